@@ -1,0 +1,3 @@
+//! linerate
+#![forbid(unsafe_code)]
+fn main() {}

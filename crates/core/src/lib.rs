@@ -1,0 +1,3 @@
+//! linerate-core
+#![forbid(unsafe_code)]
+pub mod wire;

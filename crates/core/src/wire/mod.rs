@@ -1,0 +1,1 @@
+//! Headers: parse and emit; no state, no counters, no panics.

@@ -1,0 +1,2 @@
+//! linerate-gateway
+#![forbid(unsafe_code)]

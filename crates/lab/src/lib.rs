@@ -1,0 +1,2 @@
+//! linerate-lab
+#![forbid(unsafe_code)]

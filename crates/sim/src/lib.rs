@@ -1,0 +1,2 @@
+//! linerate-sim
+#![forbid(unsafe_code)]
