@@ -1,1 +1,3 @@
-//! linerate-arch
+#![doc = include_str!("README.md")]
+
+pub mod csum;

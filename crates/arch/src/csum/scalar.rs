@@ -1,0 +1,53 @@
+//! The scalar sum: 64-bit loads into a 128-bit accumulator, which compiles to one add-with-carry pair a word.
+
+use super::{csum_add, fold64};
+
+/// Adds the data's words to a running sum; see [the module](super) for its form.
+#[inline]
+#[must_use]
+pub fn csum_partial(bytes: &[u8], sum: u32) -> u32 {
+    csum_add(from_memory_order(sum_words(bytes)), sum)
+}
+
+/// A sum of little-endian words made a sum of big-endian words: 2^16 is 1 modulo 65535, so that swapping the bytes of
+/// the whole number multiplies it by 256, which is the swap of each word.
+#[inline]
+pub(super) const fn from_memory_order(sum: u64) -> u32 {
+    fold64(sum).swap_bytes()
+}
+
+/// The sum of the data as little-endian 64-bit words, the last one filled with zeros, folded to 64 bits.
+#[inline]
+pub(super) fn sum_words(bytes: &[u8]) -> u64 {
+    let (words, tail) = bytes.as_chunks::<8>();
+    let mut acc = 0u128;
+    for word in words {
+        acc += u128::from(u64::from_le_bytes(*word));
+    }
+    acc += u128::from(tail_word(tail));
+    // A slice has at most 2^63 bytes: the upper half is far below 2^64 and the second fold cannot carry twice.
+    let (low, carry) = (acc as u64).overflowing_add((acc >> 64) as u64);
+    low + u64::from(carry)
+}
+
+/// Up to 7 bytes as a little-endian word.
+#[inline]
+fn tail_word(tail: &[u8]) -> u64 {
+    let mut rest = tail;
+    let mut word = 0u64;
+    let mut shift = 0u32;
+    if let Some((four, after)) = rest.split_first_chunk::<4>() {
+        word = u64::from(u32::from_le_bytes(*four));
+        shift = 32;
+        rest = after;
+    }
+    if let Some((two, after)) = rest.split_first_chunk::<2>() {
+        word |= u64::from(u16::from_le_bytes(*two)) << shift;
+        shift += 16;
+        rest = after;
+    }
+    if let [last] = rest {
+        word |= u64::from(*last) << shift;
+    }
+    word
+}
