@@ -2,14 +2,16 @@
 //!
 //! # The form of a running sum
 //!
-//! A running sum is a `u32` that is congruent, modulo 65535, to the sum of the data's 16-bit words *read as big-endian
-//! integers*. It is therefore the same number on every machine, and header fields may be added to it as plain integers
-//! (`csum_add(sum, u32::from(port))`). A sum is zero only if everything that was summed is zero.
-//! [`csum_fold`] turns it into the 16-bit field value, to be written with `to_be_bytes`.
+//! A running sum is a `u32` that is congruent, modulo 65535, to the sum of the data's 16-bit words
+//! *read as big-endian integers*. It is therefore the same number on every machine, and header
+//! fields may be added to it as plain integers (`csum_add(sum, u32::from(port))`). A sum is zero
+//! only if everything that was summed is zero. [`csum_fold`] turns it into the 16-bit field value,
+//! to be written with `to_be_bytes`.
 //!
-//! This differs from the kernel's `__wsum`, which holds words in memory order; the functions otherwise bear the
-//! kernel's names and meaning. Data of odd length counts as if a zero byte followed it, so that a piece which starts at
-//! an odd offset of the whole must be joined with [`csum_block_add`].
+//! This differs from the kernel's `__wsum`, which holds words in memory order; the functions
+//! otherwise bear the kernel's names and meaning. Data of odd length counts as if a zero byte
+//! followed it, so that a piece which starts at an odd offset of the whole must be joined with
+//! [`csum_block_add`].
 
 mod scalar;
 
@@ -54,8 +56,8 @@ pub const fn csum_sub(a: u32, b: u32) -> u32 {
     csum_add(a, !b)
 }
 
-/// Adds the sum of a block that begins at `offset` of the whole: at an odd offset its bytes fall into the other halves
-/// of the words. Linux: `csum_block_add`.
+/// Adds the sum of a block that begins at `offset` of the whole: at an odd offset its bytes fall
+/// into the other halves of the words. Linux: `csum_block_add`.
 #[inline]
 #[must_use]
 pub const fn csum_block_add(sum: u32, sum2: u32, offset: usize) -> u32 {
@@ -73,11 +75,13 @@ pub const fn csum_block_sub(sum: u32, sum2: u32, offset: usize) -> u32 {
 #[inline]
 #[must_use]
 pub const fn csum_shift(sum: u32, offset: usize) -> u32 {
-    // 2^16 is 1 modulo 65535, so rotating by 8 bits is the multiplication by 256 that swaps the bytes of each word.
+    // 2^16 is 1 modulo 65535, so rotating by 8 bits is the multiplication by 256 that swaps the
+    // bytes of each word.
     if offset & 1 == 1 { sum.rotate_right(8) } else { sum }
 }
 
-/// Copies `src` to the front of `dst` and adds its words to the running sum. Linux: `csum_partial_copy_nocheck`.
+/// Copies `src` to the front of `dst` and adds its words to the running sum. Linux:
+/// `csum_partial_copy_nocheck`.
 ///
 /// # Panics
 ///
@@ -90,8 +94,8 @@ pub fn copy_and_csum(src: &[u8], dst: &mut [u8], sum: u32) -> u32 {
     csum_partial(src, sum)
 }
 
-/// The running sum of the IPv4 pseudo-header (RFC 768, RFC 9293 §3.1); `len` is the length of transport header and
-/// data in bytes. Linux: `csum_tcpudp_nofold`.
+/// The running sum of the IPv4 pseudo-header (RFC 768, RFC 9293 §3.1); `len` is the length of
+/// transport header and data in bytes. Linux: `csum_tcpudp_nofold`.
 #[inline]
 #[must_use]
 pub const fn csum_tcpudp_nofold(src: Ipv4Addr, dst: Ipv4Addr, len: u32, proto: u8) -> u32 {
@@ -99,8 +103,8 @@ pub const fn csum_tcpudp_nofold(src: Ipv4Addr, dst: Ipv4Addr, len: u32, proto: u
     fold64(src.to_bits() as u64 + dst.to_bits() as u64 + len as u64 + proto as u64)
 }
 
-/// The running sum of the IPv6 pseudo-header (RFC 8200 §8.1); `len` is the upper-layer length in bytes, `proto` the
-/// upper-layer protocol. Linux: `csum_ipv6_magic`, before its fold.
+/// The running sum of the IPv6 pseudo-header (RFC 8200 §8.1); `len` is the upper-layer length in
+/// bytes, `proto` the upper-layer protocol. Linux: `csum_ipv6_magic`, before its fold.
 #[inline]
 #[must_use]
 pub const fn csum_ipv6_nofold(src: Ipv6Addr, dst: Ipv6Addr, len: u32, proto: u8) -> u32 {
@@ -111,14 +115,16 @@ pub const fn csum_ipv6_nofold(src: Ipv6Addr, dst: Ipv6Addr, len: u32, proto: u8)
     fold64(sum)
 }
 
-/// The new checksum field after a 16-bit word it covers changed (RFC 1624, equation 3). Linux: `csum_replace2`.
+/// The new checksum field after a 16-bit word it covers changed (RFC 1624, equation 3). Linux:
+/// `csum_replace2`.
 #[inline]
 #[must_use]
 pub const fn csum_replace2(csum: u16, from: u16, to: u16) -> u16 {
     csum_fold(!csum as u32 + !from as u32 + to as u32)
 }
 
-/// The new checksum field after an aligned 32-bit word it covers changed (RFC 1624). Linux: `csum_replace4`.
+/// The new checksum field after an aligned 32-bit word it covers changed (RFC 1624). Linux:
+/// `csum_replace4`.
 #[inline]
 #[must_use]
 pub const fn csum_replace4(csum: u16, from: u32, to: u32) -> u16 {

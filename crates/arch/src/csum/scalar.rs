@@ -1,4 +1,5 @@
-//! The scalar sum: 64-bit loads into a 128-bit accumulator, which compiles to one add-with-carry pair a word.
+//! The scalar sum: 64-bit loads into a 128-bit accumulator, which compiles to one add-with-carry
+//! pair a word.
 
 use super::{csum_add, fold64};
 
@@ -9,14 +10,15 @@ pub fn csum_partial(bytes: &[u8], sum: u32) -> u32 {
     csum_add(from_memory_order(sum_words(bytes)), sum)
 }
 
-/// A sum of little-endian words made a sum of big-endian words: 2^16 is 1 modulo 65535, so that swapping the bytes of
-/// the whole number multiplies it by 256, which is the swap of each word.
+/// A sum of little-endian words made a sum of big-endian words: 2^16 is 1 modulo 65535, so that
+/// swapping the bytes of the whole number multiplies it by 256, which is the swap of each word.
 #[inline]
 pub(super) const fn from_memory_order(sum: u64) -> u32 {
     fold64(sum).swap_bytes()
 }
 
-/// The sum of the data as little-endian 64-bit words, the last one filled with zeros, folded to 64 bits.
+/// The sum of the data as little-endian 64-bit words, the last one filled with zeros, folded to 64
+/// bits.
 #[inline]
 pub(super) fn sum_words(bytes: &[u8]) -> u64 {
     let (words, tail) = bytes.as_chunks::<8>();
@@ -25,7 +27,8 @@ pub(super) fn sum_words(bytes: &[u8]) -> u64 {
         acc += u128::from(u64::from_le_bytes(*word));
     }
     acc += u128::from(tail_word(tail));
-    // A slice has at most 2^63 bytes: the upper half is far below 2^64 and the second fold cannot carry twice.
+    // A slice has at most 2^63 bytes: the upper half is far below 2^64 and the second fold cannot
+    // carry twice.
     let (low, carry) = (acc as u64).overflowing_add((acc >> 64) as u64);
     low + u64::from(carry)
 }

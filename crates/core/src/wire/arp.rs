@@ -1,4 +1,5 @@
-//! ARP for IPv4 over Ethernet (RFC 826). Linux: `struct arphdr` and what `arp_process` reads after it.
+//! ARP for IPv4 over Ethernet (RFC 826). Linux: `struct arphdr` and what `arp_process` reads after
+//! it.
 
 use std::net::Ipv4Addr;
 
@@ -35,8 +36,8 @@ impl ArpHdr {
     ///
     /// # Errors
     ///
-    /// [`WireError::Truncated`] below 28 bytes; [`WireError::BadFormat`] if it is not about Ethernet (types 1 and 6, as
-    /// `arp_process` accepts) and IPv4 addresses.
+    /// [`WireError::Truncated`] below 28 bytes; [`WireError::BadFormat`] if it is not about
+    /// Ethernet (types 1 and 6, as `arp_process` accepts) and IPv4 addresses.
     #[inline]
     pub fn parse(b: &[u8]) -> Result<ArpHdr, WireError> {
         let (fixed, rest) = b.split_first_chunk::<8>().ok_or(WireError::Truncated)?;

@@ -62,7 +62,8 @@ impl Mac {
         Mac([0x33, 0x33, a, b, c, d])
     }
 
-    /// The link-local address formed from this address (RFC 4291 appendix A). Linux: `addrconf_ifid_eui48`.
+    /// The link-local address formed from this address (RFC 4291 appendix A). Linux:
+    /// `addrconf_ifid_eui48`.
     #[must_use]
     pub const fn link_local(self) -> Ipv6Addr {
         let [a, b, c, d, e, f] = self.0;
@@ -120,7 +121,8 @@ impl EthHdr {
         out[12..].copy_from_slice(&self.ethertype.to_be_bytes());
     }
 
-    /// Whether the type field is an 802.3 length, so that an LLC header follows. Linux: `eth_proto_is_802_3`, negated.
+    /// Whether the type field is an 802.3 length, so that an LLC header follows. Linux:
+    /// `eth_proto_is_802_3`, negated.
     #[inline]
     #[must_use]
     pub const fn is_802_3(&self) -> bool {
@@ -135,7 +137,8 @@ impl EthHdr {
     }
 }
 
-/// A VLAN tag without its leading type: what follows an [`EthHdr`] with [`EthHdr::is_vlan`]. Linux: `struct vlan_hdr`.
+/// A VLAN tag without its leading type: what follows an [`EthHdr`] with [`EthHdr::is_vlan`]. Linux:
+/// `struct vlan_hdr`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VlanTag {
     /// Priority code point, drop-eligible bit and VLAN id. Linux: `h_vlan_TCI`.

@@ -33,7 +33,8 @@ pub const ICMP_HOST_UNREACH: u8 = 1;
 pub const ICMP_PROT_UNREACH: u8 = 2;
 /// Code of destination unreachable: the port.
 pub const ICMP_PORT_UNREACH: u8 = 3;
-/// Code of destination unreachable: too big and DF is set; carries the next hop's MTU (RFC 1191 §4).
+/// Code of destination unreachable: too big and DF is set; carries the next hop's MTU (RFC 1191
+/// §4).
 pub const ICMP_FRAG_NEEDED: u8 = 4;
 /// Code of destination unreachable: a source route failed.
 pub const ICMP_SR_FAILED: u8 = 5;
@@ -44,7 +45,8 @@ pub const ICMP_EXC_TTL: u8 = 0;
 /// Code of time exceeded: reassembly.
 pub const ICMP_EXC_FRAGTIME: u8 = 1;
 
-/// The first 8 bytes of an ICMP message: what each type has in its second word is read by the getters.
+/// The first 8 bytes of an ICMP message: what each type has in its second word is read by the
+/// getters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Icmpv4Hdr {
     /// Type, an `ICMP_*` value. Linux: `type`.
@@ -80,7 +82,8 @@ impl Icmpv4Hdr {
         csum_fold(csum_partial(message, 0)) == 0
     }
 
-    /// Writes the header to the front of `message`, whose data is already in place, and the checksum over all of it.
+    /// Writes the header to the front of `message`, whose data is already in place, and the
+    /// checksum over all of it.
     ///
     /// # Panics
     ///
@@ -132,7 +135,8 @@ impl Icmpv4Hdr {
         self.rest as u16
     }
 
-    /// Next hop's MTU of a fragmentation-needed message, in bytes; 0 from a router older than RFC 1191.
+    /// Next hop's MTU of a fragmentation-needed message, in bytes; 0 from a router older than RFC
+    /// 1191.
     #[inline]
     #[must_use]
     pub const fn mtu(&self) -> u16 {
@@ -153,8 +157,8 @@ impl Icmpv4Hdr {
         Ipv4Addr::from_bits(self.rest)
     }
 
-    /// Whether the type counts as an error, which no error may answer (RFC 1122 §3.2.2). Like `icmp_send`, everything
-    /// that is not a known request or reply does.
+    /// Whether the type counts as an error, which no error may answer (RFC 1122 §3.2.2). Like
+    /// `icmp_send`, everything that is not a known request or reply does.
     #[inline]
     #[must_use]
     pub const fn is_error(&self) -> bool {

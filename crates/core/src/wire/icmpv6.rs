@@ -1,4 +1,5 @@
-//! ICMP for IPv6 (RFC 4443) and neighbour discovery (RFC 4861). Linux: `struct icmp6hdr`, `struct nd_msg`.
+//! ICMP for IPv6 (RFC 4443) and neighbour discovery (RFC 4861). Linux: `struct icmp6hdr`, `struct
+//! nd_msg`.
 
 use std::net::Ipv6Addr;
 
@@ -53,7 +54,8 @@ pub const ICMPV6_EXC_HOPLIMIT: u8 = 0;
 /// Code of time exceeded: reassembly.
 pub const ICMPV6_EXC_FRAGTIME: u8 = 1;
 
-/// The first 8 bytes of an ICMPv6 message: what each type has in its second word is read by the getters.
+/// The first 8 bytes of an ICMPv6 message: what each type has in its second word is read by the
+/// getters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Icmpv6Hdr {
     /// Type, an `ICMPV6_*` or `NDISC_*` value.
@@ -74,7 +76,8 @@ impl Icmpv6Hdr {
     ///
     /// # Errors
     ///
-    /// [`Truncated`](WireError::Truncated) below 8 bytes. (RFC 4443 needs 4; every type in use has 8.)
+    /// [`Truncated`](WireError::Truncated) below 8 bytes. (RFC 4443 needs 4; every type in use has
+    /// 8.)
     #[inline]
     pub fn parse(b: &[u8]) -> Result<Icmpv6Hdr, WireError> {
         let &[kind, code, c0, c1, r0, r1, r2, r3] = head(b)?;
@@ -89,8 +92,8 @@ impl Icmpv6Hdr {
         icmpv6_csum(message, src, dst) == 0
     }
 
-    /// Writes the header to the front of `message`, whose data is already in place, and the checksum over all of it and
-    /// the pseudo-header.
+    /// Writes the header to the front of `message`, whose data is already in place, and the
+    /// checksum over all of it and the pseudo-header.
     ///
     /// # Panics
     ///
@@ -109,7 +112,8 @@ impl Icmpv6Hdr {
         Icmpv6Hdr { kind, code: 0, csum: 0, rest: (id as u32) << 16 | seq as u32 }
     }
 
-    /// An error: `rest` is the MTU of packet too big, the pointer of parameter problem, otherwise 0.
+    /// An error: `rest` is the MTU of packet too big, the pointer of parameter problem, otherwise
+    /// 0.
     #[must_use]
     pub const fn error(kind: u8, code: u8, rest: u32) -> Icmpv6Hdr {
         Icmpv6Hdr { kind, code, csum: 0, rest }
@@ -151,7 +155,8 @@ impl Icmpv6Hdr {
     }
 }
 
-/// The checksum field's value of a message and its pseudo-header; 0 if the field is in place and right.
+/// The checksum field's value of a message and its pseudo-header; 0 if the field is in place and
+/// right.
 #[inline]
 fn icmpv6_csum(message: &[u8], src: Ipv6Addr, dst: Ipv6Addr) -> u16 {
     let pseudo = csum_ipv6_nofold(src, dst, message.len() as u32, IPPROTO_ICMPV6);
@@ -216,13 +221,14 @@ impl NdMsg {
         }
     }
 
-    /// Reads a message from its ICMPv6 header on. Hop limit 255 and the addresses are the caller's to check, since they
-    /// are in the IPv6 header (RFC 4861 §6.1, §7.1, §8.1).
+    /// Reads a message from its ICMPv6 header on. Hop limit 255 and the addresses are the caller's
+    /// to check, since they are in the IPv6 header (RFC 4861 §6.1, §7.1, §8.1).
     ///
     /// # Errors
     ///
-    /// [`Truncated`](WireError::Truncated) below the type's length, [`BadFormat`](WireError::BadFormat) if the type is
-    /// none of neighbour discovery, its code is not 0, or its target is a multicast address.
+    /// [`Truncated`](WireError::Truncated) below the type's length,
+    /// [`BadFormat`](WireError::BadFormat) if the type is none of neighbour discovery, its code is
+    /// not 0, or its target is a multicast address.
     pub fn parse(message: &[u8]) -> Result<(NdMsg, NdOpts<'_>), WireError> {
         let hdr = Icmpv6Hdr::parse(message)?;
         if hdr.code != 0 {
@@ -430,8 +436,9 @@ impl NdOpt {
     }
 }
 
-/// The options of a message. An item that is an error ends the walk, and the whole message must be discarded
-/// (RFC 4861 §4.6: an option of length 0, or one that reaches beyond the packet). Linux: `ndisc_parse_options`.
+/// The options of a message. An item that is an error ends the walk, and the whole message must be
+/// discarded (RFC 4861 §4.6: an option of length 0, or one that reaches beyond the packet). Linux:
+/// `ndisc_parse_options`.
 #[derive(Clone, Copy, Debug)]
 pub struct NdOpts<'a> {
     rest: &'a [u8],

@@ -44,15 +44,17 @@ impl Ipv4Hdr {
     /// Length without options in bytes.
     pub const LEN: usize = IPV4_HLEN;
 
-    /// Reads a header, with the checks of `ip_rcv` on the header alone. The checksum is the caller's to verify
-    /// ([`csum_ok`](Ipv4Hdr::csum_ok)), and so is `total_len` against the data it has.
+    /// Reads a header, with the checks of `ip_rcv` on the header alone. The checksum is the
+    /// caller's to verify ([`csum_ok`](Ipv4Hdr::csum_ok)), and so is `total_len` against the data
+    /// it has.
     ///
     /// # Errors
     ///
-    /// In this order: [`Truncated`](WireError::Truncated) below 20 bytes, [`BadVersion`](WireError::BadVersion),
-    /// [`BadHeaderLength`](WireError::BadHeaderLength) if IHL < 5, `Truncated` if the options do not fit in `b`,
-    /// [`BadLength`](WireError::BadLength) if the total length is below the header's. The kernel verifies the checksum
-    /// before that last check: a caller that counts as it does asks `csum_ok` on `BadLength` too.
+    /// In this order: [`Truncated`](WireError::Truncated) below 20 bytes,
+    /// [`BadVersion`](WireError::BadVersion), [`BadHeaderLength`](WireError::BadHeaderLength) if
+    /// IHL < 5, `Truncated` if the options do not fit in `b`, [`BadLength`](WireError::BadLength)
+    /// if the total length is below the header's. The kernel verifies the checksum before that last
+    /// check: a caller that counts as it does asks `csum_ok` on `BadLength` too.
     #[inline]
     pub fn parse(b: &[u8]) -> Result<Ipv4Hdr, WireError> {
         let h = head::<IPV4_HLEN>(b)?;
@@ -87,7 +89,8 @@ impl Ipv4Hdr {
         })
     }
 
-    /// Whether the header at the front of `b` sums to zero; false if `b` does not hold it all. Linux: `ip_fast_csum`.
+    /// Whether the header at the front of `b` sums to zero; false if `b` does not hold it all.
+    /// Linux: `ip_fast_csum`.
     #[inline]
     #[must_use]
     pub fn csum_ok(b: &[u8]) -> bool {
@@ -100,13 +103,13 @@ impl Ipv4Hdr {
             .is_some_and(|all| ihl_bytes > IPV4_HLEN && csum_fold(csum_partial(all, 0)) == 0)
     }
 
-    /// Writes the 20 fixed bytes to the front of `out` and then the checksum over `ihl_bytes`: options must already be
-    /// in `out[20..ihl_bytes]`.
+    /// Writes the 20 fixed bytes to the front of `out` and then the checksum over `ihl_bytes`:
+    /// options must already be in `out[20..ihl_bytes]`.
     ///
     /// # Panics
     ///
-    /// If `out` is shorter than `ihl_bytes`, or `ihl_bytes` or `frag_off_bytes` breaks the range of its field: the
-    /// caller made the header.
+    /// If `out` is shorter than `ihl_bytes`, or `ihl_bytes` or `frag_off_bytes` breaks the range of
+    /// its field: the caller made the header.
     #[inline]
     pub fn emit(&self, out: &mut [u8]) {
         assert!(
@@ -139,7 +142,8 @@ impl Ipv4Hdr {
     }
 }
 
-/// What the options of a valid header ask for. Offsets are from the start of the header. Linux: `struct ip_options`.
+/// What the options of a valid header ask for. Offsets are from the start of the header. Linux:
+/// `struct ip_options`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ipv4Options {
     /// Where a source route option begins. Linux: `srr`.
@@ -158,8 +162,8 @@ pub struct Ipv4Options {
     pub router_alert: bool,
 }
 
-/// The options cannot be valid; the value is the byte offset from the start of the header for the pointer of an ICMP
-/// Parameter Problem.
+/// The options cannot be valid; the value is the byte offset from the start of the header for the
+/// pointer of an ICMP Parameter Problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ipv4OptionsError(pub u8);
 
@@ -175,8 +179,9 @@ const IPOPT_TS_TSANDADDR: u8 = 1;
 const IPOPT_TS_PRESPEC: u8 = 3;
 
 impl Ipv4Options {
-    /// Checks the options of a received packet: `options` are the header's bytes from offset 20. The packet is not
-    /// changed: recording a route or a time is for the stage that forwards it. Linux: `__ip_options_compile`.
+    /// Checks the options of a received packet: `options` are the header's bytes from offset 20.
+    /// The packet is not changed: recording a route or a time is for the stage that forwards it.
+    /// Linux: `__ip_options_compile`.
     ///
     /// # Errors
     ///
@@ -207,7 +212,8 @@ impl Ipv4Options {
 
     /// One option whose length byte is right: its own rules.
     fn take(&mut self, opt: &[u8], at: u8) -> Result<(), Ipv4OptionsError> {
-        // The offset of the option's own byte `n`; options lie within 60 bytes, so this never saturates.
+        // The offset of the option's own byte `n`; options lie within 60 bytes, so this never
+        // saturates.
         let pointer = |n: u8| Ipv4OptionsError(at.saturating_add(n));
         let fault = |n: u8| Err(pointer(n));
         match opt {
@@ -249,14 +255,16 @@ impl Ipv4Options {
     }
 }
 
-/// The rules of the timestamp option: whether an entry is to be added, or the option's byte that is wrong.
+/// The rules of the timestamp option: whether an entry is to be added, or the option's byte that is
+/// wrong.
 fn timestamp(len: u8, ptr: u8, flags: u8) -> Result<bool, u8> {
     let (kind, overflow) = (flags & 0xf, flags >> 4);
     if ptr < 5 {
         return Err(2);
     }
     if ptr > len {
-        // Full: the overflow counter of four bits must be able to count one more, unless addresses were prespecified.
+        // Full: the overflow counter of four bits must be able to count one more, unless addresses
+        // were prespecified.
         return if kind != IPOPT_TS_PRESPEC && overflow == 15 { Err(3) } else { Ok(false) };
     }
     let (ptr, len) = (u16::from(ptr), u16::from(len));

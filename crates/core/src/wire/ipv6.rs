@@ -1,5 +1,5 @@
-//! The IPv6 header and the walk over its extension headers (RFC 8200). Linux: `struct ipv6hdr`, `ipv6_skip_exthdr`,
-//! `ip6_parse_tlv`.
+//! The IPv6 header and the walk over its extension headers (RFC 8200). Linux: `struct ipv6hdr`,
+//! `ipv6_skip_exthdr`, `ip6_parse_tlv`.
 
 use std::net::Ipv6Addr;
 
@@ -36,7 +36,8 @@ impl Ipv6Hdr {
     /// Length in bytes.
     pub const LEN: usize = IPV6_HLEN;
 
-    /// Reads a header. The caller compares `payload_len` with the data it has, as `ip6_rcv_core` does.
+    /// Reads a header. The caller compares `payload_len` with the data it has, as `ip6_rcv_core`
+    /// does.
     ///
     /// # Errors
     ///
@@ -179,8 +180,9 @@ pub enum ExtError {
     },
 }
 
-/// The extension headers of a packet, one after the other. Ends at the first header that is none, after a fragment
-/// header that is not [atomic](FragHdr::is_atomic) (what follows is a piece of data), or with an error.
+/// The extension headers of a packet, one after the other. Ends at the first header that is none,
+/// after a fragment header that is not [atomic](FragHdr::is_atomic) (what follows is a piece of
+/// data), or with an error.
 ///
 /// It reads lengths only; [`walk`] also judges the options.
 #[derive(Clone, Copy, Debug)]
@@ -195,7 +197,8 @@ pub struct ExtHdrs<'a> {
 }
 
 impl<'a> ExtHdrs<'a> {
-    /// Begins after the fixed header of `packet`, which starts with it. `next_header` is that header's field.
+    /// Begins after the fixed header of `packet`, which starts with it. `next_header` is that
+    /// header's field.
     #[inline]
     #[must_use]
     pub const fn new(packet: &'a [u8], next_header: u8) -> ExtHdrs<'a> {
@@ -275,7 +278,8 @@ pub const fn is_ext_hdr(kind: u8) -> bool {
 /// What lies between the fixed header and the upper layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Upper {
-    /// Type of the upper-layer header; of the fragmentable part if [`frag`](Upper::frag) is a true fragment.
+    /// Type of the upper-layer header; of the fragmentable part if [`frag`](Upper::frag) is a true
+    /// fragment.
     pub proto: u8,
     /// Where it begins, from the start of the IPv6 header.
     pub offset: usize,
@@ -283,19 +287,22 @@ pub struct Upper {
     pub proto_at: usize,
     /// The fragment header, if there is one.
     pub frag: Option<FragHdr>,
-    /// Where the fragment header begins, and the byte that announces it: reassembly cuts the one and mends the other.
+    /// Where the fragment header begins, and the byte that announces it: reassembly cuts the one
+    /// and mends the other.
     pub frag_at: Option<(usize, usize)>,
     /// Value of the hop-by-hop router alert option (RFC 2711); 0 is Multicast Listener Discovery.
     pub router_alert: Option<u16>,
 }
 
-/// Walks over the extension headers of `packet` (which begins with the fixed header `hdr`) and judges their options.
-/// At a true fragment the walk ends behind the fragment header. Linux: the loop of `ip6_protocol_deliver_rcu`.
+/// Walks over the extension headers of `packet` (which begins with the fixed header `hdr`) and
+/// judges their options. At a true fragment the walk ends behind the fragment header. Linux: the
+/// loop of `ip6_protocol_deliver_rcu`.
 ///
 /// # Errors
 ///
-/// See [`ExtError`]. Hop-by-hop options anywhere but first are an unrecognized next header (RFC 8200 §4.3); a routing
-/// header with segments left is answered at its type field, since no type is followed here (RFC 8200 §4.4, RFC 5095).
+/// See [`ExtError`]. Hop-by-hop options anywhere but first are an unrecognized next header (RFC
+/// 8200 §4.3); a routing header with segments left is answered at its type field, since no type is
+/// followed here (RFC 8200 §4.4, RFC 5095).
 #[inline]
 pub fn walk(packet: &[u8], hdr: &Ipv6Hdr) -> Result<Upper, ExtError> {
     let next = hdr.next_header;
@@ -353,7 +360,8 @@ const IPV6_TLV_ROUTERALERT: u8 = 5;
 /// No alignment needs more padding between two options than this, in bytes.
 const PADDING_MAX: usize = 7;
 
-/// The options of a hop-by-hop or destination header; returns a router alert. Linux: `ip6_parse_tlv`.
+/// The options of a hop-by-hop or destination header; returns a router alert. Linux:
+/// `ip6_parse_tlv`.
 fn ip6_parse_tlv(body: &[u8], hdr: ExtHdr, ip: &Ipv6Hdr) -> Result<Option<u16>, ExtError> {
     let mut rest = body.get(2..).unwrap_or_default();
     let mut at = hdr.offset + 2;
@@ -388,7 +396,8 @@ fn ip6_parse_tlv(body: &[u8], hdr: ExtHdr, ip: &Ipv6Hdr) -> Result<Option<u16>, 
     Ok(alert)
 }
 
-/// The two highest bits of an unknown option's type say what to do (RFC 8200 §4.2). Linux: `ip6_tlvopt_unknown`.
+/// The two highest bits of an unknown option's type say what to do (RFC 8200 §4.2). Linux:
+/// `ip6_tlvopt_unknown`.
 fn ip6_tlvopt_unknown(kind: u8, at: usize, ip: &Ipv6Hdr) -> Result<(), ExtError> {
     match kind >> 6 {
         0 => Ok(()),

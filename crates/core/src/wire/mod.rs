@@ -27,9 +27,11 @@ pub enum WireError {
     BadVersion,
     /// The header's own length field is below the minimum (IHL or data offset under 5 words).
     BadHeaderLength,
-    /// A length field that counts header and payload is smaller than the header (IPv4 total length, UDP length).
+    /// A length field that counts header and payload is smaller than the header (IPv4 total length,
+    /// UDP length).
     BadLength,
-    /// A field that must have one value has another (ARP hardware or protocol type, ND hop limit or code).
+    /// A field that must have one value has another (ARP hardware or protocol type, ND hop limit or
+    /// code).
     BadFormat,
 }
 
@@ -114,3 +116,6 @@ fn head<const N: usize>(b: &[u8]) -> Result<&[u8; N], WireError> {
 fn room<const N: usize>(out: &mut [u8]) -> &mut [u8; N] {
     out.first_chunk_mut().expect("the buffer to emit into must hold the whole header")
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,5 @@
-//! The TCP header and its options (RFC 9293 §3.1, RFC 7323, RFC 2018). Linux: `struct tcphdr`, `tcp_parse_options`,
-//! `tcp_options_write`.
+//! The TCP header and its options (RFC 9293 §3.1, RFC 7323, RFC 2018). Linux: `struct tcphdr`,
+//! `tcp_parse_options`, `tcp_options_write`.
 
 use std::fmt;
 use std::ops::{BitOr, BitOrAssign};
@@ -12,7 +12,8 @@ pub const TCP_HLEN: usize = 20;
 pub const TCP_OPTIONS_MAX: usize = 40;
 /// Most SACK blocks in one segment.
 pub const SACK_BLOCKS_MAX: usize = 4;
-/// The largest shift that a window scale option may ask for (RFC 7323 §2.3). Linux: `TCP_MAX_WSCALE`.
+/// The largest shift that a window scale option may ask for (RFC 7323 §2.3). Linux:
+/// `TCP_MAX_WSCALE`.
 pub const TCP_MAX_WSCALE: u8 = 14;
 
 /// The control bits.
@@ -127,7 +128,8 @@ impl BitOrAssign for TcpFlags {
 }
 
 impl fmt::Debug for TcpFlags {
-    /// The letters of the set bits, as tcpdump writes them: `S.`, `P.`, `F.`; `none` if there are none.
+    /// The letters of the set bits, as tcpdump writes them: `S.`, `P.`, `F.`; `none` if there are
+    /// none.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0 == 0 {
             return f.write_str("none");
@@ -173,8 +175,8 @@ impl TcpHdr {
     /// # Errors
     ///
     /// [`Truncated`](WireError::Truncated) below 20 bytes or if the options do not fit in `b`;
-    /// [`BadHeaderLength`](WireError::BadHeaderLength) if the data offset is below 5. Both are Linux's `TCP_BAD_DOFF` or
-    /// packet-too-small in `tcp_v4_rcv`.
+    /// [`BadHeaderLength`](WireError::BadHeaderLength) if the data offset is below 5. Both are
+    /// Linux's `TCP_BAD_DOFF` or packet-too-small in `tcp_v4_rcv`.
     #[inline]
     pub fn parse(b: &[u8]) -> Result<TcpHdr, WireError> {
         let h = head::<TCP_HLEN>(b)?;
@@ -209,7 +211,8 @@ impl TcpHdr {
     ///
     /// # Panics
     ///
-    /// If `out` is shorter than 20 bytes or `data_off_bytes` is not 20 to 60 in words of 4: the caller made the header.
+    /// If `out` is shorter than 20 bytes or `data_off_bytes` is not 20 to 60 in words of 4: the
+    /// caller made the header.
     #[inline]
     pub fn emit(&self, out: &mut [u8]) {
         assert!(
@@ -318,12 +321,14 @@ impl TcpOptions {
         sack: SackBlocks::NONE,
     };
 
-    /// Reads options as tolerantly as the kernel does: unknown ones and known ones of a wrong size are passed over, an
-    /// impossible length ends the reading, and of two equal ones the last counts. Linux: `tcp_parse_options`.
+    /// Reads options as tolerantly as the kernel does: unknown ones and known ones of a wrong size
+    /// are passed over, an impossible length ends the reading, and of two equal ones the last
+    /// counts. Linux: `tcp_parse_options`.
     #[inline]
     #[must_use]
     pub fn parse(options: &[u8]) -> TcpOptions {
-        // The layout of nearly every segment of a connection: NOP NOP timestamp. Linux: `tcp_parse_aligned_timestamp`.
+        // The layout of nearly every segment of a connection: NOP NOP timestamp. Linux:
+        // `tcp_parse_aligned_timestamp`.
         if let Some(ts) = Self::parse_aligned_timestamp(options)
             && options.len() == TCPOLEN_TSTAMP_ALIGNED
         {
@@ -332,7 +337,8 @@ impl TcpOptions {
         if options.is_empty() { TcpOptions::NONE } else { Self::parse_all(options) }
     }
 
-    /// The timestamps, if the options begin with NOP NOP timestamp. Linux: `tcp_parse_aligned_timestamp`.
+    /// The timestamps, if the options begin with NOP NOP timestamp. Linux:
+    /// `tcp_parse_aligned_timestamp`.
     #[inline]
     #[must_use]
     pub fn parse_aligned_timestamp(options: &[u8]) -> Option<(u32, u32)> {
@@ -395,9 +401,9 @@ impl TcpOptions {
         }
     }
 
-    /// Writes the options in Linux's layout: MSS; SACK-permitted with timestamps, or either behind two NOPs; NOP and
-    /// window scale; two NOPs and as many SACK blocks as fit into 40 bytes (3 beside timestamps). Returns the bytes
-    /// written, a multiple of 4. Linux: `tcp_options_write`.
+    /// Writes the options in Linux's layout: MSS; SACK-permitted with timestamps, or either behind
+    /// two NOPs; NOP and window scale; two NOPs and as many SACK blocks as fit into 40 bytes (3
+    /// beside timestamps). Returns the bytes written, a multiple of 4. Linux: `tcp_options_write`.
     ///
     /// # Panics
     ///

@@ -19,7 +19,8 @@ impl UdpHdr {
     /// Length in bytes.
     pub const LEN: usize = 8;
 
-    /// Reads the header. The caller compares [`len`](UdpHdr::len) with the data it has, as `__udp4_lib_rcv` does.
+    /// Reads the header. The caller compares [`len`](UdpHdr::len) with the data it has, as
+    /// `__udp4_lib_rcv` does.
     ///
     /// # Errors
     ///
