@@ -1,0 +1,112 @@
+//! The host side's end: five listening ports, one for each kind of traffic.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use super::traffic::{
+    Answer, Ask, CHUNK_BYTES, HOST_ANY, Meter, PING_BYTES, SharedMeter, answer_requests,
+    congestion_of, port, tcp_socket,
+};
+
+/// What the accepting threads share with the one that answers requests.
+#[derive(Default)]
+struct Shared {
+    /// The meter of the connections accepted next. Those of an earlier case keep their own, so that what still trickles in
+    /// from them is not counted.
+    meter: Mutex<SharedMeter>,
+    /// Congestion control of the sink's last connection.
+    congestion: Mutex<String>,
+    /// Connections kept open.
+    idle: Mutex<Vec<TcpStream>>,
+}
+
+/// Listens, and answers requests until standard input ends.
+///
+/// # Errors
+/// Those of `bind(2)` and `listen(2)`, and of standard input and output.
+pub fn serve() -> io::Result<()> {
+    let shared = Arc::new(Shared::default());
+    accept(port::SINK, &shared, |stream, shared| spawn_sink(stream, shared))?;
+    accept(port::SOURCE, &shared, |stream, _| {
+        thread::spawn(move || source(stream));
+    })?;
+    accept(port::ECHO, &shared, |stream, _| {
+        thread::spawn(move || echo(stream));
+    })?;
+    accept(port::BYTE, &shared, |mut stream, _| {
+        // A client that went away meanwhile is counted at its own end.
+        let _ = stream.write_all(&[1]);
+    })?;
+    accept(port::IDLE, &shared, |mut stream, shared| {
+        if stream.write_all(&[1]).is_ok() {
+            lock(&shared.idle).push(stream);
+        }
+    })?;
+    answer_requests(|ask| answer(&shared, ask))
+}
+
+fn answer(shared: &Shared, ask: Ask) -> io::Result<Answer> {
+    match ask {
+        Ask::Arm => {
+            *lock(&shared.meter) = SharedMeter::default();
+            Ok(Answer::Done)
+        }
+        Ask::Count(window) => {
+            let meter: Arc<Meter> = Arc::clone(&lock(&shared.meter));
+            let (bytes, elapsed_ns) = meter.count(window)?;
+            Ok(Answer::Bytes { bytes, elapsed_ns, congestion: lock(&shared.congestion).clone() })
+        }
+        Ask::Release => {
+            lock(&shared.idle).clear();
+            Ok(Answer::Done)
+        }
+        other => Err(io::Error::other(format!("not for the host end: {other:?}"))),
+    }
+}
+
+fn accept(
+    port: u16,
+    shared: &Arc<Shared>,
+    each: impl Fn(TcpStream, &Shared) + Send + 'static,
+) -> io::Result<()> {
+    let socket = tcp_socket(HOST_ANY)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::new(HOST_ANY, port).into())?;
+    socket.listen(4096)?;
+    let (listener, shared) = (TcpListener::from(socket), Arc::clone(shared));
+    thread::spawn(move || {
+        // An accept that failed (a connection reset while queued) concerns that connection only.
+        for stream in listener.incoming().flatten() {
+            each(stream, &shared);
+        }
+    });
+    Ok(())
+}
+
+fn spawn_sink(mut stream: TcpStream, shared: &Shared) {
+    let meter = Arc::clone(&lock(&shared.meter));
+    *lock(&shared.congestion) = congestion_of(&stream);
+    thread::spawn(move || {
+        let mut chunk = vec![0; CHUNK_BYTES];
+        while let Ok(n @ 1..) = stream.read(&mut chunk) {
+            meter.add(n);
+        }
+    });
+}
+
+fn source(mut stream: TcpStream) {
+    let chunk = vec![0x5a; CHUNK_BYTES];
+    while stream.write_all(&chunk).is_ok() {}
+}
+
+fn echo(mut stream: TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let mut ping = [0; PING_BYTES];
+    while stream.read_exact(&mut ping).is_ok() && stream.write_all(&ping).is_ok() {}
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,328 @@
+//! The measurement itself, as PID 1 of its own namespaces: the host side is here, the program's side behind each tool.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, Read};
+use std::net::IpAddr;
+use std::process::{Command, ExitCode};
+use std::thread;
+use std::time::Duration;
+
+use nix::mount::{MsFlags, mount};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde::Serialize;
+
+use super::peers::{End, HOST_ADDR, Running, SCRATCH, Setup, Tool, cpu_args, ip, memory_bytes};
+use super::run::{BenchRunArgs, Case};
+use super::table;
+use super::traffic::{Answer, Ask, CONGESTION, Window};
+
+/// Connections opened at a time in the case `connects`.
+pub const CONNECTS_PARALLEL: usize = 4;
+/// How much longer than a case its answer may take.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// What one number of the table is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// A throughput case, Gbit/s of payload, counted by the receiver.
+    Gbps(Case),
+    /// Median round trip, µs.
+    PingP50Us,
+    /// 99th percentile of the round trips, µs.
+    PingP99Us,
+    /// Round trips per second, one at a time.
+    PingPerSec,
+    /// Connections per second.
+    ConnectsPerSec,
+    /// Memory of the forwarding processes per idle connection, KiB.
+    IdleKib,
+}
+
+impl Metric {
+    /// Whether a larger number is the better one.
+    pub fn more_is_better(self) -> bool {
+        matches!(self, Self::Gbps(_) | Self::PingPerSec | Self::ConnectsPerSec)
+    }
+}
+
+/// Everything that was measured.
+#[derive(Debug, Default)]
+pub struct Results {
+    /// One sample a round.
+    pub samples: BTreeMap<(Metric, Setup), Vec<f64>>,
+    /// What did not work, and why; each once.
+    pub failures: BTreeSet<String>,
+    /// Tools that are not there, and why.
+    pub skipped: Vec<String>,
+    /// Version of each tool measured.
+    pub versions: BTreeMap<Tool, String>,
+    /// Congestion control found on the receivers' sockets.
+    pub congestion: BTreeSet<String>,
+    /// Congestion control of sockets that do not choose, in the host side's namespace.
+    pub congestion_default: String,
+    /// 1-minute load average before the first measurement.
+    pub load_before: String,
+}
+
+/// Measures and prints.
+pub fn main(settings: &str) -> ExitCode {
+    end_with_parent();
+    let measured = serde_json::from_str(settings).map_err(io::Error::from).and_then(|args| {
+        let mut bench = Bench::start(args)?;
+        bench.measure();
+        Ok(bench)
+    });
+    match measured {
+        Ok(bench) if bench.args.json => println!("{}", table::json(&bench.args, &bench.results)),
+        Ok(bench) => print!("{}", table::text(&bench.args, &bench.results)),
+        Err(e) => {
+            eprintln!("linerate bench run: {e}");
+            return ExitCode::from(2);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// Ends this process, and with it the PID namespace, when the pipe from the process outside closes.
+fn end_with_parent() {
+    thread::spawn(|| {
+        let _ = io::stdin().lock().read(&mut [0]);
+        std::process::exit(130);
+    });
+}
+
+struct Bench {
+    args: BenchRunArgs,
+    host: End,
+    results: Results,
+}
+
+impl Bench {
+    fn start(args: BenchRunArgs) -> io::Result<Self> {
+        let mut results = Results::default();
+        let load = fs::read_to_string("/proc/loadavg")?;
+        results.load_before = load.split(' ').next().unwrap_or_default().into();
+        mounts()?;
+        files_limit()?;
+        network()?;
+        results.congestion_default = congestion_default();
+        let mut host = Command::new("/proc/self/exe");
+        host.args(["__traffic", "host"]).args(cpu_args(args.pin.ends));
+        let host = End::start(host, "host.log")?;
+        Ok(Self { args, host, results })
+    }
+
+    fn measure(&mut self) {
+        let mut tools = Vec::new();
+        for &tool in &self.args.only {
+            match tool.version() {
+                Ok(version) => {
+                    self.results.versions.insert(tool, version);
+                    tools.push(tool);
+                }
+                Err(why) => {
+                    eprintln!("{tool}: left out: {why}");
+                    self.results.skipped.push(format!("{tool}: {why}"));
+                }
+            }
+        }
+        let mut setups = Setup::all(&tools, &self.args.mtu);
+        for round in 1..=self.args.rounds {
+            for &setup in &setups {
+                let cases = self.cases(setup);
+                eprint!("round {round}/{}  {setup}:", self.args.rounds);
+                if let Err(e) = self.turn(setup, &cases) {
+                    self.failed(format!("{setup}: {e}"));
+                }
+                eprintln!();
+            }
+            // Nobody always follows the same one.
+            if !setups.is_empty() {
+                setups.rotate_left(1);
+            }
+        }
+        if self.args.cases.contains(&Case::Idle) {
+            for &setup in setups.iter().filter(|s| s.tool == Tool::Linerate).take(1) {
+                eprint!("idle connections  {setup}:");
+                if let Err(e) = self.idle(setup) {
+                    self.failed(format!("{setup} idle: {e}"));
+                }
+                eprintln!();
+            }
+        }
+    }
+
+    /// At the tools' own MTU only throughput: the other cases hardly depend on it.
+    fn cases(&self, setup: Setup) -> Vec<Case> {
+        let only_throughput = self.args.mtu.iter().any(|&mtu| mtu != setup.mtu)
+            && setup.mtu == super::run::Mtu::Default;
+        let wanted = |c: &Case| *c != Case::Idle && (c.is_throughput() || !only_throughput);
+        Case::ALL.into_iter().filter(|c| self.args.cases.contains(c) && wanted(c)).collect()
+    }
+
+    /// One tool's turn in a round.
+    fn turn(&mut self, setup: Setup, cases: &[Case]) -> io::Result<()> {
+        if cases.is_empty() {
+            return Ok(());
+        }
+        let mut running = Running::start(setup, self.args.pin)?;
+        for &case in cases {
+            if let Err(e) = self.case(setup, case, &mut running) {
+                self.failed(format!("{setup} {case}: {e}"));
+                // What is left of it must not disturb the next case.
+                running = Running::start(setup, self.args.pin)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn case(&mut self, setup: Setup, case: Case, running: &mut Running) -> io::Result<()> {
+        let window = self.window(case);
+        match case {
+            Case::Up1 | Case::Up4 => {
+                let streams = if case == Case::Up1 { 1 } else { 4 };
+                let answer = self.up(running, streams, window)?;
+                self.throughput(setup, case, answer)
+            }
+            Case::Down1 | Case::Down4 => {
+                let streams = if case == Case::Down1 { 1 } else { 4 };
+                let ask = Ask::Receive { to: running.to, streams, window };
+                let answer = running.program.ask(&ask, window.whole() + GRACE)?;
+                self.throughput(setup, case, answer)
+            }
+            Case::Ping => {
+                let ask = Ask::PingPong { to: running.to, window };
+                match running.program.ask(&ask, window.whole() + GRACE)? {
+                    Answer::RoundTrips { count, elapsed_ns, p50_ns, p99_ns } => {
+                        self.sample(Metric::PingP50Us, setup, f64::from(p50_ns) / 1e3);
+                        self.sample(Metric::PingP99Us, setup, f64::from(p99_ns) / 1e3);
+                        self.sample(Metric::PingPerSec, setup, per_sec(count, elapsed_ns));
+                        Ok(())
+                    }
+                    other => Err(running.program.unexpected(&other)),
+                }
+            }
+            Case::Connects => {
+                let ask = Ask::Connects { to: running.to, parallel: CONNECTS_PARALLEL, window };
+                match running.program.ask(&ask, window.whole() + GRACE)? {
+                    Answer::Count { count, failed, elapsed_ns } => {
+                        if failed > 0 {
+                            self.failed(format!("{setup} {case}: {failed} of {} failed", count + failed));
+                        }
+                        self.sample(Metric::ConnectsPerSec, setup, per_sec(count, elapsed_ns));
+                        Ok(())
+                    }
+                    other => Err(running.program.unexpected(&other)),
+                }
+            }
+            Case::Idle => Ok(()),
+        }
+    }
+
+    fn up(&mut self, running: &mut Running, streams: usize, window: Window) -> io::Result<Answer> {
+        self.host.ask(&Ask::Arm, GRACE)?;
+        let sndbuf_bytes = running.sndbuf_bytes;
+        running.program.request(&Ask::Send { to: running.to, streams, sndbuf_bytes, window })?;
+        let counted = self.host.ask(&Ask::Count(window), window.whole() + GRACE);
+        let sent = running.program.answer(window.whole() + GRACE);
+        // The program's error, if there is one, explains why nothing was counted.
+        sent.and(counted)
+    }
+
+    fn throughput(&mut self, setup: Setup, case: Case, answer: Answer) -> io::Result<()> {
+        match answer {
+            Answer::Bytes { bytes, elapsed_ns, congestion } => {
+                self.results.congestion.insert(congestion);
+                let gbps = bytes as f64 * 8.0 / elapsed_ns as f64;
+                self.sample(Metric::Gbps(case), setup, gbps);
+                Ok(())
+            }
+            other => Err(self.host.unexpected(&other)),
+        }
+    }
+
+    /// Opens the connections, lets everything settle, and compares the memory with that before.
+    fn idle(&mut self, setup: Setup) -> io::Result<()> {
+        let mut running = Running::start(setup, self.args.pin)?;
+        let to: IpAddr = running.to;
+        let before = memory_bytes(running.forwarder)?;
+        let ask = Ask::Hold { to, connections: self.args.connections as usize };
+        match running.program.ask(&ask, Duration::from_secs(120))? {
+            Answer::Count { count, .. } if count > 0 => {
+                thread::sleep(Duration::from_millis(500));
+                let after = memory_bytes(running.forwarder)?;
+                let each = after.saturating_sub(before) as f64 / 1024.0 / count as f64;
+                self.sample(Metric::IdleKib, setup, each);
+            }
+            other => return Err(running.program.unexpected(&other)),
+        }
+        drop(running);
+        self.host.ask(&Ask::Release, GRACE).map(drop)
+    }
+
+    fn window(&self, case: Case) -> Window {
+        let whole_ms = self.args.secs * 1000.0 * if case.is_throughput() { 1.0 } else { 0.5 };
+        let warmup_ms = (whole_ms / 6.0) as u64;
+        Window { warmup_ms, counted_ms: whole_ms as u64 - warmup_ms }
+    }
+
+    fn sample(&mut self, metric: Metric, setup: Setup, value: f64) {
+        eprint!("  {} {}", table::label(metric), table::number(value));
+        self.results.samples.entry((metric, setup)).or_default().push(value);
+    }
+
+    fn failed(&mut self, why: String) {
+        eprint!("  FAILED {why}");
+        self.results.failures.insert(why);
+    }
+}
+
+fn per_sec(count: u64, elapsed_ns: u64) -> f64 {
+    count as f64 * 1e9 / elapsed_ns as f64
+}
+
+/// A /proc of our PID namespace, since the tools are told process ids, and a place for logs that nobody else sees.
+fn mounts() -> io::Result<()> {
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none).map_err(|e| {
+        io::Error::other(format!(
+            "/proc cannot be mounted in a new PID namespace here ({e}): in a container, run it with --privileged"
+        ))
+    })?;
+    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none)?;
+    fs::create_dir_all(SCRATCH)
+}
+
+/// As many files as permitted, for us and all that we start: each idle connection takes one or two.
+fn files_limit() -> io::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let wanted = hard.max(131_072);
+    // More than the hard limit only where we may raise it.
+    setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted)
+        .or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, hard, hard))?;
+    Ok(())
+}
+
+/// The host side: loopback, one interface with an address and a default route (pasta copies it), a wide range of ports.
+fn network() -> io::Result<()> {
+    ip(&["link", "set", "lo", "up"])?;
+    ip(&["link", "add", "host0", "type", "veth", "peer", "name", "host1"])?;
+    ip(&["addr", "add", &format!("{HOST_ADDR}/24"), "dev", "host0"])?;
+    ip(&["link", "set", "host0", "up"])?;
+    ip(&["link", "set", "host1", "up"])?;
+    ip(&["route", "add", "default", "via", "198.18.0.254"])?;
+    // Best effort: the default range of 28 000 ports is enough unless a tool leaves TIME_WAIT behind.
+    let _ = fs::write("/proc/sys/net/ipv4/ip_local_port_range", "10000 65535");
+    Ok(())
+}
+
+/// Sets the congestion control of the tools' own sockets, which do not choose one: cubic as everywhere else, or reno where the
+/// kernel keeps cubic from new namespaces. Not left at BBR, whose pacing would be measured instead of the tool.
+fn congestion_default() -> String {
+    let path = "/proc/sys/net/ipv4/tcp_congestion_control";
+    let _ = fs::write(path, CONGESTION).or_else(|_| fs::write(path, "reno"));
+    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}

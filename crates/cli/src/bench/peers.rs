@@ -1,0 +1,511 @@
+//! How each tool is started, and where the program finds the host behind it.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use nix::mount::{MsFlags, mount};
+use serde::{Deserialize, Serialize};
+
+use super::run::{Mtu, Pin};
+use super::traffic::{Answer, Ask};
+
+/// Where logs and namespace handles are kept: a tmpfs of our own mount namespace.
+pub const SCRATCH: &str = "/run/linerate-bench";
+/// The host side's own address, on its only interface beside loopback.
+pub const HOST_ADDR: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+/// `SO_SNDBUF` of a program that sends through pasta, bytes. Without a bound pasta's path from the program collapses to a
+/// fraction, with thousands of retransmissions; this is the best of the sizes tried.
+pub const PASTA_SNDBUF_BYTES: usize = 128 * 1024;
+
+/// What forwards between the program and the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tool {
+    /// `linerate run` of this binary.
+    Linerate,
+    /// pasta, of passt.
+    Pasta,
+    /// slirp4netns.
+    Slirp4netns,
+    /// The kernel on both sides, `read` and `write` between: the ceiling.
+    Relay,
+}
+
+impl Tool {
+    /// In the order of the table.
+    pub const ALL: [Self; 4] = [Self::Linerate, Self::Pasta, Self::Slirp4netns, Self::Relay];
+
+    /// Whether ours is compared with it.
+    pub fn is_peer(self) -> bool {
+        matches!(self, Self::Pasta | Self::Slirp4netns)
+    }
+
+    /// The MTU it chooses when not told, bytes, where known beforehand.
+    pub fn default_mtu(self) -> Option<u16> {
+        match self {
+            Self::Linerate => None,
+            Self::Pasta => Some(65520),
+            Self::Slirp4netns | Self::Relay => Some(1500),
+        }
+    }
+
+    /// The version it reports, or why it cannot be measured.
+    ///
+    /// # Errors
+    /// A sentence naming what is missing.
+    pub fn version(self) -> Result<String, String> {
+        let (program, package) = match self {
+            Self::Linerate => return Ok(env!("CARGO_PKG_VERSION").into()),
+            Self::Relay => return Ok("read/write, 128 KiB, two threads a connection".into()),
+            Self::Pasta => ("pasta", "passt"),
+            Self::Slirp4netns => ("slirp4netns", "slirp4netns"),
+        };
+        let output = Command::new(program)
+            .arg("--version")
+            .stderr(Stdio::null())
+            .output()
+            .map_err(|e| format!("{program} cannot be started ({e}): install the package {package}"))?;
+        let reported = String::from_utf8_lossy(&output.stdout);
+        let reported = reported.lines().next().unwrap_or_default().trim().to_owned();
+        Ok(match package_version(package) {
+            Some(packaged) => format!("{reported} (package {packaged})"),
+            None => reported,
+        })
+    }
+}
+
+/// Debian's version of a package, since pasta's own says "unknown version" there.
+fn package_version(package: &str) -> Option<String> {
+    let output = Command::new("dpkg-query").args(["-W", "-f", "${Version}", package]).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+impl fmt::Display for Tool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Linerate => "linerate",
+            Self::Pasta => "pasta",
+            Self::Slirp4netns => "slirp4netns",
+            Self::Relay => "relay",
+        })
+    }
+}
+
+/// A tool at an MTU: one line of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Setup {
+    /// The MTU as asked for.
+    pub mtu: Mtu,
+    /// The tool.
+    pub tool: Tool,
+}
+
+impl Setup {
+    /// Every tool at every MTU, each once: a tool whose default is in the list by number is not measured twice, and the relay
+    /// has no MTU of its own choosing.
+    pub fn all(tools: &[Tool], mtus: &[Mtu]) -> Vec<Self> {
+        let mut setups: Vec<Self> = Vec::new();
+        for &mtu in mtus {
+            for &tool in tools {
+                let setup = Self { mtu, tool };
+                let seen = |s: &Self| s.tool == tool && (tool == Tool::Relay || s.mtu_bytes() == setup.mtu_bytes());
+                if !setups.iter().any(seen) {
+                    setups.push(setup);
+                }
+            }
+        }
+        setups
+    }
+
+    /// The MTU in bytes, where known beforehand.
+    pub fn mtu_bytes(self) -> Option<u16> {
+        match self.mtu {
+            Mtu::Bytes(bytes) => Some(bytes),
+            Mtu::Default => self.tool.default_mtu(),
+        }
+    }
+
+    /// Whether `peer` is what this is to be compared with: the same MTU, or both at their own default.
+    pub fn compares_with(self, peer: Self) -> bool {
+        match self.mtu {
+            Mtu::Bytes(bytes) => peer.mtu_bytes() == Some(bytes),
+            Mtu::Default => peer.mtu_bytes() == peer.tool.default_mtu(),
+        }
+    }
+}
+
+impl fmt::Display for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} mtu {}", self.tool, self.mtu)
+    }
+}
+
+/// One end of the traffic: a process that answers requests. It is killed when dropped.
+#[derive(Debug)]
+pub struct End {
+    child: Child,
+    requests: ChildStdin,
+    answers: Receiver<String>,
+    log: PathBuf,
+    /// Its process id, as it sees it.
+    pub pid: u32,
+}
+
+impl End {
+    /// Starts it and waits until it is ready.
+    ///
+    /// # Errors
+    /// Those of starting it, and `Failed` answers, with the last line of its log.
+    pub fn start(mut command: Command, log: &str) -> io::Result<Self> {
+        let log = Path::new(SCRATCH).join(log);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(File::create(&log)?)
+            .spawn()?;
+        let requests = child.stdin.take().expect("stdin was asked to be a pipe");
+        let output = child.stdout.take().expect("stdout was asked to be a pipe");
+        let (tell, answers) = mpsc::sync_channel(4);
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if tell.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut end = Self { child, requests, answers, log, pid: 0 };
+        match end.answer(Duration::from_secs(10))? {
+            Answer::Ready { pid } => end.pid = pid,
+            other => return Err(end.unexpected(&other)),
+        }
+        Ok(end)
+    }
+
+    /// Asks, and waits for the answer at most `patience`.
+    ///
+    /// # Errors
+    /// The end's own, `TimedOut`, or that it ended.
+    pub fn ask(&mut self, ask: &Ask, patience: Duration) -> io::Result<Answer> {
+        self.request(ask)?;
+        self.answer(patience)
+    }
+
+    /// Asks without waiting; [`answer`](Self::answer) must follow.
+    ///
+    /// # Errors
+    /// That it ended.
+    pub fn request(&mut self, ask: &Ask) -> io::Result<()> {
+        writeln!(self.requests, "{}", serde_json::to_string(ask)?).map_err(|_| self.ended())
+    }
+
+    /// Waits for the answer at most `patience`.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub fn answer(&mut self, patience: Duration) -> io::Result<Answer> {
+        let line = match self.answers.recv_timeout(patience) {
+            Ok(line) => line,
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Err(self.ended()),
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                let why = format!("no answer in {} s", patience.as_secs());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+            }
+        };
+        match serde_json::from_str(&line) {
+            Ok(Answer::Failed { why }) => Err(io::Error::other(why)),
+            Ok(answer) => Ok(answer),
+            Err(_) => Err(io::Error::other(format!("it printed {line:?} instead of an answer"))),
+        }
+    }
+
+    /// The error for an answer that does not fit the question.
+    pub fn unexpected(&self, answer: &Answer) -> io::Error {
+        io::Error::other(format!("unexpected answer: {answer:?}"))
+    }
+
+    fn ended(&self) -> io::Error {
+        io::Error::other(format!("it ended: {}", last_line(&self.log)))
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        end_process(&mut self.child);
+    }
+}
+
+/// A tool at work, with the program behind it. All of it ends when dropped.
+#[derive(Debug)]
+pub struct Running {
+    /// The client, in the program's place.
+    pub program: End,
+    /// The host's address, as the program must say it.
+    pub to: IpAddr,
+    /// The forwarding process.
+    pub forwarder: u32,
+    /// `SO_SNDBUF` of a sending program.
+    pub sndbuf_bytes: Option<usize>,
+    tool: Option<Child>,
+}
+
+impl Running {
+    /// Starts the tool and waits until the program reaches the host through it.
+    ///
+    /// # Errors
+    /// A sentence with what the tool printed last.
+    pub fn start(setup: Setup, pin: Pin) -> io::Result<Self> {
+        let mut running = match setup.tool {
+            Tool::Linerate => linerate(setup.mtu, pin)?,
+            Tool::Pasta => pasta(setup.mtu_bytes().unwrap_or(1500), pin)?,
+            Tool::Slirp4netns => slirp4netns(setup.mtu_bytes().unwrap_or(1500), pin)?,
+            Tool::Relay => relay(setup.mtu_bytes().unwrap_or(1500), pin)?,
+        };
+        let to = match setup.tool {
+            Tool::Linerate => vec![Ipv4Addr::new(10, 0, 2, 2).into(), HOST_ADDR.into()],
+            _ => vec![running.to],
+        };
+        match running.program.ask(&Ask::Reach { to }, Duration::from_secs(20)) {
+            Ok(Answer::Reached { to }) => running.to = to,
+            Ok(other) => return Err(running.program.unexpected(&other)),
+            Err(e) => {
+                let log = last_line(&tool_log(setup.tool));
+                return Err(io::Error::other(format!("the program cannot reach the host ({e}) {log}")));
+            }
+        }
+        Ok(running)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(tool) = &mut self.tool {
+            end_process(tool);
+        }
+    }
+}
+
+fn linerate(mtu: Mtu, pin: Pin) -> io::Result<Running> {
+    let mut command = pinned(pin.forwarder);
+    command.args(["/proc/self/exe", "run", "--report", "none", "--host-loopback"]);
+    if let Mtu::Bytes(bytes) = mtu {
+        command.args(["--mtu", &bytes.to_string()]);
+    }
+    // By its path: what executes it need not be this binary.
+    command.arg("--").arg(std::env::current_exe()?).args(program_args(pin, false));
+    let program = End::start(command, "linerate.log")?;
+    let forwarder = program.child.id();
+    Ok(Running { program, to: HOST_ADDR.into(), forwarder, sndbuf_bytes: None, tool: None })
+}
+
+fn pasta(mtu: u16, pin: Pin) -> io::Result<Running> {
+    let program = program_in_new_namespace(pin)?;
+    // pasta gives up the right to look into /proc/PID/ns before it enters; a path it can open needs no right.
+    let handle = format!("{SCRATCH}/netns-{}", program.pid);
+    File::create(&handle)?;
+    let namespace = format!("/proc/{}/ns/net", program.pid);
+    mount(Some(namespace.as_str()), handle.as_str(), None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    let mut command = pinned(pin.forwarder);
+    command
+        .args(["pasta", "--foreground", "--quiet", "--runas", "0", "--ipv4-only", "--config-net"])
+        .args(["--mtu", &mtu.to_string(), "--address", "10.0.2.100", "--netmask", "24"])
+        .args(["--gateway", "10.0.2.2", "-t", "none", "-u", "none", "-T", "none", "-U", "none"])
+        .args(["--netns-only", "--netns", &handle]);
+    let tool = spawn(command, Tool::Pasta)?;
+    let to = Ipv4Addr::new(10, 0, 2, 2).into();
+    let sndbuf_bytes = Some(PASTA_SNDBUF_BYTES);
+    Ok(Running { program, to, forwarder: tool.id(), sndbuf_bytes, tool: Some(tool) })
+}
+
+fn slirp4netns(mtu: u16, pin: Pin) -> io::Result<Running> {
+    let program = program_in_new_namespace(pin)?;
+    let mut command = pinned(pin.forwarder);
+    command.args(["slirp4netns", "--configure", &format!("--mtu={mtu}")]);
+    command.args([&program.pid.to_string(), "tap0"]);
+    let tool = spawn(command, Tool::Slirp4netns)?;
+    let to = Ipv4Addr::new(10, 0, 2, 2).into();
+    Ok(Running { program, to, forwarder: tool.id(), sndbuf_bytes: None, tool: Some(tool) })
+}
+
+fn relay(mtu: u16, pin: Pin) -> io::Result<Running> {
+    let mut program = program_in_new_namespace(pin)?;
+    let (pid, mtu) = (program.pid.to_string(), mtu.to_string());
+    // A name of its own: the pair of the round before ends with its namespace, which takes the kernel a moment.
+    let name = format!("relay{pid}");
+    ip(&["link", "add", &name, "mtu", &mtu, "type", "veth", "peer", "name", "eth0", "mtu", &mtu, "netns", &pid])?;
+    ip(&["addr", "add", "10.0.3.2/24", "dev", &name])?;
+    ip(&["link", "set", &name, "up"])?;
+    for args in [&["addr", "add", "10.0.3.100/24", "dev", "eth0"][..], &["link", "set", "eth0", "up"]] {
+        let args = args.iter().map(ToString::to_string).collect();
+        program.ask(&Ask::Ip { args }, Duration::from_secs(10))?;
+    }
+    let mut command = pinned(pin.forwarder);
+    command.args(["/proc/self/exe", "__traffic", "relay"]);
+    command.args(["--listen", "10.0.3.2", "--to", "127.0.0.1"]);
+    let tool = spawn(command, Tool::Relay)?;
+    let to = Ipv4Addr::new(10, 0, 3, 2).into();
+    Ok(Running { program, to, forwarder: tool.id(), sndbuf_bytes: None, tool: Some(tool) })
+}
+
+fn program_in_new_namespace(pin: Pin) -> io::Result<End> {
+    let mut command = Command::new("/proc/self/exe");
+    command.args(program_args(pin, true));
+    End::start(command, "program.log")
+}
+
+fn program_args(pin: Pin, unshare: bool) -> Vec<String> {
+    let mut args: Vec<String> = ["__traffic", "program"].map(String::from).into();
+    if unshare {
+        args.push("--unshare".into());
+    }
+    args.extend(cpu_args(pin.ends));
+    args
+}
+
+/// `--cpu N`, or nothing.
+pub fn cpu_args(cpu: Option<usize>) -> Vec<String> {
+    cpu.map(|cpu| vec!["--cpu".to_owned(), cpu.to_string()]).unwrap_or_default()
+}
+
+fn pinned(cpu: Option<usize>) -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["__traffic", "pinned"]).args(cpu_args(cpu)).arg("--");
+    command
+}
+
+fn spawn(mut command: Command, tool: Tool) -> io::Result<Child> {
+    let log = File::create(tool_log(tool))?;
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()
+}
+
+fn tool_log(tool: Tool) -> PathBuf {
+    Path::new(SCRATCH).join(format!("{tool}.log"))
+}
+
+fn last_line(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    // pasta mentions each message it could not also give to a system logger.
+    let said = |line: &&str| !line.trim().is_empty() && !line.contains("syslog");
+    text.lines().rfind(said).unwrap_or("(it printed nothing)").to_owned()
+}
+
+/// Runs `ip` in the host side's namespace.
+///
+/// # Errors
+/// That it is not installed, or what it printed.
+pub fn ip(args: &[&str]) -> io::Result<()> {
+    let output = Command::new("ip").args(args).output().map_err(|e| {
+        io::Error::new(e.kind(), format!("ip cannot be started ({e}): install the package iproute2"))
+    })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(io::Error::other(format!("ip {}: {}", args.join(" "), said.trim())))
+}
+
+fn end_process(child: &mut Child) {
+    // Neither fails unless it has ended already.
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// Proportional set size of the forwarding process and all it started, except the program itself, bytes. Where the kernel
+/// does not show it for a process (not dumpable, and we are not root), its resident set.
+///
+/// # Errors
+/// That the process is gone.
+pub fn memory_bytes(forwarder: u32) -> io::Result<u64> {
+    let mut total = resident_bytes(forwarder)?;
+    let mut parents = vec![forwarder];
+    while let Some(parent) = parents.pop() {
+        for (pid, _) in processes().into_iter().filter(|&(_, ppid)| ppid == parent) {
+            if !is_program(pid) {
+                parents.push(pid);
+                total += resident_bytes(pid).unwrap_or(0);
+            }
+        }
+    }
+    Ok(total)
+}
+
+fn is_program(pid: u32) -> bool {
+    let args = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    args.split(|&b| b == 0).skip(1).take(2).eq([&b"__traffic"[..], b"program"])
+}
+
+/// Every process with its parent.
+fn processes() -> Vec<(u32, u32)> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid: u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        Some((pid, u32::try_from(field(&status, "PPid:")?).ok()?))
+    })
+    .collect()
+}
+
+fn resident_bytes(pid: u32) -> io::Result<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    if let Some(kib) = field(&rollup, "Pss:") {
+        return Ok(kib * 1024);
+    }
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    Ok(field(&status, "VmRSS:").unwrap_or(0) * 1024)
+}
+
+/// The number after `name` at the start of a line.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Setup, Tool, field, memory_bytes};
+    use crate::bench::run::Mtu;
+
+    #[test]
+    fn setups_are_unique_and_the_relay_is_there_once() {
+        let setups = Setup::all(&Tool::ALL, &[Mtu::Bytes(1500), Mtu::Default]);
+        let named: Vec<String> = setups.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            named,
+            [
+                "linerate mtu 1500",
+                "pasta mtu 1500",
+                "slirp4netns mtu 1500",
+                "relay mtu 1500",
+                "linerate mtu default",
+                "pasta mtu default"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_default_is_compared_with_defaults() {
+        let setup = |tool, mtu| Setup { mtu, tool };
+        let ours = setup(Tool::Linerate, Mtu::Default);
+        assert!(ours.compares_with(setup(Tool::Slirp4netns, Mtu::Bytes(1500))));
+        assert!(ours.compares_with(setup(Tool::Pasta, Mtu::Default)));
+        assert!(!ours.compares_with(setup(Tool::Pasta, Mtu::Bytes(1500))));
+        let plain = setup(Tool::Linerate, Mtu::Bytes(1500));
+        assert!(plain.compares_with(setup(Tool::Pasta, Mtu::Bytes(1500))));
+        assert!(!plain.compares_with(setup(Tool::Pasta, Mtu::Default)));
+    }
+
+    #[test]
+    fn reads_fields_and_own_memory() {
+        assert_eq!(field("Name:\tx\nPPid:\t42\n", "PPid:"), Some(42));
+        assert_eq!(field("Name:\tx\n", "PPid:"), None);
+        let own = memory_bytes(std::process::id()).expect("this process exists");
+        assert!(own > 64 * 1024, "{own}");
+    }
+}

@@ -1,0 +1,269 @@
+//! What `linerate bench run` prints.
+
+use std::fmt::Write;
+use std::fs;
+
+use serde_json::{Value, json};
+
+use super::inside::{CONNECTS_PARALLEL, Metric, Results};
+use super::peers::{PASTA_SNDBUF_BYTES, Setup, Tool};
+use super::run::{BenchRunArgs, Case};
+use super::stats::Spread;
+use super::traffic::PING_BYTES;
+
+/// The name of a metric in progress lines and JSON.
+pub fn label(metric: Metric) -> &'static str {
+    match metric {
+        Metric::Gbps(Case::Up1) => "up1",
+        Metric::Gbps(Case::Up4) => "up4",
+        Metric::Gbps(Case::Down1) => "down1",
+        Metric::Gbps(_) => "down4",
+        Metric::PingP50Us => "p50",
+        Metric::PingP99Us => "p99",
+        Metric::PingPerSec => "round trips",
+        Metric::ConnectsPerSec => "connects",
+        Metric::IdleKib => "idle",
+    }
+}
+
+fn unit(metric: Metric) -> &'static str {
+    match metric {
+        Metric::Gbps(_) => "Gbit/s",
+        Metric::PingP50Us | Metric::PingP99Us => "us",
+        Metric::PingPerSec | Metric::ConnectsPerSec => "1/s",
+        Metric::IdleKib => "KiB",
+    }
+}
+
+fn title(metric: Metric, args: &BenchRunArgs) -> String {
+    match metric {
+        Metric::Gbps(Case::Up1) => "program -> host, 1 TCP stream".into(),
+        Metric::Gbps(Case::Up4) => "program -> host, 4 TCP streams".into(),
+        Metric::Gbps(Case::Down1) => "host -> program, 1 TCP stream".into(),
+        Metric::Gbps(_) => "host -> program, 4 TCP streams".into(),
+        Metric::PingP50Us => format!("TCP ping-pong of {PING_BYTES} bytes, p50"),
+        Metric::PingP99Us => format!("TCP ping-pong of {PING_BYTES} bytes, p99"),
+        Metric::PingPerSec => format!("TCP ping-pong of {PING_BYTES} bytes, round trips"),
+        Metric::ConnectsPerSec => format!(
+            "connections: connect, receive 1 byte and the end, close; {CONNECTS_PARALLEL} at a time"
+        ),
+        Metric::IdleKib => format!(
+            "memory of the forwarding processes per connection, {} idle (user space, PSS)",
+            args.connections
+        ),
+    }
+}
+
+/// Three significant digits.
+pub fn number(value: f64) -> String {
+    match value {
+        v if v >= 100.0 => format!("{v:.0}"),
+        v if v >= 10.0 => format!("{v:.1}"),
+        v if v >= 1.0 => format!("{v:.2}"),
+        v => format!("{v:.3}"),
+    }
+}
+
+/// One line: a tool at an MTU in one metric, and how it stands to the others.
+struct Row {
+    metric: Metric,
+    setup: Setup,
+    spread: Spread,
+    /// Median ÷ that of the best peer at the same MTU.
+    of_best_peer: Option<f64>,
+    /// Median ÷ that of the relay.
+    of_relay: Option<f64>,
+}
+
+fn rows(results: &Results) -> Vec<Row> {
+    let median = |metric, wanted: &dyn Fn(Setup) -> bool| {
+        let medians = results.samples.iter().filter(|((m, s), _)| *m == metric && wanted(*s));
+        let medians = medians.filter_map(|(_, samples)| Some(Spread::of(samples)?.median));
+        if metric.more_is_better() { medians.reduce(f64::max) } else { medians.reduce(f64::min) }
+    };
+    let row = |(&(metric, setup), samples): (&(Metric, Setup), &Vec<f64>)| {
+        let spread = Spread::of(samples)?;
+        let best_peer = median(metric, &|s| s.tool.is_peer() && setup.compares_with(s));
+        let relay = median(metric, &|s| s.tool == Tool::Relay);
+        Some(Row {
+            metric,
+            setup,
+            spread,
+            of_best_peer: best_peer.map(|best| spread.median / best),
+            of_relay: relay.map(|relay| spread.median / relay),
+        })
+    };
+    results.samples.iter().filter_map(row).collect()
+}
+
+/// For people.
+pub fn text(args: &BenchRunArgs, results: &Results) -> String {
+    let mut out = String::new();
+    let mut metric = None;
+    for row in rows(results) {
+        if metric != Some(row.metric) {
+            metric = Some(row.metric);
+            let better = if row.metric.more_is_better() { "more" } else { "less" };
+            let _ = writeln!(out, "\n{}, {} ({better} is better)", title(row.metric, args), unit(row.metric));
+            let _ = writeln!(
+                out,
+                "  {:<12} {:>8} {:>9} {:>19} {:>12} {:>9}",
+                "tool", "MTU", "median", "min..max", "x best peer", "x relay"
+            );
+        }
+        let Spread { median, min, max } = row.spread;
+        let ratio = |r: Option<f64>| r.map_or_else(|| "-".into(), |r| format!("{r:.2}"));
+        let _ = writeln!(
+            out,
+            "  {:<12} {:>8} {:>9} {:>19} {:>12} {:>9}",
+            row.setup.tool.to_string(),
+            mtu(row.setup),
+            number(median),
+            format!("{}..{}", number(min), number(max)),
+            ratio(row.of_best_peer),
+            ratio(row.of_relay),
+        );
+    }
+    for failure in &results.failures {
+        let _ = writeln!(out, "\nfailed: {failure}");
+    }
+    for skipped in &results.skipped {
+        let _ = writeln!(out, "\nleft out: {skipped}");
+    }
+    out + &method(args, results)
+}
+
+/// The MTU in bytes, marked if it is the tool's own choice.
+fn mtu(setup: Setup) -> String {
+    match (setup.mtu, setup.mtu_bytes()) {
+        (super::run::Mtu::Default, Some(bytes)) => format!("{bytes}*"),
+        (asked, _) => asked.to_string(),
+    }
+}
+
+/// How it was measured: what somebody needs to judge the numbers, or to get them again.
+fn method(args: &BenchRunArgs, results: &Results) -> String {
+    let mut out = String::new();
+    let machine = Machine::read();
+    let _ = writeln!(
+        out,
+        "\n{} rounds, the tools in turn; throughput {} s, the first {:.2} s left out, payload counted by the receiver. * the tool's own MTU.",
+        args.rounds,
+        args.secs,
+        args.secs / 6.0
+    );
+    let _ = writeln!(
+        out,
+        "congestion control: {} on the receivers' sockets and asked for on every traffic socket; tools' own sockets {}",
+        joined(results.congestion.iter().map(String::as_str)),
+        results.congestion_default
+    );
+    let _ = writeln!(
+        out,
+        "pinning: {}; load average before: {}",
+        args.pin, results.load_before
+    );
+    let _ = writeln!(out, "machine: {} CPUs, {}, {}", machine.cpus, machine.model, machine.kernel);
+    for (tool, version) in &results.versions {
+        let _ = writeln!(out, "{tool}: {version}");
+    }
+    if results.versions.contains_key(&Tool::Pasta) {
+        let _ = writeln!(
+            out,
+            "pasta in its best configuration: SO_SNDBUF of the sending program bounded to {} KiB; it collapses without.",
+            PASTA_SNDBUF_BYTES / 1024
+        );
+    }
+    out
+}
+
+fn joined<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.collect::<Vec<_>>().join(", ")
+}
+
+/// For programs: each value with its name, all samples.
+pub fn json(args: &BenchRunArgs, results: &Results) -> Value {
+    let machine = Machine::read();
+    let rows: Vec<Value> = rows(results)
+        .into_iter()
+        .map(|row| {
+            json!({
+                "metric": label(row.metric), "unit": unit(row.metric),
+                "more_is_better": row.metric.more_is_better(),
+                "tool": row.setup.tool, "mtu": row.setup.mtu.to_string(), "mtu_bytes": row.setup.mtu_bytes(),
+                "median": row.spread.median, "min": row.spread.min, "max": row.spread.max,
+                "samples": results.samples.get(&(row.metric, row.setup)),
+                "of_best_peer": row.of_best_peer, "of_relay": row.of_relay,
+            })
+        })
+        .collect();
+    json!({
+        "settings": args,
+        "machine": { "cpus": machine.cpus, "model": machine.model, "kernel": machine.kernel, "load_average_before": results.load_before },
+        "congestion_control": { "receivers": results.congestion, "tools_own_sockets": results.congestion_default },
+        "pasta_sender_sndbuf_bytes": PASTA_SNDBUF_BYTES,
+        "versions": results.versions,
+        "results": rows,
+        "failures": results.failures,
+        "left_out": results.skipped,
+    })
+}
+
+struct Machine {
+    cpus: usize,
+    model: String,
+    kernel: String,
+}
+
+impl Machine {
+    fn read() -> Self {
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+        let version = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        Self {
+            cpus: std::thread::available_parallelism().map_or(0, Into::into),
+            model: model.map_or_else(|| "unknown CPU".into(), |(_, name)| name.to_owned()),
+            kernel: format!("Linux {}", version.trim()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{number, rows};
+    use crate::bench::inside::{Metric, Results};
+    use crate::bench::peers::{Setup, Tool};
+    use crate::bench::run::{Case, Mtu};
+
+    #[test]
+    fn three_digits() {
+        assert_eq!([0.1234, 1.234, 12.34, 1234.4].map(number), ["0.123", "1.23", "12.3", "1234"]);
+    }
+
+    /// The best peer is the largest for throughput and the smallest for latency, and only one at a comparable MTU.
+    #[test]
+    fn ratios_are_to_the_best_peer_and_the_relay() {
+        let at = |tool, mtu| Setup { mtu, tool };
+        let mut results = Results::default();
+        let up = Metric::Gbps(Case::Up1);
+        for (metric, setup, value) in [
+            (up, at(Tool::Linerate, Mtu::Bytes(1500)), 6.0),
+            (up, at(Tool::Pasta, Mtu::Bytes(1500)), 2.0),
+            (up, at(Tool::Slirp4netns, Mtu::Bytes(1500)), 1.0),
+            (up, at(Tool::Pasta, Mtu::Default), 12.0),
+            (up, at(Tool::Relay, Mtu::Bytes(1500)), 12.0),
+            (Metric::PingP50Us, at(Tool::Linerate, Mtu::Bytes(1500)), 50.0),
+            (Metric::PingP50Us, at(Tool::Pasta, Mtu::Bytes(1500)), 100.0),
+            (Metric::PingP50Us, at(Tool::Slirp4netns, Mtu::Bytes(1500)), 200.0),
+        ] {
+            results.samples.entry((metric, setup)).or_default().push(value);
+        }
+        let rows = rows(&results);
+        let ours = |metric| {
+            let row = rows.iter().find(|r| r.metric == metric && r.setup.tool == Tool::Linerate);
+            row.map(|r| (r.of_best_peer, r.of_relay))
+        };
+        assert_eq!(ours(up), Some((Some(3.0), Some(0.5))));
+        assert_eq!(ours(Metric::PingP50Us), Some((Some(0.5), None)));
+    }
+}
