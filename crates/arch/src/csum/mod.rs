@@ -14,19 +14,47 @@
 //! [`csum_block_add`].
 
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// The scalar twins of the vector code: same results, no dispatch; the oracle of the tests.
-pub mod twin {
-    pub use super::scalar::csum_partial;
-}
+/// Data shorter than this many bytes is summed in line, without vectors: a header costs less than
+/// the dispatch.
+const VECTOR_BYTES_MIN: usize = 128;
 
 /// Adds the data's words to a running sum. Linux: `csum_partial`.
 #[inline]
 #[must_use]
 pub fn csum_partial(bytes: &[u8], sum: u32) -> u32 {
-    scalar::csum_partial(bytes, sum)
+    if bytes.len() < VECTOR_BYTES_MIN {
+        return twin::csum_partial(bytes, sum);
+    }
+    csum_add(scalar::from_memory_order(sum_long(bytes)), sum)
+}
+
+/// The sum of long data with the widest instructions there are.
+#[cfg(target_arch = "x86_64")]
+fn sum_long(bytes: &[u8]) -> u64 {
+    x86::sum_words(bytes, x86::Level::of_this_machine())
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn sum_long(bytes: &[u8]) -> u64 {
+    scalar::sum_words(bytes)
+}
+
+/// The scalar twin of what is dispatched: the same result in portable code, and the oracle of the
+/// tests.
+pub mod twin {
+    use super::{csum_add, scalar};
+
+    /// Adds the data's words to a running sum; see [`csum_partial`](super::csum_partial).
+    #[inline]
+    #[must_use]
+    pub fn csum_partial(bytes: &[u8], sum: u32) -> u32 {
+        csum_add(scalar::from_memory_order(scalar::sum_words(bytes)), sum)
+    }
 }
 
 /// Folds a running sum to the checksum field's value (complemented). Linux: `csum_fold`.
@@ -89,9 +117,23 @@ pub const fn csum_shift(sum: u32, offset: usize) -> u32 {
 #[inline]
 #[must_use]
 pub fn copy_and_csum(src: &[u8], dst: &mut [u8], sum: u32) -> u32 {
-    assert!(dst.len() >= src.len(), "the destination must hold the whole source");
-    dst[..src.len()].copy_from_slice(src);
-    csum_partial(src, sum)
+    let dst = dst.get_mut(..src.len()).expect("the destination must hold the whole source");
+    if src.len() < VECTOR_BYTES_MIN {
+        dst.copy_from_slice(src);
+        return twin::csum_partial(src, sum);
+    }
+    csum_add(scalar::from_memory_order(copy_and_sum_long(src, dst)), sum)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn copy_and_sum_long(src: &[u8], dst: &mut [u8]) -> u64 {
+    x86::copy_and_sum_words(src, dst, x86::Level::of_this_machine())
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn copy_and_sum_long(src: &[u8], dst: &mut [u8]) -> u64 {
+    dst.copy_from_slice(src);
+    scalar::sum_words(src)
 }
 
 /// The running sum of the IPv4 pseudo-header (RFC 768, RFC 9293 §3.1); `len` is the length of
@@ -136,3 +178,6 @@ pub const fn csum_replace4(csum: u16, from: u32, to: u32) -> u16 {
 const fn fold64(sum: u64) -> u32 {
     (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32
 }
+
+#[cfg(test)]
+mod tests;

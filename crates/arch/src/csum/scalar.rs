@@ -1,14 +1,7 @@
 //! The scalar sum: 64-bit loads into a 128-bit accumulator, which compiles to one add-with-carry
 //! pair a word.
 
-use super::{csum_add, fold64};
-
-/// Adds the data's words to a running sum; see [the module](super) for its form.
-#[inline]
-#[must_use]
-pub fn csum_partial(bytes: &[u8], sum: u32) -> u32 {
-    csum_add(from_memory_order(sum_words(bytes)), sum)
-}
+use super::fold64;
 
 /// A sum of little-endian words made a sum of big-endian words: 2^16 is 1 modulo 65535, so that
 /// swapping the bytes of the whole number multiplies it by 256, which is the swap of each word.
@@ -27,10 +20,13 @@ pub(super) fn sum_words(bytes: &[u8]) -> u64 {
         acc += u128::from(u64::from_le_bytes(*word));
     }
     acc += u128::from(tail_word(tail));
-    // A slice has at most 2^63 bytes: the upper half is far below 2^64 and the second fold cannot
-    // carry twice.
-    let (low, carry) = (acc as u64).overflowing_add((acc >> 64) as u64);
-    low + u64::from(carry)
+    fold128(acc)
+}
+
+/// Folds 128 bits to 64, keeping the value modulo 65535 (and nonzero if it was).
+#[inline]
+pub(super) const fn fold128(sum: u128) -> u64 {
+    (sum.wrapping_add(sum.rotate_left(64)) >> 64) as u64
 }
 
 /// Up to 7 bytes as a little-endian word.

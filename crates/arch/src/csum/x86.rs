@@ -1,0 +1,243 @@
+//! The sum with SSE2, AVX2 and AVX-512: the twins of [`sum_words`](super::scalar::sum_words) for
+//! long data.
+//!
+//! All of them add unsigned parts of little-endian words into lanes that cannot overflow, so that
+//! no carry is lost; any grouping of the bytes is right as long as each keeps its place within 16
+//! bits.
+
+use core::arch::x86_64::*;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use super::scalar;
+
+/// The widest instructions this machine has, of those that are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(super) enum Level {
+    /// Every x86-64 has it.
+    Sse2 = 1,
+    /// 32-byte lanes.
+    Avx2 = 2,
+    /// 64-byte lanes with byte masks and the dot product of VNNI. Machines with the former but not
+    /// the latter slow down when they use 64-byte lanes, and are served by AVX2.
+    Avx512 = 3,
+}
+
+/// Not yet detected is 0.
+static LEVEL: AtomicU8 = AtomicU8::new(0);
+
+impl Level {
+    /// What this machine has; detected once, later a load and a compare.
+    #[inline]
+    pub(super) fn of_this_machine() -> Level {
+        // Relaxed: every thread that detects finds the same.
+        match LEVEL.load(Ordering::Relaxed) {
+            1 => Level::Sse2,
+            2 => Level::Avx2,
+            3 => Level::Avx512,
+            _ => Level::detect(),
+        }
+    }
+
+    #[cold]
+    fn detect() -> Level {
+        let level = if is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vnni")
+        {
+            Level::Avx512
+        } else if is_x86_feature_detected!("avx2") {
+            Level::Avx2
+        } else {
+            Level::Sse2
+        };
+        LEVEL.store(level as u8, Ordering::Relaxed);
+        level
+    }
+}
+
+/// The sum of the data in little-endian words, folded to 64 bits.
+///
+/// # Panics
+///
+/// If the machine does not have `level`.
+#[inline]
+pub(super) fn sum_words(bytes: &[u8], level: Level) -> u64 {
+    assert!(level <= Level::of_this_machine(), "only instructions that the machine has are used");
+    match level {
+        Level::Sse2 => sum_sse2::<false>(bytes, &mut []),
+        // SAFETY: the machine has what Level::Avx2 stands for, by the assertion.
+        Level::Avx2 => unsafe { sum_avx2::<false>(bytes, &mut []) },
+        // SAFETY: the machine has what Level::Avx512 stands for, by the assertion.
+        Level::Avx512 => unsafe { sum_avx512::<false>(bytes, &mut []) },
+    }
+}
+
+/// Copies and sums in one pass.
+///
+/// # Panics
+///
+/// If the lengths differ or the machine does not have `level`.
+#[inline]
+pub(super) fn copy_and_sum_words(src: &[u8], dst: &mut [u8], level: Level) -> u64 {
+    assert!(level <= Level::of_this_machine(), "only instructions that the machine has are used");
+    assert!(src.len() == dst.len(), "source and destination of a copy are of one length");
+    match level {
+        Level::Sse2 => sum_sse2::<true>(src, dst),
+        // SAFETY: the machine has what Level::Avx2 stands for, by the assertion.
+        Level::Avx2 => unsafe { sum_avx2::<true>(src, dst) },
+        // SAFETY: the machine has what Level::Avx512 stands for, by the assertion.
+        Level::Avx512 => unsafe { sum_avx512::<true>(src, dst) },
+    }
+}
+
+/// Adds to a folded sum what the vectors left over, copying it too if asked. `tail` begins at a
+/// multiple of 8 bytes.
+#[inline]
+fn with_tail<const COPY: bool>(lanes: u128, tail: &[u8], dst: &mut [u8]) -> u64 {
+    if COPY {
+        dst.copy_from_slice(tail);
+    }
+    scalar::fold128(lanes + u128::from(scalar::sum_words(tail)))
+}
+
+/// The part of the destination that the vectors do not write: from `at` on, if there is a
+/// destination.
+#[inline]
+fn after<const COPY: bool>(dst: &mut [u8], at: usize) -> &mut [u8] {
+    if COPY { &mut dst[at..] } else { &mut [] }
+}
+
+/// 64 bytes a round in four vectors. With `COPY`, `dst` is as long as `bytes`; without, it is not
+/// used.
+fn sum_sse2<const COPY: bool>(bytes: &[u8], dst: &mut [u8]) -> u64 {
+    let (rounds, tail) = bytes.as_chunks::<64>();
+    // SAFETY: these intrinsics need SSE2, which every x86-64 has; loads and stores stay within
+    // their 64-byte chunk.
+    let lanes = unsafe {
+        let low = _mm_set1_epi64x(0xffff_ffff);
+        let mut acc = [_mm_setzero_si128(); 4];
+        let mut to = dst.as_chunks_mut::<64>().0.iter_mut();
+        for round in rounds {
+            let from = round.as_ptr().cast::<__m128i>();
+            let v = [0, 1, 2, 3].map(|i| _mm_loadu_si128(from.add(i)));
+            if COPY && let Some(to) = to.next() {
+                let to = to.as_mut_ptr().cast::<__m128i>();
+                for (i, v) in v.into_iter().enumerate() {
+                    _mm_storeu_si128(to.add(i), v);
+                }
+            }
+            for i in 0..4 {
+                let halves = _mm_add_epi64(_mm_and_si128(v[i], low), _mm_srli_epi64::<32>(v[i]));
+                acc[i] = _mm_add_epi64(acc[i], halves);
+            }
+        }
+        let [a, b, c, d] = acc;
+        let sum = _mm_add_epi64(_mm_add_epi64(a, b), _mm_add_epi64(c, d));
+        let upper = _mm_unpackhi_epi64(sum, sum);
+        u128::from(_mm_cvtsi128_si64(sum) as u64) + u128::from(_mm_cvtsi128_si64(upper) as u64)
+    };
+    with_tail::<COPY>(lanes, tail, after::<COPY>(dst, bytes.len() - tail.len()))
+}
+
+/// 128 bytes a round in four vectors. With `COPY`, `dst` is as long as `bytes`; without, it is not
+/// used.
+#[target_feature(enable = "avx2")]
+fn sum_avx2<const COPY: bool>(bytes: &[u8], dst: &mut [u8]) -> u64 {
+    let (rounds, tail) = bytes.as_chunks::<128>();
+    let low = _mm256_set1_epi64x(0xffff_ffff);
+    let mut acc = [_mm256_setzero_si256(); 4];
+    let mut to = dst.as_chunks_mut::<128>().0.iter_mut();
+    for round in rounds {
+        let from = round.as_ptr().cast::<__m256i>();
+        // SAFETY: four vectors of 32 bytes are the 128 bytes of the chunk.
+        let v = [0, 1, 2, 3].map(|i| unsafe { _mm256_loadu_si256(from.add(i)) });
+        if COPY && let Some(to) = to.next() {
+            let to = to.as_mut_ptr().cast::<__m256i>();
+            for (i, v) in v.into_iter().enumerate() {
+                // SAFETY: four vectors of 32 bytes are the 128 bytes of the chunk.
+                unsafe { _mm256_storeu_si256(to.add(i), v) };
+            }
+        }
+        for i in 0..4 {
+            let (lower, upper) = (_mm256_and_si256(v[i], low), _mm256_srli_epi64::<32>(v[i]));
+            acc[i] = _mm256_add_epi64(acc[i], _mm256_add_epi64(lower, upper));
+        }
+    }
+    let [a, b, c, d] = acc;
+    let sum = _mm256_add_epi64(_mm256_add_epi64(a, b), _mm256_add_epi64(c, d));
+    let half = _mm_add_epi64(_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum));
+    let upper = _mm_unpackhi_epi64(half, half);
+    let lanes =
+        u128::from(_mm_cvtsi128_si64(half) as u64) + u128::from(_mm_cvtsi128_si64(upper) as u64);
+    with_tail::<COPY>(lanes, tail, after::<COPY>(dst, bytes.len() - tail.len()))
+}
+
+/// The dot product adds at most 2 × 255 to a 32-bit lane for each vector: this many bytes cannot
+/// overflow one.
+const AVX512_BYTES_MAX: usize = 1 << 24;
+
+/// The even and the odd bytes of the data are added in lanes of their own, by dot products with 1
+/// and 0. With `COPY`, `dst` is as long as `bytes`; without, it is not used.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn sum_avx512<const COPY: bool>(bytes: &[u8], dst: &mut [u8]) -> u64 {
+    let (mut even, mut odd) = (0u64, 0u64);
+    let mut to = dst.chunks_mut(AVX512_BYTES_MAX);
+    for piece in bytes.chunks(AVX512_BYTES_MAX) {
+        let (e, o) = even_and_odd::<COPY>(piece, to.next().unwrap_or_default());
+        even += e;
+        odd += o;
+    }
+    scalar::fold128(u128::from(even) + (u128::from(odd) << 8))
+}
+
+/// The sums of the even and of the odd bytes.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn even_and_odd<const COPY: bool>(bytes: &[u8], dst: &mut [u8]) -> (u64, u64) {
+    let (weigh_even, weigh_odd) = (_mm512_set1_epi32(0x0001_0001), _mm512_set1_epi32(0x0100_0100));
+    let mut even = [_mm512_setzero_si512(); 2];
+    let mut odd = [_mm512_setzero_si512(); 2];
+    let (rounds, tail) = bytes.as_chunks::<128>();
+    let tail_at = bytes.len() - tail.len();
+    let mut to = dst.as_chunks_mut::<128>().0.iter_mut();
+    for round in rounds {
+        let from = round.as_ptr().cast::<__m512i>();
+        // SAFETY: two vectors of 64 bytes are the 128 bytes of the chunk.
+        let v = [0, 1].map(|i| unsafe { _mm512_loadu_si512(from.add(i)) });
+        if COPY && let Some(to) = to.next() {
+            let to = to.as_mut_ptr().cast::<__m512i>();
+            // SAFETY: two vectors of 64 bytes are the 128 bytes of the chunk.
+            unsafe {
+                _mm512_storeu_si512(to, v[0]);
+                _mm512_storeu_si512(to.add(1), v[1]);
+            }
+        }
+        for i in 0..2 {
+            even[i] = _mm512_dpbusd_epi32(even[i], v[i], weigh_even);
+            odd[i] = _mm512_dpbusd_epi32(odd[i], v[i], weigh_odd);
+        }
+    }
+    let mut tail_dst = after::<COPY>(dst, tail_at).chunks_mut(64);
+    for rest in tail.chunks(64) {
+        let mask = u64::MAX >> (64 - rest.len());
+        // SAFETY: the mask has one bit for each byte of the chunk, and bytes outside of the mask
+        // are not accessed.
+        let v = unsafe { _mm512_maskz_loadu_epi8(mask, rest.as_ptr().cast()) };
+        if COPY && let Some(to) = tail_dst.next() {
+            assert!(to.len() == rest.len(), "source and destination of a copy are of one length");
+            // SAFETY: as for the load; the destination's chunk is of the same length.
+            unsafe { _mm512_mask_storeu_epi8(to.as_mut_ptr().cast(), mask, v) };
+        }
+        even[0] = _mm512_dpbusd_epi32(even[0], v, weigh_even);
+        odd[0] = _mm512_dpbusd_epi32(odd[0], v, weigh_odd);
+    }
+    // Each lane is at most half of what 31 bits hold, and their sum is taken in 64.
+    (sum_lanes(_mm512_add_epi32(even[0], even[1])), sum_lanes(_mm512_add_epi32(odd[0], odd[1])))
+}
+
+/// The sum of sixteen unsigned 32-bit lanes.
+#[target_feature(enable = "avx512f")]
+fn sum_lanes(v: __m512i) -> u64 {
+    let low = _mm512_and_si512(v, _mm512_set1_epi64(0xffff_ffff));
+    _mm512_reduce_add_epi64(_mm512_add_epi64(low, _mm512_srli_epi64::<32>(v))) as u64
+}
