@@ -1,2 +1,3 @@
 //! linerate-gateway
 #![forbid(unsafe_code)]
+pub mod ns;
