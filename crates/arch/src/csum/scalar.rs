@@ -19,7 +19,14 @@ pub(super) fn sum_words(bytes: &[u8]) -> u64 {
     for word in words {
         acc += u128::from(u64::from_le_bytes(*word));
     }
-    acc += u128::from(tail_word(tail));
+    if !tail.is_empty() {
+        acc += u128::from(match bytes.last_chunk::<8>() {
+            // One load that reaches back over bytes already summed, which are shifted out.
+            Some(last) => u64::from_le_bytes(*last) >> (64 - 8 * tail.len()),
+            None => short_word(tail),
+        });
+    }
+    // A slice has at most 2^63 bytes, so the accumulator cannot overflow.
     fold128(acc)
 }
 
@@ -31,7 +38,7 @@ pub(super) const fn fold128(sum: u128) -> u64 {
 
 /// Up to 7 bytes as a little-endian word.
 #[inline]
-fn tail_word(tail: &[u8]) -> u64 {
+fn short_word(tail: &[u8]) -> u64 {
     let mut rest = tail;
     let mut word = 0u64;
     let mut shift = 0u32;

@@ -26,17 +26,11 @@ fn data(max: usize) -> impl Strategy<Value = Vec<u8>> {
     vec(byte, 0..max)
 }
 
-#[cfg(target_arch = "x86_64")]
-fn levels() -> Vec<x86::Level> {
-    use x86::Level::{Avx2, Avx512, Sse2};
-    [Sse2, Avx2, Avx512].into_iter().filter(|&l| l <= x86::Level::of_this_machine()).collect()
-}
-
 /// Every way there is to sum long data gives the scalar's sum; the copying ones copy.
 #[cfg(target_arch = "x86_64")]
 fn vectors_agree(bytes: &[u8], dst: &mut [u8]) {
     let expected = scalar::from_memory_order(scalar::sum_words(bytes));
-    for level in levels() {
+    for level in x86::Level::all_of_this_machine() {
         let sum = scalar::from_memory_order(x86::sum_words(bytes, level));
         assert_eq!(csum_fold(sum), csum_fold(expected), "{level:?}, {} bytes", bytes.len());
         assert_eq!(sum == 0, expected == 0, "{level:?}: zero is kept apart from all ones");

@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::scalar;
 
-/// The widest instructions this machine has, of those that are used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// The instruction sets that are used, each with all before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Level {
+enum Isa {
     /// Every x86-64 has it.
     Sse2 = 1,
     /// 32-byte lanes.
@@ -23,53 +23,59 @@ pub(super) enum Level {
     Avx512 = 3,
 }
 
-/// Not yet detected is 0.
-static LEVEL: AtomicU8 = AtomicU8::new(0);
+/// Proof that this machine has an instruction set: only detection makes one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Level(Isa);
+
+/// The widest set as a number; 0 until it is detected.
+static WIDEST: AtomicU8 = AtomicU8::new(0);
 
 impl Level {
-    /// What this machine has; detected once, later a load and a compare.
+    /// The widest set of this machine; detected once, later a load and a compare.
     #[inline]
     pub(super) fn of_this_machine() -> Level {
         // Relaxed: every thread that detects finds the same.
-        match LEVEL.load(Ordering::Relaxed) {
-            1 => Level::Sse2,
-            2 => Level::Avx2,
-            3 => Level::Avx512,
+        match WIDEST.load(Ordering::Relaxed) {
+            1 => Level(Isa::Sse2),
+            2 => Level(Isa::Avx2),
+            3 => Level(Isa::Avx512),
             _ => Level::detect(),
         }
     }
 
+    /// All sets of this machine.
+    #[cfg(test)]
+    pub(super) fn all_of_this_machine() -> impl Iterator<Item = Level> {
+        let widest = Level::of_this_machine().0 as u8;
+        let all = [Isa::Sse2, Isa::Avx2, Isa::Avx512];
+        all.into_iter().filter(move |&isa| isa as u8 <= widest).map(Level)
+    }
+
     #[cold]
     fn detect() -> Level {
-        let level = if is_x86_feature_detected!("avx512f")
+        let avx2 = is_x86_feature_detected!("avx2");
+        let avx512 = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vnni")
-        {
-            Level::Avx512
-        } else if is_x86_feature_detected!("avx2") {
-            Level::Avx2
-        } else {
-            Level::Sse2
+            && is_x86_feature_detected!("avx512vnni");
+        let isa = match (avx2, avx512) {
+            (true, true) => Isa::Avx512,
+            (true, false) => Isa::Avx2,
+            (false, _) => Isa::Sse2,
         };
-        LEVEL.store(level as u8, Ordering::Relaxed);
-        level
+        WIDEST.store(isa as u8, Ordering::Relaxed);
+        Level(isa)
     }
 }
 
 /// The sum of the data in little-endian words, folded to 64 bits.
-///
-/// # Panics
-///
-/// If the machine does not have `level`.
 #[inline]
 pub(super) fn sum_words(bytes: &[u8], level: Level) -> u64 {
-    assert!(level <= Level::of_this_machine(), "only instructions that the machine has are used");
-    match level {
-        Level::Sse2 => sum_sse2::<false>(bytes, &mut []),
-        // SAFETY: the machine has what Level::Avx2 stands for, by the assertion.
-        Level::Avx2 => unsafe { sum_avx2::<false>(bytes, &mut []) },
-        // SAFETY: the machine has what Level::Avx512 stands for, by the assertion.
-        Level::Avx512 => unsafe { sum_avx512::<false>(bytes, &mut []) },
+    match level.0 {
+        Isa::Sse2 => sum_sse2::<false>(bytes, &mut []),
+        // SAFETY: a level is proof that the machine has it.
+        Isa::Avx2 => unsafe { sum_avx2::<false>(bytes, &mut []) },
+        // SAFETY: a level is proof that the machine has it.
+        Isa::Avx512 => unsafe { sum_avx512::<false>(bytes, &mut []) },
     }
 }
 
@@ -77,17 +83,16 @@ pub(super) fn sum_words(bytes: &[u8], level: Level) -> u64 {
 ///
 /// # Panics
 ///
-/// If the lengths differ or the machine does not have `level`.
+/// If the lengths differ.
 #[inline]
 pub(super) fn copy_and_sum_words(src: &[u8], dst: &mut [u8], level: Level) -> u64 {
-    assert!(level <= Level::of_this_machine(), "only instructions that the machine has are used");
     assert!(src.len() == dst.len(), "source and destination of a copy are of one length");
-    match level {
-        Level::Sse2 => sum_sse2::<true>(src, dst),
-        // SAFETY: the machine has what Level::Avx2 stands for, by the assertion.
-        Level::Avx2 => unsafe { sum_avx2::<true>(src, dst) },
-        // SAFETY: the machine has what Level::Avx512 stands for, by the assertion.
-        Level::Avx512 => unsafe { sum_avx512::<true>(src, dst) },
+    match level.0 {
+        Isa::Sse2 => sum_sse2::<true>(src, dst),
+        // SAFETY: a level is proof that the machine has it.
+        Isa::Avx2 => unsafe { sum_avx2::<true>(src, dst) },
+        // SAFETY: a level is proof that the machine has it.
+        Isa::Avx512 => unsafe { sum_avx512::<true>(src, dst) },
     }
 }
 
@@ -181,19 +186,17 @@ const AVX512_BYTES_MAX: usize = 1 << 24;
 /// and 0. With `COPY`, `dst` is as long as `bytes`; without, it is not used.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn sum_avx512<const COPY: bool>(bytes: &[u8], dst: &mut [u8]) -> u64 {
-    let (mut even, mut odd) = (0u64, 0u64);
+    let mut sum = 0u128;
     let mut to = dst.chunks_mut(AVX512_BYTES_MAX);
     for piece in bytes.chunks(AVX512_BYTES_MAX) {
-        let (e, o) = even_and_odd::<COPY>(piece, to.next().unwrap_or_default());
-        even += e;
-        odd += o;
+        sum += u128::from(sum_piece::<COPY>(piece, to.next().unwrap_or_default()));
     }
-    scalar::fold128(u128::from(even) + (u128::from(odd) << 8))
+    scalar::fold128(sum)
 }
 
-/// The sums of the even and of the odd bytes.
+/// The sum of at most [`AVX512_BYTES_MAX`] bytes.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn even_and_odd<const COPY: bool>(bytes: &[u8], dst: &mut [u8]) -> (u64, u64) {
+fn sum_piece<const COPY: bool>(bytes: &[u8], dst: &mut [u8]) -> u64 {
     let (weigh_even, weigh_odd) = (_mm512_set1_epi32(0x0001_0001), _mm512_set1_epi32(0x0100_0100));
     let mut even = [_mm512_setzero_si512(); 2];
     let mut odd = [_mm512_setzero_si512(); 2];
@@ -231,13 +234,15 @@ fn even_and_odd<const COPY: bool>(bytes: &[u8], dst: &mut [u8]) -> (u64, u64) {
         even[0] = _mm512_dpbusd_epi32(even[0], v, weigh_even);
         odd[0] = _mm512_dpbusd_epi32(odd[0], v, weigh_odd);
     }
-    // Each lane is at most half of what 31 bits hold, and their sum is taken in 64.
-    (sum_lanes(_mm512_add_epi32(even[0], even[1])), sum_lanes(_mm512_add_epi32(odd[0], odd[1])))
+    // Each lane is far below 2^31, so that lanes may be added in pairs before they are widened.
+    let even = widen_lanes(_mm512_add_epi32(even[0], even[1]));
+    let odd = widen_lanes(_mm512_add_epi32(odd[0], odd[1]));
+    _mm512_reduce_add_epi64(_mm512_add_epi64(even, _mm512_slli_epi64::<8>(odd))) as u64
 }
 
-/// The sum of sixteen unsigned 32-bit lanes.
+/// Sixteen unsigned 32-bit lanes added in pairs to eight of 64 bits.
 #[target_feature(enable = "avx512f")]
-fn sum_lanes(v: __m512i) -> u64 {
+fn widen_lanes(v: __m512i) -> __m512i {
     let low = _mm512_and_si512(v, _mm512_set1_epi64(0xffff_ffff));
-    _mm512_reduce_add_epi64(_mm512_add_epi64(low, _mm512_srli_epi64::<32>(v))) as u64
+    _mm512_add_epi64(low, _mm512_srli_epi64::<32>(v))
 }
