@@ -1,0 +1,118 @@
+//! Links: devices as the stack sees them, Ethernet, neighbours.
+
+pub mod input;
+pub mod neigh;
+pub mod output;
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+use crate::pkt::Pkt;
+use crate::wire::Mac;
+
+/// What a device carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum L2 {
+    /// Ethernet frames.
+    Ethernet,
+    /// Bare IP packets (TUN).
+    Ip,
+    /// Bare IP packets that never leave: what is sent is received (`lo`).
+    Loopback,
+}
+
+/// What a device can do by itself (Linux: `netdev_features_t`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// Completes transport checksums on sending (`tx-checksumming`).
+    pub tx_csum: bool,
+    /// Takes TCP super-packets over IPv4 (`tx-tcp-segmentation`).
+    pub tso4: bool,
+    /// Takes TCP super-packets over IPv6 (`tx-tcp6-segmentation`).
+    pub tso6: bool,
+    /// Takes UDP super-packets (`tx-udp-segmentation`).
+    pub uso: bool,
+}
+
+/// Packets on their way into the device.
+pub type TxRing = VecDeque<Pkt>;
+
+/// A device as the stack sees it (Linux: `struct net_device`).
+pub struct Iface {
+    /// Its name.
+    pub name: String,
+    /// What it carries.
+    pub l2: L2,
+    /// Its address.
+    pub mac: Mac,
+    /// The largest IP packet, in bytes.
+    pub mtu: u32,
+    /// What it can do by itself.
+    pub features: Features,
+    /// The largest super-packet that it takes, in bytes (`gso_max_size`).
+    pub gso_max_size: u32,
+    /// The addresses of this device with their prefix lengths.
+    pub addrs: Vec<(IpAddr, u8)>,
+    /// Every destination counts as local on this device (`ip route add local 0.0.0.0/0`): what a
+    /// gateway that terminates connections needs.
+    pub any_ip: bool,
+    /// Neighbour solicitations for any address but the asker's are answered (`proxy_arp`).
+    pub proxy_arp: bool,
+    /// VLANs that exist here; tags of others are dropped (`VlanUnknown`).
+    pub vlans: Vec<u16>,
+    /// Whether it hands its packets to the backlog instead of NAPI.
+    pub netif_rx: bool,
+    /// The transmit queue.
+    pub qdisc: VecDeque<Pkt>,
+    /// Bytes in the transmit queue.
+    pub qdisc_bytes: usize,
+    /// Packets that left the transmit queue.
+    pub qdisc_sent: u64,
+    /// Bytes that left the transmit queue.
+    pub qdisc_sent_bytes: u64,
+    /// Packets that the transmit queue refused.
+    pub qdisc_drops: u64,
+    /// What the device takes next.
+    pub tx_ring: TxRing,
+    /// Packets read from the device.
+    pub rx_packets: u64,
+    /// Bytes read from the device.
+    pub rx_bytes: u64,
+    /// Packets that the device took.
+    pub tx_packets: u64,
+    /// Bytes that the device took.
+    pub tx_bytes: u64,
+}
+
+impl Iface {
+    /// A device without addresses, features, VLANs.
+    pub fn new(name: &str, l2: L2, mac: Mac, mtu: u32) -> Iface {
+        Iface {
+            name: name.to_owned(),
+            l2,
+            mac,
+            mtu,
+            features: Features::default(),
+            gso_max_size: 65536,
+            addrs: Vec::new(),
+            any_ip: false,
+            proxy_arp: false,
+            vlans: Vec::new(),
+            netif_rx: false,
+            qdisc: VecDeque::new(),
+            qdisc_bytes: 0,
+            qdisc_sent: 0,
+            qdisc_sent_bytes: 0,
+            qdisc_drops: 0,
+            tx_ring: VecDeque::new(),
+            rx_packets: 0,
+            rx_bytes: 0,
+            tx_packets: 0,
+            tx_bytes: 0,
+        }
+    }
+    /// Whether `addr` is one of this device's own.
+    pub fn owns(&self, addr: IpAddr) -> bool {
+        self.addrs.iter().any(|(a, _)| *a == addr)
+    }
+}

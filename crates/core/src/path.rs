@@ -1,0 +1,209 @@
+//! The spine: the whole journey of a packet on one page, one line a stage.
+//!
+//! A group in braces runs as one loop over the batch; a stage with nothing to do is skipped whole.
+//! Every verdict is counted here and nowhere else. Packets that a stage makes, or that leave the
+//! straight way (fragments, packets for others), wait in a side queue of [`Net`] and enter where
+//! they belong.
+
+use crate::link::TxRing;
+use crate::pkt::{Batch, Pkt, Verdict};
+use crate::shard::{Net, Shard};
+use crate::table::{Stage, count::id};
+use crate::time::Instant;
+use crate::trace::Said;
+use crate::{ip, link, rx, sock, transport_rcv, tx};
+
+/// One batch of one stage: what came in, went on, ended.
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    entered: u64,
+    out: u64,
+    taken: u64,
+}
+
+type Run = fn(&mut Shard, Pkt) -> Verdict;
+
+macro_rules! path {
+    ($batch:ident, $cx:ident; $( $(if $on:expr =>)? { $($stage:ident : $run:path),+ $(,)? } )+) => { $(
+        if true $(&& $on)? && !$batch.is_empty() {
+            if let Some(clock) = $cx.net.timed() {
+                $( one_stage($cx, $batch, Stage::$stage, $run, clock); )+
+            } else {
+                #[allow(non_snake_case)]
+                let ($(mut $stage,)+) = ($({ let _ = Stage::$stage; Tally::default() },)+);
+                let tracing = $cx.net.trace.is_some();
+                let mut now = std::mem::take(&mut $batch.now);
+                'packet: for pkt in now.drain(..) {
+                    $(
+                        $stage.entered += 1;
+                        let number = if tracing { trace_enter(&pkt) } else { (0, None) };
+                        let pkt = match $run($cx, pkt) {
+                            Verdict::Pass(pkt) => pkt,
+                            Verdict::Taken => {
+                                $stage.taken += 1;
+                                if tracing { trace_say($cx, Stage::$stage, number, Said::Taken) }
+                                continue 'packet;
+                            }
+                            Verdict::Queued => {
+                                $stage.out += 1;
+                                if tracing { trace_say($cx, Stage::$stage, number, Said::Queued) }
+                                continue 'packet;
+                            }
+                            Verdict::Held => {
+                                if tracing { trace_say($cx, Stage::$stage, number, Said::Held) }
+                                continue 'packet;
+                            }
+                            Verdict::Drop(pkt, reason) => {
+                                $cx.net.kfree_skb_reason(Stage::$stage, pkt, reason);
+                                continue 'packet;
+                            }
+                        };
+                        $stage.out += 1;
+                        if tracing { trace_say($cx, Stage::$stage, number, Said::Pass) }
+                    )+
+                    $batch.next.push(pkt);
+                }
+                $( $cx.net.tally(Stage::$stage, $stage); )+
+                $batch.now = std::mem::replace(&mut $batch.next, now);
+            }
+        }
+    )+ };
+}
+
+/// Receive: a batch from one device's ring (or from the backlog) to the sockets' queues.
+pub fn receive(cx: &mut Shard, batch: &mut Batch) {
+    if cx.net.knobs.gro {
+        rx::gro::dev_gro_receive(cx, batch);
+    }
+    path! { batch, cx;
+        { Link: link::input::netif_receive_skb, Ip: ip::input::ip_rcv, Route: ip::route::ip_route_input }
+    }
+    if !cx.net.reasm_in.is_empty() {
+        ip::reasm::ip_defrag(cx, batch);
+    }
+    path! { batch, cx;
+        { Demux: sock::lookup::ip_local_deliver, Transport: transport_rcv, SockQueue: rx::queue::sock_queue_rcv_skb }
+    }
+    debug_assert!(batch.is_empty(), "SockQueue keeps or drops whatever reaches it");
+    if !cx.net.forward_in.is_empty() {
+        take_side(&mut cx.net.forward_in, batch);
+        path! { batch, cx; { Forward: ip::forward::ip_forward } }
+    }
+}
+
+/// The input queue of this shard: loopback and devices without NAPI; at most `weight` packets
+/// (Linux: `process_backlog`). Returns how many were taken.
+pub fn process_backlog(cx: &mut Shard, batch: &mut Batch, weight: usize) -> usize {
+    let n = weight.min(cx.net.backlog.len());
+    batch.now.extend(cx.net.backlog.drain(..n));
+    let flow = cx.net.counts.flow(Stage::Backlog);
+    flow.release(n as u64);
+    flow.pass(n as u64);
+    if n > 0 {
+        receive(cx, batch);
+    }
+    n
+}
+
+/// Transmit: serves the sockets that have something to send, then takes everything that was made
+/// down to the devices' queues.
+pub fn transmit(cx: &mut Shard, batch: &mut Batch) {
+    cx.tcp_push_pending();
+    // A round may make packets for the next (a fragment, an ICMP error to ourselves): bounded, so
+    // that nothing can keep us here.
+    for _ in 0..4 {
+        take_side(&mut cx.net.ip_out, batch);
+        path! { batch, cx; { IpOut: ip::output::ip_queue_xmit } }
+        take_side(&mut cx.net.frag_out, batch);
+        path! { batch, cx; { Frag: ip::frag::ip_finish_output } }
+        take_side(&mut cx.net.neigh_out, batch);
+        path! { batch, cx; { Neigh: link::output::neigh_output } }
+        take_side(&mut cx.net.link_out, batch);
+        path! { batch, cx; { Qdisc: tx::qdisc::dev_queue_xmit } }
+        if cx.net.ip_out.is_empty() && cx.net.link_out.is_empty() {
+            break;
+        }
+    }
+}
+
+/// From a device's queue to its ring: cut and summed as the device needs it, until `room` packets
+/// wait in the ring (Linux: `__qdisc_run`, `dev_hard_start_xmit`).
+pub fn qdisc_run(cx: &mut Net, dev: u8, room: usize) -> Option<&mut TxRing> {
+    tx::xmit::sch_direct_xmit(cx, dev, room)
+}
+
+/// Serves every timer that is due at `now`: sockets, neighbours, reassembly, receive offload.
+pub fn timers(cx: &mut Shard, now: Instant) {
+    cx.net.now = now;
+    cx.net.counts.inc(id::SoftirqTimer);
+    cx.tcp_timers();
+    link::neigh::timers(cx);
+    ip::reasm::timers(cx);
+}
+
+/// When [`timers`] has something to do next.
+pub fn next_timer(cx: &Shard) -> Option<Instant> {
+    let all = [cx.tcp.next_timer(), cx.net.neigh.next_timer(), cx.net.reasm.next_timer()];
+    all.into_iter().flatten().min()
+}
+
+fn take_side(side: &mut std::collections::VecDeque<Pkt>, batch: &mut Batch) {
+    batch.now.extend(side.drain(..));
+}
+
+/// One stage alone over the whole batch, timed: every sixty-fourth batch goes this way.
+fn one_stage(cx: &mut Shard, batch: &mut Batch, stage: Stage, run: Run, clock: fn() -> u64) {
+    let mut tally = Tally::default();
+    let tracing = cx.net.trace.is_some();
+    let mut now = std::mem::take(&mut batch.now);
+    let begun = clock();
+    for pkt in now.drain(..) {
+        tally.entered += 1;
+        let number = if tracing { trace_enter(&pkt) } else { (0, None) };
+        let said = match run(cx, pkt) {
+            Verdict::Pass(pkt) => {
+                batch.next.push(pkt);
+                tally.out += 1;
+                Said::Pass
+            }
+            Verdict::Queued => {
+                tally.out += 1;
+                Said::Queued
+            }
+            Verdict::Taken => {
+                tally.taken += 1;
+                Said::Taken
+            }
+            Verdict::Held => Said::Held,
+            Verdict::Drop(pkt, reason) => {
+                cx.net.kfree_skb_reason(stage, pkt, reason);
+                continue;
+            }
+        };
+        if tracing {
+            trace_say(cx, stage, number, said);
+        }
+    }
+    cx.net.counts.flow(stage).timed(clock().saturating_sub(begun), tally.entered);
+    cx.net.tally(stage, tally);
+    batch.now = std::mem::replace(&mut batch.next, now);
+}
+
+impl Net {
+    #[inline]
+    fn tally(&self, stage: Stage, tally: Tally) {
+        if tally.entered > 0 {
+            self.counts.flow(stage).batch(tally.entered, tally.out, tally.taken);
+        }
+    }
+}
+
+fn trace_enter(pkt: &Pkt) -> (u32, Option<String>) {
+    (pkt.trace, (pkt.trace != 0).then(|| crate::trace::describe(pkt)))
+}
+
+fn trace_say(cx: &mut Shard, stage: Stage, number: (u32, Option<String>), said: Said) {
+    if let (Some(trace), (packet, Some(what))) = (&mut cx.net.trace, number) {
+        trace.say(stage, packet, what, said);
+    }
+}

@@ -1,0 +1,82 @@
+//! Transport checksums of packets: verifying what came, preparing what leaves.
+
+use std::net::IpAddr;
+
+use linerate_arch::csum as arch;
+
+use super::{Csum, Pkt};
+
+/// The sum of the pseudo header (RFC 9293 §3.1, RFC 8200 §8.1; Linux: `csum_tcpudp_nofold`,
+/// `csum_ipv6_magic`), not folded. Addresses of different families sum as what they are.
+#[inline]
+pub fn pseudo(src: IpAddr, dst: IpAddr, len: usize, proto: u8) -> u32 {
+    let addr = |a: IpAddr| match a {
+        IpAddr::V4(a) => {
+            let bits = a.to_bits();
+            (bits >> 16) + (bits & 0xffff)
+        }
+        IpAddr::V6(a) => a.segments().iter().map(|w| *w as u32).sum(),
+    };
+    // Eighteen 16-bit words and a length below 2^17 can not overflow 32 bits.
+    addr(src) + addr(dst) + proto as u32 + (len as u32 & 0xffff) + (len as u32 >> 16)
+}
+
+impl Pkt {
+    /// Whether the transport checksum over the whole packet (its data begins at the transport
+    /// header) is right, and notes that it is (Linux: `skb_checksum_init`, `__skb_checksum_complete`).
+    /// `believe` is `features.rx`: what the device vouches for is not summed again. A partial
+    /// checksum was never on a wire and has nothing to verify.
+    #[inline]
+    pub fn csum_verify(&mut self, believe: bool) -> bool {
+        match self.csum {
+            Csum::Verified if believe => return true,
+            Csum::Partial { .. } => return true,
+            _ => {}
+        }
+        let len = self.len();
+        let sum = pseudo(self.src, self.dst, len, self.ip_proto);
+        let sum = if self.nr_frags() == 0 {
+            arch::csum_partial(self.head(), sum)
+        } else {
+            self.checksum(0, len, sum)
+        };
+        let good = arch::csum_fold(sum) == 0;
+        if good {
+            self.csum = Csum::Verified;
+        }
+        good
+    }
+
+    /// Leaves the transport checksum, whose field lies `offset` bytes into the transport header at
+    /// the front of the data, to whoever sends the packet: the field gets the pseudo header's sum.
+    /// IpOut moves `start` when it puts its header in front.
+    #[inline]
+    pub fn csum_leave(&mut self, offset: u16) {
+        let sum = pseudo(self.src, self.dst, self.len(), self.ip_proto);
+        let folded = !arch::csum_fold(sum);
+        let at = offset as usize;
+        self.head_mut()[at..at + 2].copy_from_slice(&folded.to_be_bytes());
+        self.csum = Csum::Partial { start: 0, offset };
+    }
+
+    /// Completes a partial checksum in software (`skb_checksum_help`). The data begins at the
+    /// network header, or `before` bytes ahead of it. False if the packet contradicts itself.
+    #[must_use]
+    pub fn csum_complete(&mut self, before: usize) -> bool {
+        let Csum::Partial { start, offset } = self.csum else { return true };
+        let start = before + start as usize;
+        let at = start + offset as usize;
+        if start > self.len() || !self.may_pull(at + 2) {
+            return false;
+        }
+        let sum = self.checksum(start, self.len() - start, 0);
+        let field = match arch::csum_fold(sum) {
+            // UDP says "no checksum" by zero, so that a computed zero is sent as all ones (RFC 768).
+            0 if self.ip_proto == crate::wire::IPPROTO_UDP => 0xffff,
+            sum => sum,
+        };
+        self.head_mut()[at..at + 2].copy_from_slice(&field.to_be_bytes());
+        self.csum = Csum::None;
+        true
+    }
+}

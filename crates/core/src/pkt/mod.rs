@@ -1,0 +1,511 @@
+//! What travels: [`Pkt`], and what a stage says of it: [`Verdict`].
+
+mod batch;
+mod csum;
+mod pool;
+
+pub use batch::Batch;
+pub use csum::pseudo;
+pub use pool::{Buf, HEADROOM, LARGE, Pool, SMALL, SendChunk};
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::{Deref, DerefMut};
+
+use crate::sock::SocketId;
+use crate::table::Reason;
+use crate::time::Instant;
+use linerate_arch::csum as arch;
+
+/// A packet (Linux: `struct sk_buff *`): an owned handle of 8 bytes to a recycled box. It can not
+/// be copied or forgotten: a stage consumes it into a [`Verdict`].
+///
+/// A packet is a head, which holds the headers and is writable, and fragments, which hold the rest.
+/// What is received lies in pool buffers of its own; what is sent shares its payload with the send
+/// queue, read-only.
+pub struct Pkt(Box<Skb>);
+
+/// What a stage says of a packet that it consumed.
+#[must_use]
+pub enum Verdict {
+    /// On to the next stage.
+    Pass(Pkt),
+    /// The journey ends here as it should.
+    Taken,
+    /// Moved on by the stage itself, into the queue of a later stage.
+    Queued,
+    /// Waits in this stage's own queue; the stage has counted it as held.
+    Held,
+    /// Dropped, and why.
+    Drop(Pkt, Reason),
+}
+
+/// What is known about the transport checksum (Linux: `ip_summed`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Csum {
+    /// Nothing: received, it must be verified; sent, it is complete (`CHECKSUM_NONE`).
+    #[default]
+    None,
+    /// Verified, or vouched for by the sender's kernel (`CHECKSUM_UNNECESSARY`).
+    Verified,
+    /// Only the pseudo header is summed: the rest, from `start` on, is to be summed and stored at
+    /// `start + offset` (`CHECKSUM_PARTIAL`). `start` counts from the network header.
+    Partial {
+        /// Where summing begins, in bytes from the network header.
+        start: u16,
+        /// Where the checksum lies, in bytes from `start`.
+        offset: u16,
+    },
+}
+
+/// What kind of super-packet it is (Linux: `gso_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GsoKind {
+    /// TCP over IPv4 (`SKB_GSO_TCPV4`).
+    Tcp4,
+    /// TCP over IPv6 (`SKB_GSO_TCPV6`).
+    Tcp6,
+    /// UDP, each segment a datagram (`SKB_GSO_UDP_L4`).
+    Udp,
+}
+
+/// A super-packet: one set of headers for many wire packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gso {
+    /// What is to be cut.
+    pub kind: GsoKind,
+    /// Payload bytes of each segment but the last (`gso_size`).
+    pub size: u16,
+    /// How many segments there are (`gso_segs`).
+    pub segs: u16,
+    /// TCP with CWR set: only the first segment carries it (`SKB_GSO_TCP_ECN`).
+    pub ecn: bool,
+}
+
+enum Mem {
+    Own(Buf),
+    Shared(SendChunk),
+}
+
+/// A part of a packet beyond its head.
+struct Frag {
+    mem: Mem,
+    off: u32,
+    len: u32,
+}
+
+impl Frag {
+    fn bytes(&self) -> &[u8] {
+        let all = match &self.mem {
+            Mem::Own(buf) => buf,
+            Mem::Shared(chunk) => chunk.bytes(),
+        };
+        &all[self.off as usize..][..self.len as usize]
+    }
+}
+
+/// The inside of a [`Pkt`]. The fields that stages set for each other are public.
+pub struct Skb {
+    head: Buf,
+    data: u32,
+    tail: u32,
+    frag_len: u32,
+    frags: Vec<Frag>,
+    /// When it was taken off the ring.
+    pub rx_time: Instant,
+    /// Source address, once the IP stage has read it; for packets of ours, before the header exists.
+    pub src: IpAddr,
+    /// Destination address.
+    pub dst: IpAddr,
+    /// Source port, once Demux has read it.
+    pub sport: u16,
+    /// Destination port.
+    pub dport: u16,
+    /// Where the network header begins, in bytes from the start of the head's memory.
+    pub network: u32,
+    /// Where the transport header begins, likewise.
+    pub transport: u32,
+    /// Flow hash; 0 = none yet.
+    pub hash: u32,
+    /// Firewall mark.
+    pub mark: u32,
+    /// The socket that Demux found.
+    pub sock: Option<SocketId>,
+    /// Transport checksum.
+    pub csum: Csum,
+    /// Super-packet.
+    pub gso: Option<Gso>,
+    /// Ethertype (`ETH_P_*`).
+    pub proto: u16,
+    /// IP protocol, after extension headers (`IPPROTO_*`).
+    pub ip_proto: u8,
+    /// Type of service, or traffic class: DSCP and ECN.
+    pub tos: u8,
+    /// TTL or hop limit; on packets of ours 0 = the default.
+    pub ttl: u8,
+    /// The device it came in by, or is to leave by.
+    pub dev: u8,
+    /// The queue of that device.
+    pub queue: u8,
+    /// May not be fragmented.
+    pub df: bool,
+    /// It is a fragment.
+    pub frag: bool,
+    /// The frame was sent to everybody, or to a group (`pkt_type`).
+    pub l2_multicast: bool,
+    /// The VLAN tag that was taken off (TCI), or is to be put on.
+    pub vlan: Option<u16>,
+    /// The address of the next hop, once routed.
+    pub nexthop: IpAddr,
+    /// Its number in the trace, 0 = not traced.
+    pub trace: u32,
+}
+
+const _: () = assert!(size_of::<Verdict>() == 16 && size_of::<Pkt>() == 8);
+
+impl Deref for Pkt {
+    type Target = Skb;
+    #[inline]
+    fn deref(&self) -> &Skb {
+        &self.0
+    }
+}
+impl DerefMut for Pkt {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Skb {
+        &mut self.0
+    }
+}
+
+impl std::fmt::Debug for Pkt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pkt({} bytes, {} -> {}, proto {})", self.len(), self.src, self.dst, self.ip_proto)
+    }
+}
+
+const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+impl Skb {
+    fn new() -> Skb {
+        Skb {
+            head: Buf::new(SMALL),
+            data: HEADROOM as u32,
+            tail: HEADROOM as u32,
+            frag_len: 0,
+            frags: Vec::new(),
+            rx_time: Instant::ZERO,
+            src: NOWHERE,
+            dst: NOWHERE,
+            sport: 0,
+            dport: 0,
+            network: 0,
+            transport: 0,
+            hash: 0,
+            mark: 0,
+            sock: None,
+            csum: Csum::None,
+            gso: None,
+            proto: 0,
+            ip_proto: 0,
+            tos: 0,
+            ttl: 0,
+            dev: 0,
+            queue: 0,
+            df: false,
+            frag: false,
+            l2_multicast: false,
+            vlan: None,
+            nexthop: NOWHERE,
+            trace: 0,
+        }
+    }
+
+    /// As new, but for the memory. Addresses and offsets keep their old values: whoever reads them
+    /// has set them.
+    #[inline]
+    fn reset(&mut self) {
+        self.data = HEADROOM as u32;
+        self.tail = HEADROOM as u32;
+        self.frag_len = 0;
+        self.hash = 0;
+        self.mark = 0;
+        self.sock = None;
+        self.csum = Csum::None;
+        self.gso = None;
+        self.tos = 0;
+        self.ttl = 0;
+        self.queue = 0;
+        self.df = false;
+        self.frag = false;
+        self.l2_multicast = false;
+        self.vlan = None;
+        self.trace = 0;
+    }
+
+    /// Bytes in head and fragments (`skb->len`).
+    #[inline]
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        (self.tail - self.data + self.frag_len) as usize
+    }
+    /// Bytes in the head (`skb_headlen`).
+    #[inline]
+    pub fn head_len(&self) -> usize {
+        (self.tail - self.data) as usize
+    }
+    /// The bytes in the head.
+    #[inline]
+    pub fn head(&self) -> &[u8] {
+        &self.head[self.data as usize..self.tail as usize]
+    }
+    /// The bytes in the head, writable.
+    #[inline]
+    pub fn head_mut(&mut self) -> &mut [u8] {
+        &mut self.head[self.data as usize..self.tail as usize]
+    }
+    /// Room before the head's bytes.
+    #[inline]
+    pub fn headroom(&self) -> usize {
+        self.data as usize
+    }
+    /// Room behind the head's bytes.
+    #[inline]
+    pub fn tailroom(&self) -> usize {
+        self.head.len() - self.tail as usize
+    }
+    /// Where the head's bytes begin in its memory: what `network` and `transport` are compared with.
+    #[inline]
+    pub fn data_offset(&self) -> u32 {
+        self.data
+    }
+    /// The bytes from the network header on, as far as they are in the head.
+    #[inline]
+    pub fn from_network(&self) -> &[u8] {
+        self.head.get(self.network as usize..self.tail as usize).unwrap_or_default()
+    }
+    /// The same, writable.
+    #[inline]
+    pub fn from_network_mut(&mut self) -> &mut [u8] {
+        self.head.get_mut(self.network as usize..self.tail as usize).unwrap_or_default()
+    }
+    /// The bytes from the transport header on, as far as they are in the head.
+    #[inline]
+    pub fn from_transport(&self) -> &[u8] {
+        self.head.get(self.transport as usize..self.tail as usize).unwrap_or_default()
+    }
+    /// The same, writable.
+    #[inline]
+    pub fn from_transport_mut(&mut self) -> &mut [u8] {
+        self.head.get_mut(self.transport as usize..self.tail as usize).unwrap_or_default()
+    }
+    /// What lies before the head's bytes and was taken off: `n` bytes at memory offset `at`.
+    pub fn behind(&self, at: u32, n: usize) -> &[u8] {
+        self.head.get(at as usize..at as usize + n).unwrap_or_default()
+    }
+
+    /// Takes `n` bytes off the front (`skb_pull`); false, and nothing changes, if the head is shorter.
+    #[inline]
+    #[must_use]
+    pub fn pull(&mut self, n: usize) -> bool {
+        let fits = n <= self.head_len();
+        if fits {
+            self.data += n as u32;
+        }
+        fits
+    }
+    /// Puts `n` bytes, to be written, before the others (`skb_push`).
+    ///
+    /// # Panics
+    /// If there is no headroom: headers of ours always fit [`HEADROOM`].
+    #[inline]
+    pub fn push(&mut self, n: usize) -> &mut [u8] {
+        assert!(n <= self.data as usize, "headers fit the headroom");
+        self.data -= n as u32;
+        &mut self.head[self.data as usize..][..n]
+    }
+    /// Adds `n` bytes, to be written, to the end of the head (`skb_put`).
+    ///
+    /// # Panics
+    /// If the head has no such room, or if fragments follow.
+    #[inline]
+    pub fn put(&mut self, n: usize) -> &mut [u8] {
+        assert!(n <= self.tailroom() && self.frags.is_empty(), "the head has room for what is put");
+        let at = self.tail as usize;
+        self.tail += n as u32;
+        &mut self.head[at..][..n]
+    }
+    /// The free memory behind the head's bytes, for a device to read into; [`Skb::received`] says how much came.
+    pub fn spare_mut(&mut self) -> &mut [u8] {
+        let at = self.tail as usize;
+        &mut self.head[at..]
+    }
+    /// `n` bytes were read into [`Skb::spare_mut`].
+    ///
+    /// # Panics
+    /// If that is more than there was room for.
+    pub fn received(&mut self, n: usize) {
+        assert!(n <= self.tailroom(), "a device reads no more than there is room for");
+        self.tail += n as u32;
+    }
+    /// Adds a pool buffer of which `off..off + len` is meant.
+    ///
+    /// # Panics
+    /// If that range lies outside the buffer.
+    pub fn add_buf(&mut self, buf: Buf, off: usize, len: usize) {
+        assert!(off + len <= buf.len(), "a fragment lies inside its buffer");
+        self.frags.push(Frag { mem: Mem::Own(buf), off: off as u32, len: len as u32 });
+        self.frag_len += len as u32;
+    }
+    /// Adds a part of the send queue's memory.
+    ///
+    /// # Panics
+    /// If that range lies outside what is filled.
+    pub fn add_shared(&mut self, chunk: &SendChunk, off: usize, len: usize) {
+        assert!(off + len <= chunk.len(), "a fragment lies inside its chunk");
+        self.frags.push(Frag { mem: Mem::Shared(chunk.share()), off: off as u32, len: len as u32 });
+        self.frag_len += len as u32;
+    }
+    /// How many fragments there are (`nr_frags`).
+    pub fn nr_frags(&self) -> usize {
+        self.frags.len()
+    }
+    /// Whether a fragment lies in memory that the send queue shares.
+    pub fn is_shared(&self) -> bool {
+        self.frags.iter().any(|f| matches!(f.mem, Mem::Shared(_)))
+    }
+    /// All bytes in order: the head, then each fragment; none of them empty.
+    #[inline]
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        let head = std::iter::once(self.head());
+        head.chain(self.frags.iter().map(Frag::bytes)).filter(|s| !s.is_empty())
+    }
+    /// Copies bytes from offset `off` on; returns how many there were (`skb_copy_bits`).
+    pub fn copy_bits(&self, off: usize, out: &mut [u8]) -> usize {
+        let (mut skip, mut done) = (off, 0);
+        for slice in self.slices() {
+            if skip >= slice.len() {
+                skip -= slice.len();
+                continue;
+            }
+            let n = (slice.len() - skip).min(out.len() - done);
+            out[done..done + n].copy_from_slice(&slice[skip..skip + n]);
+            done += n;
+            skip = 0;
+            if done == out.len() {
+                break;
+            }
+        }
+        done
+    }
+    /// Makes the first `n` bytes lie in the head (`pskb_may_pull`); false if the packet is shorter
+    /// or the head has no room.
+    #[inline]
+    #[must_use]
+    pub fn may_pull(&mut self, n: usize) -> bool {
+        n <= self.head_len() || self.pull_tail(n - self.head_len())
+    }
+    #[cold]
+    fn pull_tail(&mut self, mut need: usize) -> bool {
+        if need > self.frag_len as usize || need > self.tailroom() {
+            return false;
+        }
+        for frag in &mut self.frags {
+            let n = need.min(frag.len as usize);
+            let at = self.tail as usize;
+            self.head[at..at + n].copy_from_slice(&frag.bytes()[..n]);
+            frag.off += n as u32;
+            frag.len -= n as u32;
+            self.tail += n as u32;
+            self.frag_len -= n as u32;
+            need -= n;
+            if need == 0 {
+                break;
+            }
+        }
+        true
+    }
+    /// Cuts the packet to `len` bytes (`pskb_trim`); nothing happens if it is shorter.
+    pub fn trim(&mut self, len: usize) {
+        let mut cut = self.len().saturating_sub(len);
+        for frag in self.frags.iter_mut().rev() {
+            let n = cut.min(frag.len as usize);
+            frag.len -= n as u32;
+            self.frag_len -= n as u32;
+            cut -= n;
+        }
+        self.tail -= cut as u32;
+    }
+    /// Takes `n` bytes off the front, wherever they lie; less if the packet is shorter.
+    pub fn advance(&mut self, n: usize) {
+        let in_head = n.min(self.head_len());
+        self.data += in_head as u32;
+        let mut rest = n - in_head;
+        for frag in &mut self.frags {
+            let n = rest.min(frag.len as usize);
+            frag.off += n as u32;
+            frag.len -= n as u32;
+            self.frag_len -= n as u32;
+            rest -= n;
+        }
+    }
+    /// The unfolded Internet checksum of `len` bytes from offset `off`, added to `sum` (`skb_checksum`).
+    pub fn checksum(&self, off: usize, len: usize, sum: u32) -> u32 {
+        let (mut skip, mut left, mut at, mut sum) = (off, len, 0usize, sum);
+        for slice in self.slices() {
+            if skip >= slice.len() {
+                skip -= slice.len();
+                continue;
+            }
+            let part = &slice[skip..];
+            let part = &part[..part.len().min(left)];
+            skip = 0;
+            sum = arch::csum_block_add(sum, arch::csum_partial(part, 0), at);
+            at += part.len();
+            left -= part.len();
+            if left == 0 {
+                break;
+            }
+        }
+        sum
+    }
+    /// The memory that this packet holds, not only the bytes it carries (`skb->truesize`).
+    pub fn truesize(&self) -> usize {
+        let own = |f: &Frag| match &f.mem {
+            Mem::Own(buf) => buf.len(),
+            Mem::Shared(_) => 0,
+        };
+        size_of::<Skb>() + self.head.len() + self.frags.iter().map(own).sum::<usize>()
+    }
+    /// How many wire packets it stands for.
+    #[inline]
+    pub fn segs(&self) -> u64 {
+        self.gso.map_or(1, |g| g.segs.max(1) as u64)
+    }
+    /// Moves the bytes of `other` behind those of this packet without copying what lies in
+    /// fragments (`skb_try_coalesce`). `other` is empty afterwards and goes back to the pool.
+    pub fn append(&mut self, other: &mut Pkt, pool: &mut Pool) -> bool {
+        let head = other.head_len();
+        if head > 0 {
+            if self.frags.is_empty() && head <= self.tailroom() {
+                let at = self.tail as usize;
+                self.head[at..at + head].copy_from_slice(other.head());
+                self.tail += head as u32;
+            } else {
+                // The head's memory itself becomes a fragment; the other packet gets a new head.
+                let Some(fresh) = pool.take_head() else { return false };
+                let off = other.data;
+                let buf = std::mem::replace(&mut other.head, fresh);
+                self.frags.push(Frag { mem: Mem::Own(buf), off, len: head as u32 });
+                self.frag_len += head as u32;
+            }
+            other.data = HEADROOM as u32;
+            other.tail = HEADROOM as u32;
+        }
+        self.frag_len += other.frag_len;
+        other.frag_len = 0;
+        self.frags.append(&mut other.frags);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests;

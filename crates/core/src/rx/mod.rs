@@ -1,0 +1,5 @@
+//! Stages that exist on the receive path only.
+
+pub mod backlog;
+pub mod gro;
+pub mod queue;

@@ -1,0 +1,18 @@
+//! Stage `SockQueue`, RX: the datagram waits for its reader.
+//!
+//! before: [`crate::udp::input`]   after: the application
+//! Linux:  net/core/sock.c `sock_queue_rcv_skb`, net/ipv4/udp.c `__udp_enqueue_schedule_skb`
+//! drops:  SocketRcvbuff, Socket6Rcvbuff, ProtoMem
+
+use crate::pkt::{Pkt, Verdict};
+use crate::shard::Shard;
+use crate::sock::SockKind;
+
+/// Queues a datagram or a message to the socket that Demux found. TCP queues its own data.
+#[inline]
+pub fn sock_queue_rcv_skb(cx: &mut Shard, pkt: Pkt) -> Verdict {
+    match pkt.sock {
+        Some(id) if id.kind == SockKind::Udp => crate::udp::input::udp_queue_rcv_skb(cx, id, pkt),
+        _ => crate::ip::icmp::ping_queue_rcv_skb(cx, pkt),
+    }
+}

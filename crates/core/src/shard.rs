@@ -1,0 +1,159 @@
+//! What one core owns: a whole stack, its sockets and its counts.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::ip::{icmp, reasm, route};
+use crate::link::{Iface, neigh};
+use crate::pkt::{Pkt, Pool};
+use crate::rand::Rng;
+use crate::sock::Events;
+use crate::table::{Counts, Knobs, Reason, Stage};
+use crate::time::{Instant, Wheel};
+use crate::trace::Trace;
+
+/// Everything of a stack but its sockets (Linux: `struct net`, and this CPU's `softnet_data`).
+pub struct Net {
+    /// The time, as taken when the ring was dequeued.
+    pub now: Instant,
+    /// Counters, stages, drops: shared with whoever looks.
+    pub counts: Arc<Counts>,
+    /// The knobs' values.
+    pub knobs: Knobs,
+    /// Packet memory.
+    pub pool: Pool,
+    /// Randomness, seeded from outside.
+    pub rng: Rng,
+    /// Devices, by their number.
+    pub ifaces: Vec<Iface>,
+    /// Routes.
+    pub fib: route::Fib,
+    /// Neighbours (ARP and ND).
+    pub neigh: neigh::Table,
+    /// Fragments that wait for the rest.
+    pub reasm: reasm::Table,
+    /// Rate limits and path MTUs learnt by ICMP.
+    pub icmp: icmp::State,
+    /// Packets of transports: the transport header is written, addresses are set. Next: IpOut.
+    pub ip_out: VecDeque<Pkt>,
+    /// Packets with an IP header that are routed already: forwarded ones. Next: Frag.
+    pub frag_out: VecDeque<Pkt>,
+    /// Fragments. Next: Neigh.
+    pub neigh_out: VecDeque<Pkt>,
+    /// Whole frames: ARP, and packets whose neighbour was found. Next: Qdisc.
+    pub link_out: VecDeque<Pkt>,
+    /// Packets for others that Route found. Next: Forward.
+    pub forward_in: VecDeque<Pkt>,
+    /// Fragments for us that Route found. Next: Reasm.
+    pub reasm_in: VecDeque<Pkt>,
+    /// The input queue (`softnet_data.input_pkt_queue`): loopback and devices without NAPI.
+    pub backlog: VecDeque<Pkt>,
+    /// What the application is to be told.
+    pub events: Events,
+    /// Where verdicts of traced packets go.
+    pub trace: Option<Trace>,
+    /// A clock for measuring the stages, in nanoseconds; `None` = stages are not timed.
+    pub clock: Option<fn() -> u64>,
+    /// Counts batches, to time one in sixty-four.
+    pub(crate) tick: u32,
+}
+
+/// One core's stack (Linux has no name for it: a `struct net` that one CPU owns).
+pub struct Shard {
+    /// Everything but sockets.
+    pub net: Net,
+    /// UDP sockets.
+    pub udp: crate::udp::Sockets,
+    /// TCP sockets.
+    pub tcp: crate::tcp::Sockets,
+    /// The socket that answers for foreign addresses' ICMP echo, if one is open.
+    pub ping: crate::ip::icmp::PingSock,
+}
+
+impl Shard {
+    /// An empty stack: no devices, no addresses, knobs at their defaults. `seed` decides every
+    /// random choice that it will ever make.
+    pub fn new(seed: u64) -> Shard {
+        let mut rng = Rng::new(seed);
+        let knobs = Knobs::default();
+        let net = Net {
+            now: Instant::ZERO,
+            counts: Arc::default(),
+            pool: Pool::new(knobs.pool_small as usize, knobs.pool_large as usize),
+            ifaces: Vec::new(),
+            fib: route::Fib::default(),
+            neigh: neigh::Table::new(rng.keyed()),
+            reasm: reasm::Table::new(rng.keyed()),
+            icmp: icmp::State::new(rng.keyed()),
+            ip_out: VecDeque::new(),
+            frag_out: VecDeque::new(),
+            neigh_out: VecDeque::new(),
+            link_out: VecDeque::new(),
+            forward_in: VecDeque::new(),
+            reasm_in: VecDeque::new(),
+            backlog: VecDeque::new(),
+            events: Events::default(),
+            trace: None,
+            clock: None,
+            tick: 0,
+            knobs,
+            rng: rng.clone(),
+        };
+        let udp = crate::udp::Sockets::new(rng.keyed());
+        let tcp = crate::tcp::Sockets::new(&mut rng);
+        Shard { net, udp, tcp, ping: Default::default() }
+    }
+
+    /// Adds a device; its number is what packets name it by.
+    pub fn add_iface(&mut self, iface: Iface) -> u8 {
+        assert!(self.net.ifaces.len() < 255, "a shard has at most 255 devices");
+        self.net.ifaces.push(iface);
+        self.net.ifaces.len() as u8 - 1
+    }
+
+    /// Sets the knob at `path` while the stack runs.
+    ///
+    /// # Errors
+    /// [`crate::table::knob::SetError`] (ENOENT, EINVAL); nothing changes then.
+    pub fn set_knob(&mut self, path: &str, value: &str) -> Result<(), crate::table::knob::SetError> {
+        self.net.knobs.set(path, value)?;
+        self.net.pool.small_max = self.net.knobs.pool_small as usize;
+        self.net.pool.large_max = self.net.knobs.pool_large as usize;
+        Ok(())
+    }
+
+    /// The next socket to which something happened.
+    pub fn poll_event(&mut self) -> Option<crate::sock::Event> {
+        self.net.events.pop()
+    }
+}
+
+impl Net {
+    /// Drops a packet: counts the reason at its stage, with the counters of its row, and gives the
+    /// memory back. The only way to lose a packet.
+    #[inline]
+    pub fn kfree_skb_reason(&mut self, stage: Stage, pkt: Pkt, reason: Reason) {
+        self.counts.dropped(stage, reason);
+        if pkt.trace != 0 {
+            self.trace_drop(stage, &pkt, reason);
+        }
+        self.pool.free(pkt);
+    }
+
+    #[cold]
+    fn trace_drop(&mut self, stage: Stage, pkt: &Pkt, reason: Reason) {
+        if let Some(trace) = &mut self.trace {
+            trace.dropped(stage, pkt, reason);
+        }
+    }
+
+    /// Whether this batch is one of those that are timed stage by stage.
+    #[inline]
+    pub(crate) fn timed(&mut self) -> Option<fn() -> u64> {
+        self.tick = self.tick.wrapping_add(1);
+        if self.tick & 63 == 0 { self.clock } else { None }
+    }
+}
+
+/// Timers of protocols that are not sockets live in wheels of their own; see [`Shard::poll_timers`].
+pub type Timers = Wheel;

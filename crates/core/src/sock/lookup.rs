@@ -1,0 +1,60 @@
+//! Stage `Demux`, RX: finds who wants the packet.
+//!
+//! before: [`crate::ip::route`]   after: [`crate::udp::input`], [`crate::tcp::input`], [`crate::ip::icmp`]
+//! Linux:  net/ipv4/ip_input.c `ip_protocol_deliver_rcu`, `__udp4_lib_lookup`, `__inet_lookup_skb`
+//! RFCs:   768, 9293 §3.10.7
+//! drops:  IpNoProto, Ip6NoProto, and what the protocols' look-ups give
+
+use std::net::IpAddr;
+
+use crate::pkt::{Pkt, Verdict};
+use crate::shard::Shard;
+use crate::table::{Reason, count::id};
+use crate::wire::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP};
+
+/// Hands the packet to its protocol's look-up.
+#[inline]
+pub fn ip_local_deliver(cx: &mut Shard, pkt: Pkt) -> Verdict {
+    let v4 = pkt.src.is_ipv4();
+    let verdict = match pkt.ip_proto {
+        IPPROTO_UDP => crate::udp::input::udp_lookup(cx, pkt),
+        IPPROTO_TCP => crate::tcp::input::tcp_lookup(cx, pkt),
+        IPPROTO_ICMP if v4 => Verdict::Pass(pkt),
+        IPPROTO_ICMPV6 if !v4 => Verdict::Pass(pkt),
+        _ => return ip_no_proto(cx, pkt, v4),
+    };
+    if v4 {
+        cx.net.counts.inc(id::IpInDelivers);
+    } else {
+        cx.net.counts.inc(id::Ip6InDelivers);
+    }
+    verdict
+}
+
+#[cold]
+fn ip_no_proto(cx: &mut Shard, pkt: Pkt, v4: bool) -> Verdict {
+    crate::ip::icmp::proto_unreachable(cx, &pkt);
+    Verdict::Drop(pkt, if v4 { Reason::IpNoProto } else { Reason::Ip6NoProto })
+}
+
+/// The words of an address pair and a port pair for a keyed hash.
+#[inline]
+pub(crate) fn hash_tuple(
+    key: &crate::rand::Keyed,
+    local: IpAddr,
+    remote: IpAddr,
+    ports: (u16, u16),
+) -> u32 {
+    let ports = (ports.0 as u64) << 16 | ports.1 as u64;
+    match (local, remote) {
+        (IpAddr::V4(l), IpAddr::V4(r)) => {
+            key.hash2((l.to_bits() as u64) << 32 | r.to_bits() as u64, ports)
+        }
+        (IpAddr::V6(l), IpAddr::V6(r)) => {
+            let (l, r) = (l.to_bits(), r.to_bits());
+            key.hash5([l as u64, (l >> 64) as u64, r as u64, (r >> 64) as u64, ports])
+        }
+        // A packet has addresses of one family; this is never reached with one that arrived.
+        _ => 0,
+    }
+}

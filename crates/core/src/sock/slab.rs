@@ -1,0 +1,81 @@
+//! A table whose places are reused, with generations so that old names do not hit new entries.
+
+struct Slot<T> {
+    generation: u32,
+    value: Option<T>,
+}
+
+/// A table of sockets: O(1) insert, look-up and removal, bounded only by its caller.
+pub struct Slab<T> {
+    slots: Vec<Slot<T>>,
+    free: Vec<u32>,
+    len: usize,
+}
+
+impl<T> Default for Slab<T> {
+    fn default() -> Self {
+        Slab { slots: Vec::new(), free: Vec::new(), len: 0 }
+    }
+}
+
+impl<T> Slab<T> {
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+    /// Adds an entry; returns its index and generation.
+    pub fn insert(&mut self, value: T) -> (u32, u32) {
+        self.len += 1;
+        if let Some(index) = self.free.pop() {
+            let slot = &mut self.slots[index as usize];
+            slot.value = Some(value);
+            return (index, slot.generation);
+        }
+        self.slots.push(Slot { generation: 0, value: Some(value) });
+        (self.slots.len() as u32 - 1, 0)
+    }
+    /// The entry at `index`, if it is still of this generation.
+    #[inline]
+    pub fn get(&self, index: u32, generation: u32) -> Option<&T> {
+        let slot = self.slots.get(index as usize)?;
+        if slot.generation == generation { slot.value.as_ref() } else { None }
+    }
+    /// The same, writable.
+    #[inline]
+    pub fn get_mut(&mut self, index: u32, generation: u32) -> Option<&mut T> {
+        let slot = self.slots.get_mut(index as usize)?;
+        if slot.generation == generation { slot.value.as_mut() } else { None }
+    }
+    /// The entry at `index`, whatever its generation: for tables that hold only live entries.
+    #[inline]
+    pub fn at(&self, index: u32) -> Option<&T> {
+        self.slots.get(index as usize)?.value.as_ref()
+    }
+    /// The same, writable.
+    #[inline]
+    pub fn at_mut(&mut self, index: u32) -> Option<&mut T> {
+        self.slots.get_mut(index as usize)?.value.as_mut()
+    }
+    /// The generation of the entry at `index` (0 if there is none).
+    pub fn generation(&self, index: u32) -> u32 {
+        self.slots.get(index as usize).map_or(0, |s| s.generation)
+    }
+    /// Takes the entry out; its name is never valid again.
+    pub fn remove(&mut self, index: u32) -> Option<T> {
+        let slot = self.slots.get_mut(index as usize)?;
+        let value = slot.value.take()?;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(index);
+        self.len -= 1;
+        Some(value)
+    }
+    /// Every entry with its index and generation, in order of the index.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, u32, &T)> {
+        let each = self.slots.iter().enumerate();
+        each.filter_map(|(i, s)| Some((i as u32, s.generation, s.value.as_ref()?)))
+    }
+}

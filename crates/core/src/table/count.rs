@@ -1,0 +1,636 @@
+//! The counters, under the names that Linux gives them.
+//!
+//! Counters are relaxed atomics with one writer, the shard's thread: as cheap as plain adds, and
+//! readable by anybody at any time, also when the shard hangs.
+
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::reason::{REASONS, Reason};
+use super::stage::{Flow, STAGES, Stage};
+
+/// What a counter counts: the unit is a type, so that bytes can not be added to packets.
+pub trait Unit {
+    /// Its name, plural.
+    const NAME: &'static str;
+}
+macro_rules! units {
+    ($( $(#[doc = $doc:literal])+ $name:ident $text:literal )+) => { $(
+        $(#[doc = $doc])+
+        #[derive(Clone, Copy, Debug)]
+        pub enum $name {}
+        impl Unit for $name { const NAME: &'static str = $text; }
+    )+ };
+}
+units! {
+    /// Packets; a super-packet counts once, as in Linux.
+    Packets "packets"
+    /// Wire segments; a super-packet counts as many as it is cut into.
+    Segs "segments"
+    /// Things that happened.
+    Events "events"
+    /// Bytes.
+    Bytes "bytes"
+}
+
+/// A counter and its unit.
+pub struct Id<U>(Counter, PhantomData<U>);
+impl<U> Clone for Id<U> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<U> Copy for Id<U> {}
+
+/// One row of the counter table.
+pub struct Row {
+    /// The counter.
+    pub counter: Counter,
+    /// Our name for it: Linux's, with the group in front.
+    pub name: &'static str,
+    /// What it counts: the doc comment of the row.
+    pub help: &'static str,
+    /// The stage that moves it.
+    pub stage: Stage,
+    /// The unit, plural.
+    pub unit: &'static str,
+    /// `Group:Name` as in `/proc/net/snmp`, `/proc/net/netstat`, `snmp6`, `softnet_stat`, `dev`; or `none`.
+    pub linux: &'static str,
+}
+
+macro_rules! counters {
+    ($( $(#[doc = $doc:literal])+ $name:ident { $stage:ident, $unit:ident, $linux:literal } )+) => {
+        /// A counter.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u16)]
+        pub enum Counter { $( $(#[doc = $doc])+ $name ),+ }
+
+        /// The counters with their units, for code that counts.
+        #[allow(non_upper_case_globals)]
+        pub mod id {
+            use super::*;
+            $( $(#[doc = $doc])+ pub const $name: Id<$unit> = Id(Counter::$name, PhantomData); )+
+        }
+
+        impl Counter {
+            /// The table.
+            pub const ROWS: &'static [Row] = &[$( Row {
+                counter: Counter::$name, name: stringify!($name), help: concat!($($doc),+),
+                stage: Stage::$stage, unit: <$unit as Unit>::NAME, linux: $linux,
+            } ),+];
+        }
+    };
+}
+
+/// How many counters there are.
+pub const COUNTERS: usize = Counter::ROWS.len();
+
+impl Counter {
+    /// This counter's row.
+    pub fn row(self) -> &'static Row {
+        &Counter::ROWS[self as usize]
+    }
+    /// The counter called `name`: ours, Linux's, or Linux's with its group (`Udp:RcvbufErrors`).
+    pub fn by_name(name: &str) -> Option<Counter> {
+        let exact = |r: &&Row| r.name.eq_ignore_ascii_case(name) || r.linux.eq_ignore_ascii_case(name);
+        let bare = |r: &&Row| {
+            r.linux.split_once(':').is_some_and(|(_, bare)| bare.eq_ignore_ascii_case(name))
+        };
+        let rows = Counter::ROWS;
+        rows.iter().find(exact).or_else(|| rows.iter().find(bare)).map(|r| r.counter)
+    }
+}
+
+/// All the counts of one shard: stages, counters and drops by reason.
+pub struct Counts {
+    flows: [Flow; STAGES],
+    counters: [AtomicU64; COUNTERS],
+    drops: [AtomicU64; REASONS],
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Counts {
+            flows: std::array::from_fn(|_| Flow::default()),
+            counters: std::array::from_fn(|_| AtomicU64::new(0)),
+            drops: std::array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
+}
+
+#[inline]
+fn bump(cell: &AtomicU64, n: u64) {
+    cell.store(cell.load(Relaxed).wrapping_add(n), Relaxed);
+}
+
+impl Counts {
+    /// What went through a stage.
+    #[inline]
+    pub fn flow(&self, stage: Stage) -> &Flow {
+        &self.flows[stage as usize]
+    }
+    /// Counts one packet, segment or event.
+    #[inline]
+    pub fn inc<U: Countable>(&self, id: Id<U>) {
+        bump(&self.counters[id.0 as usize], 1);
+    }
+    /// Counts `n` packets, segments or events.
+    #[inline]
+    pub fn inc_by<U: Countable>(&self, id: Id<U>, n: u64) {
+        bump(&self.counters[id.0 as usize], n);
+    }
+    /// Counts `n` bytes.
+    #[inline]
+    pub fn add_bytes(&self, id: Id<Bytes>, n: u64) {
+        bump(&self.counters[id.0 as usize], n);
+    }
+    /// Takes back what was counted (gauges such as `Tcp:CurrEstab`).
+    #[inline]
+    pub fn dec<U: Countable>(&self, id: Id<U>) {
+        let cell = &self.counters[id.0 as usize];
+        cell.store(cell.load(Relaxed).saturating_sub(1), Relaxed);
+    }
+    /// Reads a counter.
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.counters[counter as usize].load(Relaxed)
+    }
+    /// How many packets were dropped for `reason`.
+    pub fn drops(&self, reason: Reason) -> u64 {
+        self.drops[reason as usize].load(Relaxed)
+    }
+    /// Counts a drop: the reason, its stage, and the MIB counters of its row. The only place that does.
+    #[inline]
+    pub fn dropped(&self, stage: Stage, reason: Reason) {
+        bump(&self.drops[reason as usize], 1);
+        self.flow(stage).drop(1);
+        for also in reason.row().also {
+            bump(&self.counters[*also as usize], 1);
+        }
+    }
+    /// The stages for which the law of conservation does not hold, with what is missing.
+    pub fn unaccounted(&self) -> Vec<(Stage, i64)> {
+        let miss = |s: &Stage| (*s, self.flow(*s).read().missing());
+        Stage::ALL.iter().map(miss).filter(|(_, m)| *m != 0).collect()
+    }
+}
+
+/// Units of which single ones happen.
+pub trait Countable: Unit {}
+impl Countable for Packets {}
+impl Countable for Segs {}
+impl Countable for Events {}
+
+counters! {
+    /// Packets read from devices.
+    DevRxPackets { Ring, Packets, "dev:rx_packets" }
+    /// Bytes read from devices.
+    DevRxBytes { Ring, Bytes, "dev:rx_bytes" }
+    /// Bad packets from devices, all kinds together.
+    DevRxErrors { Ring, Packets, "dev:rx_errors" }
+    /// Packets lost because the receive ring was full or no buffer was left.
+    DevRxMissed { Ring, Packets, "dev:rx_missed_errors" }
+    /// Packets that the stack itself dropped for want of room.
+    DevRxDropped { Backlog, Packets, "dev:rx_dropped" }
+    /// Frames shorter than their header.
+    DevRxLengthErrors { Link, Packets, "dev:rx_length_errors" }
+    /// Packets of a protocol that nobody here speaks.
+    DevRxNohandler { Link, Packets, "dev:rx_nohandler" }
+    /// Frames for other hosts.
+    DevRxOtherhostDropped { Link, Packets, "dev:rx_otherhost_dropped" }
+    /// Multicast frames received.
+    DevRxMulticast { Link, Packets, "dev:multicast" }
+    /// Packets that the poll loop took off rings and backlog.
+    SoftnetProcessed { Poll, Packets, "softnet:processed" }
+    /// Packets dropped because the backlog was full.
+    SoftnetDropped { Backlog, Packets, "softnet:dropped" }
+    /// Poll passes that ended with work left: the budget of packets was used up.
+    SoftnetTimeSqueeze { Poll, Events, "softnet:time_squeeze" }
+    /// Those of the squeezes where the packet budget (`netdev_budget`) ran out.
+    SoftnetSqueezeBudget { Poll, Events, "none" }
+    /// Those of the squeezes where the time budget (`netdev_budget_usecs`) ran out.
+    SoftnetSqueezeTime { Poll, Events, "none" }
+    /// Poll passes: what `NET_RX` is in `/proc/softirqs`.
+    SoftirqNetRx { Poll, Events, "softirqs:NET_RX" }
+    /// Transmit passes: what `NET_TX` is in `/proc/softirqs`.
+    SoftirqNetTx { Xmit, Events, "softirqs:NET_TX" }
+    /// Times the loop served timers: what `TIMER` is in `/proc/softirqs`.
+    SoftirqTimer { Poll, Events, "softirqs:TIMER" }
+    /// Segments that receive offload merged into others.
+    GroMerged { Gro, Segs, "none" }
+    /// Super-packets that receive offload completed.
+    GroCompleted { Gro, Packets, "none" }
+    /// IPv4 packets that reached `ip_rcv`, before any check.
+    IpInReceives { Ip, Packets, "Ip:InReceives" }
+    /// IPv4 packets dropped for an error in the header.
+    IpInHdrErrors { Ip, Packets, "Ip:InHdrErrors" }
+    /// IPv4 packets for an address that is not here.
+    IpInAddrErrors { Route, Packets, "Ip:InAddrErrors" }
+    /// IPv4 packets that were sent on towards their destination.
+    IpForwDatagrams { Forward, Packets, "Ip:ForwDatagrams" }
+    /// IPv4 packets of a protocol that nobody here speaks.
+    IpInUnknownProtos { Demux, Packets, "Ip:InUnknownProtos" }
+    /// IPv4 packets dropped though nothing was wrong with them.
+    IpInDiscards { Ip, Packets, "Ip:InDiscards" }
+    /// IPv4 packets handed to a transport protocol.
+    IpInDelivers { Demux, Packets, "Ip:InDelivers" }
+    /// IPv4 packets that transport protocols asked to send.
+    IpOutRequests { IpOut, Packets, "Ip:OutRequests" }
+    /// IPv4 packets of ours dropped though nothing was wrong with them.
+    IpOutDiscards { IpOut, Packets, "Ip:OutDiscards" }
+    /// IPv4 packets of ours for which there was no route.
+    IpOutNoRoutes { IpOut, Packets, "Ip:OutNoRoutes" }
+    /// Packets whose fragments did not all arrive in time.
+    IpReasmTimeout { Reasm, Packets, "Ip:ReasmTimeout" }
+    /// Fragments received.
+    IpReasmReqds { Reasm, Packets, "Ip:ReasmReqds" }
+    /// Packets put together from fragments.
+    IpReasmOKs { Reasm, Packets, "Ip:ReasmOKs" }
+    /// Failures of reassembly, whatever the cause.
+    IpReasmFails { Reasm, Packets, "Ip:ReasmFails" }
+    /// Packets that were fragmented.
+    IpFragOKs { Frag, Packets, "Ip:FragOKs" }
+    /// Packets that should have been fragmented but may not be.
+    IpFragFails { Frag, Packets, "Ip:FragFails" }
+    /// Fragments made.
+    IpFragCreates { Frag, Packets, "Ip:FragCreates" }
+    /// IPv4 packets handed to the neighbour stage.
+    IpOutTransmits { Neigh, Packets, "Ip:OutTransmits" }
+    /// IPv4 packets without a route on input.
+    IpInNoRoutes { Route, Packets, "IpExt:InNoRoutes" }
+    /// IPv4 packets shorter than they say.
+    IpInTruncatedPkts { Ip, Packets, "IpExt:InTruncatedPkts" }
+    /// IPv4 multicast packets received.
+    IpInMcastPkts { Ip, Packets, "IpExt:InMcastPkts" }
+    /// IPv4 multicast packets sent.
+    IpOutMcastPkts { IpOut, Packets, "IpExt:OutMcastPkts" }
+    /// IPv4 broadcast packets received.
+    IpInBcastPkts { Ip, Packets, "IpExt:InBcastPkts" }
+    /// IPv4 broadcast packets sent.
+    IpOutBcastPkts { IpOut, Packets, "IpExt:OutBcastPkts" }
+    /// Bytes of IPv4 packets received, headers included.
+    IpInOctets { Ip, Bytes, "IpExt:InOctets" }
+    /// Bytes of IPv4 packets sent, headers included.
+    IpOutOctets { IpOut, Bytes, "IpExt:OutOctets" }
+    /// IPv4 packets with a wrong header checksum.
+    IpInCsumErrors { Ip, Packets, "IpExt:InCsumErrors" }
+    /// IPv4 packets not capable of ECN.
+    IpInNoECTPkts { Ip, Segs, "IpExt:InNoECTPkts" }
+    /// IPv4 packets marked ECT(1).
+    IpInECT1Pkts { Ip, Segs, "IpExt:InECT1Pkts" }
+    /// IPv4 packets marked ECT(0).
+    IpInECT0Pkts { Ip, Segs, "IpExt:InECT0Pkts" }
+    /// IPv4 packets marked: congestion experienced.
+    IpInCEPkts { Ip, Segs, "IpExt:InCEPkts" }
+    /// IPv6 packets that reached `ipv6_rcv`, before any check.
+    Ip6InReceives { Ip, Packets, "Ip6:InReceives" }
+    /// IPv6 packets dropped for an error in a header.
+    Ip6InHdrErrors { Ip, Packets, "Ip6:InHdrErrors" }
+    /// IPv6 packets larger than the next link.
+    Ip6InTooBigErrors { Forward, Packets, "Ip6:InTooBigErrors" }
+    /// IPv6 packets without a route on input.
+    Ip6InNoRoutes { Route, Packets, "Ip6:InNoRoutes" }
+    /// IPv6 packets for an address that is not here.
+    Ip6InAddrErrors { Route, Packets, "Ip6:InAddrErrors" }
+    /// IPv6 packets of a next header that nobody here speaks.
+    Ip6InUnknownProtos { Demux, Packets, "Ip6:InUnknownProtos" }
+    /// IPv6 packets shorter than they say.
+    Ip6InTruncatedPkts { Ip, Packets, "Ip6:InTruncatedPkts" }
+    /// IPv6 packets dropped though nothing was wrong with them.
+    Ip6InDiscards { Ip, Packets, "Ip6:InDiscards" }
+    /// IPv6 packets handed to a transport protocol.
+    Ip6InDelivers { Demux, Packets, "Ip6:InDelivers" }
+    /// IPv6 packets that were sent on towards their destination.
+    Ip6OutForwDatagrams { Forward, Packets, "Ip6:OutForwDatagrams" }
+    /// IPv6 packets that transport protocols asked to send.
+    Ip6OutRequests { IpOut, Packets, "Ip6:OutRequests" }
+    /// IPv6 packets of ours dropped though nothing was wrong with them.
+    Ip6OutDiscards { IpOut, Packets, "Ip6:OutDiscards" }
+    /// IPv6 packets of ours for which there was no route.
+    Ip6OutNoRoutes { IpOut, Packets, "Ip6:OutNoRoutes" }
+    /// IPv6 packets whose fragments did not all arrive in time.
+    Ip6ReasmTimeout { Reasm, Packets, "Ip6:ReasmTimeout" }
+    /// IPv6 fragments received.
+    Ip6ReasmReqds { Reasm, Packets, "Ip6:ReasmReqds" }
+    /// IPv6 packets put together from fragments.
+    Ip6ReasmOKs { Reasm, Packets, "Ip6:ReasmOKs" }
+    /// Failures of IPv6 reassembly, whatever the cause.
+    Ip6ReasmFails { Reasm, Packets, "Ip6:ReasmFails" }
+    /// IPv6 packets that were fragmented.
+    Ip6FragOKs { Frag, Packets, "Ip6:FragOKs" }
+    /// IPv6 packets that should have been fragmented but may not be.
+    Ip6FragFails { Frag, Packets, "Ip6:FragFails" }
+    /// IPv6 fragments made.
+    Ip6FragCreates { Frag, Packets, "Ip6:FragCreates" }
+    /// IPv6 multicast packets received.
+    Ip6InMcastPkts { Ip, Packets, "Ip6:InMcastPkts" }
+    /// IPv6 multicast packets sent.
+    Ip6OutMcastPkts { IpOut, Packets, "Ip6:OutMcastPkts" }
+    /// Bytes of IPv6 packets received, headers included.
+    Ip6InOctets { Ip, Bytes, "Ip6:InOctets" }
+    /// Bytes of IPv6 packets sent, headers included.
+    Ip6OutOctets { IpOut, Bytes, "Ip6:OutOctets" }
+    /// IPv6 packets not capable of ECN.
+    Ip6InNoECTPkts { Ip, Segs, "Ip6:InNoECTPkts" }
+    /// IPv6 packets marked ECT(1).
+    Ip6InECT1Pkts { Ip, Segs, "Ip6:InECT1Pkts" }
+    /// IPv6 packets marked ECT(0).
+    Ip6InECT0Pkts { Ip, Segs, "Ip6:InECT0Pkts" }
+    /// IPv6 packets marked: congestion experienced.
+    Ip6InCEPkts { Ip, Segs, "Ip6:InCEPkts" }
+    /// IPv6 packets handed to the neighbour stage.
+    Ip6OutTransmits { Neigh, Packets, "Ip6:OutTransmits" }
+    /// ICMP messages received.
+    IcmpInMsgs { Transport, Packets, "Icmp:InMsgs" }
+    /// ICMP messages with an error of their own.
+    IcmpInErrors { Transport, Packets, "Icmp:InErrors" }
+    /// ICMP messages with a wrong checksum.
+    IcmpInCsumErrors { Transport, Packets, "Icmp:InCsumErrors" }
+    /// Destination-unreachable messages received.
+    IcmpInDestUnreachs { Transport, Packets, "Icmp:InDestUnreachs" }
+    /// Time-exceeded messages received.
+    IcmpInTimeExcds { Transport, Packets, "Icmp:InTimeExcds" }
+    /// Parameter-problem messages received.
+    IcmpInParmProbs { Transport, Packets, "Icmp:InParmProbs" }
+    /// Source-quench messages received (ignored, RFC 6633).
+    IcmpInSrcQuenchs { Transport, Packets, "Icmp:InSrcQuenchs" }
+    /// Redirects received.
+    IcmpInRedirects { Transport, Packets, "Icmp:InRedirects" }
+    /// Echo requests received.
+    IcmpInEchos { Transport, Packets, "Icmp:InEchos" }
+    /// Echo replies received.
+    IcmpInEchoReps { Transport, Packets, "Icmp:InEchoReps" }
+    /// Timestamp requests received.
+    IcmpInTimestamps { Transport, Packets, "Icmp:InTimestamps" }
+    /// Timestamp replies received.
+    IcmpInTimestampReps { Transport, Packets, "Icmp:InTimestampReps" }
+    /// ICMP messages sent.
+    IcmpOutMsgs { Send, Packets, "Icmp:OutMsgs" }
+    /// ICMP messages that could not be sent.
+    IcmpOutErrors { Send, Packets, "Icmp:OutErrors" }
+    /// ICMP messages withheld by the rate limit of all together.
+    IcmpOutRateLimitGlobal { Send, Packets, "Icmp:OutRateLimitGlobal" }
+    /// ICMP messages withheld by the rate limit of one destination.
+    IcmpOutRateLimitHost { Send, Packets, "Icmp:OutRateLimitHost" }
+    /// Destination-unreachable messages sent.
+    IcmpOutDestUnreachs { Send, Packets, "Icmp:OutDestUnreachs" }
+    /// Time-exceeded messages sent.
+    IcmpOutTimeExcds { Send, Packets, "Icmp:OutTimeExcds" }
+    /// Parameter-problem messages sent.
+    IcmpOutParmProbs { Send, Packets, "Icmp:OutParmProbs" }
+    /// Redirects sent.
+    IcmpOutRedirects { Send, Packets, "Icmp:OutRedirects" }
+    /// Echo requests sent.
+    IcmpOutEchos { Send, Packets, "Icmp:OutEchos" }
+    /// Echo replies sent.
+    IcmpOutEchoReps { Send, Packets, "Icmp:OutEchoReps" }
+    /// ICMPv6 messages received.
+    Icmp6InMsgs { Transport, Packets, "Icmp6:InMsgs" }
+    /// ICMPv6 messages with an error of their own.
+    Icmp6InErrors { Transport, Packets, "Icmp6:InErrors" }
+    /// ICMPv6 messages sent.
+    Icmp6OutMsgs { Send, Packets, "Icmp6:OutMsgs" }
+    /// ICMPv6 messages that could not be sent.
+    Icmp6OutErrors { Send, Packets, "Icmp6:OutErrors" }
+    /// ICMPv6 messages with a wrong checksum.
+    Icmp6InCsumErrors { Transport, Packets, "Icmp6:InCsumErrors" }
+    /// ICMPv6 messages withheld by the rate limit of one destination.
+    Icmp6OutRateLimitHost { Send, Packets, "Icmp6:OutRateLimitHost" }
+    /// ICMPv6 destination-unreachable messages received.
+    Icmp6InDestUnreachs { Transport, Packets, "Icmp6:InDestUnreachs" }
+    /// Packet-too-big messages received.
+    Icmp6InPktTooBigs { Transport, Packets, "Icmp6:InPktTooBigs" }
+    /// ICMPv6 time-exceeded messages received.
+    Icmp6InTimeExcds { Transport, Packets, "Icmp6:InTimeExcds" }
+    /// ICMPv6 parameter-problem messages received.
+    Icmp6InParmProblems { Transport, Packets, "Icmp6:InParmProblems" }
+    /// ICMPv6 echo requests received.
+    Icmp6InEchos { Transport, Packets, "Icmp6:InEchos" }
+    /// ICMPv6 echo replies received.
+    Icmp6InEchoReplies { Transport, Packets, "Icmp6:InEchoReplies" }
+    /// Router solicitations received.
+    Icmp6InRouterSolicits { Transport, Packets, "Icmp6:InRouterSolicits" }
+    /// Router advertisements received.
+    Icmp6InRouterAdvertisements { Transport, Packets, "Icmp6:InRouterAdvertisements" }
+    /// Neighbour solicitations received.
+    Icmp6InNeighborSolicits { Transport, Packets, "Icmp6:InNeighborSolicits" }
+    /// Neighbour advertisements received.
+    Icmp6InNeighborAdvertisements { Transport, Packets, "Icmp6:InNeighborAdvertisements" }
+    /// ICMPv6 redirects received.
+    Icmp6InRedirects { Transport, Packets, "Icmp6:InRedirects" }
+    /// MLDv2 reports received.
+    Icmp6InMLDv2Reports { Transport, Packets, "Icmp6:InMLDv2Reports" }
+    /// ICMPv6 destination-unreachable messages sent.
+    Icmp6OutDestUnreachs { Send, Packets, "Icmp6:OutDestUnreachs" }
+    /// Packet-too-big messages sent.
+    Icmp6OutPktTooBigs { Send, Packets, "Icmp6:OutPktTooBigs" }
+    /// ICMPv6 time-exceeded messages sent.
+    Icmp6OutTimeExcds { Send, Packets, "Icmp6:OutTimeExcds" }
+    /// ICMPv6 parameter-problem messages sent.
+    Icmp6OutParmProblems { Send, Packets, "Icmp6:OutParmProblems" }
+    /// ICMPv6 echo requests sent.
+    Icmp6OutEchos { Send, Packets, "Icmp6:OutEchos" }
+    /// ICMPv6 echo replies sent.
+    Icmp6OutEchoReplies { Send, Packets, "Icmp6:OutEchoReplies" }
+    /// Neighbour solicitations sent.
+    Icmp6OutNeighborSolicits { Send, Packets, "Icmp6:OutNeighborSolicits" }
+    /// Neighbour advertisements sent.
+    Icmp6OutNeighborAdvertisements { Send, Packets, "Icmp6:OutNeighborAdvertisements" }
+    /// Router advertisements sent.
+    Icmp6OutRouterAdvertisements { Send, Packets, "Icmp6:OutRouterAdvertisements" }
+    /// UDP datagrams delivered to sockets.
+    UdpInDatagrams { SockQueue, Packets, "Udp:InDatagrams" }
+    /// UDP datagrams for ports that nobody bound.
+    UdpNoPorts { Demux, Packets, "Udp:NoPorts" }
+    /// UDP datagrams that could not be delivered for another reason.
+    UdpInErrors { Transport, Packets, "Udp:InErrors" }
+    /// UDP datagrams sent.
+    UdpOutDatagrams { Send, Packets, "Udp:OutDatagrams" }
+    /// UDP datagrams dropped because the socket's receive buffer was full.
+    UdpRcvbufErrors { SockQueue, Packets, "Udp:RcvbufErrors" }
+    /// UDP datagrams not sent because the send buffer, or the queue below it, was full.
+    UdpSndbufErrors { Send, Packets, "Udp:SndbufErrors" }
+    /// UDP datagrams with a wrong checksum.
+    UdpInCsumErrors { Transport, Packets, "Udp:InCsumErrors" }
+    /// UDP datagrams that the multicast or lookup rules ignored.
+    UdpIgnoredMulti { Demux, Packets, "Udp:IgnoredMulti" }
+    /// UDP datagrams dropped because all UDP sockets together hold too much memory.
+    UdpMemErrors { SockQueue, Packets, "Udp:MemErrors" }
+    /// IPv6 UDP datagrams delivered to sockets.
+    Udp6InDatagrams { SockQueue, Packets, "Udp6:InDatagrams" }
+    /// IPv6 UDP datagrams for ports that nobody bound.
+    Udp6NoPorts { Demux, Packets, "Udp6:NoPorts" }
+    /// IPv6 UDP datagrams that could not be delivered for another reason.
+    Udp6InErrors { Transport, Packets, "Udp6:InErrors" }
+    /// IPv6 UDP datagrams sent.
+    Udp6OutDatagrams { Send, Packets, "Udp6:OutDatagrams" }
+    /// IPv6 UDP datagrams dropped because the socket's receive buffer was full.
+    Udp6RcvbufErrors { SockQueue, Packets, "Udp6:RcvbufErrors" }
+    /// IPv6 UDP datagrams not sent because the send buffer was full.
+    Udp6SndbufErrors { Send, Packets, "Udp6:SndbufErrors" }
+    /// IPv6 UDP datagrams with a wrong checksum.
+    Udp6InCsumErrors { Transport, Packets, "Udp6:InCsumErrors" }
+    /// Connections opened by us.
+    TcpActiveOpens { Send, Events, "Tcp:ActiveOpens" }
+    /// Connections opened by a peer.
+    TcpPassiveOpens { Transport, Events, "Tcp:PassiveOpens" }
+    /// Attempts to open that failed.
+    TcpAttemptFails { Transport, Events, "Tcp:AttemptFails" }
+    /// Established connections that were reset.
+    TcpEstabResets { Transport, Events, "Tcp:EstabResets" }
+    /// Connections in ESTABLISHED or CLOSE-WAIT now.
+    TcpCurrEstab { Transport, Events, "Tcp:CurrEstab" }
+    /// Segments received, those in error included.
+    TcpInSegs { Transport, Segs, "Tcp:InSegs" }
+    /// Segments sent, retransmissions excluded.
+    TcpOutSegs { Send, Segs, "Tcp:OutSegs" }
+    /// Segments retransmitted.
+    TcpRetransSegs { Send, Segs, "Tcp:RetransSegs" }
+    /// Segments received in error.
+    TcpInErrs { Transport, Packets, "Tcp:InErrs" }
+    /// Resets sent.
+    TcpOutRsts { Send, Segs, "Tcp:OutRsts" }
+    /// Segments with a wrong checksum.
+    TcpInCsumErrors { Transport, Packets, "Tcp:InCsumErrors" }
+    /// SYN cookies sent.
+    TcpExtSyncookiesSent { Send, Packets, "TcpExt:SyncookiesSent" }
+    /// SYN cookies that came back right.
+    TcpExtSyncookiesRecv { Transport, Packets, "TcpExt:SyncookiesRecv" }
+    /// SYN cookies that came back wrong.
+    TcpExtSyncookiesFailed { Transport, Packets, "TcpExt:SyncookiesFailed" }
+    /// Resets that ended half-open connections.
+    TcpExtEmbryonicRsts { Transport, Events, "TcpExt:EmbryonicRsts" }
+    /// Times the receive queue was pruned for want of memory.
+    TcpExtPruneCalled { SockQueue, Events, "TcpExt:PruneCalled" }
+    /// Out-of-order queues pruned for want of memory.
+    TcpExtOfoPruned { SockQueue, Packets, "TcpExt:OfoPruned" }
+    /// ICMP errors for sequence numbers outside the window.
+    TcpExtOutOfWindowIcmps { Transport, Packets, "TcpExt:OutOfWindowIcmps" }
+    /// Connections whose TIME_WAIT ended by time.
+    TcpExtTW { Transport, Events, "TcpExt:TW" }
+    /// TIME_WAIT entries reused for a new connection.
+    TcpExtTWRecycled { Transport, Events, "TcpExt:TWRecycled" }
+    /// Segments rejected in established connections for an old timestamp.
+    TcpExtPAWSEstab { Transport, Packets, "TcpExt:PAWSEstab" }
+    /// SYNs rejected for an old timestamp.
+    TcpExtPAWSActive { Transport, Packets, "TcpExt:PAWSActive" }
+    /// Delayed acknowledgements sent.
+    TcpExtDelayedACKs { Send, Packets, "TcpExt:DelayedACKs" }
+    /// Times the delayed-ACK mode was left because the peer retransmitted.
+    TcpExtDelayedACKLost { Transport, Events, "TcpExt:DelayedACKLost" }
+    /// Connections refused because the accept queue was full.
+    TcpExtListenOverflows { Transport, Events, "TcpExt:ListenOverflows" }
+    /// SYNs to listening sockets that were dropped.
+    TcpExtListenDrops { Transport, Events, "TcpExt:ListenDrops" }
+    /// Segments handled on the header-prediction fast path.
+    TcpExtTCPHPHits { Transport, Packets, "TcpExt:TCPHPHits" }
+    /// Pure acknowledgements.
+    TcpExtTCPPureAcks { Transport, Packets, "TcpExt:TCPPureAcks" }
+    /// Acknowledgements handled on the fast path.
+    TcpExtTCPHPAcks { Transport, Packets, "TcpExt:TCPHPAcks" }
+    /// Recoveries begun by SACK.
+    TcpExtTCPSackRecovery { Transport, Events, "TcpExt:TCPSackRecovery" }
+    /// Recoveries begun by duplicate acknowledgements without SACK.
+    TcpExtTCPRenoRecovery { Transport, Events, "TcpExt:TCPRenoRecovery" }
+    /// Peers that took back a selective acknowledgement.
+    TcpExtTCPSACKReneging { Transport, Events, "TcpExt:TCPSACKReneging" }
+    /// Segments retransmitted in fast recovery.
+    TcpExtTCPFastRetrans { Send, Segs, "TcpExt:TCPFastRetrans" }
+    /// Segments retransmitted in slow start after a time-out.
+    TcpExtTCPSlowStartRetrans { Send, Segs, "TcpExt:TCPSlowStartRetrans" }
+    /// Retransmission time-outs.
+    TcpExtTCPTimeouts { Send, Events, "TcpExt:TCPTimeouts" }
+    /// Tail-loss probes sent.
+    TcpExtTCPLossProbes { Send, Events, "TcpExt:TCPLossProbes" }
+    /// Retransmissions found lost.
+    TcpExtTCPLostRetransmit { Transport, Segs, "TcpExt:TCPLostRetransmit" }
+    /// Congestion-window reductions undone by timestamps or DSACK.
+    TcpExtTCPFullUndo { Transport, Events, "TcpExt:TCPFullUndo" }
+    /// DSACKs sent for segments that came twice.
+    TcpExtTCPDSACKOldSent { Send, Packets, "TcpExt:TCPDSACKOldSent" }
+    /// DSACKs sent for out-of-order segments that came twice.
+    TcpExtTCPDSACKOfoSent { Send, Packets, "TcpExt:TCPDSACKOfoSent" }
+    /// DSACKs received.
+    TcpExtTCPDSACKRecv { Transport, Packets, "TcpExt:TCPDSACKRecv" }
+    /// Connections reset because data came after they were closed.
+    TcpExtTCPAbortOnData { Transport, Events, "TcpExt:TCPAbortOnData" }
+    /// Connections reset because they were closed with data unread.
+    TcpExtTCPAbortOnClose { Send, Events, "TcpExt:TCPAbortOnClose" }
+    /// Connections given up after too many time-outs.
+    TcpExtTCPAbortOnTimeout { Send, Events, "TcpExt:TCPAbortOnTimeout" }
+    /// Connections given up while lingering.
+    TcpExtTCPAbortOnLinger { Send, Events, "TcpExt:TCPAbortOnLinger" }
+    /// Connections given up for want of memory.
+    TcpExtTCPAbortOnMemory { Transport, Events, "TcpExt:TCPAbortOnMemory" }
+    /// Half-open connections beyond `tcp_max_syn_backlog`: SYNs answered by cookies.
+    TcpExtTCPReqQFullDoCookies { Transport, Events, "TcpExt:TCPReqQFullDoCookies" }
+    /// Half-open connections beyond `tcp_max_syn_backlog`: SYNs dropped.
+    TcpExtTCPReqQFullDrop { Transport, Events, "TcpExt:TCPReqQFullDrop" }
+    /// Segments retransmitted, SYNs included, that failed to be sent.
+    TcpExtTCPRetransFail { Send, Segs, "TcpExt:TCPRetransFail" }
+    /// Bursts received in order that were coalesced with what was queued.
+    TcpExtTCPRcvCoalesce { SockQueue, Packets, "TcpExt:TCPRcvCoalesce" }
+    /// Segments queued out of order.
+    TcpExtTCPOFOQueue { SockQueue, Packets, "TcpExt:TCPOFOQueue" }
+    /// Out-of-order segments that were merged with others.
+    TcpExtTCPOFOMerge { SockQueue, Packets, "TcpExt:TCPOFOMerge" }
+    /// Out-of-order segments dropped for want of memory.
+    TcpExtTCPOFODrop { SockQueue, Packets, "TcpExt:TCPOFODrop" }
+    /// Challenge acknowledgements sent (RFC 5961).
+    TcpExtTCPChallengeACK { Send, Packets, "TcpExt:TCPChallengeACK" }
+    /// SYNs inside connections that were answered by a challenge.
+    TcpExtTCPSYNChallenge { Transport, Packets, "TcpExt:TCPSYNChallenge" }
+    /// Duplicate or out-of-window segments whose answer the rate limit withheld.
+    TcpExtTCPACKSkipped { Send, Packets, "TcpExt:TCPACKSkippedSeq" }
+    /// Times the window fell to zero.
+    TcpExtTCPToZeroWindowAdv { Send, Events, "TcpExt:TCPToZeroWindowAdv" }
+    /// Times the window rose from zero.
+    TcpExtTCPFromZeroWindowAdv { Send, Events, "TcpExt:TCPFromZeroWindowAdv" }
+    /// Times a zero window was wanted but could not be told.
+    TcpExtTCPWantZeroWindowAdv { Send, Events, "TcpExt:TCPWantZeroWindowAdv" }
+    /// Segments dropped because the window is closed.
+    TcpExtTCPZeroWindowDrop { Transport, Packets, "TcpExt:TCPZeroWindowDrop" }
+    /// Data segments dropped because the receive queue was full.
+    TcpExtTCPRcvQDrop { SockQueue, Packets, "TcpExt:TCPRcvQDrop" }
+    /// SYN and SYN-ACK retransmissions.
+    TcpExtTCPSynRetrans { Send, Segs, "TcpExt:TCPSynRetrans" }
+    /// Data segments sent as they were written first.
+    TcpExtTCPOrigDataSent { Send, Segs, "TcpExt:TCPOrigDataSent" }
+    /// Keepalive probes sent.
+    TcpExtTCPKeepAlive { Send, Packets, "TcpExt:TCPKeepAlive" }
+    /// Zero-window probes sent.
+    TcpExtTCPWinProbe { Send, Packets, "TcpExt:TCPWinProbe" }
+    /// Segments whose delivery was confirmed.
+    TcpExtTCPDelivered { Transport, Segs, "TcpExt:TCPDelivered" }
+    /// Segments delivered with a congestion mark.
+    TcpExtTCPDeliveredCE { Transport, Segs, "TcpExt:TCPDeliveredCE" }
+    /// Times the slow start ended by a train of ACKs or by delay (HyStart).
+    TcpExtTCPHystartDelayDetect { Transport, Events, "TcpExt:TCPHystartDelayDetect" }
+    /// Spurious time-outs found (F-RTO).
+    TcpExtTCPSpuriousRtxHostQueues { Send, Events, "TcpExt:TCPSpuriousRtxHostQueues" }
+    /// Packets that the reverse-path filter refused.
+    TcpExtIPReversePathFilter { Route, Packets, "TcpExt:IPReversePathFilter" }
+    /// Neighbour-table entries refused because the table was full.
+    NeighTableFulls { Neigh, Events, "arp_cache:table_fulls" }
+    /// Packets dropped because too many waited for a neighbour.
+    NeighUnresDiscards { Neigh, Packets, "arp_cache:unresolved_discards" }
+    /// Neighbour look-ups.
+    NeighLookups { Neigh, Events, "arp_cache:lookups" }
+    /// Neighbour look-ups that hit.
+    NeighHits { Neigh, Events, "arp_cache:hits" }
+    /// Neighbours that did not answer.
+    NeighResFailed { Neigh, Events, "arp_cache:res_failed" }
+    /// Super-packets cut in software.
+    GsoSegmented { Gso, Packets, "none" }
+    /// Segments made by cutting super-packets in software.
+    GsoSegs { Gso, Segs, "none" }
+    /// Packets handed to devices.
+    DevTxPackets { Xmit, Packets, "dev:tx_packets" }
+    /// Bytes handed to devices.
+    DevTxBytes { Xmit, Bytes, "dev:tx_bytes" }
+    /// Packets that devices refused.
+    DevTxErrors { Xmit, Packets, "dev:tx_errors" }
+    /// Packets dropped before the device: transmit queue full.
+    DevTxDropped { Qdisc, Packets, "dev:tx_dropped" }
+    /// Times a device had no room and packets were put back into the queue.
+    QdiscRequeues { Xmit, Packets, "qdisc:requeues" }
+}

@@ -1,0 +1,440 @@
+//! The knobs, by the names that sysctl, ethtool and tc give them.
+
+use super::stage::Stage;
+
+/// What a knob's value looks like.
+pub trait KnobValue: Sized + Clone + PartialEq {
+    /// Reads a value as `sysctl -w` would.
+    fn parse(text: &str) -> Option<Self>;
+    /// Writes it as `sysctl` prints it.
+    fn show(&self) -> String;
+    /// Whether it lies in `low..=high`.
+    fn in_range(&self, low: u64, high: u64) -> bool;
+}
+
+impl KnobValue for u64 {
+    fn parse(text: &str) -> Option<u64> {
+        text.trim().parse().ok()
+    }
+    fn show(&self) -> String {
+        self.to_string()
+    }
+    fn in_range(&self, low: u64, high: u64) -> bool {
+        (low..=high).contains(self)
+    }
+}
+
+impl KnobValue for bool {
+    fn parse(text: &str) -> Option<bool> {
+        match text.trim() {
+            "1" | "on" | "true" => Some(true),
+            "0" | "off" | "false" => Some(false),
+            _ => None,
+        }
+    }
+    fn show(&self) -> String {
+        (*self as u8).to_string()
+    }
+    fn in_range(&self, _: u64, _: u64) -> bool {
+        true
+    }
+}
+
+impl KnobValue for [u64; 3] {
+    fn parse(text: &str) -> Option<[u64; 3]> {
+        let mut words = text.split([' ', '\t', ',']).filter(|w| !w.is_empty());
+        let mut next = || words.next()?.parse().ok();
+        let three = [next()?, next()?, next()?];
+        words.next().is_none().then_some(three)
+    }
+    fn show(&self) -> String {
+        format!("{}\t{}\t{}", self[0], self[1], self[2])
+    }
+    fn in_range(&self, low: u64, high: u64) -> bool {
+        self.iter().all(|v| (low..=high).contains(v)) && self[0] <= self[1] && self[1] <= self[2]
+    }
+}
+
+/// Congestion control algorithms that exist here (`net.ipv4.tcp_available_congestion_control`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CcName {
+    /// RFC 9438.
+    Cubic,
+    /// RFC 5681.
+    Reno,
+}
+
+impl KnobValue for CcName {
+    fn parse(text: &str) -> Option<CcName> {
+        match text.trim() {
+            "cubic" => Some(CcName::Cubic),
+            "reno" => Some(CcName::Reno),
+            _ => None,
+        }
+    }
+    fn show(&self) -> String {
+        match self {
+            CcName::Cubic => "cubic",
+            CcName::Reno => "reno",
+        }
+        .to_owned()
+    }
+    fn in_range(&self, _: u64, _: u64) -> bool {
+        true
+    }
+}
+
+/// Where a knob applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The poll loop of one shard.
+    Host,
+    /// One network namespace: one stack.
+    Net,
+    /// One device.
+    Device,
+}
+
+/// When a new value counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// At once.
+    Now,
+    /// For sockets opened from now on.
+    NextSocket,
+    /// When the instance is started anew.
+    Restart,
+}
+
+/// One row of the knob table.
+pub struct Row {
+    /// Its path, as Linux writes it.
+    pub path: &'static str,
+    /// What it does: the doc comment of the row.
+    pub help: &'static str,
+    /// The unit of its value.
+    pub unit: &'static str,
+    /// The smallest value.
+    pub low: u64,
+    /// The largest value.
+    pub high: u64,
+    /// Where it applies.
+    pub scope: Scope,
+    /// When it counts.
+    pub takes: Takes,
+    /// The stage that reads it.
+    pub stage: Stage,
+    /// Why the default differs from Linux's; empty where it does not.
+    pub why: &'static str,
+    get: fn(&Knobs) -> String,
+    set: fn(&mut Knobs, &str, u64, u64) -> bool,
+}
+
+/// Why a knob was not set. EINVAL, or ENOENT for [`SetError::Unknown`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SetError {
+    /// There is no knob of this name (ENOENT); the nearest one, if any is near.
+    Unknown {
+        /// What was asked for.
+        path: String,
+        /// The name that is most like it.
+        near: Option<&'static str>,
+    },
+    /// The value can not be read, or lies outside the range (EINVAL).
+    Invalid {
+        /// The knob.
+        path: &'static str,
+        /// What was given.
+        value: String,
+        /// Smallest and largest value.
+        range: (u64, u64),
+        /// The unit.
+        unit: &'static str,
+    },
+    /// The knob can only be set when an instance is started (EBUSY).
+    NotNow {
+        /// The knob.
+        path: &'static str,
+    },
+}
+
+impl std::fmt::Display for SetError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            SetError::Unknown { path, near: Some(near) } => {
+                write!(f, "no knob is called {path:?}; did you mean {near:?}?")
+            }
+            SetError::Unknown { path, near: None } => {
+                write!(f, "no knob is called {path:?}; `linerate show knobs` lists them all")
+            }
+            SetError::Invalid { path, value, range: (0, 1), unit: "switch" } => {
+                write!(f, "{path} can not be {value:?}: it is on (1) or off (0)")
+            }
+            SetError::Invalid { path, value, range, unit } => write!(
+                f,
+                "{path} can not be {value:?}: it takes {unit} from {} to {}",
+                range.0, range.1
+            ),
+            SetError::NotNow { path } => {
+                write!(f, "{path} can only be set when the instance starts: pass --set {path}=…")
+            }
+        }
+    }
+}
+impl std::error::Error for SetError {}
+
+macro_rules! knobs {
+    ($( $(#[doc = $doc:literal])+ $name:ident: $ty:ty {
+        path: $path:literal, default: $default:expr, range: $low:literal..=$high:literal, unit: $unit:literal,
+        scope: $scope:ident, takes: $takes:ident, stage: $stage:ident $(, why: $why:literal)?
+    } )+) => {
+        /// The value of every knob.
+        #[derive(Clone, Debug)]
+        pub struct Knobs { $( $(#[doc = $doc])+ pub $name: $ty ),+ }
+
+        impl Default for Knobs {
+            fn default() -> Self { Knobs { $( $name: $default ),+ } }
+        }
+
+        impl Knobs {
+            /// The table.
+            pub const ROWS: &'static [Row] = &[$( Row {
+                path: $path, help: concat!($($doc),+), unit: $unit, low: $low, high: $high,
+                scope: Scope::$scope, takes: Takes::$takes, stage: Stage::$stage,
+                why: concat!($($why)?),
+                get: |k| KnobValue::show(&k.$name),
+                set: |k, text, low, high| match <$ty as KnobValue>::parse(text) {
+                    Some(v) if v.in_range(low, high) => { k.$name = v; true }
+                    _ => false,
+                },
+            } ),+];
+        }
+    };
+}
+
+impl Knobs {
+    /// The row of the knob at `path` (dots or slashes, as `sysctl` takes both).
+    ///
+    /// # Errors
+    /// [`SetError::Unknown`] (ENOENT).
+    pub fn row(path: &str) -> Result<&'static Row, SetError> {
+        let dotted = path.replace('/', ".");
+        let found = Knobs::ROWS.iter().find(|r| r.path == dotted);
+        found.ok_or_else(|| SetError::Unknown { path: path.to_owned(), near: nearest(&dotted) })
+    }
+    /// Reads the knob at `path` as `sysctl` prints it.
+    ///
+    /// # Errors
+    /// [`SetError::Unknown`] (ENOENT).
+    pub fn get(&self, path: &str) -> Result<String, SetError> {
+        Ok((Knobs::row(path)?.get)(self))
+    }
+    /// Sets the knob at `path`; nothing changes on an error.
+    ///
+    /// # Errors
+    /// [`SetError::Unknown`] (ENOENT), [`SetError::Invalid`] (EINVAL).
+    pub fn set(&mut self, path: &str, value: &str) -> Result<(), SetError> {
+        let row = Knobs::row(path)?;
+        if (row.set)(self, value, row.low, row.high) {
+            return Ok(());
+        }
+        let value = value.to_owned();
+        Err(SetError::Invalid { path: row.path, value, range: (row.low, row.high), unit: row.unit })
+    }
+}
+
+fn nearest(path: &str) -> Option<&'static str> {
+    let last = |p: &str| p.rsplit('.').next().unwrap_or_default().to_owned();
+    let wanted = last(path);
+    let score = |candidate: &str| {
+        let have = last(candidate);
+        let common = have.chars().zip(wanted.chars()).take_while(|(a, b)| a == b).count();
+        (common * 2 >= wanted.len().max(3)).then_some(common)
+    };
+    let best = Knobs::ROWS.iter().filter_map(|r| Some((score(r.path)?, r.path)));
+    best.max_by_key(|(common, _)| *common).map(|(_, path)| path)
+}
+
+knobs! {
+    /// Slots of a device's receive ring (`ethtool -G rx`).
+    ring_rx: u64 { path: "ring.rx", default: 1024, range: 1..=65536, unit: "packets", scope: Device, takes: Now, stage: Ring }
+    /// Slots of a device's transmit ring (`ethtool -G tx`).
+    ring_tx: u64 { path: "ring.tx", default: 1024, range: 1..=65536, unit: "packets", scope: Device, takes: Now, stage: Xmit }
+    /// Small packet buffers (2 KiB) that the shard may own.
+    pool_small: u64 { path: "pool.small", default: 16384, range: 64..=4194304, unit: "buffers", scope: Host, takes: Now, stage: Ring }
+    /// Large packet buffers (64 KiB) that the shard may own.
+    pool_large: u64 { path: "pool.large", default: 2048, range: 4..=65536, unit: "buffers", scope: Host, takes: Now, stage: Ring }
+    /// Packets that one pass over all devices may take before it lets others run.
+    netdev_budget: u64 { path: "net.core.netdev_budget", default: 300, range: 1..=1000000, unit: "packets", scope: Host, takes: Now, stage: Poll }
+    /// Time that one pass over all devices may take before it lets others run.
+    netdev_budget_usecs: u64 { path: "net.core.netdev_budget_usecs", default: 2000, range: 1..=10000000, unit: "microseconds", scope: Host, takes: Now, stage: Poll }
+    /// Packets that one device may give in one poll before the next device has its turn.
+    dev_weight: u64 { path: "net.core.dev_weight", default: 64, range: 1..=4096, unit: "packets", scope: Host, takes: Now, stage: Poll }
+    /// Whether the loop spins for this long after its last packet instead of sleeping.
+    busy_poll: u64 { path: "net.core.busy_poll", default: 0, range: 0..=1000000, unit: "microseconds", scope: Host, takes: Now, stage: Poll }
+    /// Packets that may wait in the shard's input queue.
+    netdev_max_backlog: u64 { path: "net.core.netdev_max_backlog", default: 1000, range: 0..=10000000, unit: "packets", scope: Host, takes: Now, stage: Backlog }
+    /// Whether receive offload merges segments (`ethtool -K gro`).
+    gro: bool { path: "features.gro", default: true, range: 0..=1, unit: "switch", scope: Device, takes: Now, stage: Gro }
+    /// How long receive offload may hold a packet beyond the poll in which it came; 0 = not at all.
+    gro_flush_timeout: u64 { path: "dev.gro_flush_timeout", default: 0, range: 0..=1000000000, unit: "nanoseconds", scope: Device, takes: Now, stage: Gro }
+    /// Whether TCP may hand super-packets to the device (`ethtool -K tso`); off: they are cut in software.
+    tso: bool { path: "features.tso", default: true, range: 0..=1, unit: "switch", scope: Device, takes: Now, stage: Gso }
+    /// Whether TCP and UDP may build super-packets at all (`ethtool -K gso`).
+    gso: bool { path: "features.gso", default: true, range: 0..=1, unit: "switch", scope: Device, takes: Now, stage: Gso }
+    /// Whether checksums may be left to the device (`ethtool -K tx`).
+    tx_checksum: bool { path: "features.tx", default: true, range: 0..=1, unit: "switch", scope: Device, takes: Now, stage: Gso }
+    /// Whether checksums that the device calls good are believed (`ethtool -K rx`).
+    rx_checksum: bool { path: "features.rx", default: true, range: 0..=1, unit: "switch", scope: Device, takes: Now, stage: Transport }
+    /// Whether frames for other MAC addresses are taken.
+    promisc: bool { path: "dev.promisc", default: false, range: 0..=1, unit: "switch", scope: Device, takes: Now, stage: Link }
+    /// Packets that may wait in a device's transmit queue.
+    txqueuelen: u64 { path: "dev.txqueuelen", default: 1000, range: 1..=1000000, unit: "packets", scope: Device, takes: Now, stage: Qdisc }
+    /// Whether packets for others are forwarded.
+    ip_forward: bool { path: "net.ipv4.ip_forward", default: false, range: 0..=1, unit: "switch", scope: Net, takes: Now, stage: Route }
+    /// Whether IPv6 packets for others are forwarded.
+    ip6_forward: bool { path: "net.ipv6.conf.all.forwarding", default: false, range: 0..=1, unit: "switch", scope: Net, takes: Now, stage: Route }
+    /// Whether IPv6 is switched off.
+    disable_ipv6: bool { path: "net.ipv6.conf.all.disable_ipv6", default: false, range: 0..=1, unit: "switch", scope: Net, takes: Now, stage: Ip }
+    /// Reverse-path filter: 0 off, 1 strict, 2 loose (RFC 3704).
+    rp_filter: u64 { path: "net.ipv4.conf.all.rp_filter", default: 0, range: 0..=2, unit: "mode", scope: Net, takes: Now, stage: Route }
+    /// TTL of IPv4 packets that we send.
+    ip_default_ttl: u64 { path: "net.ipv4.ip_default_ttl", default: 64, range: 1..=255, unit: "hops", scope: Net, takes: Now, stage: IpOut }
+    /// Hop limit of IPv6 packets that we send.
+    hop_limit: u64 { path: "net.ipv6.conf.all.hop_limit", default: 64, range: 1..=255, unit: "hops", scope: Net, takes: Now, stage: IpOut }
+    /// Path MTU discovery off (1): packets may be fragmented on their way.
+    ip_no_pmtu_disc: bool { path: "net.ipv4.ip_no_pmtu_disc", default: false, range: 0..=1, unit: "switch", scope: Net, takes: NextSocket, stage: IpOut }
+    /// How long fragments wait for the rest.
+    ipfrag_time: u64 { path: "net.ipv4.ipfrag_time", default: 30, range: 1..=3600, unit: "seconds", scope: Net, takes: Now, stage: Reasm }
+    /// Memory that IPv4 fragments may hold.
+    ipfrag_high_thresh: u64 { path: "net.ipv4.ipfrag_high_thresh", default: 4194304, range: 0..=1073741824, unit: "bytes", scope: Net, takes: Now, stage: Reasm }
+    /// How far a fragment's packet may be behind those of the same source before it is given up; 0 = no limit.
+    ipfrag_max_dist: u64 { path: "net.ipv4.ipfrag_max_dist", default: 64, range: 0..=65536, unit: "packets", scope: Net, takes: Now, stage: Reasm }
+    /// How long IPv6 fragments wait for the rest.
+    ip6frag_time: u64 { path: "net.ipv6.ip6frag_time", default: 60, range: 1..=3600, unit: "seconds", scope: Net, takes: Now, stage: Reasm }
+    /// Memory that IPv6 fragments may hold.
+    ip6frag_high_thresh: u64 { path: "net.ipv6.ip6frag_high_thresh", default: 4194304, range: 0..=1073741824, unit: "bytes", scope: Net, takes: Now, stage: Reasm }
+    /// Time between ICMP errors to one destination.
+    icmp_ratelimit: u64 { path: "net.ipv4.icmp_ratelimit", default: 1000, range: 0..=3600000, unit: "milliseconds", scope: Net, takes: Now, stage: Send }
+    /// Which ICMP types the rate limit covers: one bit a type.
+    icmp_ratemask: u64 { path: "net.ipv4.icmp_ratemask", default: 6168, range: 0..=4294967295, unit: "bits", scope: Net, takes: Now, stage: Send }
+    /// ICMP messages in a second, to all destinations together.
+    icmp_msgs_per_sec: u64 { path: "net.ipv4.icmp_msgs_per_sec", default: 1000, range: 0..=1000000, unit: "messages", scope: Host, takes: Now, stage: Send }
+    /// How many ICMP messages may go out at once before the rate counts.
+    icmp_msgs_burst: u64 { path: "net.ipv4.icmp_msgs_burst", default: 50, range: 0..=1000000, unit: "messages", scope: Host, takes: Now, stage: Send }
+    /// Time between ICMPv6 errors to one destination.
+    icmp6_ratelimit: u64 { path: "net.ipv6.icmp.ratelimit", default: 1000, range: 0..=3600000, unit: "milliseconds", scope: Net, takes: Now, stage: Send }
+    /// Whether echo requests go unanswered.
+    icmp_echo_ignore_all: bool { path: "net.ipv4.icmp_echo_ignore_all", default: false, range: 0..=1, unit: "switch", scope: Net, takes: Now, stage: Transport }
+    /// Whether echo requests to broadcast and multicast addresses go unanswered.
+    icmp_echo_ignore_broadcasts: bool { path: "net.ipv4.icmp_echo_ignore_broadcasts", default: true, range: 0..=1, unit: "switch", scope: Net, takes: Now, stage: Transport }
+    /// Neighbours below which the table is never cleaned.
+    gc_thresh1: u64 { path: "net.ipv4.neigh.default.gc_thresh1", default: 128, range: 0..=1000000, unit: "entries", scope: Host, takes: Now, stage: Neigh }
+    /// Neighbours that the table may hold.
+    gc_thresh3: u64 { path: "net.ipv4.neigh.default.gc_thresh3", default: 1024, range: 1..=1000000, unit: "entries", scope: Host, takes: Now, stage: Neigh }
+    /// Bytes that may wait for one neighbour's link address.
+    unres_qlen_bytes: u64 { path: "net.ipv4.neigh.default.unres_qlen_bytes", default: 212992, range: 0..=1073741824, unit: "bytes", scope: Device, takes: Now, stage: Neigh }
+    /// Multicast solicitations before a neighbour is given up.
+    mcast_solicit: u64 { path: "net.ipv4.neigh.default.mcast_solicit", default: 3, range: 1..=100, unit: "tries", scope: Device, takes: Now, stage: Neigh }
+    /// Unicast solicitations before a neighbour is asked for anew.
+    ucast_solicit: u64 { path: "net.ipv4.neigh.default.ucast_solicit", default: 3, range: 1..=100, unit: "tries", scope: Device, takes: Now, stage: Neigh }
+    /// Time between solicitations.
+    retrans_time_ms: u64 { path: "net.ipv4.neigh.default.retrans_time_ms", default: 1000, range: 1..=3600000, unit: "milliseconds", scope: Device, takes: Now, stage: Neigh }
+    /// How long a neighbour counts as reachable after it was heard from.
+    base_reachable_time_ms: u64 { path: "net.ipv4.neigh.default.base_reachable_time_ms", default: 30000, range: 1000..=3600000, unit: "milliseconds", scope: Device, takes: Now, stage: Neigh }
+    /// Receive buffer of a socket that does not ask for one.
+    rmem_default: u64 { path: "net.core.rmem_default", default: 212992, range: 256..=2147483647, unit: "bytes", scope: Net, takes: NextSocket, stage: SockQueue }
+    /// The largest receive buffer that a socket may ask for.
+    rmem_max: u64 { path: "net.core.rmem_max", default: 212992, range: 256..=2147483647, unit: "bytes", scope: Net, takes: NextSocket, stage: SockQueue }
+    /// Send buffer of a socket that does not ask for one.
+    wmem_default: u64 { path: "net.core.wmem_default", default: 212992, range: 4608..=2147483647, unit: "bytes", scope: Net, takes: NextSocket, stage: Send }
+    /// The largest send buffer that a socket may ask for.
+    wmem_max: u64 { path: "net.core.wmem_max", default: 212992, range: 4608..=2147483647, unit: "bytes", scope: Net, takes: NextSocket, stage: Send }
+    /// Memory of all UDP sockets: low, pressure, maximum.
+    udp_mem: [u64; 3] { path: "net.ipv4.udp_mem", default: [16384, 32768, 65536], range: 0..=1073741824, unit: "pages of 4096 bytes", scope: Net, takes: Now, stage: SockQueue, why: "Linux derives it from the machine's memory; this is 256 MiB at the most" }
+    /// Receive buffer of a TCP socket: smallest, default, largest.
+    tcp_rmem: [u64; 3] { path: "net.ipv4.tcp_rmem", default: [4096, 131072, 6291456], range: 4096..=2147483647, unit: "bytes", scope: Net, takes: NextSocket, stage: SockQueue }
+    /// Send buffer of a TCP socket: smallest, default, largest.
+    tcp_wmem: [u64; 3] { path: "net.ipv4.tcp_wmem", default: [4096, 16384, 4194304], range: 4096..=2147483647, unit: "bytes", scope: Net, takes: NextSocket, stage: Send }
+    /// Memory of all TCP sockets: low, pressure, maximum.
+    tcp_mem: [u64; 3] { path: "net.ipv4.tcp_mem", default: [32768, 49152, 65536], range: 0..=1073741824, unit: "pages of 4096 bytes", scope: Net, takes: Now, stage: SockQueue, why: "Linux derives it from the machine's memory; this is 256 MiB at the most" }
+    /// Whether the receive buffer grows with what the application reads.
+    tcp_moderate_rcvbuf: bool { path: "net.ipv4.tcp_moderate_rcvbuf", default: true, range: 0..=1, unit: "switch", scope: Net, takes: Now, stage: SockQueue }
+    /// Connections that may wait to be accepted, whatever the application asks for.
+    somaxconn: u64 { path: "net.core.somaxconn", default: 4096, range: 0..=2147483647, unit: "connections", scope: Net, takes: NextSocket, stage: Transport }
+    /// Half-open connections of one listener.
+    tcp_max_syn_backlog: u64 { path: "net.ipv4.tcp_max_syn_backlog", default: 1024, range: 1..=2147483647, unit: "connections", scope: Net, takes: Now, stage: Transport }
+    /// Reset, instead of silence, when the accept queue overflows.
+    tcp_abort_on_overflow: bool { path: "net.ipv4.tcp_abort_on_overflow", default: false, range: 0..=1, unit: "switch", scope: Net, takes: Now, stage: Transport }
+    /// How often a SYN is repeated.
+    tcp_syn_retries: u64 { path: "net.ipv4.tcp_syn_retries", default: 6, range: 1..=127, unit: "tries", scope: Net, takes: Now, stage: Send }
+    /// How often a SYN-ACK is repeated.
+    tcp_synack_retries: u64 { path: "net.ipv4.tcp_synack_retries", default: 5, range: 0..=255, unit: "tries", scope: Net, takes: Now, stage: Send }
+    /// How often data is repeated before the connection is given up.
+    tcp_retries2: u64 { path: "net.ipv4.tcp_retries2", default: 15, range: 0..=255, unit: "tries", scope: Net, takes: Now, stage: Send }
+    /// How often an orphaned connection repeats its FIN; 0 = 8.
+    tcp_orphan_retries: u64 { path: "net.ipv4.tcp_orphan_retries", default: 0, range: 0..=255, unit: "tries", scope: Net, takes: Now, stage: Send }
+    /// How long FIN-WAIT-2 waits for the peer after the application has closed.
+    tcp_fin_timeout: u64 { path: "net.ipv4.tcp_fin_timeout", default: 60, range: 1..=2147483, unit: "seconds", scope: Net, takes: Now, stage: Transport }
+    /// TIME_WAIT entries at the most.
+    tcp_max_tw_buckets: u64 { path: "net.ipv4.tcp_max_tw_buckets", default: 65536, range: 0..=16777216, unit: "connections", scope: Net, takes: Now, stage: Transport }
+    /// Idle time before the first keepalive probe.
+    tcp_keepalive_time: u64 { path: "net.ipv4.tcp_keepalive_time", default: 7200, range: 1..=32767, unit: "seconds", scope: Net, takes: NextSocket, stage: Send }
+    /// Time between keepalive probes.
+    tcp_keepalive_intvl: u64 { path: "net.ipv4.tcp_keepalive_intvl", default: 75, range: 1..=32767, unit: "seconds", scope: Net, takes: NextSocket, stage: Send }
+    /// Unanswered keepalive probes after which the connection is given up.
+    tcp_keepalive_probes: u64 { path: "net.ipv4.tcp_keepalive_probes", default: 9, range: 1..=127, unit: "tries", scope: Net, takes: NextSocket, stage: Send }
+    /// Timestamps (RFC 7323).
+    tcp_timestamps: bool { path: "net.ipv4.tcp_timestamps", default: true, range: 0..=1, unit: "switch", scope: Net, takes: NextSocket, stage: Transport }
+    /// Window scaling (RFC 7323).
+    tcp_window_scaling: bool { path: "net.ipv4.tcp_window_scaling", default: true, range: 0..=1, unit: "switch", scope: Net, takes: NextSocket, stage: Transport }
+    /// Selective acknowledgements (RFC 2018).
+    tcp_sack: bool { path: "net.ipv4.tcp_sack", default: true, range: 0..=1, unit: "switch", scope: Net, takes: NextSocket, stage: Transport }
+    /// Duplicate selective acknowledgements (RFC 2883).
+    tcp_dsack: bool { path: "net.ipv4.tcp_dsack", default: true, range: 0..=1, unit: "switch", scope: Net, takes: Now, stage: Transport }
+    /// The congestion control of new connections.
+    tcp_congestion_control: CcName { path: "net.ipv4.tcp_congestion_control", default: CcName::Cubic, range: 0..=1, unit: "cubic or reno", scope: Net, takes: NextSocket, stage: Send }
+    /// Whether the congestion window shrinks after an idle time.
+    tcp_slow_start_after_idle: bool { path: "net.ipv4.tcp_slow_start_after_idle", default: true, range: 0..=1, unit: "switch", scope: Net, takes: Now, stage: Send }
+    /// Smallest retransmission time-out.
+    tcp_rto_min_us: u64 { path: "net.ipv4.tcp_rto_min_us", default: 200000, range: 1000..=1000000, unit: "microseconds", scope: Net, takes: NextSocket, stage: Send }
+    /// Challenge acknowledgements in a second, to all peers together (RFC 5961 §10).
+    tcp_challenge_ack_limit: u64 { path: "net.ipv4.tcp_challenge_ack_limit", default: 1000, range: 0..=2147483647, unit: "packets", scope: Net, takes: Now, stage: Send, why: "Linux has no limit for all peers since 5.19; a user-space stack that is run for strangers keeps one" }
+    /// Time between answers to segments that are out of the window.
+    tcp_invalid_ratelimit: u64 { path: "net.ipv4.tcp_invalid_ratelimit", default: 500, range: 0..=3600000, unit: "milliseconds", scope: Net, takes: Now, stage: Send }
+    /// Bytes of one connection that may wait below TCP (small-queue limit).
+    tcp_limit_output_bytes: u64 { path: "net.ipv4.tcp_limit_output_bytes", default: 4194304, range: 4096..=1073741824, unit: "bytes", scope: Net, takes: Now, stage: Send }
+    /// First and last local port that is chosen by itself.
+    ip_local_port_low: u64 { path: "net.ipv4.ip_local_port_range.low", default: 32768, range: 1..=65535, unit: "port", scope: Net, takes: Now, stage: Send }
+    /// Last local port that is chosen by itself.
+    ip_local_port_high: u64 { path: "net.ipv4.ip_local_port_range.high", default: 60999, range: 1..=65535, unit: "port", scope: Net, takes: Now, stage: Send }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_is_in_range_and_reads_back() {
+        let mut knobs = Knobs::default();
+        for row in Knobs::ROWS {
+            let value = knobs.get(row.path).expect("the row exists");
+            knobs.set(row.path, &value).expect("a default is a legal value");
+            assert_eq!(knobs.get(row.path).expect("the row exists"), value);
+        }
+    }
+
+    #[test]
+    fn a_wrong_value_changes_nothing() {
+        let mut knobs = Knobs::default();
+        let bad = [("net.core.netdev_budget", "0"), ("net.ipv4.tcp_rmem", "9000 8000 7000")];
+        for (path, value) in bad {
+            let before = knobs.get(path);
+            assert!(matches!(knobs.set(path, value), Err(SetError::Invalid { .. })));
+            assert_eq!(knobs.get(path), before);
+        }
+        let err = knobs.set("net.core.netdev_budgt", "3").expect_err("unknown");
+        assert!(err.to_string().contains("net.core.netdev_budget"), "{err}");
+    }
+}

@@ -1,0 +1,28 @@
+//! Stage `Qdisc`, TX: the device's bounded transmit queue.
+//!
+//! before: [`crate::link::output`]   after: [`crate::tx::gso`]
+//! Linux:  net/core/dev.c `__dev_queue_xmit`, net/sched/sch_generic.c `pfifo_fast_enqueue`
+//! drops:  QdiscDrop
+
+use crate::pkt::{Pkt, Verdict};
+use crate::shard::Shard;
+use crate::table::{Reason, Stage};
+
+/// Queues a frame to its device; `dev.txqueuelen` bounds the queue.
+///
+/// `pfifo_fast` has three bands by priority; here all packets share one, since nothing sets a priority.
+pub fn dev_queue_xmit(cx: &mut Shard, pkt: Pkt) -> Verdict {
+    let net = &mut cx.net;
+    let Some(iface) = net.ifaces.get_mut(pkt.dev as usize) else {
+        return Verdict::Drop(pkt, Reason::QdiscDrop);
+    };
+    if iface.qdisc.len() as u64 >= net.knobs.txqueuelen {
+        iface.qdisc_drops += 1;
+        return Verdict::Drop(pkt, Reason::QdiscDrop);
+    }
+    iface.qdisc_bytes += pkt.len();
+    iface.qdisc.push_back(pkt);
+    net.counts.flow(Stage::Qdisc).hold(1);
+    // The packet stays in this stage until the ring has room: the stage counts it out then.
+    Verdict::Held
+}

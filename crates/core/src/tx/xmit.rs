@@ -1,0 +1,76 @@
+//! Stage `Xmit`, TX: into the device's ring.
+//!
+//! before: [`crate::tx::gso`]   after: the device
+//! Linux:  net/sched/sch_generic.c `sch_direct_xmit`, net/core/dev.c `dev_hard_start_xmit`
+//! drops:  DevTxError
+
+use crate::link::TxRing;
+use crate::pkt::{Pkt, Verdict};
+use crate::shard::Net;
+use crate::table::{Stage, count::id};
+
+use super::gso::validate_xmit_skb;
+
+/// Moves packets from the queue of device `dev` to its ring until `room` of them wait there.
+/// Returns the ring, for the driver to empty from the front; `None` if there is no such device.
+pub fn sch_direct_xmit(net: &mut Net, dev: u8, room: usize) -> Option<&mut TxRing> {
+    let mut moved = 0;
+    loop {
+        let iface = net.ifaces.get_mut(dev as usize)?;
+        if iface.tx_ring.len() >= room {
+            break;
+        }
+        let Some(pkt) = iface.qdisc.pop_front() else { break };
+        iface.qdisc_bytes -= pkt.len();
+        iface.qdisc_sent += 1;
+        iface.qdisc_sent_bytes += pkt.len() as u64;
+        moved += 1;
+        net.counts.flow(Stage::Gso).enter(1);
+        match validate_xmit_skb(net, pkt) {
+            Verdict::Pass(pkt) => {
+                net.counts.flow(Stage::Gso).pass(1);
+                xmit_one(net, dev, pkt);
+            }
+            Verdict::Drop(pkt, why) => net.kfree_skb_reason(Stage::Gso, pkt, why),
+            // It was cut: its segments went to the ring one by one.
+            Verdict::Taken | Verdict::Queued | Verdict::Held => {
+                net.counts.flow(Stage::Gso).take(1);
+            }
+        }
+    }
+    if moved > 0 {
+        let flow = net.counts.flow(Stage::Qdisc);
+        flow.release(moved);
+        flow.pass(moved);
+        net.counts.flow(Stage::Gso).batched();
+        net.counts.flow(Stage::Xmit).batched();
+        net.counts.inc(id::SoftirqNetTx);
+    }
+    Some(&mut net.ifaces[dev as usize].tx_ring)
+}
+
+/// Puts one packet, ready for the wire, into the ring. It waits there until the driver took it:
+/// [`tx_done`].
+pub(crate) fn xmit_one(net: &mut Net, dev: u8, pkt: Pkt) {
+    let flow = net.counts.flow(Stage::Xmit);
+    flow.enter(1);
+    flow.hold(1);
+    net.ifaces[dev as usize].tx_ring.push_back(pkt);
+}
+
+/// The driver handed `pkt` to the device, which took it (`Ok`) or refused it.
+pub fn tx_done(net: &mut Net, pkt: Pkt, sent: bool) {
+    let flow = net.counts.flow(Stage::Xmit);
+    flow.release(1);
+    if !sent {
+        net.kfree_skb_reason(Stage::Xmit, pkt, crate::table::Reason::DevTxError);
+        return;
+    }
+    flow.pass(1);
+    net.counts.inc(id::DevTxPackets);
+    net.counts.add_bytes(id::DevTxBytes, pkt.len() as u64);
+    let iface = &mut net.ifaces[pkt.dev as usize];
+    iface.tx_packets += 1;
+    iface.tx_bytes += pkt.len() as u64;
+    net.pool.free(pkt);
+}

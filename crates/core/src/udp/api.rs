@@ -1,0 +1,193 @@
+//! UDP as the application sees it: bind, connect, receive, close.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::UdpSock;
+use crate::pkt::Pkt;
+use crate::shard::Shard;
+use crate::sock::error::BindError;
+use crate::sock::{Ready, SockKind, SocketId};
+use crate::table::{Reason, Stage, count::id};
+
+/// How a UDP socket is to be bound.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UdpBind {
+    /// The address; `None` = all.
+    pub addr: Option<IpAddr>,
+    /// The port; 0 = one that is free, unless `any_port`.
+    pub port: u16,
+    /// Takes every port that no other socket has.
+    pub any_port: bool,
+    /// Bytes of receive buffer, true size; 0 = `net.core.rmem_default`. Not limited by
+    /// `rmem_max`, as with SO_RCVBUFFORCE: the application is the owner of the stack.
+    pub rcvbuf: usize,
+    /// A number of the application's own, told with each event.
+    pub user: u64,
+}
+
+/// A received datagram, or a super-packet of equal ones. Give it back by [`Shard::udp_done`].
+#[derive(Debug)]
+pub struct Datagram {
+    pkt: Pkt,
+}
+
+impl Datagram {
+    /// Who sent it.
+    pub fn src(&self) -> SocketAddr {
+        SocketAddr::new(self.pkt.src, self.pkt.sport)
+    }
+    /// To which address it was sent.
+    pub fn dst(&self) -> SocketAddr {
+        SocketAddr::new(self.pkt.dst, self.pkt.dport)
+    }
+    /// Type of service, or traffic class.
+    pub fn tos(&self) -> u8 {
+        self.pkt.tos
+    }
+    /// TTL or hop limit on arrival.
+    pub fn ttl(&self) -> u8 {
+        self.pkt.ttl
+    }
+    /// Whether it came with DF set (always, over IPv6).
+    pub fn df(&self) -> bool {
+        self.pkt.df
+    }
+    /// Bytes of payload.
+    pub fn len(&self) -> usize {
+        self.pkt.len()
+    }
+    /// Whether the payload is empty, which is a legal datagram.
+    pub fn is_empty(&self) -> bool {
+        self.pkt.len() == 0
+    }
+    /// Payload bytes of each datagram but the last, if these are several (`UDP_GRO`).
+    pub fn segment_size(&self) -> Option<usize> {
+        self.pkt.gso.map(|g| g.size as usize)
+    }
+    /// The payload, in pieces.
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        self.pkt.slices()
+    }
+    /// The first bytes of the packet as it came, network header first, for an ICMP error that
+    /// quotes it; as many as lie in the head.
+    pub fn quote(&self) -> &[u8] {
+        self.pkt.from_network()
+    }
+}
+
+impl Shard {
+    /// Opens a UDP socket.
+    ///
+    /// # Errors
+    /// [`BindError`]: `AddrInUse` (EADDRINUSE), `NoPort` (EADDRINUSE).
+    pub fn udp_bind(&mut self, bind: UdpBind) -> Result<SocketId, BindError> {
+        let port = match (bind.port, bind.any_port) {
+            (_, true) => 0,
+            (0, false) => self.udp_free_port(bind.addr)?,
+            (port, false) => port,
+        };
+        if self.udp.taken(bind.addr, port) {
+            return Err(BindError::AddrInUse);
+        }
+        let rcvbuf = match bind.rcvbuf {
+            0 => self.net.knobs.rmem_default as usize,
+            n => n,
+        };
+        let (index, generation) = self.udp.slab.insert(UdpSock {
+            id: SocketId { kind: SockKind::Udp, index: 0, generation: 0 },
+            local: bind.addr,
+            port,
+            remote: None,
+            queue: Default::default(),
+            rmem: 0,
+            rcvbuf,
+            drops: 0,
+            pending: Ready::default(),
+            user: bind.user,
+            next: 0,
+        });
+        let id = SocketId { kind: SockKind::Udp, index, generation };
+        if let Some(sock) = self.udp.slab.at_mut(index) {
+            sock.id = id;
+        }
+        self.udp.hash(index);
+        Ok(id)
+    }
+
+    fn udp_free_port(&mut self, addr: Option<IpAddr>) -> Result<u16, BindError> {
+        let (low, high) = self.net.local_port_range();
+        let span = (high - low) as u64 + 1;
+        let start = self.net.rng.below(span);
+        let ports = (0..span).map(|i| low + ((start + i) % span) as u16);
+        let mut free = ports.filter(|p| !self.udp.taken(addr, *p));
+        free.next().ok_or(BindError::NoPort)
+    }
+
+    /// From now on the socket hears `remote` alone.
+    ///
+    /// # Errors
+    /// [`BindError::AddrNotAvailable`] if the socket is gone.
+    pub fn udp_connect(&mut self, id: SocketId, remote: SocketAddr) -> Result<(), BindError> {
+        let sock = self.udp.slab.get_mut(id.index, id.generation);
+        let sock = sock.ok_or(BindError::AddrNotAvailable)?;
+        sock.remote = Some((remote.ip(), remote.port()));
+        Ok(())
+    }
+
+    /// Changes the receive buffer, in bytes of true size (SO_RCVBUFFORCE); for what comes from now on.
+    pub fn udp_set_rcvbuf(&mut self, id: SocketId, bytes: usize) {
+        if let Some(sock) = self.udp.slab.get_mut(id.index, id.generation) {
+            sock.rcvbuf = bytes;
+        }
+    }
+
+    /// The next datagram, if one waits; give it back by [`Shard::udp_done`].
+    pub fn udp_recv(&mut self, id: SocketId) -> Option<Datagram> {
+        let sock = self.udp.slab.get_mut(id.index, id.generation)?;
+        let Some(pkt) = sock.queue.pop_front() else {
+            sock.pending.0 &= !Ready::IN.0;
+            return None;
+        };
+        let size = pkt.truesize();
+        sock.rmem -= size;
+        self.udp.mem -= size;
+        let flow = self.net.counts.flow(Stage::SockQueue);
+        flow.release(1);
+        flow.pass(1);
+        let v4 = pkt.src.is_ipv4();
+        self.net.counts.inc(if v4 { id::UdpInDatagrams } else { id::Udp6InDatagrams });
+        Some(Datagram { pkt })
+    }
+
+    /// The datagram was read.
+    pub fn udp_done(&mut self, datagram: Datagram) {
+        self.net.pool.free(datagram.pkt);
+    }
+
+    /// Port that the socket is bound to.
+    pub fn udp_port(&self, id: SocketId) -> Option<u16> {
+        self.udp.slab.get(id.index, id.generation).map(|s| s.port)
+    }
+
+    /// Closes the socket; what it had not read is dropped, and counted.
+    pub fn udp_close(&mut self, id: SocketId) {
+        if self.udp.slab.get(id.index, id.generation).is_none() {
+            return;
+        }
+        self.udp.unhash(id.index);
+        let Some(mut sock) = self.udp.slab.remove(id.index) else { return };
+        self.udp.mem -= sock.rmem;
+        for pkt in sock.queue.drain(..) {
+            self.net.counts.flow(Stage::SockQueue).release(1);
+            self.net.kfree_skb_reason(Stage::SockQueue, pkt, Reason::SocketClosed);
+        }
+    }
+}
+
+impl crate::shard::Net {
+    /// The range of ports that are chosen by themselves; never empty.
+    pub(crate) fn local_port_range(&self) -> (u16, u16) {
+        let low = self.knobs.ip_local_port_low as u16;
+        (low, (self.knobs.ip_local_port_high as u16).max(low))
+    }
+}

@@ -1,0 +1,176 @@
+//! Stages `Demux`, `Transport` and `SockQueue` of UDP, RX: finds the socket, verifies the checksum,
+//! queues the datagram.
+//!
+//! before: [`crate::sock::lookup`]   after: [`crate::udp::api`]
+//! Linux:  net/ipv4/udp.c `__udp4_lib_rcv`, `__udp4_lib_lookup`, `udp_queue_rcv_skb`
+//! RFCs:   768, 1122 §4.1, 8200 §8.1
+//! drops:  UdpHdr, Udp6Hdr, UdpNoPort, Udp6NoPort, UdpCsum, Udp6Csum, SocketRcvbuff, Socket6Rcvbuff, ProtoMem
+
+use std::net::IpAddr;
+
+use super::{Sockets, UdpSock};
+use crate::pkt::{Csum, Pkt, Verdict};
+use crate::shard::Shard;
+use crate::sock::{Ready, SocketId};
+use crate::table::{Reason, Stage};
+use crate::wire::UdpHdr;
+
+/// Reads the UDP header and finds the socket.
+#[inline]
+pub(crate) fn udp_lookup(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
+    let v4 = pkt.src.is_ipv4();
+    let bad = if v4 { Reason::UdpHdr } else { Reason::Udp6Hdr };
+    if !pkt.may_pull(UdpHdr::LEN) {
+        return Verdict::Drop(pkt, bad);
+    }
+    let Ok(hdr) = UdpHdr::parse(pkt.head()) else { return Verdict::Drop(pkt, bad) };
+    // A super-packet's length field is that of the whole; a jumbogram (0) is not supported.
+    let len = hdr.len as usize;
+    if len < UdpHdr::LEN || len > pkt.len() {
+        return Verdict::Drop(pkt, bad);
+    }
+    if len < pkt.len() {
+        pkt.trim(len);
+    }
+    pkt.sport = hdr.src_port;
+    pkt.dport = hdr.dst_port;
+    match cx.udp.lookup(pkt.dst, hdr.dst_port, pkt.src, hdr.src_port) {
+        Some(id) => {
+            pkt.sock = Some(id);
+            if v4 && hdr.csum == 0 && pkt.csum == Csum::None {
+                // RFC 768: over IPv4 the sender may leave the checksum out.
+                pkt.csum = Csum::Verified;
+            }
+            Verdict::Pass(pkt)
+        }
+        None => no_port(cx, pkt, v4, hdr.csum == 0),
+    }
+}
+
+#[cold]
+fn no_port(cx: &mut Shard, mut pkt: Pkt, v4: bool, no_csum: bool) -> Verdict {
+    // Nobody is told of a datagram that is damaged.
+    if !(v4 && no_csum) && !pkt.csum_verify(cx.net.knobs.rx_checksum) {
+        return Verdict::Drop(pkt, if v4 { Reason::UdpCsum } else { Reason::Udp6Csum });
+    }
+    crate::ip::icmp::port_unreachable(cx, &pkt);
+    Verdict::Drop(pkt, if v4 { Reason::UdpNoPort } else { Reason::Udp6NoPort })
+}
+
+/// Verifies the checksum and takes the header off.
+#[inline]
+pub(crate) fn udp_rcv(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
+    let v4 = pkt.src.is_ipv4();
+    let zero_v6 = !v4 && pkt.csum == Csum::None && pkt.head().get(6..8) == Some(&[0, 0]);
+    if zero_v6 || !pkt.csum_verify(cx.net.knobs.rx_checksum) {
+        return Verdict::Drop(pkt, if v4 { Reason::UdpCsum } else { Reason::Udp6Csum });
+    }
+    let stripped = pkt.pull(UdpHdr::LEN);
+    debug_assert!(stripped, "udp_lookup made the header lie in the head");
+    Verdict::Pass(pkt)
+}
+
+/// Queues the datagram to its socket if the socket has room for its true size.
+#[inline]
+pub(crate) fn udp_queue_rcv_skb(cx: &mut Shard, id: SocketId, pkt: Pkt) -> Verdict {
+    let Some(sock) = cx.udp.slab.get_mut(id.index, id.generation) else {
+        return Verdict::Drop(pkt, Reason::SocketClosed);
+    };
+    let size = pkt.truesize();
+    if sock.rmem + size > sock.rcvbuf {
+        sock.drops += 1;
+        let v4 = pkt.src.is_ipv4();
+        return Verdict::Drop(pkt, if v4 { Reason::SocketRcvbuff } else { Reason::Socket6Rcvbuff });
+    }
+    if (cx.udp.mem + size) as u64 > cx.net.knobs.udp_mem[2].saturating_mul(4096) {
+        sock.drops += 1;
+        return Verdict::Drop(pkt, Reason::ProtoMem);
+    }
+    sock.rmem += size;
+    cx.udp.mem += size;
+    sock.queue.push_back(pkt);
+    cx.net.events.raise(sock.id, sock.user, &mut sock.pending, Ready::IN);
+    cx.net.counts.flow(Stage::SockQueue).hold(1);
+    Verdict::Held
+}
+
+impl Sockets {
+    /// The socket that wants a datagram most: a connected one before one bound to the address,
+    /// before one bound to all addresses, before one that takes every port (`compute_score`).
+    #[inline]
+    fn lookup(&self, local: IpAddr, port: u16, remote: IpAddr, rport: u16) -> Option<SocketId> {
+        let best = self.best_on(port, local, remote, rport);
+        best.or_else(|| self.best_on(0, local, remote, rport))
+    }
+
+    #[inline]
+    fn best_on(&self, port: u16, local: IpAddr, remote: IpAddr, rport: u16) -> Option<SocketId> {
+        let mut at = self.ports[port as usize];
+        let mut best: Option<(u8, SocketId)> = None;
+        while at != 0 {
+            let sock = self.slab.at(at - 1)?;
+            at = sock.next;
+            if let Some(score) = score(sock, local, remote, rport)
+                && best.is_none_or(|(s, _)| score > s)
+            {
+                best = Some((score, sock.id));
+            }
+        }
+        best.map(|(_, id)| id)
+    }
+
+    pub(super) fn hash(&mut self, index: u32) {
+        let Some(sock) = self.slab.at_mut(index) else { return };
+        let head = &mut self.ports[sock.port as usize];
+        sock.next = *head;
+        *head = index + 1;
+    }
+
+    pub(super) fn unhash(&mut self, index: u32) {
+        let Some((port, next)) = self.slab.at(index).map(|s| (s.port, s.next)) else { return };
+        if self.ports[port as usize] == index + 1 {
+            self.ports[port as usize] = next;
+            return;
+        }
+        let mut at = self.ports[port as usize];
+        while at != 0 {
+            let Some(sock) = self.slab.at_mut(at - 1) else { return };
+            if sock.next == index + 1 {
+                sock.next = next;
+                return;
+            }
+            at = sock.next;
+        }
+    }
+
+    /// Whether a socket is bound to this port and address, or to one that includes it.
+    pub(super) fn taken(&self, local: Option<IpAddr>, port: u16) -> bool {
+        let mut at = self.ports[port as usize];
+        while at != 0 {
+            let Some(sock) = self.slab.at(at - 1) else { return false };
+            let clash = match (sock.local, local) {
+                (Some(a), Some(b)) => a == b,
+                _ => true,
+            };
+            if clash && sock.remote.is_none() {
+                return true;
+            }
+            at = sock.next;
+        }
+        false
+    }
+}
+
+#[inline]
+fn score(sock: &UdpSock, local: IpAddr, remote: IpAddr, rport: u16) -> Option<u8> {
+    let addr = match sock.local {
+        Some(a) if a == local => 1,
+        Some(_) => return None,
+        None => 0,
+    };
+    match sock.remote {
+        Some(peer) if peer == (remote, rport) => Some(addr + 2),
+        Some(_) => None,
+        None => Some(addr),
+    }
+}

@@ -1,0 +1,133 @@
+//! Stage `Send` of UDP, TX: makes a datagram, or a super-packet of equal datagrams.
+//!
+//! before: the application   after: [`crate::ip::output`]
+//! Linux:  net/ipv4/udp.c `udp_sendmsg`, `udp_send_skb`
+//! RFCs:   768, 8085
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::pkt::{Gso, GsoKind, HEADROOM, LARGE, Pkt, SMALL};
+use crate::shard::{Net, Shard};
+use crate::sock::SocketId;
+use crate::sock::error::SendError;
+use crate::table::{Stage, count::id};
+use crate::wire::{IPPROTO_UDP, UdpHdr};
+
+/// How a datagram is to be sent.
+#[derive(Clone, Copy, Debug)]
+pub struct SendTo {
+    /// Where it comes from: the socket's own address and port where this is `None`. Any address is
+    /// allowed that the stack answers for, and every one on a socket that takes all ports.
+    pub src: Option<SocketAddr>,
+    /// Where it goes.
+    pub dst: SocketAddr,
+    /// Type of service, or traffic class.
+    pub tos: u8,
+    /// TTL or hop limit; 0 = the default.
+    pub ttl: u8,
+    /// May not be fragmented.
+    pub df: bool,
+    /// Payload bytes of each datagram but the last (`UDP_SEGMENT`); 0 = all of it is one datagram.
+    pub gso_size: u16,
+}
+
+impl SendTo {
+    /// To `dst`, everything else as by default.
+    pub fn to(dst: SocketAddr) -> SendTo {
+        SendTo { src: None, dst, tos: 0, ttl: 0, df: false, gso_size: 0 }
+    }
+}
+
+impl Shard {
+    /// Sends a datagram whose payload is `parts` joined. Returns the bytes taken: all of them.
+    ///
+    /// # Errors
+    /// [`SendError`]: `Closed` (EBADF), `Invalid` (EINVAL), `MessageSize` (EMSGSIZE), `NoBuffers` (ENOBUFS).
+    pub fn udp_send(&mut self, id: SocketId, how: SendTo, parts: &[&[u8]]) -> Result<usize, SendError> {
+        let sock = self.udp.slab.get(id.index, id.generation).ok_or(SendError::Closed)?;
+        let any = match how.dst {
+            SocketAddr::V4(_) => IpAddr::from([0u8; 4]),
+            SocketAddr::V6(_) => IpAddr::from([0u8; 16]),
+        };
+        let own = SocketAddr::new(sock.local.unwrap_or(any), sock.port);
+        let src = how.src.unwrap_or(own);
+        if src.is_ipv4() != how.dst.is_ipv4() || src.port() == 0 {
+            return Err(SendError::Invalid);
+        }
+        let len: usize = parts.iter().map(|p| p.len()).sum();
+        let max = if src.is_ipv4() { 65507 } else { 65527 };
+        if len > max {
+            return Err(SendError::MessageSize);
+        }
+        let net = &mut self.net;
+        if net.ip_out.len() as u64 >= net.knobs.txqueuelen.max(64) {
+            net.counts.inc(id_sndbuf(src.is_ipv4()));
+            return Err(SendError::NoBuffers);
+        }
+        let Some(mut pkt) = fill(net, parts, len) else {
+            net.counts.inc(id_sndbuf(src.is_ipv4()));
+            return Err(SendError::NoBuffers);
+        };
+        pkt.src = src.ip();
+        pkt.dst = how.dst.ip();
+        pkt.sport = src.port();
+        pkt.dport = how.dst.port();
+        pkt.ip_proto = IPPROTO_UDP;
+        (pkt.tos, pkt.ttl, pkt.df) = (how.tos, how.ttl, how.df);
+        if how.gso_size != 0 && len > how.gso_size as usize {
+            let segs = len.div_ceil(how.gso_size as usize) as u16;
+            pkt.gso = Some(Gso { kind: GsoKind::Udp, size: how.gso_size, segs, ecn: false });
+        }
+        udp_send_skb(net, pkt);
+        Ok(len)
+    }
+}
+
+fn id_sndbuf(v4: bool) -> crate::table::count::Id<crate::table::count::Packets> {
+    if v4 { id::UdpSndbufErrors } else { id::Udp6SndbufErrors }
+}
+
+/// A packet that carries a copy of `parts`.
+fn fill(net: &mut Net, parts: &[&[u8]], len: usize) -> Option<Pkt> {
+    let mut pkt = net.pool.alloc()?;
+    if len <= SMALL - HEADROOM {
+        for part in parts {
+            pkt.put(part.len()).copy_from_slice(part);
+        }
+        return Some(pkt);
+    }
+    debug_assert!(len <= LARGE, "a datagram fits one large buffer");
+    let Some(mut buf) = net.pool.alloc_large() else {
+        net.pool.free(pkt);
+        return None;
+    };
+    let mut at = 0;
+    for part in parts {
+        buf[at..at + part.len()].copy_from_slice(part);
+        at += part.len();
+    }
+    pkt.add_buf(buf, 0, len);
+    Some(pkt)
+}
+
+/// Puts the header in front and hands the datagram to IpOut; the checksum is left to the sender.
+fn udp_send_skb(net: &mut Net, mut pkt: Pkt) {
+    let len = pkt.len() + UdpHdr::LEN;
+    let (src_port, dst_port) = (pkt.sport, pkt.dport);
+    UdpHdr { src_port, dst_port, len: len as u16, csum: 0 }.emit(pkt.push(UdpHdr::LEN));
+    pkt.transport = pkt.data_offset();
+    pkt.csum_leave(6);
+    net.counts.inc(if pkt.src.is_ipv4() { id::UdpOutDatagrams } else { id::Udp6OutDatagrams });
+    net.send(pkt);
+}
+
+impl Net {
+    /// A transport made this packet: its way down begins at IpOut.
+    #[inline]
+    pub(crate) fn send(&mut self, pkt: Pkt) {
+        let flow = self.counts.flow(Stage::Send);
+        flow.make(1);
+        flow.pass(1);
+        self.ip_out.push_back(pkt);
+    }
+}
