@@ -1,3 +1,8 @@
 #![doc = include_str!("README.md")]
 
 pub mod csum;
+mod prefetch;
+pub mod toeplitz;
+
+pub use prefetch::prefetch_read;
+pub use toeplitz::Toeplitz;

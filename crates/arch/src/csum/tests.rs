@@ -54,7 +54,8 @@ proptest! {
     }
 
     #[test]
-    fn twins_agree_at_any_length_and_alignment(bytes in data(3000), from in 0usize..65, to in 0usize..65) {
+    fn twins_agree_at_any_length_and_alignment(bytes in data(3000), from in 0usize..65,
+        to in 0usize..65) {
         let bytes = bytes.get(from..).unwrap_or_default();
         let mut out = vec![0; bytes.len() + to];
         vectors_agree(bytes, &mut out[to..]);
@@ -93,7 +94,8 @@ proptest! {
         let bytes = [&src[..], &dst[..], &tail[..]].concat();
         let sum = csum_ipv6_nofold(Ipv6Addr::from(src), Ipv6Addr::from(dst), len, proto);
         prop_assert_eq!(csum_fold(sum), !by_definition(&bytes));
-        let (s, d): ([u8; 4], [u8; 4]) = (src[..4].try_into().unwrap(), dst[..4].try_into().unwrap());
+        let s: [u8; 4] = src[..4].try_into().unwrap();
+        let d: [u8; 4] = dst[..4].try_into().unwrap();
         let bytes = [&s[..], &d[..], &tail[..]].concat();
         let sum = csum_tcpudp_nofold(Ipv4Addr::from(s), Ipv4Addr::from(d), len, proto);
         prop_assert_eq!(csum_fold(sum), !by_definition(&bytes));
@@ -109,7 +111,9 @@ proptest! {
             let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_be_bytes()).collect();
             csum_partial(&bytes, 0)
         };
-        let valid = |csum: u16, words: &[u32]| csum_fold(csum_add(sum(words), u32::from(csum))) == 0;
+        let valid = |csum: u16, words: &[u32]| {
+            csum_fold(csum_add(sum(words), u32::from(csum))) == 0
+        };
         let csum = csum_replace4(csum_fold(sum(&words)), words[0], new);
         words[0] = new;
         prop_assert!(valid(csum, &words));
