@@ -118,22 +118,9 @@ pub const fn csum_shift(sum: u32, offset: usize) -> u32 {
 #[must_use]
 pub fn copy_and_csum(src: &[u8], dst: &mut [u8], sum: u32) -> u32 {
     let dst = dst.get_mut(..src.len()).expect("the destination must hold the whole source");
-    if src.len() < VECTOR_BYTES_MIN {
-        dst.copy_from_slice(src);
-        return twin::csum_partial(src, sum);
-    }
-    csum_add(scalar::from_memory_order(copy_and_sum_long(src, dst)), sum)
-}
-
-#[cfg(target_arch = "x86_64")]
-fn copy_and_sum_long(src: &[u8], dst: &mut [u8]) -> u64 {
-    x86::copy_and_sum_words(src, dst, x86::Level::of_this_machine())
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn copy_and_sum_long(src: &[u8], dst: &mut [u8]) -> u64 {
+    // A copy and a sum while the data is in the cache: one pass with vectors was not faster.
     dst.copy_from_slice(src);
-    scalar::sum_words(src)
+    csum_partial(src, sum)
 }
 
 /// The running sum of the IPv4 pseudo-header (RFC 768, RFC 9293 §3.1); `len` is the length of

@@ -71,99 +71,59 @@ impl Level {
 #[inline]
 pub(super) fn sum_words(bytes: &[u8], level: Level) -> u64 {
     match level.0 {
-        Isa::Sse2 => sum_sse2::<false>(bytes, &mut []),
         // SAFETY: a level is proof that the machine has it.
-        Isa::Avx2 => unsafe { sum_avx2::<false>(bytes, &mut []) },
+        Isa::Sse2 => unsafe { sum_sse2(bytes) },
         // SAFETY: a level is proof that the machine has it.
-        Isa::Avx512 => unsafe { sum_avx512::<false>(bytes, &mut []) },
+        Isa::Avx2 => unsafe { sum_avx2(bytes) },
+        // SAFETY: a level is proof that the machine has it.
+        Isa::Avx512 => unsafe { sum_avx512(bytes) },
     }
 }
 
-/// Copies and sums in one pass.
-///
-/// # Panics
-///
-/// If the lengths differ.
+/// Adds to the lanes what the vectors left over, which begins at a multiple of 8 bytes, and folds.
 #[inline]
-pub(super) fn copy_and_sum_words(src: &[u8], dst: &mut [u8], level: Level) -> u64 {
-    assert!(src.len() == dst.len(), "source and destination of a copy are of one length");
-    match level.0 {
-        Isa::Sse2 => sum_sse2::<true>(src, dst),
-        // SAFETY: a level is proof that the machine has it.
-        Isa::Avx2 => unsafe { sum_avx2::<true>(src, dst) },
-        // SAFETY: a level is proof that the machine has it.
-        Isa::Avx512 => unsafe { sum_avx512::<true>(src, dst) },
-    }
-}
-
-/// Adds to a folded sum what the vectors left over, copying it too if asked. `tail` begins at a
-/// multiple of 8 bytes.
-#[inline]
-fn with_tail<const COPY: bool>(lanes: u128, tail: &[u8], dst: &mut [u8]) -> u64 {
-    if COPY {
-        dst.copy_from_slice(tail);
-    }
+fn with_tail(lanes: u128, tail: &[u8]) -> u64 {
     scalar::fold128(lanes + u128::from(scalar::sum_words(tail)))
 }
 
-/// The part of the destination that the vectors do not write: from `at` on, if there is a
-/// destination.
-#[inline]
-fn after<const COPY: bool>(dst: &mut [u8], at: usize) -> &mut [u8] {
-    if COPY { &mut dst[at..] } else { &mut [] }
-}
-
-/// 64 bytes a round in four vectors. With `COPY`, `dst` is as long as `bytes`; without, it is not
-/// used.
-fn sum_sse2<const COPY: bool>(bytes: &[u8], dst: &mut [u8]) -> u64 {
+/// 64 bytes a round in four vectors.
+#[target_feature(enable = "sse2")]
+fn sum_sse2(bytes: &[u8]) -> u64 {
     let (rounds, tail) = bytes.as_chunks::<64>();
-    // SAFETY: these intrinsics need SSE2, which every x86-64 has; loads and stores stay within
-    // their 64-byte chunk.
-    let lanes = unsafe {
-        let low = _mm_set1_epi64x(0xffff_ffff);
-        let mut acc = [_mm_setzero_si128(); 4];
-        let mut to = dst.as_chunks_mut::<64>().0.iter_mut();
-        for round in rounds {
-            let from = round.as_ptr().cast::<__m128i>();
-            let v = [0, 1, 2, 3].map(|i| _mm_loadu_si128(from.add(i)));
-            if COPY && let Some(to) = to.next() {
-                let to = to.as_mut_ptr().cast::<__m128i>();
-                for (i, v) in v.into_iter().enumerate() {
-                    _mm_storeu_si128(to.add(i), v);
-                }
-            }
-            for i in 0..4 {
-                let halves = _mm_add_epi64(_mm_and_si128(v[i], low), _mm_srli_epi64::<32>(v[i]));
-                acc[i] = _mm_add_epi64(acc[i], halves);
-            }
+    let low = _mm_set1_epi64x(0xffff_ffff);
+    let mut acc = [_mm_setzero_si128(); 4];
+    for round in rounds {
+        let from = round.as_ptr().cast::<__m128i>();
+        // SAFETY: four vectors of 16 bytes are the 64 bytes of the chunk.
+        let v = [0, 1, 2, 3].map(|i| unsafe { _mm_loadu_si128(from.add(i)) });
+        for i in 0..4 {
+            let (lower, upper) = (_mm_and_si128(v[i], low), _mm_srli_epi64::<32>(v[i]));
+            acc[i] = _mm_add_epi64(acc[i], _mm_add_epi64(lower, upper));
         }
-        let [a, b, c, d] = acc;
-        let sum = _mm_add_epi64(_mm_add_epi64(a, b), _mm_add_epi64(c, d));
-        let upper = _mm_unpackhi_epi64(sum, sum);
-        u128::from(_mm_cvtsi128_si64(sum) as u64) + u128::from(_mm_cvtsi128_si64(upper) as u64)
-    };
-    with_tail::<COPY>(lanes, tail, after::<COPY>(dst, bytes.len() - tail.len()))
+    }
+    let [a, b, c, d] = acc;
+    let sum = _mm_add_epi64(_mm_add_epi64(a, b), _mm_add_epi64(c, d));
+    with_tail(add_halves(sum), tail)
 }
 
-/// 128 bytes a round in four vectors. With `COPY`, `dst` is as long as `bytes`; without, it is not
-/// used.
+/// The two 64-bit lanes together.
+#[inline]
+#[target_feature(enable = "sse2")]
+fn add_halves(v: __m128i) -> u128 {
+    let upper = _mm_unpackhi_epi64(v, v);
+    u128::from(_mm_cvtsi128_si64(v) as u64) + u128::from(_mm_cvtsi128_si64(upper) as u64)
+}
+
+/// 128 bytes a round in four vectors.
 #[target_feature(enable = "avx2")]
-fn sum_avx2<const COPY: bool>(bytes: &[u8], dst: &mut [u8]) -> u64 {
+fn sum_avx2(bytes: &[u8]) -> u64 {
     let (rounds, tail) = bytes.as_chunks::<128>();
     let low = _mm256_set1_epi64x(0xffff_ffff);
     let mut acc = [_mm256_setzero_si256(); 4];
-    let mut to = dst.as_chunks_mut::<128>().0.iter_mut();
     for round in rounds {
         let from = round.as_ptr().cast::<__m256i>();
         // SAFETY: four vectors of 32 bytes are the 128 bytes of the chunk.
         let v = [0, 1, 2, 3].map(|i| unsafe { _mm256_loadu_si256(from.add(i)) });
-        if COPY && let Some(to) = to.next() {
-            let to = to.as_mut_ptr().cast::<__m256i>();
-            for (i, v) in v.into_iter().enumerate() {
-                // SAFETY: four vectors of 32 bytes are the 128 bytes of the chunk.
-                unsafe { _mm256_storeu_si256(to.add(i), v) };
-            }
-        }
         for i in 0..4 {
             let (lower, upper) = (_mm256_and_si256(v[i], low), _mm256_srli_epi64::<32>(v[i]));
             acc[i] = _mm256_add_epi64(acc[i], _mm256_add_epi64(lower, upper));
@@ -172,10 +132,7 @@ fn sum_avx2<const COPY: bool>(bytes: &[u8], dst: &mut [u8]) -> u64 {
     let [a, b, c, d] = acc;
     let sum = _mm256_add_epi64(_mm256_add_epi64(a, b), _mm256_add_epi64(c, d));
     let half = _mm_add_epi64(_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum));
-    let upper = _mm_unpackhi_epi64(half, half);
-    let lanes =
-        u128::from(_mm_cvtsi128_si64(half) as u64) + u128::from(_mm_cvtsi128_si64(upper) as u64);
-    with_tail::<COPY>(lanes, tail, after::<COPY>(dst, bytes.len() - tail.len()))
+    with_tail(add_halves(half), tail)
 }
 
 /// The dot product adds at most 2 × 255 to a 32-bit lane for each vector: this many bytes cannot
@@ -183,54 +140,37 @@ fn sum_avx2<const COPY: bool>(bytes: &[u8], dst: &mut [u8]) -> u64 {
 const AVX512_BYTES_MAX: usize = 1 << 24;
 
 /// The even and the odd bytes of the data are added in lanes of their own, by dot products with 1
-/// and 0. With `COPY`, `dst` is as long as `bytes`; without, it is not used.
+/// and 0.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn sum_avx512<const COPY: bool>(bytes: &[u8], dst: &mut [u8]) -> u64 {
+fn sum_avx512(bytes: &[u8]) -> u64 {
     let mut sum = 0u128;
-    let mut to = dst.chunks_mut(AVX512_BYTES_MAX);
     for piece in bytes.chunks(AVX512_BYTES_MAX) {
-        sum += u128::from(sum_piece::<COPY>(piece, to.next().unwrap_or_default()));
+        sum += u128::from(sum_piece(piece));
     }
     scalar::fold128(sum)
 }
 
 /// The sum of at most [`AVX512_BYTES_MAX`] bytes.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn sum_piece<const COPY: bool>(bytes: &[u8], dst: &mut [u8]) -> u64 {
+fn sum_piece(bytes: &[u8]) -> u64 {
     let (weigh_even, weigh_odd) = (_mm512_set1_epi32(0x0001_0001), _mm512_set1_epi32(0x0100_0100));
     let mut even = [_mm512_setzero_si512(); 2];
     let mut odd = [_mm512_setzero_si512(); 2];
     let (rounds, tail) = bytes.as_chunks::<128>();
-    let tail_at = bytes.len() - tail.len();
-    let mut to = dst.as_chunks_mut::<128>().0.iter_mut();
     for round in rounds {
         let from = round.as_ptr().cast::<__m512i>();
         // SAFETY: two vectors of 64 bytes are the 128 bytes of the chunk.
         let v = [0, 1].map(|i| unsafe { _mm512_loadu_si512(from.add(i)) });
-        if COPY && let Some(to) = to.next() {
-            let to = to.as_mut_ptr().cast::<__m512i>();
-            // SAFETY: two vectors of 64 bytes are the 128 bytes of the chunk.
-            unsafe {
-                _mm512_storeu_si512(to, v[0]);
-                _mm512_storeu_si512(to.add(1), v[1]);
-            }
-        }
         for i in 0..2 {
             even[i] = _mm512_dpbusd_epi32(even[i], v[i], weigh_even);
             odd[i] = _mm512_dpbusd_epi32(odd[i], v[i], weigh_odd);
         }
     }
-    let mut tail_dst = after::<COPY>(dst, tail_at).chunks_mut(64);
     for rest in tail.chunks(64) {
         let mask = u64::MAX >> (64 - rest.len());
         // SAFETY: the mask has one bit for each byte of the chunk, and bytes outside of the mask
         // are not accessed.
         let v = unsafe { _mm512_maskz_loadu_epi8(mask, rest.as_ptr().cast()) };
-        if COPY && let Some(to) = tail_dst.next() {
-            assert!(to.len() == rest.len(), "source and destination of a copy are of one length");
-            // SAFETY: as for the load; the destination's chunk is of the same length.
-            unsafe { _mm512_mask_storeu_epi8(to.as_mut_ptr().cast(), mask, v) };
-        }
         even[0] = _mm512_dpbusd_epi32(even[0], v, weigh_even);
         odd[0] = _mm512_dpbusd_epi32(odd[0], v, weigh_odd);
     }
