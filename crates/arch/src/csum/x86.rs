@@ -86,24 +86,27 @@ fn with_tail(lanes: u128, tail: &[u8]) -> u64 {
     scalar::fold128(lanes + u128::from(scalar::sum_words(tail)))
 }
 
-/// 64 bytes a round in four vectors.
+/// 64 bytes a round in four vectors. The halves of each 64-bit lane are to be added without loss:
+/// two accumulators take the whole lanes, which may wrap, and their upper halves, which cannot. The
+/// difference of the two, as numbers of 64 bits, is the sum of the lower halves.
 #[target_feature(enable = "sse2")]
 fn sum_sse2(bytes: &[u8]) -> u64 {
     let (rounds, tail) = bytes.as_chunks::<64>();
-    let low = _mm_set1_epi64x(0xffff_ffff);
-    let mut acc = [_mm_setzero_si128(); 4];
+    let mut whole = [_mm_setzero_si128(); 2];
+    let mut upper = [_mm_setzero_si128(); 2];
     for round in rounds {
         let from = round.as_ptr().cast::<__m128i>();
         // SAFETY: four vectors of 16 bytes are the 64 bytes of the chunk.
         let v = [0, 1, 2, 3].map(|i| unsafe { _mm_loadu_si128(from.add(i)) });
-        for i in 0..4 {
-            let (lower, upper) = (_mm_and_si128(v[i], low), _mm_srli_epi64::<32>(v[i]));
-            acc[i] = _mm_add_epi64(acc[i], _mm_add_epi64(lower, upper));
+        for (i, v) in v.into_iter().enumerate() {
+            whole[i % 2] = _mm_add_epi64(whole[i % 2], v);
+            upper[i % 2] = _mm_add_epi64(upper[i % 2], _mm_srli_epi64::<32>(v));
         }
     }
-    let [a, b, c, d] = acc;
-    let sum = _mm_add_epi64(_mm_add_epi64(a, b), _mm_add_epi64(c, d));
-    with_tail(add_halves(sum), tail)
+    let whole = _mm_add_epi64(whole[0], whole[1]);
+    let upper = _mm_add_epi64(upper[0], upper[1]);
+    let lower = _mm_sub_epi64(whole, _mm_slli_epi64::<32>(upper));
+    with_tail(add_halves(_mm_add_epi64(lower, upper)), tail)
 }
 
 /// The two 64-bit lanes together.
@@ -114,23 +117,25 @@ fn add_halves(v: __m128i) -> u128 {
     u128::from(_mm_cvtsi128_si64(v) as u64) + u128::from(_mm_cvtsi128_si64(upper) as u64)
 }
 
-/// 128 bytes a round in four vectors.
+/// As [`sum_sse2`], 128 bytes a round.
 #[target_feature(enable = "avx2")]
 fn sum_avx2(bytes: &[u8]) -> u64 {
     let (rounds, tail) = bytes.as_chunks::<128>();
-    let low = _mm256_set1_epi64x(0xffff_ffff);
-    let mut acc = [_mm256_setzero_si256(); 4];
+    let mut whole = [_mm256_setzero_si256(); 2];
+    let mut upper = [_mm256_setzero_si256(); 2];
     for round in rounds {
         let from = round.as_ptr().cast::<__m256i>();
         // SAFETY: four vectors of 32 bytes are the 128 bytes of the chunk.
         let v = [0, 1, 2, 3].map(|i| unsafe { _mm256_loadu_si256(from.add(i)) });
-        for i in 0..4 {
-            let (lower, upper) = (_mm256_and_si256(v[i], low), _mm256_srli_epi64::<32>(v[i]));
-            acc[i] = _mm256_add_epi64(acc[i], _mm256_add_epi64(lower, upper));
+        for (i, v) in v.into_iter().enumerate() {
+            whole[i % 2] = _mm256_add_epi64(whole[i % 2], v);
+            upper[i % 2] = _mm256_add_epi64(upper[i % 2], _mm256_srli_epi64::<32>(v));
         }
     }
-    let [a, b, c, d] = acc;
-    let sum = _mm256_add_epi64(_mm256_add_epi64(a, b), _mm256_add_epi64(c, d));
+    let whole = _mm256_add_epi64(whole[0], whole[1]);
+    let upper = _mm256_add_epi64(upper[0], upper[1]);
+    let lower = _mm256_sub_epi64(whole, _mm256_slli_epi64::<32>(upper));
+    let sum = _mm256_add_epi64(lower, upper);
     let half = _mm_add_epi64(_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum));
     with_tail(add_halves(half), tail)
 }
