@@ -1,13 +1,14 @@
 //! The host side's end: five listening ports, one for each kind of traffic.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use super::peers::HOST_ADDR;
 use super::traffic::{
-    Answer, Ask, CHUNK_BYTES, HOST_ANY, Meter, PING_BYTES, SharedMeter, answer_requests,
-    congestion_of, port, tcp_socket,
+    Answer, Ask, CHUNK_BYTES, Meter, PING_BYTES, SharedMeter, answer_requests, congestion_of, port,
+    tcp_socket,
 };
 
 /// What the accepting threads share with the one that answers requests.
@@ -28,7 +29,7 @@ struct Shared {
 /// Those of `bind(2)` and `listen(2)`, and of standard input and output.
 pub fn serve() -> io::Result<()> {
     let shared = Arc::new(Shared::default());
-    accept(port::SINK, &shared, |stream, shared| spawn_sink(stream, shared))?;
+    accept(port::SINK, &shared, spawn_sink)?;
     accept(port::SOURCE, &shared, |stream, _| {
         thread::spawn(move || source(stream));
     })?;
@@ -69,19 +70,22 @@ fn answer(shared: &Shared, ask: Ask) -> io::Result<Answer> {
 fn accept(
     port: u16,
     shared: &Arc<Shared>,
-    each: impl Fn(TcpStream, &Shared) + Send + 'static,
+    each: impl Fn(TcpStream, &Shared) + Copy + Send + 'static,
 ) -> io::Result<()> {
-    let socket = tcp_socket(HOST_ANY)?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&SocketAddr::new(HOST_ANY, port).into())?;
-    socket.listen(4096)?;
-    let (listener, shared) = (TcpListener::from(socket), Arc::clone(shared));
-    thread::spawn(move || {
-        // An accept that failed (a connection reset while queued) concerns that connection only.
-        for stream in listener.incoming().flatten() {
-            each(stream, &shared);
-        }
-    });
+    // Not on all addresses: it would answer on the relay's, in the relay's place.
+    for addr in [Ipv4Addr::LOCALHOST, HOST_ADDR] {
+        let socket = tcp_socket(addr.into())?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&SocketAddr::new(addr.into(), port).into())?;
+        socket.listen(4096)?;
+        let (listener, shared) = (TcpListener::from(socket), Arc::clone(shared));
+        thread::spawn(move || {
+            // An accept that failed (a connection reset while queued) concerns that connection only.
+            for stream in listener.incoming().flatten() {
+                each(stream, &shared);
+            }
+        });
+    }
     Ok(())
 }
 

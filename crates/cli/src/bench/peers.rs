@@ -21,10 +21,6 @@ use super::traffic::{Answer, Ask};
 pub const SCRATCH: &str = "/run/linerate-bench";
 /// The host side's own address, on its only interface beside loopback.
 pub const HOST_ADDR: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
-/// `SO_SNDBUF` of a program that sends through pasta, bytes. Without a bound pasta's path from the program collapses to a
-/// fraction, with thousands of retransmissions; this is the best of the sizes tried.
-pub const PASTA_SNDBUF_BYTES: usize = 128 * 1024;
-
 /// What forwards between the program and the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -68,11 +64,10 @@ impl Tool {
             Self::Pasta => ("pasta", "passt"),
             Self::Slirp4netns => ("slirp4netns", "slirp4netns"),
         };
-        let output = Command::new(program)
-            .arg("--version")
-            .stderr(Stdio::null())
-            .output()
-            .map_err(|e| format!("{program} cannot be started ({e}): install the package {package}"))?;
+        let output =
+            Command::new(program).arg("--version").stderr(Stdio::null()).output().map_err(|e| {
+                format!("{program} cannot be started ({e}): install the package {package}")
+            })?;
         let reported = String::from_utf8_lossy(&output.stdout);
         let reported = reported.lines().next().unwrap_or_default().trim().to_owned();
         Ok(match package_version(package) {
@@ -84,7 +79,8 @@ impl Tool {
 
 /// Debian's version of a package, since pasta's own says "unknown version" there.
 fn package_version(package: &str) -> Option<String> {
-    let output = Command::new("dpkg-query").args(["-W", "-f", "${Version}", package]).output().ok()?;
+    let output =
+        Command::new("dpkg-query").args(["-W", "-f", "${Version}", package]).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -116,7 +112,9 @@ impl Setup {
         for &mtu in mtus {
             for &tool in tools {
                 let setup = Self { mtu, tool };
-                let seen = |s: &Self| s.tool == tool && (tool == Tool::Relay || s.mtu_bytes() == setup.mtu_bytes());
+                let seen = |s: &Self| {
+                    s.tool == tool && (tool == Tool::Relay || s.mtu_bytes() == setup.mtu_bytes())
+                };
                 if !setups.iter().any(seen) {
                     setups.push(setup);
                 }
@@ -232,7 +230,7 @@ impl End {
     }
 
     fn ended(&self) -> io::Error {
-        io::Error::other(format!("it ended: {}", last_line(&self.log)))
+        io::Error::other(format!("it ended: {}", last_words(&self.log)))
     }
 }
 
@@ -251,8 +249,6 @@ pub struct Running {
     pub to: IpAddr,
     /// The forwarding process.
     pub forwarder: u32,
-    /// `SO_SNDBUF` of a sending program.
-    pub sndbuf_bytes: Option<usize>,
     tool: Option<Child>,
 }
 
@@ -276,11 +272,29 @@ impl Running {
             Ok(Answer::Reached { to }) => running.to = to,
             Ok(other) => return Err(running.program.unexpected(&other)),
             Err(e) => {
-                let log = last_line(&tool_log(setup.tool));
-                return Err(io::Error::other(format!("the program cannot reach the host ({e}) {log}")));
+                let log = last_words(&tool_log(setup.tool));
+                return Err(io::Error::other(format!(
+                    "the program cannot reach the host ({e}) {log}"
+                )));
             }
         }
+        running.check_alive(setup.tool)?;
         Ok(running)
+    }
+
+    /// A number counts only if the tool is there: without it, something else carried the traffic.
+    ///
+    /// # Errors
+    /// That it ended, with what it printed last.
+    pub fn check_alive(&mut self, tool: Tool) -> io::Result<()> {
+        let process = self.tool.as_mut().unwrap_or(&mut self.program.child);
+        match process.try_wait()? {
+            None => Ok(()),
+            Some(status) => {
+                let log = last_words(&tool_log(tool));
+                Err(io::Error::other(format!("{tool} ended ({status}): {log}")))
+            }
+        }
     }
 }
 
@@ -302,7 +316,7 @@ fn linerate(mtu: Mtu, pin: Pin) -> io::Result<Running> {
     command.arg("--").arg(std::env::current_exe()?).args(program_args(pin, false));
     let program = End::start(command, "linerate.log")?;
     let forwarder = program.child.id();
-    Ok(Running { program, to: HOST_ADDR.into(), forwarder, sndbuf_bytes: None, tool: None })
+    Ok(Running { program, to: HOST_ADDR.into(), forwarder, tool: None })
 }
 
 fn pasta(mtu: u16, pin: Pin) -> io::Result<Running> {
@@ -320,8 +334,7 @@ fn pasta(mtu: u16, pin: Pin) -> io::Result<Running> {
         .args(["--netns-only", "--netns", &handle]);
     let tool = spawn(command, Tool::Pasta)?;
     let to = Ipv4Addr::new(10, 0, 2, 2).into();
-    let sndbuf_bytes = Some(PASTA_SNDBUF_BYTES);
-    Ok(Running { program, to, forwarder: tool.id(), sndbuf_bytes, tool: Some(tool) })
+    Ok(Running { program, to, forwarder: tool.id(), tool: Some(tool) })
 }
 
 fn slirp4netns(mtu: u16, pin: Pin) -> io::Result<Running> {
@@ -331,7 +344,7 @@ fn slirp4netns(mtu: u16, pin: Pin) -> io::Result<Running> {
     command.args([&program.pid.to_string(), "tap0"]);
     let tool = spawn(command, Tool::Slirp4netns)?;
     let to = Ipv4Addr::new(10, 0, 2, 2).into();
-    Ok(Running { program, to, forwarder: tool.id(), sndbuf_bytes: None, tool: Some(tool) })
+    Ok(Running { program, to, forwarder: tool.id(), tool: Some(tool) })
 }
 
 fn relay(mtu: u16, pin: Pin) -> io::Result<Running> {
@@ -339,10 +352,15 @@ fn relay(mtu: u16, pin: Pin) -> io::Result<Running> {
     let (pid, mtu) = (program.pid.to_string(), mtu.to_string());
     // A name of its own: the pair of the round before ends with its namespace, which takes the kernel a moment.
     let name = format!("relay{pid}");
-    ip(&["link", "add", &name, "mtu", &mtu, "type", "veth", "peer", "name", "eth0", "mtu", &mtu, "netns", &pid])?;
+    ip(&[
+        "link", "add", &name, "mtu", &mtu, "type", "veth", "peer", "name", "eth0", "mtu", &mtu,
+        "netns", &pid,
+    ])?;
     ip(&["addr", "add", "10.0.3.2/24", "dev", &name])?;
     ip(&["link", "set", &name, "up"])?;
-    for args in [&["addr", "add", "10.0.3.100/24", "dev", "eth0"][..], &["link", "set", "eth0", "up"]] {
+    for args in
+        [&["addr", "add", "10.0.3.100/24", "dev", "eth0"][..], &["link", "set", "eth0", "up"]]
+    {
         let args = args.iter().map(ToString::to_string).collect();
         program.ask(&Ask::Ip { args }, Duration::from_secs(10))?;
     }
@@ -351,7 +369,7 @@ fn relay(mtu: u16, pin: Pin) -> io::Result<Running> {
     command.args(["--listen", "10.0.3.2", "--to", "127.0.0.1"]);
     let tool = spawn(command, Tool::Relay)?;
     let to = Ipv4Addr::new(10, 0, 3, 2).into();
-    Ok(Running { program, to, forwarder: tool.id(), sndbuf_bytes: None, tool: Some(tool) })
+    Ok(Running { program, to, forwarder: tool.id(), tool: Some(tool) })
 }
 
 fn program_in_new_namespace(pin: Pin) -> io::Result<End> {
@@ -389,11 +407,13 @@ fn tool_log(tool: Tool) -> PathBuf {
     Path::new(SCRATCH).join(format!("{tool}.log"))
 }
 
-fn last_line(log: &Path) -> String {
+/// What a process printed that explains its end: its first line that says "error", else its last.
+fn last_words(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
     // pasta mentions each message it could not also give to a system logger.
     let said = |line: &&str| !line.trim().is_empty() && !line.contains("syslog");
-    text.lines().rfind(said).unwrap_or("(it printed nothing)").to_owned()
+    let error = text.lines().find(|line| line.starts_with("error"));
+    error.or_else(|| text.lines().rfind(said)).unwrap_or("(it printed nothing)").to_owned()
 }
 
 /// Runs `ip` in the host side's namespace.
@@ -402,7 +422,10 @@ fn last_line(log: &Path) -> String {
 /// That it is not installed, or what it printed.
 pub fn ip(args: &[&str]) -> io::Result<()> {
     let output = Command::new("ip").args(args).output().map_err(|e| {
-        io::Error::new(e.kind(), format!("ip cannot be started ({e}): install the package iproute2"))
+        io::Error::new(
+            e.kind(),
+            format!("ip cannot be started ({e}): install the package iproute2"),
+        )
     })?;
     if output.status.success() {
         return Ok(());

@@ -113,7 +113,12 @@ fn receive(to: IpAddr, streams: usize, window: Window) -> io::Result<Answer> {
     })
 }
 
-fn open(to: IpAddr, port: u16, streams: usize, sndbuf: Option<usize>) -> io::Result<Vec<TcpStream>> {
+fn open(
+    to: IpAddr,
+    port: u16,
+    streams: usize,
+    sndbuf: Option<usize>,
+) -> io::Result<Vec<TcpStream>> {
     (0..streams)
         .map(|_| {
             let stream = connect(to, port, sndbuf)?;
@@ -201,25 +206,36 @@ fn connect_once(to: IpAddr) -> io::Result<()> {
     }
 }
 
+/// Opens connections until there are enough or one fails; what was opened is kept either way.
 fn hold(to: IpAddr, connections: usize, held: &mut Vec<TcpStream>) -> io::Result<Answer> {
     let (start, wanted) = (Instant::now(), AtomicU64::new(connections as u64));
-    let opened: Vec<io::Result<Vec<TcpStream>>> = thread::scope(|scope| {
-        let open = || {
-            let mut mine = Vec::new();
-            while wanted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
-                let mut stream = connect(to, port::IDLE, None)?;
-                stream.read_exact(&mut [0])?;
-                mine.push(stream);
+    let take = || wanted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+    let open = || {
+        let mut mine = Vec::new();
+        while take().is_ok() {
+            match hold_one(to) {
+                Ok(stream) => mine.push(stream),
+                Err(_) => return (mine, 1),
             }
-            Ok(mine)
-        };
+        }
+        (mine, 0)
+    };
+    let mut failed = 0;
+    thread::scope(|scope| {
         let threads: Vec<_> = (0..HOLD_PARALLEL).map(|_| scope.spawn(open)).collect();
-        threads.into_iter().flat_map(thread::ScopedJoinHandle::join).collect()
+        for (mut mine, failures) in threads.into_iter().flat_map(thread::ScopedJoinHandle::join) {
+            held.append(&mut mine);
+            failed += failures;
+        }
     });
-    for mine in opened {
-        held.append(&mut mine?);
-    }
-    Ok(Answer::Count { count: held.len() as u64, failed: 0, elapsed_ns: nanos(start.elapsed()) })
+    Ok(Answer::Count { count: held.len() as u64, failed, elapsed_ns: nanos(start.elapsed()) })
+}
+
+/// Connects and reads the one byte: the connection exists from end to end, not only as far as the tool.
+fn hold_one(to: IpAddr) -> io::Result<TcpStream> {
+    let mut stream = connect(to, port::IDLE, None)?;
+    stream.read_exact(&mut [0])?;
+    Ok(stream)
 }
 
 fn ip<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> io::Result<()> {

@@ -5,8 +5,8 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::inside::{CONNECTS_PARALLEL, Metric, Results};
-use super::peers::{PASTA_SNDBUF_BYTES, Setup, Tool};
+use super::inside::{CONNECTS_PARALLEL, Metric, Results, sndbuf_bytes};
+use super::peers::{Setup, Tool};
 use super::run::{BenchRunArgs, Case};
 use super::stats::Spread;
 use super::traffic::PING_BYTES;
@@ -104,7 +104,12 @@ pub fn text(args: &BenchRunArgs, results: &Results) -> String {
         if metric != Some(row.metric) {
             metric = Some(row.metric);
             let better = if row.metric.more_is_better() { "more" } else { "less" };
-            let _ = writeln!(out, "\n{}, {} ({better} is better)", title(row.metric, args), unit(row.metric));
+            let _ = writeln!(
+                out,
+                "\n{}, {} ({better} is better)",
+                title(row.metric, args),
+                unit(row.metric)
+            );
             let _ = writeln!(
                 out,
                 "  {:<12} {:>8} {:>9} {:>19} {:>12} {:>9}",
@@ -126,6 +131,9 @@ pub fn text(args: &BenchRunArgs, results: &Results) -> String {
     }
     for failure in &results.failures {
         let _ = writeln!(out, "\nfailed: {failure}");
+    }
+    for note in &results.notes {
+        let _ = writeln!(out, "\nnote: {note}");
     }
     for skipped in &results.skipped {
         let _ = writeln!(out, "\nleft out: {skipped}");
@@ -158,21 +166,19 @@ fn method(args: &BenchRunArgs, results: &Results) -> String {
         joined(results.congestion.iter().map(String::as_str)),
         results.congestion_default
     );
-    let _ = writeln!(
-        out,
-        "pinning: {}; load average before: {}",
-        args.pin, results.load_before
-    );
+    let _ = writeln!(out, "pinning: {}; load average before: {}", args.pin, results.load_before);
     let _ = writeln!(out, "machine: {} CPUs, {}, {}", machine.cpus, machine.model, machine.kernel);
     for (tool, version) in &results.versions {
         let _ = writeln!(out, "{tool}: {version}");
     }
-    if results.versions.contains_key(&Tool::Pasta) {
-        let _ = writeln!(
-            out,
-            "pasta in its best configuration: SO_SNDBUF of the sending program bounded to {} KiB; it collapses without.",
-            PASTA_SNDBUF_BYTES / 1024
-        );
+    let bounded = |mtu| sndbuf_bytes(Setup { mtu, tool: Tool::Pasta }, args.pasta_sndbuf);
+    for (mtu, bytes) in args.mtu.iter().filter_map(|&mtu| Some((mtu, bounded(mtu)?))) {
+        if results.versions.contains_key(&Tool::Pasta) {
+            let _ = writeln!(
+                out,
+                "pasta, MTU {mtu}: SO_SNDBUF of the sending program bounded to {bytes} bytes, since this direction collapses without"
+            );
+        }
     }
     out
 }
@@ -201,10 +207,10 @@ pub fn json(args: &BenchRunArgs, results: &Results) -> Value {
         "settings": args,
         "machine": { "cpus": machine.cpus, "model": machine.model, "kernel": machine.kernel, "load_average_before": results.load_before },
         "congestion_control": { "receivers": results.congestion, "tools_own_sockets": results.congestion_default },
-        "pasta_sender_sndbuf_bytes": PASTA_SNDBUF_BYTES,
         "versions": results.versions,
         "results": rows,
         "failures": results.failures,
+        "notes": results.notes,
         "left_out": results.skipped,
     })
 }
@@ -218,7 +224,8 @@ struct Machine {
 impl Machine {
     fn read() -> Self {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+        let model =
+            cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
         let version = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         Self {
             cpus: std::thread::available_parallelism().map_or(0, Into::into),

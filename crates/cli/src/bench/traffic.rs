@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
@@ -317,7 +317,11 @@ fn say(answer: &Answer) -> io::Result<()> {
 /// # Errors
 /// That of `socket(2)`. A congestion control that may not be chosen is no error: the answers carry the one in force.
 pub fn tcp_socket(addr: IpAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(SocketAddr::new(addr, 0)), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(SocketAddr::new(addr, 0)),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     let _ = socket.set_tcp_congestion(CONGESTION.as_bytes());
     Ok(socket)
 }
@@ -342,9 +346,6 @@ pub fn congestion_of(stream: &TcpStream) -> String {
     let name = SockRef::from(stream).tcp_congestion().unwrap_or_default();
     String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned()
 }
-
-/// Any IPv4 address of the host side.
-pub const HOST_ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// Keeps this process, and what it starts, on one CPU.
 fn pin(cpu: Option<usize>) -> io::Result<()> {

@@ -1,0 +1,107 @@
+//! Goal: `linerate bench run` measures what it says, with real namespaces and processes, and leaves nothing behind.
+//! Method: the relay only, which needs no peer installed; a short run; the JSON is read back. Where namespaces or `ip` are not
+//! available the tests say so and skip.
+
+#![forbid(unsafe_code)]
+
+use std::io::Read;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const SHORT: [&str; 8] = ["bench", "run", "--only", "relay", "--rounds", "2", "--mtu", "1500"];
+
+fn linerate(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_linerate"));
+    command.args(SHORT).args(args).args(["--pin", "none"]);
+    command
+}
+
+/// Whether this machine lets it begin at all; if not, says why.
+fn skipped(output: &Output) -> bool {
+    let said = String::from_utf8_lossy(&output.stderr);
+    let cannot = output.status.code() == Some(2)
+        && ["namespace", "iproute2", "/proc cannot be mounted", "ip link"]
+            .iter()
+            .any(|w| said.contains(w));
+    if cannot {
+        eprintln!("SKIPPED: {}", said.trim());
+    }
+    cannot
+}
+
+#[test]
+fn relay_is_measured_in_every_case() {
+    let output =
+        linerate(&["--secs", "0.3", "--cases", "up1,up4,down1,down4,ping,connects", "--json"])
+            .output()
+            .expect("linerate starts");
+    if skipped(&output) {
+        return;
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let json: Value = serde_json::from_slice(&output.stdout).expect("the output is JSON");
+    let results = json["results"].as_array().expect("results is a list");
+    let metrics: Vec<&str> = results.iter().filter_map(|row| row["metric"].as_str()).collect();
+    let wanted = ["up1", "up4", "down1", "down4", "p50", "p99", "round trips", "connects"];
+    assert_eq!(metrics, wanted, "{json:#}");
+    for row in results {
+        let samples = row["samples"].as_array().expect("samples is a list");
+        assert_eq!(samples.len(), 2, "one sample a round: {row}");
+        assert!(samples.iter().all(|s| s.as_f64().is_some_and(|s| s > 0.0)), "{row}");
+        assert_eq!(row["of_relay"], 1.0, "the relay compared with itself: {row}");
+    }
+}
+
+#[test]
+fn wrong_arguments_are_one_sentence_and_status_2() {
+    for (args, names) in [
+        (["--pasta-sndbuf", "x"], "--pasta-sndbuf"),
+        (["--secs", "0"], "--secs"),
+        (["--cases", "sideways"], "--cases"),
+        (["--connections", "0"], "--connections"),
+    ] {
+        let output = linerate(&args).output().expect("linerate starts");
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(names), "{args:?}");
+    }
+}
+
+/// SIGKILL of the command in the middle of a run ends everything it started.
+#[test]
+fn killed_it_leaves_no_process() {
+    // An argument that only this run has, to find its processes by.
+    let mark = format!("{}", 40_000 + std::process::id() % 10_000);
+    let mut child = linerate(&["--secs", "60", "--cases", "up1", "--connections", &mark])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("linerate starts");
+    let mut said = child.stderr.take().expect("stderr was asked to be a pipe");
+    // The first byte of the progress line: namespaces and the host end are there. No byte: it could not begin.
+    let begun = said.read(&mut [0]).expect("the pipe can be read") == 1;
+    let inside = with_argument(&format!("\"connections\":{mark}"));
+    child.kill().expect("it can be killed");
+    child.wait().expect("it can be waited for");
+    if !begun || inside.is_empty() {
+        eprintln!("SKIPPED: the measurement could not begin here");
+        return;
+    }
+    let patience = Instant::now() + Duration::from_secs(60);
+    while !with_argument(&format!("\"connections\":{mark}")).is_empty() {
+        assert!(Instant::now() < patience, "PID 1 of the namespaces outlived the command");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Process ids that have `text` in their arguments; a zombie has none.
+fn with_argument(text: &str) -> Vec<String> {
+    let entries = std::fs::read_dir("/proc").expect("/proc is mounted").flatten();
+    let pids = entries.filter_map(|e| e.file_name().into_string().ok());
+    pids.filter(|pid| {
+        let args = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&args).contains(text)
+    })
+    .collect()
+}
