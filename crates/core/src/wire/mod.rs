@@ -6,16 +6,20 @@ pub mod icmpv4;
 pub mod icmpv6;
 pub mod ipv4;
 pub mod ipv6;
+pub mod nd;
 pub mod tcp;
+pub mod tcp_options;
 pub mod udp;
 
 pub use arp::ArpHdr;
 pub use eth::{EthHdr, Mac, VlanTag};
 pub use icmpv4::Icmpv4Hdr;
-pub use icmpv6::{Icmpv6Hdr, NdMsg, NdOpt, NdOpts};
+pub use icmpv6::Icmpv6Hdr;
 pub use ipv4::{Ipv4Hdr, Ipv4Options};
 pub use ipv6::{ExtHdrs, FragHdr, Ipv6Hdr};
-pub use tcp::{SackBlocks, TcpFlags, TcpHdr, TcpOptions};
+pub use nd::{NdMsg, NdOpt, NdOpts};
+pub use tcp::{TcpFlags, TcpHdr};
+pub use tcp_options::{SackBlocks, TcpOptions};
 pub use udp::UdpHdr;
 
 /// Why bytes are not the header they should be.
