@@ -4,8 +4,17 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("linerate-dev drives Linux's devices: it builds on Linux only");
 
+pub mod device;
+pub mod drive;
+pub mod mem;
 pub mod netdev;
+pub mod null;
+mod offload;
+pub mod packet;
 pub mod pcap;
 pub mod poller;
 pub mod sys;
+pub mod tun;
 pub mod vnet;
+
+pub use device::{Caps, Counts, Device, Layer, RxCx};

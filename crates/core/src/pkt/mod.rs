@@ -158,6 +158,8 @@ pub struct Skb {
     pub nexthop: IpAddr,
     /// Its number in the trace, 0 = not traced.
     pub trace: u32,
+    /// A tap has seen it on its way out.
+    pub tapped: bool,
 }
 
 const _: () = assert!(size_of::<Verdict>() == 16 && size_of::<Pkt>() == 8);
@@ -216,6 +218,7 @@ impl Skb {
             vlan: None,
             nexthop: NOWHERE,
             trace: 0,
+            tapped: false,
         }
     }
 
@@ -239,6 +242,7 @@ impl Skb {
         self.l2_multicast = false;
         self.vlan = None;
         self.trace = 0;
+        self.tapped = false;
     }
 
     /// Bytes in head and fragments (`skb->len`).
