@@ -279,12 +279,8 @@ impl Drive {
     fn napi_poll(&mut self, at: usize, weight: usize, now: Instant) -> io::Result<usize> {
         let slot = &mut self.slots[at];
         let shard = &mut self.shard;
-        let mut cx = RxCx {
-            pool: &mut shard.net.pool,
-            now,
-            dev: slot.number,
-            dropped: &mut self.dropped,
-        };
+        let mut cx =
+            RxCx { pool: &mut shard.net.pool, now, dev: slot.number, dropped: &mut self.dropped };
         let starved = slot.dev.counts().rx_no_buffer;
         let got = slot.dev.rx_burst(&mut cx, &mut self.batch, weight)?;
         let after = slot.dev.counts();
@@ -351,7 +347,9 @@ impl Drive {
             // Bounded: as much as the queue held when the turn came, a ring at a time.
             let room = self.shard.net.knobs.ring_tx as usize;
             for _ in 0..16 {
-                let Some(ring) = path::qdisc_run(&mut self.shard.net, slot.number, room) else { break };
+                let Some(ring) = path::qdisc_run(&mut self.shard.net, slot.number, room) else {
+                    break;
+                };
                 if ring.is_empty() {
                     break;
                 }

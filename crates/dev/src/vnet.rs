@@ -6,6 +6,7 @@
 //! it: it comes from the kernel, yet in a container's namespace the other end of the wire decides
 //! much of what the kernel puts there.
 
+use linerate_core::pkt::GsoKind;
 use std::fmt;
 
 /// Bytes of the header on a packet socket.
@@ -23,17 +24,6 @@ const GSO_TCPV6: u8 = 4;
 const GSO_UDP_L4: u8 = 5;
 const GSO_ECN: u8 = 0x80;
 
-/// What kind of segments a super-packet stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum GsoKind {
-    /// TCP over IPv4.
-    Tcp4,
-    /// TCP over IPv6.
-    Tcp6,
-    /// UDP datagrams of one size, the last may be shorter (`UDP_SEGMENT`), either IP version.
-    UdpL4,
-}
-
 /// A partial checksum: the pseudo-header's sum is in the field, the rest is to be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NeedsCsum {
@@ -44,7 +34,7 @@ pub struct NeedsCsum {
 }
 
 /// A super-packet's description.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gso {
     /// What the segments are.
     pub kind: GsoKind,
@@ -58,7 +48,7 @@ pub struct Gso {
 }
 
 /// The header, understood and checked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Vnet {
     /// The transport checksum is to be completed by whoever puts the packet on a wire.
     pub needs_csum: Option<NeedsCsum>,
@@ -86,15 +76,17 @@ pub enum VnetError {
     GsoSize,
     /// `hdr_len` is longer than the packet.
     GsoHdrLen,
-    /// A super-packet whose checksum is neither to be completed nor verified.
+    /// A super-packet whose checksum is not to be completed: its segments would have none.
     GsoNoCsum,
     /// The ECN bit on something that is not TCP.
     GsoEcn,
+    /// The headers of the packet are not those of the kind of super-packet it is said to be.
+    GsoHeaders,
 }
 
 impl VnetError {
     /// All of them, in the order of [`VnetError::index`].
-    pub const ALL: [VnetError; 9] = [
+    pub const ALL: [VnetError; 10] = [
         VnetError::Short,
         VnetError::CsumRange,
         VnetError::CsumOffset,
@@ -104,6 +96,7 @@ impl VnetError {
         VnetError::GsoHdrLen,
         VnetError::GsoNoCsum,
         VnetError::GsoEcn,
+        VnetError::GsoHeaders,
     ];
 
     /// A small number, for arrays of counts.
@@ -125,6 +118,7 @@ impl fmt::Display for VnetError {
             VnetError::GsoHdrLen => "hdr_len is longer than the packet",
             VnetError::GsoNoCsum => "a super-packet has no partial checksum",
             VnetError::GsoEcn => "the ECN bit is set without TCP",
+            VnetError::GsoHeaders => "the packet's headers are not those of its gso_type",
         })
     }
 }
@@ -174,10 +168,10 @@ impl Vnet {
         };
         if let Some(gso) = gso {
             match needs_csum {
-                Some(csum) if csum.offset != gso.kind.csum_offset() => {
+                Some(csum) if csum.offset != csum_offset(gso.kind) => {
                     return Err(VnetError::CsumOffset);
                 }
-                None if !data_valid => return Err(VnetError::GsoNoCsum),
+                None => return Err(VnetError::GsoNoCsum),
                 _ => {}
             }
         }
@@ -207,7 +201,7 @@ impl Vnet {
             gso_type = match gso.kind {
                 GsoKind::Tcp4 => GSO_TCPV4,
                 GsoKind::Tcp6 => GSO_TCPV6,
-                GsoKind::UdpL4 => GSO_UDP_L4,
+                GsoKind::Udp => GSO_UDP_L4,
             };
             if gso.ecn {
                 gso_type |= GSO_ECN;
@@ -219,14 +213,11 @@ impl Vnet {
     }
 }
 
-impl GsoKind {
-    /// Bytes from the start of the transport header to its checksum.
-    #[must_use]
-    pub fn csum_offset(self) -> u16 {
-        match self {
-            GsoKind::Tcp4 | GsoKind::Tcp6 => TCP_CSUM_OFFSET,
-            GsoKind::UdpL4 => UDP_CSUM_OFFSET,
-        }
+/// Bytes from the start of the transport header to its checksum.
+fn csum_offset(kind: GsoKind) -> u16 {
+    match kind {
+        GsoKind::Tcp4 | GsoKind::Tcp6 => TCP_CSUM_OFFSET,
+        GsoKind::Udp => UDP_CSUM_OFFSET,
     }
 }
 
@@ -235,11 +226,11 @@ fn parse_gso(gso_type: u8, size: u16, hdr_len: u16, packet_bytes: usize) -> Resu
     let kind = match gso_type & !GSO_ECN {
         GSO_TCPV4 => GsoKind::Tcp4,
         GSO_TCPV6 => GsoKind::Tcp6,
-        GSO_UDP_L4 => GsoKind::UdpL4,
+        GSO_UDP_L4 => GsoKind::Udp,
         GSO_UDP => return Err(VnetError::GsoUfo),
         _ => return Err(VnetError::GsoType),
     };
-    if ecn && kind == GsoKind::UdpL4 {
+    if ecn && kind == GsoKind::Udp {
         return Err(VnetError::GsoEcn);
     }
     if size == 0 {
@@ -263,7 +254,7 @@ mod tests {
 
     #[test]
     fn what_is_emitted_is_parsed_to_the_same() {
-        let uso = Gso { kind: GsoKind::UdpL4, size: 1200, hdr_len: 28, ecn: false };
+        let uso = Gso { kind: GsoKind::Udp, size: 1200, hdr_len: 28, ecn: false };
         let tso6 = Gso { kind: GsoKind::Tcp6, size: 1440, hdr_len: 60, ecn: true };
         let cases = [
             Vnet::default(),
@@ -272,7 +263,6 @@ mod tests {
             TSO,
             Vnet { needs_csum: Some(NeedsCsum { start: 20, offset: 6 }), gso: Some(uso), ..TSO },
             Vnet { needs_csum: Some(NeedsCsum { start: 40, offset: 16 }), gso: Some(tso6), ..TSO },
-            Vnet { needs_csum: None, data_valid: true, gso: Some(tso6) },
         ];
         for vnet in cases {
             let bytes = vnet.emit();

@@ -1,0 +1,109 @@
+//! What every device is: a ring that packets come out of, a ring they go into, and what it can
+//! take on itself.
+
+use crate::vnet::VnetError;
+use linerate_core::pkt::{Batch, Pkt, Pool};
+use linerate_core::table::Reason;
+use linerate_core::time::Instant;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+/// What a device's packets begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Layer {
+    /// An Ethernet header.
+    Ethernet,
+    /// The IP header.
+    Ip,
+}
+
+/// What a device is and can do (`ethtool -k`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caps {
+    /// What its packets begin with.
+    pub layer: Layer,
+    /// Largest IP packet on its wire, bytes.
+    pub mtu: u32,
+    /// Its Ethernet address; none on [`Layer::Ip`].
+    pub mac: Option<[u8; 6]>,
+    /// It may hand up packets with partial or verified checksums, and super-packets.
+    pub rx_offload: bool,
+    /// It completes partial checksums of what is sent (`tx-checksumming`).
+    pub tx_csum: bool,
+    /// It takes TCP super-packets over IPv4 and IPv6 (`tcp-segmentation-offload`).
+    pub tso: bool,
+    /// It takes UDP super-packets (`tx-udp-segmentation`).
+    pub uso: bool,
+    /// Largest super-packet, bytes of IP (`gso_max_size`); 0 if it takes none.
+    pub gso_bytes_max: u32,
+}
+
+/// What a device needs of its surroundings to receive.
+pub struct RxCx<'a> {
+    /// Where the memory comes from.
+    pub pool: &'a mut Pool,
+    /// The time of this turn: each packet is stamped with it.
+    pub now: Instant,
+    /// The number the shard knows this device by: each packet carries it.
+    pub dev: u8,
+    /// Packets that were taken from the device and cannot go on, with the reason: the shard counts
+    /// them and takes their memory back.
+    pub dropped: &'a mut Vec<(Pkt, Reason)>,
+}
+
+/// Counts of a device's own that no drop reason covers or that detail one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Receptions put off because the pool had no memory; the packets wait in the device.
+    pub rx_no_buffer: u64,
+    /// Packets longer than the memory they were read into.
+    pub rx_truncated: u64,
+    /// Packets refused for their `virtio_net_hdr`, by [`VnetError::index`].
+    pub rx_vnet: [u64; VnetError::ALL.len()],
+    /// Times the device could take no more (`NETDEV_TX_BUSY`).
+    pub tx_busy: u64,
+    /// Packets the device would not take.
+    pub tx_refused: u64,
+    /// The errno of the last refusal; 0: none yet.
+    pub tx_errno: i32,
+    /// Packets that met a full ring on the other end of a wire without back-pressure.
+    pub overflow: u64,
+}
+
+/// A network device, seen from the loop that drives it.
+pub trait Device {
+    /// Its name: the kernel's where the kernel knows it.
+    fn name(&self) -> &str;
+
+    /// What it is and can do. Constant unless said otherwise.
+    fn caps(&self) -> Caps;
+
+    /// Takes at most `budget` packets from the device and adds them to `out`, without waiting.
+    /// Returns how many; 0 means that nothing is there. Fewer than `budget` means that nothing
+    /// more is there now, unless [`Counts::rx_no_buffer`] moved.
+    ///
+    /// # Errors
+    /// The device is gone or down. A packet that is wrong is no error: it goes to
+    /// [`RxCx::dropped`].
+    fn rx_burst(&mut self, cx: &mut RxCx<'_>, out: &mut Batch, budget: usize) -> io::Result<usize>;
+
+    /// Hands packets from the front of `ring` to the device until one does not fit; that one and
+    /// those behind it stay. Those that left go to `done`, in order, with whether the device took
+    /// them. Returns how many left.
+    ///
+    /// # Errors
+    /// The device is gone. A packet the device refuses is no error: it is in `done` with `false`.
+    fn tx_burst(
+        &mut self,
+        ring: &mut VecDeque<Pkt>,
+        done: &mut Vec<(Pkt, bool)>,
+    ) -> io::Result<usize>;
+
+    /// What to wait on until there is something to receive, or room to send; none if the device
+    /// is never the one that wakes the loop.
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Its own counts.
+    fn counts(&self) -> Counts;
+}

@@ -1,0 +1,354 @@
+//! AF_PACKET: Ethernet frames of an interface, through a raw socket.
+//!
+//! The way to a veth where `/dev/net/tun` may not be opened. `PACKET_VNET_HDR` brings and takes
+//! super-packets and partial checksums as on a TUN. The kernel takes one VLAN tag out of each
+//! frame it shows us and tells it aside: it goes into the packet's metadata, or back into the
+//! frame if it is not 802.1Q. Linux: net/packet/af_packet.c `packet_rcv`, `packet_snd`.
+
+use crate::device::{Caps, Counts, Device, Layer, RxCx};
+use crate::netdev::Link;
+use crate::offload;
+use crate::sys::packet::{self as sys, Flag, Received};
+use crate::tun::is_busy;
+use crate::vnet::{self, Vnet};
+use linerate_core::pkt::{Batch, Buf, LARGE, Pkt};
+use linerate_core::table::Reason;
+use rustix::net::sockopt;
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// How to open a packet socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Super-packets and partial checksums both ways.
+    pub vnet_hdr: bool,
+    /// Send past the queueing discipline.
+    pub qdisc_bypass: bool,
+    /// Take frames for other Ethernet addresses as well.
+    pub promisc: bool,
+    /// Bytes of kernel memory for what waits to be received; 0: the system's default.
+    pub rcvbuf_bytes: usize,
+    /// Bytes of kernel memory for what waits to be sent; 0: the system's default.
+    pub sndbuf_bytes: usize,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        // A super-packet costs its 64 KiB and bookkeeping: the default of 208 KiB holds three.
+        let (rcvbuf_bytes, sndbuf_bytes) = (8 << 20, 4 << 20);
+        let vnet_hdr = true;
+        Config { vnet_hdr, qdisc_bypass: false, promisc: false, rcvbuf_bytes, sndbuf_bytes }
+    }
+}
+
+/// Why there is no packet socket. The sentence says what to do.
+#[derive(Debug)]
+pub struct PacketError {
+    name: String,
+    what: &'static str,
+    source: io::Error,
+}
+
+impl PacketError {
+    /// The errno.
+    #[must_use]
+    pub fn errno(&self) -> Option<i32> {
+        self.source.raw_os_error()
+    }
+}
+
+impl fmt::Display for PacketError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PacketError { name, what, source } = self;
+        write!(f, "cannot {what} a packet socket on {name}: {source}")?;
+        if self.errno() == Some(libc::EPERM) {
+            f.write_str("; this needs CAP_NET_RAW in the user namespace that owns the network")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for PacketError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+impl From<PacketError> for io::Error {
+    fn from(err: PacketError) -> io::Error {
+        io::Error::new(err.source.kind(), err)
+    }
+}
+
+const ETH_P_8021Q: u16 = 0x8100;
+const VLAN_HLEN: usize = 4;
+const MACS: usize = 12;
+/// Largest super-packet Linux makes by default (`GSO_LEGACY_MAX_SIZE`).
+const GSO_BYTES_MAX: u32 = 65536;
+
+/// A raw packet socket on one interface.
+pub struct Packet {
+    fd: OwnedFd,
+    name: String,
+    caps: Caps,
+    large: Option<Buf>,
+    counts: Counts,
+}
+
+impl fmt::Debug for Packet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Packet").field("name", &self.name).field("caps", &self.caps).finish()
+    }
+}
+
+impl Packet {
+    /// Opens a socket on `link`, in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// [`PacketError`]: `EPERM`, `ENODEV`.
+    pub fn open(link: &Link, config: Config) -> Result<Packet, PacketError> {
+        let fail = |what| {
+            let name = link.name.clone();
+            move |source| PacketError { name, what, source }
+        };
+        let fd = sys::open().map_err(fail("open"))?;
+        if config.vnet_hdr {
+            sys::set_flag(&fd, Flag::VnetHdr, true).map_err(fail("set PACKET_VNET_HDR on"))?;
+        }
+        sys::set_flag(&fd, Flag::Auxdata, true).map_err(fail("set PACKET_AUXDATA on"))?;
+        if config.qdisc_bypass {
+            sys::set_flag(&fd, Flag::QdiscBypass, true)
+                .map_err(fail("set PACKET_QDISC_BYPASS on"))?;
+        }
+        // Linux 4.20; before, frames sent by others are told apart by their type below.
+        let _ = sys::set_flag(&fd, Flag::IgnoreOutgoing, true);
+        set_buffers(&fd, config).map_err(fail("set the buffers of"))?;
+        if config.promisc {
+            sys::add_promisc(&fd, link.index).map_err(fail("set promiscuous mode on"))?;
+        }
+        sys::bind(&fd, link.index).map_err(fail("bind"))?;
+        Ok(Packet::from_fd(fd, link, config.vnet_hdr))
+    }
+
+    /// Takes over a socket that [`Packet::open`] made, possibly in another process and namespace:
+    /// what is known of the interface comes along as `link`.
+    #[must_use]
+    pub fn from_fd(fd: OwnedFd, link: &Link, vnet_hdr: bool) -> Packet {
+        let caps = Caps {
+            layer: Layer::Ethernet,
+            mtu: link.mtu,
+            mac: link.mac,
+            rx_offload: vnet_hdr,
+            tx_csum: vnet_hdr,
+            tso: vnet_hdr,
+            uso: vnet_hdr,
+            gso_bytes_max: if vnet_hdr { GSO_BYTES_MAX } else { 0 },
+        };
+        let (large, counts) = (None, Counts::default());
+        Packet { fd, name: link.name.clone(), caps, large, counts }
+    }
+
+    /// Gives the socket away, to be handed to another process.
+    #[must_use]
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
+    /// Frames that the kernel had for us, and those it dropped because the socket's memory was
+    /// full, since the last call.
+    ///
+    /// # Errors
+    /// None are expected.
+    pub fn kernel_counts(&self) -> io::Result<(u32, u32)> {
+        sys::statistics(&self.fd)
+    }
+
+    /// Receives one frame; `None` if none waits or there is no memory for it.
+    fn packet_recvmsg(&mut self, cx: &mut RxCx<'_>) -> io::Result<Option<(Pkt, Option<Reason>)>> {
+        let Some(mut pkt) = cx.pool.alloc() else {
+            self.counts.rx_no_buffer += 1;
+            return Ok(None);
+        };
+        if self.large.is_none() {
+            self.large = cx.pool.alloc_large();
+        }
+        let Some(large) = &mut self.large else {
+            self.counts.rx_no_buffer += 1;
+            cx.pool.free(pkt);
+            return Ok(None);
+        };
+        let mut hdr = [0u8; vnet::LEN_LEGACY];
+        let hdr_len = if self.caps.rx_offload { vnet::LEN_LEGACY } else { 0 };
+        let room = pkt.tailroom();
+        let mut iov = [
+            IoSliceMut::new(hdr.get_mut(..hdr_len).unwrap_or_default()),
+            IoSliceMut::new(pkt.spare_mut()),
+            IoSliceMut::new(large),
+        ];
+        let iov = if hdr_len == 0 { &mut iov[1..] } else { &mut iov[..] };
+        let got = loop {
+            match sys::recv(&self.fd, iov) {
+                Ok(got) if got.outgoing => {}
+                Ok(got) => break got,
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                Err(err) => {
+                    cx.pool.free(pkt);
+                    let none = err.kind() == io::ErrorKind::WouldBlock;
+                    return if none { Ok(None) } else { Err(err) };
+                }
+            }
+        };
+        let len = got.len.saturating_sub(hdr_len);
+        pkt.received(len.min(room));
+        if let Some(rest) = len.checked_sub(room).filter(|&rest| rest > 0)
+            && let Some(large) = self.large.take()
+        {
+            pkt.add_buf(large, 0, rest.min(LARGE));
+        }
+        pkt.rx_time = cx.now;
+        pkt.dev = cx.dev;
+        let refused = self.describe(&mut pkt, &hdr, got).err();
+        Ok(Some((pkt, refused)))
+    }
+
+    fn describe(
+        &mut self,
+        pkt: &mut Pkt,
+        hdr: &[u8; vnet::LEN_LEGACY],
+        got: Received,
+    ) -> Result<(), Reason> {
+        if got.truncated {
+            self.counts.rx_truncated += 1;
+            return Err(Reason::RingNoBuf);
+        }
+        // The header counts from the frame as we got it, so it is read before a tag goes back in.
+        if self.caps.rx_offload {
+            let l2 = offload::ether_len(pkt.head());
+            Vnet::parse(hdr, pkt.len()).and_then(|vnet| offload::receive(pkt, vnet, l2)).map_err(
+                |err| {
+                    self.counts.rx_vnet[err.index()] += 1;
+                    Reason::VnetHdr
+                },
+            )?;
+        }
+        match got.vlan {
+            Some((ETH_P_8021Q, tci)) => pkt.vlan = Some(tci),
+            Some((tpid, tci)) => insert_tag(pkt, tpid, tci),
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn packet_snd(&mut self, pkt: &Pkt) -> io::Result<usize> {
+        let refused = || io::Error::from_raw_os_error(libc::EINVAL);
+        let tag = pkt.vlan.map(|tci| {
+            let ([a, b], [c, d]) = (ETH_P_8021Q.to_be_bytes(), tci.to_be_bytes());
+            [a, b, c, d]
+        });
+        let mut hdr = [0u8; vnet::LEN];
+        let mut hdr_len = 0;
+        if self.caps.tx_csum {
+            let inserted = if tag.is_some() { VLAN_HLEN } else { 0 };
+            hdr = offload::transmit(pkt, inserted).ok_or_else(refused)?.emit();
+            hdr_len = vnet::LEN_LEGACY;
+        }
+        let hdr = hdr.get(..hdr_len).unwrap_or_default();
+        let send = |parts: &[io::IoSlice<'_>]| {
+            Ok(rustix::io::retry_on_intr(|| rustix::io::writev(&self.fd, parts))?)
+        };
+        match &tag {
+            None => offload::gather(&[hdr], pkt, 0, send),
+            Some(tag) => {
+                let macs = pkt.head().get(..MACS).ok_or_else(refused)?;
+                offload::gather(&[hdr, macs, tag], pkt, MACS, send)
+            }
+        }
+    }
+}
+
+fn set_buffers(fd: &OwnedFd, config: Config) -> io::Result<()> {
+    if config.rcvbuf_bytes > 0
+        && sockopt::set_socket_recv_buffer_size_force(fd, config.rcvbuf_bytes).is_err()
+    {
+        // Without the right to force it, as much as net.core.rmem_max allows.
+        sockopt::set_socket_recv_buffer_size(fd, config.rcvbuf_bytes)?;
+    }
+    if config.sndbuf_bytes > 0 {
+        sockopt::set_socket_send_buffer_size(fd, config.sndbuf_bytes)?;
+    }
+    Ok(())
+}
+
+/// Puts a VLAN tag between the addresses and the ethertype.
+fn insert_tag(pkt: &mut Pkt, tpid: u16, tci: u16) {
+    if pkt.head_len() < MACS || pkt.headroom() < VLAN_HLEN {
+        return;
+    }
+    pkt.push(VLAN_HLEN);
+    let head = pkt.head_mut();
+    head.copy_within(VLAN_HLEN..VLAN_HLEN + MACS, 0);
+    if let Some(tag) = head.get_mut(MACS..MACS + VLAN_HLEN) {
+        let ([a, b], [c, d]) = (tpid.to_be_bytes(), tci.to_be_bytes());
+        tag.copy_from_slice(&[a, b, c, d]);
+    }
+}
+
+impl Device for Packet {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn caps(&self) -> Caps {
+        self.caps
+    }
+
+    fn rx_burst(&mut self, cx: &mut RxCx<'_>, out: &mut Batch, budget: usize) -> io::Result<usize> {
+        for taken in 0..budget {
+            match self.packet_recvmsg(cx) {
+                Ok(Some((pkt, None))) => out.push(pkt),
+                Ok(Some((pkt, Some(reason)))) => cx.dropped.push((pkt, reason)),
+                Ok(None) => return Ok(taken),
+                // A socket reports an error once and then forgets it: the interface went down.
+                // What came before is delivered; poll still says what state it is in.
+                Err(_) if taken > 0 => return Ok(taken),
+                Err(err) => return Err(err),
+            }
+        }
+        Ok(budget)
+    }
+
+    fn tx_burst(
+        &mut self,
+        ring: &mut VecDeque<Pkt>,
+        done: &mut Vec<(Pkt, bool)>,
+    ) -> io::Result<usize> {
+        let mut left = 0;
+        while let Some(pkt) = ring.front() {
+            let sent = match self.packet_snd(pkt) {
+                Ok(_) => true,
+                Err(err) if is_busy(&err) => {
+                    self.counts.tx_busy += 1;
+                    break;
+                }
+                Err(err) => {
+                    self.counts.tx_refused += 1;
+                    self.counts.tx_errno = err.raw_os_error().unwrap_or(0);
+                    false
+                }
+            };
+            done.extend(ring.pop_front().map(|pkt| (pkt, sent)));
+            left += 1;
+        }
+        Ok(left)
+    }
+
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.fd.as_fd())
+    }
+
+    fn counts(&self) -> Counts {
+        self.counts
+    }
+}
