@@ -1,0 +1,544 @@
+//! Goal: the devices move real traffic of real kernels, whole.
+//! Method: two peers, each a kernel in a network namespace of its own (this test binary, executed
+//! again under `unshare`), exchange TCP and UDP over both IP versions. The only connection between
+//! them is this process, which relays packets from one device to the other through the
+//! [`Device`] trait. Every byte is checked by the receiving peer.
+//!
+//! Where namespaces or `/dev/net/tun` are not to be had, tests say SKIP and why.
+
+use linerate_core::pkt::{Batch, Csum, Pkt, Pool};
+use linerate_core::time::Instant;
+use linerate_dev::netdev::{Feature, Netdev, PeerNetns, Route, RouteKind};
+use linerate_dev::packet::{self, Packet};
+use linerate_dev::poller::{Interest, Poller, Waker};
+use linerate_dev::tun::{self, Tun};
+use linerate_dev::{Device, Layer, RxCx};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Set in the copies of this binary that run in a namespace: which part they play.
+const ROLE: &str = "LINERATE_TEST_ROLE";
+
+/// A skip must be seen although the harness captures what a passing test prints.
+fn skip(test: &str, why: &str) {
+    writeln!(io::stderr(), "SKIP: {test}: {why}").unwrap();
+}
+
+/// The `unshare` command that gives a new network namespace here, if there is one.
+fn unshare(more: &[&str]) -> Option<Command> {
+    for flags in ["-n", "-rn"] {
+        let works = Command::new("unshare")
+            .args([flags, "true"])
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|s| s.success());
+        if works {
+            let mut command = Command::new("unshare");
+            command.arg(flags).args(more);
+            return Some(command);
+        }
+    }
+    None
+}
+
+/// Runs `test` again in a namespace of its own. True in that copy, which then does the work.
+fn in_netns(test: &str) -> bool {
+    if std::env::var_os(ROLE).is_some() {
+        return true;
+    }
+    let Some(mut command) = unshare(&[]) else {
+        skip(test, "no network namespace may be made here (unshare -rn fails)");
+        return false;
+    };
+    let out = command
+        .arg(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture", "--test-threads=1"])
+        .env(ROLE, "main")
+        .output()
+        .unwrap();
+    let (text, err) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success(), "in the namespace:\n{text}\n{err}");
+    for line in err.lines().filter(|l| l.starts_with("SKIP:")) {
+        writeln!(io::stderr(), "{line}").unwrap();
+    }
+    false
+}
+
+fn role() -> String {
+    std::env::var(ROLE).unwrap_or_default()
+}
+
+/// A kernel in a namespace of its own, spoken to line by line.
+struct Peer {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: Option<BufReader<ChildStdout>>,
+}
+
+impl Peer {
+    fn start(test: &str, role: &str) -> Peer {
+        let mut child = unshare(&[])
+            .expect("namespaces nest")
+            .arg(std::env::current_exe().unwrap())
+            .args([test, "--exact", "--nocapture", "--test-threads=1"])
+            .env(ROLE, role)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdin = child.stdin.take().unwrap();
+        let stdout = Some(BufReader::new(child.stdout.take().unwrap()));
+        let mut peer = Peer { child, stdin, stdout };
+        peer.expect("@ready");
+        peer
+    }
+
+    fn netns(&self) -> File {
+        File::open(format!("/proc/{}/ns/net", self.child.id())).unwrap()
+    }
+
+    fn tell(&mut self, line: &str) {
+        writeln!(self.stdin, "{line}").unwrap();
+    }
+
+    fn expect(&mut self, wanted: &str) {
+        let found = wait_for(self.stdout.as_mut().unwrap(), wanted);
+        assert!(found, "the peer ended without saying {wanted}");
+    }
+
+    /// Rings `waker` when the peer says `wanted`, or ends; the flag tells which.
+    fn expect_later(&mut self, wanted: &'static str, waker: Waker) -> Arc<Said> {
+        let said = Arc::new(Said::default());
+        let (mut stdout, flag) = (self.stdout.take().unwrap(), Arc::clone(&said));
+        std::thread::spawn(move || {
+            flag.word.store(wait_for(&mut stdout, wanted), Ordering::Release);
+            flag.over.store(true, Ordering::Release);
+            waker.wake();
+        });
+        said
+    }
+}
+
+#[derive(Default)]
+struct Said {
+    word: AtomicBool,
+    over: AtomicBool,
+}
+
+fn wait_for(lines: &mut BufReader<ChildStdout>, wanted: &str) -> bool {
+    let mut line = String::new();
+    while lines.read_line(&mut line).unwrap() > 0 {
+        // The harness's own "test … " may stand before it on the line.
+        if line.trim_end().ends_with(wanted) {
+            return true;
+        }
+        line.clear();
+    }
+    false
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What went past the relay.
+#[derive(Debug, Default)]
+struct Seen {
+    packets: u64,
+    super_tcp: u64,
+    partial: u64,
+    longest: usize,
+    refused: u64,
+    dropped: u64,
+}
+
+/// Relays between two devices until the client has said its word or ended.
+fn relay(one: &mut dyn Device, two: &mut dyn Device, poller: &mut Poller, said: &Said) -> Seen {
+    let mut pool = Pool::new(4096, 512);
+    let mut seen = Seen::default();
+    let (mut to_one, mut to_two) = (VecDeque::new(), VecDeque::new());
+    poller.add(one.poll_fd().unwrap(), 1, Interest::READ).unwrap();
+    poller.add(two.poll_fd().unwrap(), 2, Interest::READ).unwrap();
+    while !said.over.load(Ordering::Acquire) {
+        // With packets that could not be sent there is something to try again soon.
+        let limit = if to_one.is_empty() && to_two.is_empty() { None } else { Some(100_000) };
+        let _ = poller.wait(limit).unwrap().count();
+        step(one, &mut to_two, &mut pool, &mut seen);
+        step(two, &mut to_one, &mut pool, &mut seen);
+        send(one, &mut to_one, &mut pool, &mut seen);
+        send(two, &mut to_two, &mut pool, &mut seen);
+    }
+    for pkt in to_one.into_iter().chain(to_two) {
+        pool.free(pkt);
+    }
+    assert_eq!(pool.small_out(), 0, "every packet came back");
+    seen
+}
+
+fn step(from: &mut dyn Device, to: &mut VecDeque<Pkt>, pool: &mut Pool, seen: &mut Seen) {
+    // The queue to the other side is bounded: what it cannot take waits in the kernel.
+    let budget = 256usize.saturating_sub(to.len()).min(64);
+    let (mut batch, mut dropped) = (Batch::new(), Vec::new());
+    let mut cx = RxCx { pool, now: Instant::from_ns(1), dev: 0, dropped: &mut dropped };
+    from.rx_burst(&mut cx, &mut batch, budget).unwrap();
+    for (pkt, _) in dropped {
+        seen.dropped += 1;
+        pool.free(pkt);
+    }
+    for mut pkt in batch.now.drain(..) {
+        seen.packets += 1;
+        seen.super_tcp += u64::from(pkt.gso.is_some());
+        seen.partial += u64::from(matches!(pkt.csum, Csum::Partial { .. }));
+        seen.longest = seen.longest.max(pkt.len());
+        if from.caps().layer == Layer::Ethernet {
+            pkt.network = pkt.data_offset() + 14;
+        }
+        to.push_back(pkt);
+    }
+}
+
+fn send(to: &mut dyn Device, ring: &mut VecDeque<Pkt>, pool: &mut Pool, seen: &mut Seen) {
+    let mut done = Vec::new();
+    to.tx_burst(ring, &mut done).unwrap();
+    for (pkt, sent) in done {
+        seen.refused += u64::from(!sent);
+        pool.free(pkt);
+    }
+}
+
+const SERVER4: &str = "10.77.0.1";
+const SERVER6: &str = "fd77::1";
+const CLIENT4: &str = "10.77.0.2";
+const CLIENT6: &str = "fd77::2";
+/// Bytes of each TCP stream, each way.
+const STREAM_BYTES: u64 = 24 << 20;
+
+/// Configures the one interface this peer was given; its name comes on the standard input.
+fn configure(own: [&str; 2]) {
+    println!("@ready");
+    let mut name = String::new();
+    io::stdin().read_line(&mut name).unwrap();
+    let mut netdev = Netdev::open().unwrap();
+    let link = netdev.link(name.trim()).unwrap();
+    netdev.set_addr_gen_none(link.index).unwrap();
+    netdev.set_up(link.index, true).unwrap();
+    netdev.add_addr(link.index, own[0].parse().unwrap(), 24).unwrap();
+    netdev.add_addr(link.index, own[1].parse().unwrap(), 64).unwrap();
+}
+
+/// A stream of bytes that both ends can compute: xorshift64.
+struct Noise(u64);
+
+impl Noise {
+    fn fill(&mut self, out: &mut [u8]) {
+        for word in out.chunks_mut(8) {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            word.copy_from_slice(&self.0.to_le_bytes()[..word.len()]);
+        }
+    }
+}
+
+fn send_noise(stream: &mut TcpStream, seed: u64) {
+    let (mut noise, mut chunk) = (Noise(seed), vec![0; 1 << 16]);
+    for _ in 0..STREAM_BYTES >> 16 {
+        noise.fill(&mut chunk);
+        stream.write_all(&chunk).unwrap();
+    }
+}
+
+fn check_noise(stream: &mut TcpStream, seed: u64) {
+    let (mut noise, mut chunk, mut expected) = (Noise(seed), vec![0; 1 << 16], vec![0; 1 << 16]);
+    for i in 0..STREAM_BYTES >> 16 {
+        stream.read_exact(&mut chunk).unwrap();
+        noise.fill(&mut expected);
+        assert!(chunk == expected, "chunk {i} of stream {seed} differs");
+    }
+}
+
+/// Serves one TCP stream and one UDP echo for each address, then ends.
+fn serve() {
+    configure([SERVER4, SERVER6]);
+    let bind = |addr: &str| SocketAddr::new(addr.parse().unwrap(), 7777);
+    let sockets: Vec<_> = [SERVER4, SERVER6]
+        .map(|a| (TcpListener::bind(bind(a)).unwrap(), UdpSocket::bind(bind(a)).unwrap()))
+        .into();
+    println!("@listening");
+    for (listener, udp) in sockets {
+        std::thread::spawn(move || {
+            let mut buf = [0; 65536];
+            while let Ok((n, from)) = udp.recv_from(&mut buf) {
+                udp.send_to(&buf[..n], from).unwrap();
+            }
+        });
+        let mut stream = listener.accept().unwrap().0;
+        check_noise(&mut stream, 1);
+        send_noise(&mut stream, 2);
+        // Until the client has closed.
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    }
+    // The UDP echo of the second address lasts until the client ends us.
+    let _ = io::stdin().read_line(&mut String::new());
+}
+
+fn be_client() {
+    configure([CLIENT4, CLIENT6]);
+    println!("@up");
+    for (server, own) in [(SERVER4, CLIENT4), (SERVER6, CLIENT6)] {
+        let addr = SocketAddr::new(server.parse().unwrap(), 7777);
+        let udp = UdpSocket::bind(SocketAddr::new(own.parse().unwrap(), 0)).unwrap();
+        udp.connect(addr).unwrap();
+        // An empty one, one that fits, one that the kernel must fragment.
+        for len in [0usize, 1200, 9000] {
+            let (mut out, mut back) = (vec![0; len], vec![0; 65536]);
+            Noise(3).fill(&mut out);
+            udp.send(&out).unwrap();
+            assert_eq!(udp.recv(&mut back).unwrap(), len);
+            assert!(back[..len] == out[..]);
+        }
+        let mut stream = TcpStream::connect(addr).unwrap();
+        send_noise(&mut stream, 1);
+        check_noise(&mut stream, 2);
+    }
+    println!("@done");
+}
+
+/// Runs both peers with a device each and relays between them.
+fn between_peers(
+    test: &str,
+    mut attach: impl FnMut(&str, &Peer) -> (Box<dyn Device>, String),
+) -> Seen {
+    let mut poller = Poller::new(16).unwrap();
+    let mut server = Peer::start(test, "server");
+    let mut client = Peer::start(test, "client");
+    let (mut one, name) = attach("a", &server);
+    server.tell(&name);
+    server.expect("@listening");
+    let (mut two, name) = attach("b", &client);
+    client.tell(&name);
+    // Only now, so that nothing is sent to an interface that is still down.
+    client.expect("@up");
+    let said = client.expect_later("@done", poller.waker());
+    let seen = relay(&mut *one, &mut *two, &mut poller, &said);
+    assert!(said.word.load(Ordering::Acquire), "the client failed; {seen:?}");
+    assert_eq!((seen.dropped, seen.refused), (0, 0), "{seen:?}");
+    seen
+}
+
+fn tun_between_peers(test: &str, config: impl Fn(&str) -> tun::Config) -> Option<Seen> {
+    match role().as_str() {
+        "server" => serve(),
+        "client" => be_client(),
+        _ => {
+            if let Err(err) = Tun::open(&config("probe")) {
+                skip(test, &err.to_string());
+                return None;
+            }
+            let mut netdev = Netdev::open().unwrap();
+            return Some(between_peers(test, |suffix, peer| {
+                let tun = Tun::open(&config(&format!("lr-{suffix}"))).unwrap();
+                let name = tun.name().to_owned();
+                let link = netdev.link(&name).unwrap();
+                assert_eq!((link.mtu, link.up), (1500, false));
+                netdev.set_netns(link.index, peer.netns()).unwrap();
+                (Box::new(tun), name)
+            }));
+        }
+    }
+    None
+}
+
+#[test]
+fn tun_with_offloads_carries_super_packets_whole() {
+    const TEST: &str = "tun_with_offloads_carries_super_packets_whole";
+    if in_netns(TEST)
+        && let Some(seen) = tun_between_peers(TEST, tun::Config::new)
+    {
+        assert!(seen.super_tcp > 100 && seen.longest > 10_000 && seen.partial > 100, "{seen:?}");
+    }
+}
+
+#[test]
+fn tun_without_offloads_carries_plain_packets() {
+    const TEST: &str = "tun_without_offloads_carries_plain_packets";
+    if in_netns(TEST)
+        && let Some(seen) = tun_between_peers(TEST, |n| tun::Config::new(n).plain())
+    {
+        assert_eq!((seen.super_tcp, seen.partial, seen.longest), (0, 0, 1500), "{seen:?}");
+    }
+}
+
+#[test]
+fn tun_with_checksums_only_carries_no_super_packets() {
+    const TEST: &str = "tun_with_checksums_only_carries_no_super_packets";
+    let csum = |n: &str| tun::Config { tso: false, uso: false, ..tun::Config::new(n) };
+    if in_netns(TEST)
+        && let Some(seen) = tun_between_peers(TEST, csum)
+    {
+        assert_eq!((seen.super_tcp, seen.longest), (0, 1500), "{seen:?}");
+        assert!(seen.partial > 100, "{seen:?}");
+    }
+}
+
+#[test]
+fn tap_carries_ethernet_super_packets() {
+    const TEST: &str = "tap_carries_ethernet_super_packets";
+    let tap = |n: &str| tun::Config { layer: Layer::Ethernet, ..tun::Config::new(n) };
+    if in_netns(TEST)
+        && let Some(seen) = tun_between_peers(TEST, tap)
+    {
+        assert!(seen.super_tcp > 100 && seen.longest > 10_000, "{seen:?}");
+    }
+}
+
+fn veth_between_peers(test: &str, config: packet::Config) -> Option<Seen> {
+    match role().as_str() {
+        "server" => serve(),
+        "client" => be_client(),
+        _ => {
+            let mut netdev = Netdev::open().unwrap();
+            return Some(between_peers(test, |suffix, peer| {
+                let (near, far) = (format!("near-{suffix}"), format!("far-{suffix}"));
+                let netns = peer.netns();
+                netdev.add_veth(&near, &far, PeerNetns::Fd(netns.as_fd())).unwrap();
+                let link = netdev.link(&near).unwrap();
+                netdev.set_addr_gen_none(link.index).unwrap();
+                netdev.set_up(link.index, true).unwrap();
+                (Box::new(Packet::open(&link, config).unwrap()), far)
+            }));
+        }
+    }
+    None
+}
+
+#[test]
+fn af_packet_on_a_veth_carries_super_packets_whole() {
+    const TEST: &str = "af_packet_on_a_veth_carries_super_packets_whole";
+    if in_netns(TEST)
+        && let Some(seen) = veth_between_peers(TEST, packet::Config::default())
+    {
+        assert!(seen.super_tcp > 100 && seen.longest > 10_000 && seen.partial > 100, "{seen:?}");
+    }
+}
+
+#[test]
+fn interfaces_are_configured_as_asked() {
+    const TEST: &str = "interfaces_are_configured_as_asked";
+    if !in_netns(TEST) {
+        return;
+    }
+    let mut netdev = Netdev::open().unwrap();
+    netdev.add_veth("one", "two", PeerNetns::Same).unwrap();
+    let again = netdev.add_veth("one", "three", PeerNetns::Same).unwrap_err();
+    assert_eq!(again.kind(), io::ErrorKind::AlreadyExists, "{again}");
+    assert!(again.to_string().starts_with("cannot make the veth pair one, three: "), "{again}");
+    let one = netdev.link("one").unwrap();
+    netdev.set_mac(one.index, [2, 0, 0, 0, 0, 9]).unwrap();
+    netdev.set_mtu(one.index, 9000).unwrap();
+    netdev.set_txqueuelen(one.index, 77).unwrap();
+    let two = netdev.link("two").unwrap();
+    for link in [&one, &two] {
+        assert!(!link.up && !link.running);
+        netdev.set_addr_gen_none(link.index).unwrap();
+        netdev.set_up(link.index, true).unwrap();
+    }
+    let one = netdev.link_by_index(one.index).unwrap();
+    assert_eq!((one.mtu, one.mac, one.txqueuelen), (9000, Some([2, 0, 0, 0, 0, 9]), 77));
+    assert!(one.up && one.name == "one");
+
+    let ip = |s: &str| s.parse::<IpAddr>().unwrap();
+    for (addr, bits) in [("10.5.0.1", 24), ("fd05::1", 64)] {
+        netdev.add_addr(one.index, ip(addr), bits).unwrap();
+        // No duplicate detection: it can be bound at once.
+        UdpSocket::bind(SocketAddr::new(ip(addr), 0)).unwrap();
+        let err = netdev.add_addr(one.index, ip(addr), bits).unwrap_err();
+        assert_eq!(err.kind(), io::ErrorKind::AlreadyExists, "{err}");
+    }
+    let lo = netdev.link("lo").unwrap().index;
+    netdev.set_up(lo, true).unwrap();
+    for (any, net, bits, inside) in
+        [("0.0.0.0", "192.0.2.0", 24, "192.0.2.77"), ("::", "2001:db8::", 32, "2001:db8::7")]
+    {
+        let server = UdpSocket::bind(SocketAddr::new(ip(any), 0)).unwrap();
+        let to = SocketAddr::new(ip(inside), server.local_addr().unwrap().port());
+        let client = UdpSocket::bind(SocketAddr::new(ip(any), 0)).unwrap();
+        assert!(client.send_to(b"x", to).is_err());
+        let local = Route { dev: Some(lo), kind: RouteKind::Local, ..Route::to(ip(net), bits) };
+        netdev.add_route(&local).unwrap();
+        client.send_to(b"whole network", to).unwrap();
+        assert_eq!(server.recv(&mut [0; 64]).unwrap(), 13);
+    }
+    for (any, via, far) in [("0.0.0.0", "10.5.0.2", "198.51.100.1"), ("::", "fd05::2", "2600::1")] {
+        let connect = || {
+            let socket = UdpSocket::bind(SocketAddr::new(ip(any), 0)).unwrap();
+            socket.connect(SocketAddr::new(ip(far), 9)).map(|()| socket)
+        };
+        assert!(connect().is_err());
+        netdev.add_route(&Route { via: Some(ip(via)), ..Route::to(ip(any), 0) }).unwrap();
+        connect().unwrap();
+        netdev.add_neigh(one.index, ip(via), two.mac.unwrap()).unwrap();
+    }
+    let unreachable = Route { via: Some(ip("203.0.113.1")), ..Route::to(ip("203.0.113.0"), 24) };
+    let err = netdev.add_route(&unreachable).unwrap_err();
+    assert_eq!(err.kind(), io::ErrorKind::NetworkUnreachable);
+    // The kernel's own sentence is part of ours.
+    assert!(err.to_string().contains("Nexthop has invalid gateway"), "{err}");
+    assert!(netdev.link("nothing").unwrap_err().to_string().contains("nothing"));
+    assert!(netdev.set_mtu(one.index, 1).is_err());
+
+    use linerate_dev::netdev::{feature, set_feature};
+    assert!(feature("one", Feature::Tx).unwrap());
+    set_feature("one", Feature::Tx, false).unwrap();
+    assert!(!feature("one", Feature::Tx).unwrap());
+    netdev.del_link(one.index).unwrap();
+    assert!(netdev.link("two").is_err());
+}
+
+#[test]
+fn a_tun_name_in_use_and_packets_the_kernel_refuses() {
+    const TEST: &str = "a_tun_name_in_use_and_packets_the_kernel_refuses";
+    if !in_netns(TEST) {
+        return;
+    }
+    let mut tun = match Tun::open(&tun::Config::new("lr0")) {
+        Ok(tun) => tun,
+        Err(err) => return skip(TEST, &err.to_string()),
+    };
+    let err = Tun::open(&tun::Config::new("lr0")).unwrap_err();
+    assert!(err.to_string().contains("in use"), "{err}");
+    assert!(Tun::open(&tun::Config::new("a-name-that-is-too-long")).is_err());
+    let many = tun::Config { multi_queue: true, ..tun::Config::new("lrq") };
+    let first = Tun::open(&many).unwrap();
+    let second = first.open_queue().unwrap();
+    assert_eq!((first.name(), first.caps()), (second.name(), second.caps()));
+
+    let mut netdev = Netdev::open().unwrap();
+    let index = netdev.link("lr0").unwrap().index;
+    let mut pool = Pool::new(8, 8);
+    let (mut ring, mut done) = (VecDeque::new(), Vec::new());
+    // Down: refused. Up: neither IPv4 nor IPv6 is refused, an IPv4 header is taken.
+    for (up, first_byte, taken) in [(false, 0x45, false), (true, 0x10, false), (true, 0x45, true)] {
+        netdev.set_up(index, up).unwrap();
+        let mut pkt = pool.alloc().unwrap();
+        pkt.put(20).fill(0);
+        pkt.head_mut()[0] = first_byte;
+        pkt.network = pkt.data_offset();
+        ring.push_back(pkt);
+        assert_eq!(tun.tx_burst(&mut ring, &mut done).unwrap(), 1);
+        let (pkt, sent) = done.pop().unwrap();
+        assert_eq!(sent, taken, "up: {up}, first byte {first_byte:#x}");
+        pool.free(pkt);
+    }
+    assert_eq!(tun.counts().tx_refused, 2);
+    assert_ne!(tun.counts().tx_errno, 0);
+}
