@@ -1,0 +1,138 @@
+//! What can be read about connections: TCP_INFO, `/proc/net/tcp`, `/proc/net/sockstat`.
+
+use std::net::SocketAddr;
+
+use super::State;
+use crate::sock::SocketId;
+use crate::sock::error::TcpError;
+
+/// A reading of one connection (Linux: `struct tcp_info`, names without `tcpi_`).
+#[derive(Clone, Copy, Debug)]
+pub struct TcpInfo {
+    /// State.
+    pub state: State,
+    /// Congestion state: 0 open, 1 disorder, 2 CWR, 3 recovery, 4 loss.
+    pub ca_state: u8,
+    /// Congestion control.
+    pub ca_name: &'static str,
+    /// Consecutive retransmission timeouts.
+    pub retransmits: u8,
+    /// Unanswered probes (zero window, keepalive).
+    pub probes: u8,
+    /// Exponential backoff of the timer.
+    pub backoff: u8,
+    /// Shift of the windows that the peer announces.
+    pub snd_wscale: u8,
+    /// Shift of the windows that we announce.
+    pub rcv_wscale: u8,
+    /// Whether timestamps are in use.
+    pub opt_timestamps: bool,
+    /// Whether SACK is in use.
+    pub opt_sack: bool,
+    /// Retransmission timeout in microseconds.
+    pub rto_us: u32,
+    /// Smoothed round trip in microseconds.
+    pub rtt_us: u32,
+    /// Mean deviation of the round trip in microseconds.
+    pub rttvar_us: u32,
+    /// Least round trip in microseconds; 0 = none measured.
+    pub min_rtt_us: u32,
+    /// Receiver's estimate of the round trip in microseconds.
+    pub rcv_rtt_us: u32,
+    /// Congestion window in segments.
+    pub snd_cwnd: u32,
+    /// Slow-start threshold in segments.
+    pub snd_ssthresh: u32,
+    /// Payload bytes of a full segment that we send.
+    pub snd_mss: u32,
+    /// Payload bytes of a full segment that the peer seems to send.
+    pub rcv_mss: u32,
+    /// Payload bytes of a full segment that we announced.
+    pub advmss: u32,
+    /// Path MTU in bytes.
+    pub pmtu: u32,
+    /// Segments sent and not acknowledged.
+    pub unacked: u32,
+    /// Of these, selectively acknowledged.
+    pub sacked: u32,
+    /// Of these, thought to be lost.
+    pub lost: u32,
+    /// Of these, retransmitted and not acknowledged.
+    pub retrans: u32,
+    /// Segments ever retransmitted.
+    pub total_retrans: u32,
+    /// Reordering that was seen, in segments.
+    pub reordering: u32,
+    /// Bytes acknowledged by the peer.
+    pub bytes_acked: u64,
+    /// Bytes received in order.
+    pub bytes_received: u64,
+    /// Bytes sent, retransmissions included.
+    pub bytes_sent: u64,
+    /// Bytes retransmitted.
+    pub bytes_retrans: u64,
+    /// Segments received.
+    pub segs_in: u32,
+    /// Segments sent.
+    pub segs_out: u32,
+    /// Segments delivered to the peer.
+    pub delivered: u32,
+    /// Bytes queued and not yet sent.
+    pub notsent_bytes: u32,
+    /// Bytes that the application takes in a round trip.
+    pub rcv_space: u32,
+    /// Limit of the window that we announce, in bytes.
+    pub rcv_ssthresh: u32,
+    /// The window that we announced, in bytes.
+    pub rcv_wnd: u32,
+    /// The window that the peer announced, in bytes.
+    pub snd_wnd: u32,
+    /// Bytes of receive buffer, true size.
+    pub rcvbuf: u32,
+    /// Bytes of send buffer.
+    pub sndbuf: u32,
+    /// Packets in the out-of-order queue.
+    pub rcv_ooopack: u32,
+    /// Why it failed.
+    pub error: Option<TcpError>,
+}
+
+/// One line of `/proc/net/tcp`.
+#[derive(Clone, Copy, Debug)]
+pub struct SockRow {
+    /// Its name; `None` for TIME_WAIT, which the application can not name.
+    pub id: Option<SocketId>,
+    /// State.
+    pub state: State,
+    /// Its address.
+    pub local: SocketAddr,
+    /// The peer's; unspecified for listeners.
+    pub remote: SocketAddr,
+    /// Bytes to be read; on listeners, connections to be accepted.
+    pub rx_queue: u64,
+    /// Bytes not acknowledged; on listeners, the most connections that may wait.
+    pub tx_queue: u64,
+    /// Which timer runs, as in `/proc/net/tcp`: 0 none, 1 retransmission, 2 keepalive, 3 TIME_WAIT, 4 zero-window probe.
+    pub timer: u8,
+    /// Milliseconds until it fires.
+    pub timer_ms: u64,
+    /// Timeouts in a row.
+    pub retransmits: u8,
+    /// The application's number.
+    pub user: u64,
+}
+
+/// The TCP line of `/proc/net/sockstat`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SockStat {
+    /// Listeners and connections.
+    pub inuse: u64,
+    /// Connections that the application has closed already.
+    pub orphan: u64,
+    /// TIME_WAIT entries.
+    pub tw: u64,
+    /// Sockets that hold memory.
+    pub alloc: u64,
+    /// Memory of queues in pages of 4096 bytes.
+    pub mem: u64,
+}
