@@ -1,2 +1,10 @@
-//! linerate-lab
+//! What linerate is tested with. Never published.
+//!
+//! [`docs`] writes the generated pages of `docs/` from the tables; [`conformance`] says for every
+//! mechanism of the Linux network path whether it works here and which test shows it; [`tree`]
+//! reads the source tree for the checks of `tests/tidy.rs`.
 #![forbid(unsafe_code)]
+
+pub mod conformance;
+pub mod docs;
+pub mod tree;

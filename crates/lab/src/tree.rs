@@ -1,0 +1,78 @@
+//! The source tree, as text.
+
+use std::path::{Path, PathBuf};
+
+/// The root of the repository.
+pub fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).expect("the crate lies two folders below the root").to_path_buf()
+}
+
+/// A source file: its path from the root, and its text.
+pub struct Source {
+    /// Path from the root, with slashes.
+    pub path: String,
+    /// The whole text.
+    pub text: String,
+}
+
+impl Source {
+    /// The text before the first inline test module: what ships.
+    pub fn shipped(&self) -> &str {
+        self.text.split("#[cfg(test)]\nmod ").next().unwrap_or_default()
+    }
+    /// Whether the file itself is a test.
+    pub fn is_test(&self) -> bool {
+        self.path.contains("/tests/")
+            || self.path.contains("/benches/")
+            || self.path.ends_with("/tests.rs")
+            || self.path.ends_with("testkit.rs")
+    }
+}
+
+/// Every file below `crates/` whose name ends in `ending`, sorted by path.
+pub fn sources(ending: &str) -> Vec<Source> {
+    let mut found = Vec::new();
+    walk(&root().join("crates"), ending, &mut found);
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found
+}
+
+fn walk(dir: &Path, ending: &str, found: &mut Vec<Source>) {
+    let entries = std::fs::read_dir(dir).expect("the source tree is readable");
+    for entry in entries {
+        let path = entry.expect("the source tree is readable").path();
+        if path.is_dir() {
+            if !path.ends_with("target") && !path.ends_with("data") {
+                walk(&path, ending, found);
+            }
+        } else if path.to_string_lossy().ends_with(ending) {
+            let text = std::fs::read_to_string(&path).expect("a source file is text");
+            let path = path.strip_prefix(root()).expect("below the root");
+            found.push(Source { path: path.to_string_lossy().into_owned(), text });
+        }
+    }
+}
+
+/// The names of all test functions in the tree (`fn name` behind a `#[test]`, or a proptest's).
+pub fn test_names() -> std::collections::BTreeSet<String> {
+    let mut names = std::collections::BTreeSet::new();
+    for source in sources(".rs") {
+        let mut armed = false;
+        for line in source.text.lines().map(str::trim) {
+            if line.starts_with("#[test]") {
+                armed = true;
+            } else if armed && let Some(rest) = line.strip_prefix("fn ") {
+                names.extend(rest.split(['(', '<']).next().map(str::to_owned));
+                armed = false;
+            }
+        }
+        // Tests with a runner of their own are entries of a list: ("name", function).
+        for line in source.text.lines().filter(|_| source.is_test()) {
+            if let Some((name, _)) = line.trim().strip_prefix("(\"").and_then(|r| r.split_once("\",")) {
+                names.insert(name.to_owned());
+            }
+        }
+    }
+    names
+}
