@@ -7,10 +7,12 @@
 mod link;
 mod ng;
 mod read;
+mod replay;
 mod write;
 
 pub use link::{LinkError, LinkType, Network, network};
 pub use read::Reader;
+pub use replay::{REPLAY_MAC, Recorded, Replay};
 pub use write::{Info, Writer};
 
 use std::fmt;

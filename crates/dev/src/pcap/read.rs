@@ -195,10 +195,8 @@ impl<R: BufRead> Reader<R> {
         }))
     }
 
-    /// Takes the link header of a frame this reader gave off, with the file's name in the error.
-    ///
-    /// # Errors
-    /// [`Fault::Link`].
+    /// The error for a frame of this file, at `offset`, whose link header does not come off.
+    #[must_use]
     pub fn link_fault(&self, offset: u64, err: super::LinkError) -> PcapError {
         self.source.error(offset, Fault::Link(err))
     }
