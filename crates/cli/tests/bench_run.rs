@@ -1,6 +1,6 @@
-//! Goal: `linerate bench run` measures what it says, with real namespaces and processes, and leaves nothing behind.
-//! Method: the relay only, which needs no peer installed; a short run; the JSON is read back. Where namespaces or `ip` are not
-//! available the tests say so and skip.
+//! Goal: `linerate bench run` measures what it says, with real namespaces and processes, and leaves
+//! nothing behind. Method: the relay only, which needs no peer installed; a short run; the JSON is
+//! read back. Where namespaces or `ip` are not available the tests say so and skip.
 
 #![forbid(unsafe_code)]
 
@@ -79,7 +79,8 @@ fn killed_it_leaves_no_process() {
         .spawn()
         .expect("linerate starts");
     let mut said = child.stderr.take().expect("stderr was asked to be a pipe");
-    // The first byte of the progress line: namespaces and the host end are there. No byte: it could not begin.
+    // The first byte of the progress line: namespaces and the host end are there. No byte: it could
+    // not begin.
     let begun = said.read(&mut [0]).expect("the pipe can be read") == 1;
     let inside = with_argument(&format!("\"connections\":{mark}"));
     child.kill().expect("it can be killed");

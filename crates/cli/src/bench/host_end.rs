@@ -14,8 +14,8 @@ use super::traffic::{
 /// What the accepting threads share with the one that answers requests.
 #[derive(Default)]
 struct Shared {
-    /// The meter of the connections accepted next. Those of an earlier case keep their own, so that what still trickles in
-    /// from them is not counted.
+    /// The meter of the connections accepted next. Those of an earlier case keep their own, so that
+    /// what still trickles in from them is not counted.
     meter: Mutex<SharedMeter>,
     /// Congestion control of the sink's last connection.
     congestion: Mutex<String>,
@@ -80,7 +80,8 @@ fn accept(
         socket.listen(4096)?;
         let (listener, shared) = (TcpListener::from(socket), Arc::clone(shared));
         thread::spawn(move || {
-            // An accept that failed (a connection reset while queued) concerns that connection only.
+            // An accept that failed (a connection reset while queued) concerns that connection
+            // only.
             for stream in listener.incoming().flatten() {
                 each(stream, &shared);
             }

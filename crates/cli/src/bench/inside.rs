@@ -1,4 +1,5 @@
-//! The measurement itself, as PID 1 of its own namespaces: the host side is here, the program's side behind each tool.
+//! The measurement itself, as PID 1 of its own namespaces: the host side is here, the program's
+//! side behind each tool.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,7 +16,7 @@ use serde::Serialize;
 use super::peers::{End, HOST_ADDR, Running, SCRATCH, Setup, Tool, cpu_args, ip, memory_bytes};
 use super::run::{BenchRunArgs, Case};
 use super::table;
-use super::traffic::{Answer, Ask, CONGESTION, Window};
+use super::traffic::{Answer, Ask, CONGESTION, CONGESTION_UNRESTRICTED, Window};
 
 /// Connections opened at a time in the case `connects`.
 pub const CONNECTS_PARALLEL: usize = 4;
@@ -60,12 +61,14 @@ pub struct Results {
     pub skipped: Vec<String>,
     /// Version of each tool measured.
     pub versions: BTreeMap<Tool, String>,
-    /// Congestion control found on the receivers' sockets.
+    /// Congestion control found on the sockets of both ends.
     pub congestion: BTreeSet<String>,
     /// Congestion control of sockets that do not choose, in the host side's namespace.
     pub congestion_default: String,
-    /// 1-minute load average before the first measurement.
+    /// 1-minute load average before the first measurement: what else ran, unlike the one after.
     pub load_before: String,
+    /// 1-minute load average after the last measurement; alone on the machine it is about 2 to 3.
+    pub load_after: String,
 }
 
 /// Measures and prints.
@@ -74,6 +77,7 @@ pub fn main(settings: &str) -> ExitCode {
     let measured = serde_json::from_str(settings).map_err(io::Error::from).and_then(|args| {
         let mut bench = Bench::start(args)?;
         bench.measure();
+        bench.results.load_after = load_average();
         Ok(bench)
     });
     match measured {
@@ -114,9 +118,7 @@ struct Bench {
 
 impl Bench {
     fn start(args: BenchRunArgs) -> io::Result<Self> {
-        let mut results = Results::default();
-        let load = fs::read_to_string("/proc/loadavg")?;
-        results.load_before = load.split(' ').next().unwrap_or_default().into();
+        let mut results = Results { load_before: load_average(), ..Results::default() };
         mounts()?;
         files_limit()?;
         network()?;
@@ -160,7 +162,8 @@ impl Bench {
             }
         }
         if self.args.cases.contains(&Case::Idle) {
-            // The relay's two threads a connection say nothing about anybody's memory; nor does the MTU.
+            // The relay's two threads a connection say nothing about anybody's memory; nor does the
+            // MTU.
             let mut seen = vec![Tool::Relay];
             setups.sort_unstable();
             for setup in setups {
@@ -258,19 +261,31 @@ impl Bench {
         let counted = self.host.ask(&Ask::Count(window), window.whole() + GRACE);
         let sent = running.program.answer(window.whole() + GRACE);
         // The program's error, if there is one, explains why nothing was counted.
-        sent.and(counted)
+        if let Answer::Sent { congestion } = sent? {
+            self.found("program", setup, congestion);
+        }
+        counted
     }
 
     fn throughput(&mut self, setup: Setup, case: Case, answer: Answer) -> io::Result<()> {
         match answer {
             Answer::Bytes { bytes, elapsed_ns, congestion } => {
-                self.results.congestion.insert(congestion);
+                let up = matches!(case, Case::Up1 | Case::Up4);
+                self.found(if up { "host" } else { "program" }, setup, congestion);
                 let gbps = bytes as f64 * 8.0 / elapsed_ns as f64;
                 self.sample(Metric::Gbps(case), setup, gbps);
                 Ok(())
             }
             other => Err(self.host.unexpected(&other)),
         }
+    }
+
+    /// Notes the congestion control an end found in force; whose it is, where it is not the one
+    /// asked for.
+    fn found(&mut self, end: &str, setup: Setup, congestion: String) {
+        let whose = format!("{congestion} ({end} of {})", setup.tool);
+        let as_asked = congestion == CONGESTION;
+        self.results.congestion.insert(if as_asked { congestion } else { whose });
     }
 
     /// Opens the connections, lets everything settle, and compares the memory with that before.
@@ -303,7 +318,7 @@ impl Bench {
     }
 
     fn window(&self, case: Case) -> Window {
-        let whole_ms = self.args.secs * 1000.0 * if case.is_throughput() { 1.0 } else { 0.5 };
+        let whole_ms = self.args.secs * 1000.0 * if case.is_throughput() { 1.0 } else { 1.0 / 3.0 };
         let warmup_ms = (whole_ms / 6.0) as u64;
         Window { warmup_ms, counted_ms: whole_ms as u64 - warmup_ms }
     }
@@ -330,13 +345,20 @@ fn per_sec(count: u64, elapsed_ns: u64) -> f64 {
     count as f64 * 1e9 / elapsed_ns as f64
 }
 
-/// A /proc of our PID namespace, since the tools are told process ids, and a place for logs that nobody else sees.
+fn load_average() -> String {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    load.split(' ').next().unwrap_or_default().into()
+}
+
+/// A /proc of our PID namespace, since the tools are told process ids, and a place for logs that
+/// nobody else sees.
 fn mounts() -> io::Result<()> {
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
     mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none).map_err(|e| {
         io::Error::other(format!(
-            "/proc cannot be mounted in a new PID namespace here ({e}): in a container, run it with --privileged"
+            "/proc cannot be mounted in a new PID namespace here ({e}): in a container, run it \
+             with --privileged"
         ))
     })?;
     mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none)?;
@@ -353,7 +375,8 @@ fn files_limit() -> io::Result<()> {
     Ok(())
 }
 
-/// The host side: loopback, one interface with an address and a default route (pasta copies it), a wide range of ports.
+/// The host side: loopback, one interface with an address and a default route (pasta copies it), a
+/// wide range of ports.
 fn network() -> io::Result<()> {
     ip(&["link", "set", "lo", "up"])?;
     ip(&["link", "add", "host0", "type", "veth", "peer", "name", "host1"])?;
@@ -361,15 +384,17 @@ fn network() -> io::Result<()> {
     ip(&["link", "set", "host0", "up"])?;
     ip(&["link", "set", "host1", "up"])?;
     ip(&["route", "add", "default", "via", "198.18.0.254"])?;
-    // Best effort: the default range of 28 000 ports is enough unless a tool leaves TIME_WAIT behind.
+    // Best effort: the default range of 28 000 ports is enough unless a tool leaves TIME_WAIT
+    // behind.
     let _ = fs::write("/proc/sys/net/ipv4/ip_local_port_range", "10000 65535");
     Ok(())
 }
 
-/// Sets the congestion control of the tools' own sockets, which do not choose one: cubic as everywhere else, or reno where the
-/// kernel keeps cubic from new namespaces. Not left at BBR, whose pacing would be measured instead of the tool.
+/// Sets the congestion control of the tools' own sockets, which do not choose one: cubic as
+/// everywhere else, or reno where the kernel keeps cubic from new namespaces. Not left at BBR,
+/// whose pacing would be measured instead of the tool.
 fn congestion_default() -> String {
     let path = "/proc/sys/net/ipv4/tcp_congestion_control";
-    let _ = fs::write(path, CONGESTION).or_else(|_| fs::write(path, "reno"));
+    let _ = fs::write(path, CONGESTION).or_else(|_| fs::write(path, CONGESTION_UNRESTRICTED));
     fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }

@@ -5,13 +5,13 @@
 //! | [`run`] | `linerate bench run`: arguments, rounds, the order of measuring |
 //! | [`inside`] | the measurement itself, in namespaces of its own |
 //! | [`peers`] | how each tool is started, and reached by the program |
-//! | [`traffic`] | the two ends of the traffic (`linerate __traffic`, hidden) and the commands they take |
+//! | [`traffic`] | `linerate __traffic` (hidden): the parts to play, and the commands they take |
 //! | [`host_end`], [`program_end`], [`relay`] | the server, the client and the kernel relay |
 //! | [`stats`] | median, spread, percentile |
 //! | [`table`] | what is printed |
 //!
-//! Nothing here touches the host's network: the first thing done is to enter a new network, PID and mount namespace, and all
-//! that is started lives and dies with that PID namespace.
+//! Nothing here touches the host's network: the first thing done is to enter a new network, PID and
+//! mount namespace, and all that is started lives and dies with that PID namespace.
 
 pub mod host_end;
 pub mod inside;

@@ -105,8 +105,8 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Every tool at every MTU, each once: a tool whose default is in the list by number is not measured twice, and the relay
-    /// has no MTU of its own choosing.
+    /// Every tool at every MTU, each once: a tool whose default is in the list by number is not
+    /// measured twice, and the relay has no MTU of its own choosing.
     pub fn all(tools: &[Tool], mtus: &[Mtu]) -> Vec<Self> {
         let mut setups: Vec<Self> = Vec::new();
         for &mtu in mtus {
@@ -131,7 +131,8 @@ impl Setup {
         }
     }
 
-    /// Whether `peer` is what this is to be compared with: the same MTU, or both at their own default.
+    /// Whether `peer` is what this is to be compared with: the same MTU, or both at their own
+    /// default.
     pub fn compares_with(self, peer: Self) -> bool {
         match self.mtu {
             Mtu::Bytes(bytes) => peer.mtu_bytes() == Some(bytes),
@@ -321,7 +322,8 @@ fn linerate(mtu: Mtu, pin: Pin) -> io::Result<Running> {
 
 fn pasta(mtu: u16, pin: Pin) -> io::Result<Running> {
     let program = program_in_new_namespace(pin)?;
-    // pasta gives up the right to look into /proc/PID/ns before it enters; a path it can open needs no right.
+    // pasta gives up the right to look into /proc/PID/ns before it enters; a path it can open needs
+    // no right.
     let handle = format!("{SCRATCH}/netns-{}", program.pid);
     File::create(&handle)?;
     let namespace = format!("/proc/{}/ns/net", program.pid);
@@ -350,7 +352,8 @@ fn slirp4netns(mtu: u16, pin: Pin) -> io::Result<Running> {
 fn relay(mtu: u16, pin: Pin) -> io::Result<Running> {
     let mut program = program_in_new_namespace(pin)?;
     let (pid, mtu) = (program.pid.to_string(), mtu.to_string());
-    // A name of its own: the pair of the round before ends with its namespace, which takes the kernel a moment.
+    // A name of its own: the pair of the round before ends with its namespace, which takes the
+    // kernel a moment.
     let name = format!("relay{pid}");
     ip(&[
         "link", "add", &name, "mtu", &mtu, "type", "veth", "peer", "name", "eth0", "mtu", &mtu,
@@ -440,8 +443,9 @@ fn end_process(child: &mut Child) {
     let _ = child.wait();
 }
 
-/// Proportional set size of the forwarding process and all it started, except the program itself, bytes. Where the kernel
-/// does not show it for a process (not dumpable, and we are not root), its resident set.
+/// Proportional set size of the forwarding process and all it started, except the program itself,
+/// bytes. Where the kernel does not show it for a process (not dumpable, and we are not root), its
+/// resident set.
 ///
 /// # Errors
 /// That the process is gone.

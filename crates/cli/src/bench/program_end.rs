@@ -67,6 +67,7 @@ fn reach(to: &[IpAddr]) -> io::Result<Answer> {
 
 fn send(to: IpAddr, streams: usize, sndbuf: Option<usize>, window: Window) -> io::Result<Answer> {
     let streams = open(to, port::SINK, streams, sndbuf)?;
+    let congestion = streams.first().map(congestion_of).unwrap_or_default();
     // Longer than the window: the receiver's clock begins with the first byte.
     let end = Instant::now() + window.whole() + Duration::from_millis(150);
     thread::scope(|scope| {
@@ -82,7 +83,7 @@ fn send(to: IpAddr, streams: usize, sndbuf: Option<usize>, window: Window) -> io
             });
         }
     });
-    Ok(Answer::Done)
+    Ok(Answer::Sent { congestion })
 }
 
 fn receive(to: IpAddr, streams: usize, window: Window) -> io::Result<Answer> {
@@ -194,8 +195,8 @@ fn connects(to: IpAddr, parallel: usize, window: Window) -> io::Result<Answer> {
     })
 }
 
-/// Connects, reads the one byte and the end of the stream. The server closes first, so that TIME_WAIT is at its end and no
-/// ephemeral port of ours, or of the tool's, is used up.
+/// Connects, reads the one byte and the end of the stream. The server closes first, so that
+/// TIME_WAIT is at its end and no ephemeral port of ours, or of the tool's, is used up.
 fn connect_once(to: IpAddr) -> io::Result<()> {
     let mut stream = connect(to, port::BYTE, None)?;
     let mut byte = [0];
@@ -231,7 +232,8 @@ fn hold(to: IpAddr, connections: usize, held: &mut Vec<TcpStream>) -> io::Result
     Ok(Answer::Count { count: held.len() as u64, failed, elapsed_ns: nanos(start.elapsed()) })
 }
 
-/// Connects and reads the one byte: the connection exists from end to end, not only as far as the tool.
+/// Connects and reads the one byte: the connection exists from end to end, not only as far as the
+/// tool.
 fn hold_one(to: IpAddr) -> io::Result<TcpStream> {
     let mut stream = connect(to, port::IDLE, None)?;
     stream.read_exact(&mut [0])?;

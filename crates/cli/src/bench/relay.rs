@@ -1,5 +1,5 @@
-//! The yardstick: a relay between two kernel TCP connections with `read` and `write`, the least a gateway that terminates TCP
-//! can do. Two threads a connection, one a direction.
+//! The yardstick: a relay between two kernel TCP connections with `read` and `write`, the least a
+//! gateway that terminates TCP can do. Two threads a connection, one a direction.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};

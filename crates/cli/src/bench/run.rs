@@ -13,15 +13,16 @@ use super::peers::Tool;
 
 /// Measure `linerate run` beside pasta, slirp4netns and a kernel relay, in one run.
 ///
-/// All tools take turns in every round, with the same client and server; the medians of the rounds are compared. Nothing
-/// touches the host's network: everything happens in namespaces that end with this command. A tool that is not installed is
-/// named and left out.
+/// All tools take turns in every round, with the same client and server; the medians of the rounds
+/// are compared. Nothing touches the host's network: everything happens in namespaces that end with
+/// this command. A tool that is not installed is named and left out.
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
 pub struct BenchRunArgs {
     /// Rounds; in each, every tool takes its turn.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: u32,
-    /// Length of one throughput measurement in seconds, the first sixth of it left out; latency cases take half.
+    /// Length of one throughput measurement in seconds, the first sixth of it left out; latency
+    /// cases take a third.
     #[arg(long, default_value_t = 3.0, value_parser = seconds)]
     pub secs: f64,
     /// Two rounds of one second: a look, not a result.
@@ -31,19 +32,23 @@ pub struct BenchRunArgs {
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Case::ALL)]
     pub cases: Vec<Case>,
     /// Tools, separated by commas.
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "TOOL", default_values_t = Tool::ALL)]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "TOOL")]
+    #[arg(default_values_t = Tool::ALL)]
     pub only: Vec<Tool>,
     /// MTUs, separated by commas: a number of bytes, or `default` for each tool's own.
     #[arg(long, value_delimiter = ',', default_value = "1500,default")]
     pub mtu: Vec<Mtu>,
-    /// CPUs of the forwarding process and of both ends of the traffic as `FORWARDER,ENDS`, or `none`.
+    /// CPUs of the forwarding process and of both ends of the traffic as `FORWARDER,ENDS`, or
+    /// `none`.
     #[arg(long, default_value = "1,0")]
     pub pin: Pin,
     /// Connections of the case `idle`.
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=50_000))]
+    #[arg(long, default_value_t = 10_000)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=50_000))]
     pub connections: u32,
-    /// Bound on SO_SNDBUF of a program that sends through pasta, in bytes; 0 leaves it to the kernel. Unbounded, pasta's path
-    /// from the program can collapse. Not given: the best of the sizes tried, 131072 at an MTU up to 9000, 524288 above.
+    /// Bound on SO_SNDBUF of a program that sends through pasta, in bytes; 0 leaves it to the
+    /// kernel. Unbounded, pasta's path from the program can collapse. Not given: the best of the
+    /// sizes tried, 131072 at an MTU up to 9000, 524288 above.
     #[arg(long, value_name = "BYTES")]
     pub pasta_sndbuf: Option<usize>,
     /// Print JSON: every sample, with the machine and the settings.
@@ -167,8 +172,8 @@ fn seconds(s: &str) -> Result<f64, String> {
     }
 }
 
-/// Measures and prints. The exit code is 0 if every tool that is installed was measured in every case, 1 if not, 2 if the
-/// measurement could not begin.
+/// Measures and prints. The exit code is 0 if every tool that is installed was measured in every
+/// case, 1 if not, 2 if the measurement could not begin.
 pub fn main(mut args: BenchRunArgs) -> ExitCode {
     if args.quick {
         (args.rounds, args.secs) = (2, 1.0);
@@ -200,8 +205,9 @@ fn pin_fits(pin: Pin) -> Result<(), String> {
     Ok(())
 }
 
-/// Starts the measurement as PID 1 of new namespaces and waits for it. Its standard input is a pipe whose other end only this
-/// process holds: when this process ends, however it ends, PID 1 sees it and exits, and the kernel ends the rest.
+/// Starts the measurement as PID 1 of new namespaces and waits for it. Its standard input is a pipe
+/// whose other end only this process holds: when this process ends, however it ends, PID 1 sees it
+/// and exits, and the kernel ends the rest.
 fn enter(args: &BenchRunArgs) -> io::Result<ExitCode> {
     let settings = serde_json::to_string(args)?;
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
@@ -212,7 +218,7 @@ fn enter(args: &BenchRunArgs) -> io::Result<ExitCode> {
     unshare(flags).map_err(|e| {
         io::Error::other(format!(
             "the kernel does not permit new namespaces here ({e}): run it as root, or permit \
-             unprivileged user namespaces (user.max_user_namespaces, or --privileged in a container)"
+             unprivileged user namespaces (user.max_user_namespaces; in a container --privileged)"
         ))
     })?;
     if !uid.is_root() {

@@ -29,8 +29,8 @@ impl Spread {
     }
 }
 
-/// The nearest-rank percentile of `sorted` (ascending): the smallest value such that `permille` ‰ of all are not above it.
-/// 0 if there are no values.
+/// The nearest-rank percentile of `sorted` (ascending): the smallest value such that `permille` ‰
+/// of all are not above it. 0 if there are no values.
 pub fn percentile(sorted: &[u32], permille: usize) -> u32 {
     let rank = (sorted.len() * permille).div_ceil(1000);
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0)

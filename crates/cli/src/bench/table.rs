@@ -155,18 +155,23 @@ fn method(args: &BenchRunArgs, results: &Results) -> String {
     let machine = Machine::read();
     let _ = writeln!(
         out,
-        "\n{} rounds, the tools in turn; throughput {} s, the first {:.2} s left out, payload counted by the receiver. * the tool's own MTU.",
+        "\n{} rounds, the tools in turn; throughput {} s, the first {:.2} s left out, payload \
+         counted by the receiver. * the tool's own MTU.",
         args.rounds,
         args.secs,
         args.secs / 6.0
     );
     let _ = writeln!(
         out,
-        "congestion control: {} on the receivers' sockets and asked for on every traffic socket; tools' own sockets {}",
+        "congestion control: {} on both ends' sockets, {} on the tools' own unless they choose",
         joined(results.congestion.iter().map(String::as_str)),
         results.congestion_default
     );
-    let _ = writeln!(out, "pinning: {}; load average before: {}", args.pin, results.load_before);
+    let _ = writeln!(
+        out,
+        "pinning: {}; load average before and after: {}, {}",
+        args.pin, results.load_before, results.load_after
+    );
     let _ = writeln!(out, "machine: {} CPUs, {}, {}", machine.cpus, machine.model, machine.kernel);
     for (tool, version) in &results.versions {
         let _ = writeln!(out, "{tool}: {version}");
@@ -176,7 +181,8 @@ fn method(args: &BenchRunArgs, results: &Results) -> String {
         if results.versions.contains_key(&Tool::Pasta) {
             let _ = writeln!(
                 out,
-                "pasta, MTU {mtu}: SO_SNDBUF of the sending program bounded to {bytes} bytes, since this direction collapses without"
+                "pasta, MTU {mtu}: SO_SNDBUF of the sending program bounded to {bytes} bytes, \
+                 since this direction can collapse without"
             );
         }
     }
@@ -196,7 +202,8 @@ pub fn json(args: &BenchRunArgs, results: &Results) -> Value {
             json!({
                 "metric": label(row.metric), "unit": unit(row.metric),
                 "more_is_better": row.metric.more_is_better(),
-                "tool": row.setup.tool, "mtu": row.setup.mtu.to_string(), "mtu_bytes": row.setup.mtu_bytes(),
+                "tool": row.setup.tool,
+                "mtu": row.setup.mtu.to_string(), "mtu_bytes": row.setup.mtu_bytes(),
                 "median": row.spread.median, "min": row.spread.min, "max": row.spread.max,
                 "samples": results.samples.get(&(row.metric, row.setup)),
                 "of_best_peer": row.of_best_peer, "of_relay": row.of_relay,
@@ -205,8 +212,15 @@ pub fn json(args: &BenchRunArgs, results: &Results) -> Value {
         .collect();
     json!({
         "settings": args,
-        "machine": { "cpus": machine.cpus, "model": machine.model, "kernel": machine.kernel, "load_average_before": results.load_before },
-        "congestion_control": { "receivers": results.congestion, "tools_own_sockets": results.congestion_default },
+        "machine": {
+            "cpus": machine.cpus, "model": machine.model, "kernel": machine.kernel,
+            "load_average_before": results.load_before,
+            "load_average_after": results.load_after,
+        },
+        "congestion_control": {
+            "ends": results.congestion,
+            "tools_own_sockets": results.congestion_default,
+        },
         "versions": results.versions,
         "results": rows,
         "failures": results.failures,
@@ -247,7 +261,8 @@ mod tests {
         assert_eq!([0.1234, 1.234, 12.34, 1234.4].map(number), ["0.123", "1.23", "12.3", "1234"]);
     }
 
-    /// The best peer is the largest for throughput and the smallest for latency, and only one at a comparable MTU.
+    /// The best peer is the largest for throughput and the smallest for latency, and only one at a
+    /// comparable MTU.
     #[test]
     fn ratios_are_to_the_best_peer_and_the_relay() {
         let at = |tool, mtu| Setup { mtu, tool };

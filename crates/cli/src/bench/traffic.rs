@@ -1,5 +1,6 @@
-//! The ends of the traffic and the commands they take, one JSON object a line on standard input, one answer a line on
-//! standard output: the same two programs for every tool, so that only what is between them differs.
+//! The ends of the traffic and the commands they take, one JSON object a line on standard input,
+//! one answer a line on standard output: the same two programs for every tool, so that only what is
+//! between them differs.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, Write};
@@ -19,6 +20,8 @@ use super::{host_end, inside, program_end, relay};
 
 /// Congestion control of every traffic socket, both ends.
 pub const CONGESTION: &str = "cubic";
+/// Where the kernel keeps cubic from a program without rights: reno is permitted everywhere.
+pub const CONGESTION_UNRESTRICTED: &str = "reno";
 /// Bytes of one request and of one reply of the ping-pong.
 pub const PING_BYTES: usize = 64;
 /// Bytes given to one `read` or `write` of the throughput cases.
@@ -122,7 +125,8 @@ pub enum Ask {
     Arm,
     /// Host: wait for the first byte, leave out the warm-up, count. → [`Answer::Bytes`]
     Count(Window),
-    /// Program: send on `streams` connections to the sink for the whole window and a little longer. → [`Answer::Done`]
+    /// Program: send on `streams` connections to the sink for the whole window and a little longer.
+    /// → [`Answer::Sent`]
     Send {
         /// Address of the host end.
         to: IpAddr,
@@ -142,14 +146,16 @@ pub enum Ask {
         /// How long.
         window: Window,
     },
-    /// Program: one connection, [`PING_BYTES`] there and back, one at a time. → [`Answer::RoundTrips`]
+    /// Program: one connection, [`PING_BYTES`] there and back, one at a time. →
+    /// [`Answer::RoundTrips`]
     PingPong {
         /// Address of the host end.
         to: IpAddr,
         /// How long.
         window: Window,
     },
-    /// Program: connect, read one byte and the end of the stream, close; `parallel` at a time. → [`Answer::Count`]
+    /// Program: connect, read one byte and the end of the stream, close; `parallel` at a time. →
+    /// [`Answer::Count`]
     Connects {
         /// Address of the host end.
         to: IpAddr,
@@ -190,6 +196,11 @@ pub enum Answer {
     },
     /// It is done.
     Done,
+    /// All was sent.
+    Sent {
+        /// Congestion control the kernel reports for a socket of this end.
+        congestion: String,
+    },
     /// What a receiver counted.
     Bytes {
         /// Bytes.
@@ -312,21 +323,26 @@ fn say(answer: &Answer) -> io::Result<()> {
     out.flush()
 }
 
-/// A TCP socket as every traffic socket is: cubic where the kernel permits it, buffers tuned by the kernel.
+/// A TCP socket as every traffic socket is: cubic where the kernel permits it, buffers tuned by the
+/// kernel.
 ///
 /// # Errors
-/// That of `socket(2)`. A congestion control that may not be chosen is no error: the answers carry the one in force.
+/// That of `socket(2)`. A congestion control that may not be chosen is no error: the answers carry
+/// the one in force.
 pub fn tcp_socket(addr: IpAddr) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(SocketAddr::new(addr, 0)),
         Type::STREAM,
         Some(Protocol::TCP),
     )?;
-    let _ = socket.set_tcp_congestion(CONGESTION.as_bytes());
+    let _ = socket
+        .set_tcp_congestion(CONGESTION.as_bytes())
+        .or_else(|_| socket.set_tcp_congestion(CONGESTION_UNRESTRICTED.as_bytes()));
     Ok(socket)
 }
 
-/// Connects to the host end; a wait for the peer longer than 5 s is an error, here and in later reads and writes.
+/// Connects to the host end; a wait for the peer longer than 5 s is an error, here and in later
+/// reads and writes.
 ///
 /// # Errors
 /// Those of `socket(2)` and `connect(2)`.
