@@ -336,7 +336,7 @@ impl Bench {
 
 /// `SO_SNDBUF` of a program that sends, where it is to be bounded: through pasta only.
 pub fn sndbuf_bytes(setup: Setup, asked: Option<usize>) -> Option<usize> {
-    let small = setup.mtu_bytes().is_some_and(|mtu| mtu <= 9000);
+    let small = setup.mtu_bytes() <= 9000;
     let best = if small { 128 * 1024 } else { 512 * 1024 };
     Some(asked.unwrap_or(best)).filter(|&bytes| setup.tool == Tool::Pasta && bytes > 0)
 }

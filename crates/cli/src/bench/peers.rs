@@ -44,12 +44,11 @@ impl Tool {
         matches!(self, Self::Pasta | Self::Slirp4netns)
     }
 
-    /// The MTU it chooses when not told, bytes, where known beforehand.
-    pub fn default_mtu(self) -> Option<u16> {
+    /// The MTU it chooses when not told, bytes.
+    pub fn default_mtu(self) -> u16 {
         match self {
-            Self::Linerate => None,
-            Self::Pasta => Some(65520),
-            Self::Slirp4netns | Self::Relay => Some(1500),
+            Self::Linerate | Self::Pasta => 65520,
+            Self::Slirp4netns | Self::Relay => 1500,
         }
     }
 
@@ -123,10 +122,10 @@ impl Setup {
         setups
     }
 
-    /// The MTU in bytes, where known beforehand.
-    pub fn mtu_bytes(self) -> Option<u16> {
+    /// The MTU in bytes.
+    pub fn mtu_bytes(self) -> u16 {
         match self.mtu {
-            Mtu::Bytes(bytes) => Some(bytes),
+            Mtu::Bytes(bytes) => bytes,
             Mtu::Default => self.tool.default_mtu(),
         }
     }
@@ -135,7 +134,7 @@ impl Setup {
     /// default.
     pub fn compares_with(self, peer: Self) -> bool {
         match self.mtu {
-            Mtu::Bytes(bytes) => peer.mtu_bytes() == Some(bytes),
+            Mtu::Bytes(bytes) => peer.mtu_bytes() == bytes,
             Mtu::Default => peer.mtu_bytes() == peer.tool.default_mtu(),
         }
     }
@@ -261,9 +260,9 @@ impl Running {
     pub fn start(setup: Setup, pin: Pin) -> io::Result<Self> {
         let mut running = match setup.tool {
             Tool::Linerate => linerate(setup.mtu, pin)?,
-            Tool::Pasta => pasta(setup.mtu_bytes().unwrap_or(1500), pin)?,
-            Tool::Slirp4netns => slirp4netns(setup.mtu_bytes().unwrap_or(1500), pin)?,
-            Tool::Relay => relay(setup.mtu_bytes().unwrap_or(1500), pin)?,
+            Tool::Pasta => pasta(setup.mtu_bytes(), pin)?,
+            Tool::Slirp4netns => slirp4netns(setup.mtu_bytes(), pin)?,
+            Tool::Relay => relay(setup.mtu_bytes(), pin)?,
         };
         let to = match setup.tool {
             Tool::Linerate => vec![Ipv4Addr::new(10, 0, 2, 2).into(), HOST_ADDR.into()],

@@ -105,7 +105,7 @@ impl fmt::Display for Case {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mtu {
-    /// So many bytes, 576..=65520.
+    /// So many bytes, 1280..=65520.
     Bytes(u16),
     /// What the tool chooses when it is not told.
     Default,
@@ -116,8 +116,8 @@ impl FromStr for Mtu {
     fn from_str(s: &str) -> Result<Self, String> {
         match (s, s.parse()) {
             ("default", _) => Ok(Self::Default),
-            (_, Ok(bytes @ 576..=65520)) => Ok(Self::Bytes(bytes)),
-            _ => Err("expected a number from 576 to 65520, or `default`".into()),
+            (_, Ok(bytes @ 1280..=65520)) => Ok(Self::Bytes(bytes)),
+            _ => Err("expected a number from 1280 to 65520, or `default`".into()),
         }
     }
 }
@@ -248,7 +248,7 @@ mod tests {
     fn mtu_is_a_number_in_range_or_default() {
         assert_eq!("1500".parse(), Ok(Mtu::Bytes(1500)));
         assert_eq!("default".parse(), Ok(Mtu::Default));
-        for bad in ["575", "65521", "-1", "", "1500b"] {
+        for bad in ["1279", "65521", "-1", "", "1500b"] {
             assert!(bad.parse::<Mtu>().is_err(), "{bad}");
         }
     }

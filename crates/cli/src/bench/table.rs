@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::inside::{CONNECTS_PARALLEL, Metric, Results, sndbuf_bytes};
 use super::peers::{Setup, Tool};
-use super::run::{BenchRunArgs, Case};
+use super::run::{BenchRunArgs, Case, Mtu};
 use super::stats::Spread;
 use super::traffic::PING_BYTES;
 
@@ -143,9 +143,9 @@ pub fn text(args: &BenchRunArgs, results: &Results) -> String {
 
 /// The MTU in bytes, marked if it is the tool's own choice.
 fn mtu(setup: Setup) -> String {
-    match (setup.mtu, setup.mtu_bytes()) {
-        (super::run::Mtu::Default, Some(bytes)) => format!("{bytes}*"),
-        (asked, _) => asked.to_string(),
+    match setup.mtu {
+        Mtu::Default => format!("{}*", setup.mtu_bytes()),
+        Mtu::Bytes(bytes) => bytes.to_string(),
     }
 }
 
