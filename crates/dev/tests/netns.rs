@@ -8,7 +8,7 @@
 
 use linerate_core::pkt::{Batch, Csum, GsoKind, Pkt, Pool};
 use linerate_core::time::Instant;
-use linerate_dev::netdev::{Feature, Netdev, PeerNetns, Route, RouteKind};
+use linerate_dev::netdev::{Feature, Netdev, PeerNetns, Route, RouteKind, feature, set_feature};
 use linerate_dev::packet::{self, Packet};
 use linerate_dev::poller::{Interest, Poller, Waker};
 use linerate_dev::tun::{self, Tun};
@@ -530,7 +530,6 @@ fn interfaces_are_configured_as_asked() {
     assert!(netdev.link("nothing").unwrap_err().to_string().contains("nothing"));
     assert!(netdev.set_mtu(one.index, 1).is_err());
 
-    use linerate_dev::netdev::{feature, set_feature};
     assert!(feature("one", Feature::Tx).unwrap());
     set_feature("one", Feature::Tx, false).unwrap();
     assert!(!feature("one", Feature::Tx).unwrap());
@@ -575,4 +574,48 @@ fn a_tun_name_in_use_and_packets_the_kernel_refuses() {
     }
     assert_eq!(tun.counts().tx_refused, 2);
     assert_ne!(tun.counts().tx_errno, 0);
+    // An interface that is down has nothing to give; one that is gone is an error.
+    netdev.set_up(index, false).unwrap();
+    while poll(&mut tun, &mut pool).unwrap() > 0 {}
+    netdev.del_link(index).unwrap();
+    assert!(poll(&mut tun, &mut pool).is_err());
+}
+
+/// Receives and forgets.
+fn poll(dev: &mut dyn Device, pool: &mut Pool) -> io::Result<usize> {
+    let (mut batch, mut dropped) = (Batch::new(), Vec::new());
+    let mut cx = RxCx { pool, now: Instant::ZERO, dev: 0, dropped: &mut dropped };
+    let got = dev.rx_burst(&mut cx, &mut batch, 64);
+    dropped.into_iter().map(|(p, _)| p).chain(batch.now).for_each(|p| pool.free(p));
+    got
+}
+
+#[test]
+fn each_offload_switch_reaches_the_kernel() {
+    const TEST: &str = "each_offload_switch_reaches_the_kernel";
+    if !in_netns(TEST) {
+        return;
+    }
+    // `ethtool -k` of the interface says what the kernel took the mask for: tx is what it may
+    // leave undone in packets for us.
+    let all = tun::Config::new("lr0");
+    let cases = [
+        (all.clone(), true, true),
+        (tun::Config { uso: false, ..all.clone() }, true, true),
+        (tun::Config { tso: false, ..all.clone() }, true, false),
+        (tun::Config { csum: false, ..all.clone() }, false, false),
+        (all.plain(), false, false),
+    ];
+    for (config, tx, tso) in cases {
+        let tun = match Tun::open(&config) {
+            Ok(tun) => tun,
+            Err(err) => return skip(TEST, &err.to_string()),
+        };
+        let caps = tun.caps();
+        assert_eq!((caps.rx_offload, caps.tx_csum, caps.tso), (tx, tx, tso), "{config:?}");
+        // Linux before 6.2 has no USO: then it must not be claimed where it is switched off.
+        assert!(!caps.uso || config.uso, "{config:?}");
+        assert_eq!(feature("lr0", Feature::Tx).unwrap(), tx, "{config:?}");
+        assert_eq!(feature("lr0", Feature::Tso).unwrap(), tso, "{config:?}");
+    }
 }

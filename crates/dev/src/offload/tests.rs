@@ -120,3 +120,47 @@ fn link_headers_are_measured() {
     assert_eq!(ether_len(&frame), 22);
     assert_eq!(ether_len(&[]), 14);
 }
+
+#[test]
+fn any_header_before_any_packet_is_answered_and_what_is_taken_can_be_sent() {
+    let mut pool = Pool::new(2, 2);
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut random = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let mut taken = 0;
+    for _ in 0..200_000 {
+        let l2 = [0, 14, 18][(random() % 3) as usize];
+        let (v6, tcp) = (random() & 1 == 0, random() & 1 == 0);
+        let mut pkt = packet(&mut pool, l2, v6, tcp, (random() % 90) as usize);
+        let len = pkt.len();
+        pkt.trim((random() % (len as u64 + 1)) as usize);
+        if let Some(byte) = pkt.head_mut().get_mut((random() % 64) as usize) {
+            *byte = random() as u8;
+        }
+        // Mostly plausible values, so that every check is reached.
+        let mut hdr = [0u8; 12];
+        hdr[0] = (random() % 4) as u8;
+        hdr[1] = [0, 1, 3, 4, 5, 0x81, random() as u8][(random() % 7) as usize];
+        for at in [2, 4, 6, 8] {
+            let value = [16, 20, 34, 40, 54, 6, random() % 100, random()][(random() % 8) as usize];
+            hdr[at..at + 2].copy_from_slice(&(value as u16).to_ne_bytes());
+        }
+        let len = pkt.len();
+        if let Ok(vnet) = Vnet::parse(&hdr, len)
+            && receive(&mut pkt, vnet, l2).is_ok()
+        {
+            let back = transmit(&pkt, 0).expect("what was taken can be said");
+            assert_eq!(Vnet::parse(&back.emit(), len), Ok(back));
+            if let Some(gso) = pkt.gso {
+                assert!(usize::from(gso.segs - 1) * usize::from(gso.size) < len);
+                taken += 1;
+            }
+        }
+        pool.free(pkt);
+    }
+    assert!(taken > 100, "only {taken} super-packets: the values are not plausible");
+}
