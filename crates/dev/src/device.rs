@@ -67,7 +67,7 @@ pub struct Counts {
     pub tx_refused: u64,
     /// The errno of the last refusal; 0: none yet.
     pub tx_errno: i32,
-    /// Packets that met a full ring on the other end of a wire without back-pressure.
+    /// Packets that were for us and met a full ring: lost before they could be received.
     pub overflow: u64,
 }
 

@@ -13,6 +13,7 @@ use crate::tun::is_busy;
 use crate::vnet::{self, Vnet};
 use linerate_core::pkt::{Batch, Buf, LARGE, Pkt};
 use linerate_core::table::Reason;
+use linerate_core::time::{Instant, MS};
 use rustix::net::sockopt;
 use std::collections::VecDeque;
 use std::fmt;
@@ -85,6 +86,8 @@ impl From<PacketError> for io::Error {
 const ETH_P_8021Q: u16 = 0x8100;
 const VLAN_HLEN: usize = 4;
 const MACS: usize = 12;
+/// How often the kernel is asked what it dropped: a system call, so not for each burst.
+const ASK_NS: u64 = 100 * MS;
 /// Largest super-packet Linux makes by default (`GSO_LEGACY_MAX_SIZE`).
 const GSO_BYTES_MAX: u32 = 65536;
 
@@ -95,6 +98,8 @@ pub struct Packet {
     caps: Caps,
     large: Option<Buf>,
     counts: Counts,
+    /// When the kernel was last asked what it dropped.
+    asked: Instant,
 }
 
 impl fmt::Debug for Packet {
@@ -147,7 +152,7 @@ impl Packet {
             gso_bytes_max: if vnet_hdr { GSO_BYTES_MAX } else { 0 },
         };
         let (large, counts) = (None, Counts::default());
-        Packet { fd, name: link.name.clone(), caps, large, counts }
+        Packet { fd, name: link.name.clone(), caps, large, counts, asked: Instant::ZERO }
     }
 
     /// Gives the socket away, to be handed to another process.
@@ -156,13 +161,17 @@ impl Packet {
         self.fd
     }
 
-    /// Frames that the kernel had for us, and those it dropped because the socket's memory was
-    /// full, since the last call.
-    ///
-    /// # Errors
-    /// None are expected.
-    pub fn kernel_counts(&self) -> io::Result<(u32, u32)> {
-        sys::statistics(&self.fd)
+    /// Adds the frames that the kernel dropped because the socket's memory was full.
+    fn count_overflow(&mut self, now: Instant) {
+        if now.since(self.asked) < ASK_NS {
+            return;
+        }
+        self.asked = now;
+        // The kernel's count starts anew with each answer. It has no reason to fail; if it did,
+        // the next answer would carry the frames of this one.
+        if let Ok((_, drops)) = sys::statistics(&self.fd) {
+            self.counts.overflow += u64::from(drops);
+        }
     }
 
     /// Receives one frame; `None` if none waits or there is no memory for it.
@@ -305,6 +314,7 @@ impl Device for Packet {
     }
 
     fn rx_burst(&mut self, cx: &mut RxCx<'_>, out: &mut Batch, budget: usize) -> io::Result<usize> {
+        self.count_overflow(cx.now);
         for taken in 0..budget {
             match self.packet_recvmsg(cx) {
                 Ok(Some((pkt, None))) => out.push(pkt),

@@ -201,6 +201,8 @@ pub struct Tun {
     flags: IffFlags,
     /// The large buffer that the next read may use; kept from read to read while packets are small.
     large: Option<Buf>,
+    /// Packets longer than a head come, although the MTU we were told says otherwise.
+    long_seen: bool,
     counts: Counts,
 }
 
@@ -263,7 +265,7 @@ impl Tun {
         let path = PathBuf::from(DEV_NET_TUN);
         let vnet = flags.vnet_hdr;
         let (large, counts) = (None, Counts::default());
-        Ok(Tun { fd, name, caps, vnet, path, flags, large, counts })
+        Ok(Tun { fd, name, caps, vnet, path, flags, large, long_seen: false, counts })
     }
 
     /// Opens one more queue of the same interface, with the same offloads; in the namespace the
@@ -274,7 +276,8 @@ impl Tun {
     pub fn open_queue(&self) -> Result<Tun, TunError> {
         let (fd, name) = attach(&self.path, &self.name, self.flags)?;
         let (path, caps, vnet, flags) = (self.path.clone(), self.caps, self.vnet, self.flags);
-        Ok(Tun { fd, name, caps, vnet, path, flags, large: None, counts: Counts::default() })
+        let (large, counts) = (None, Counts::default());
+        Ok(Tun { fd, name, caps, vnet, path, flags, large, long_seen: false, counts })
     }
 
     /// Tells the device its MTU and, for a TAP, its own Ethernet address, which the kernel does not
@@ -293,7 +296,8 @@ impl Tun {
         let mut hdr = [0u8; vnet::LEN];
         let hdr_len = if self.vnet { vnet::LEN } else { 0 };
         let room = pkt.tailroom();
-        if self.large.is_none() && (self.caps.rx_offload || self.caps.mtu as usize > room) {
+        let may_be_long = self.caps.rx_offload || self.caps.mtu as usize > room || self.long_seen;
+        if self.large.is_none() && may_be_long {
             self.large = cx.pool.alloc_large();
             if self.large.is_none() {
                 self.counts.rx_no_buffer += 1;
@@ -316,11 +320,18 @@ impl Tun {
         };
         let len = got.saturating_sub(hdr_len);
         pkt.received(len.min(room));
-        if let Some(rest) = len.checked_sub(room).filter(|&rest| rest > 0) {
-            match self.large.take() {
-                Some(large) => pkt.add_buf(large, 0, rest.min(LARGE)),
-                None => self.counts.rx_truncated += 1,
+        match &self.large {
+            Some(_) if len > room => {
+                let large = self.large.take();
+                large.into_iter().for_each(|l| pkt.add_buf(l, 0, (len - room).min(LARGE)));
             }
+            // The kernel does not say what it cut off. Somebody has raised the MTU: from the next
+            // packet on there is room.
+            None if len == room => {
+                self.long_seen = true;
+                self.counts.rx_truncated += 1;
+            }
+            _ => {}
         }
         pkt.rx_time = cx.now;
         pkt.dev = cx.dev;
