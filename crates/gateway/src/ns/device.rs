@@ -10,9 +10,14 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 /// Name of our end of the veth pair, in a namespace that holds nothing else.
 const FAR_END: &str = "far0";
+
+/// How long to wait between two looks at the carrier, and how often.
+const CARRIER_WAIT: Duration = Duration::from_millis(2);
+const CARRIER_TRIES_MAX: usize = 500;
 
 /// A device, made and configured, in the words of the `device` message.
 #[derive(Debug)]
@@ -142,11 +147,25 @@ fn configure(config: &Config, made: &mut Made) -> Result<(), Refused> {
     // there is no IPv6.
     let _ = netdev.set_addr_gen_none(link.index);
     netdev.set_up(link.index, true).map_err(refused)?;
+    wait_until_running(&mut netdev, link.index).map_err(refused)?;
     add_net(&mut netdev, link.index, &config.v4, Ipv4Addr::UNSPECIFIED).map_err(refused)?;
     if let Some(v6) = &config.v6
         && let Err(err) = add_net(&mut netdev, link.index, v6, Ipv6Addr::UNSPECIFIED)
     {
         made.notes.push(format!("no IPv6 inside: {err}"));
+    }
+    Ok(())
+}
+
+/// The kernel notices the carrier of a new interface a little later, and until then drops what is
+/// sent on it: a program that starts at once would lose its first packet. Gives up silently, because
+/// nothing but that is lost.
+fn wait_until_running(netdev: &mut Netdev, index: u32) -> Result<(), NetdevError> {
+    for _ in 0..CARRIER_TRIES_MAX {
+        if netdev.link_by_index(index)?.running {
+            break;
+        }
+        std::thread::sleep(CARRIER_WAIT);
     }
     Ok(())
 }

@@ -99,12 +99,22 @@ fn execute(name: &OsStr, program: &[OsString]) -> Errno {
     let text = |arg: &OsString| CString::new(arg.clone().into_vec());
     let args: Result<Vec<CString>, _> = program.iter().map(text).collect();
     match (CString::new(name.as_bytes()), args) {
-        (Ok(name), Ok(args)) => match execvp(&name, &args) {
+        (Ok(path), Ok(args)) => match execvp(&path, &args) {
+            Err(Errno::EACCES) if !in_path(name) => Errno::ENOENT,
             Err(err) => err,
             Ok(never) => match never {},
         },
         _ => Errno::EINVAL,
     }
+}
+
+/// Whether there is such a file, by its own path or in a directory of `PATH`.
+fn in_path(name: &OsStr) -> bool {
+    if name.as_bytes().contains(&b'/') {
+        return true;
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(name).is_file())
 }
 
 #[cfg(test)]
