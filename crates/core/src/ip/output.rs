@@ -1,8 +1,210 @@
-//! Stage `IpOut`.
-use crate::pkt::{Pkt, Verdict};
-use crate::shard::Shard;
-/// Header.
-pub fn ip_queue_xmit(cx: &mut Shard, pkt: Pkt) -> Verdict {
-    cx.net.frag_out.push_back(pkt);
+//! Stage `IpOut`, TX: route, source address, IP header.
+//!
+//! before: [`crate::udp::output`], TCP, [`crate::ip::icmp`]   after: [`crate::ip::frag`]; what is for
+//!         ourselves goes to [`crate::rx::backlog`]
+//! Linux:  net/ipv4/ip_output.c `__ip_queue_xmit`, `ip_build_and_send_pkt`; net/ipv6/ip6_output.c `ip6_xmit`
+//! RFCs:   791, 6864 §4, 8200 §3, 6437
+//! drops:  IpOutNoRoute, Ip6OutNoRoute, FragNeeded, Frag6Needed (larger than any packet may be)
+
+use std::net::IpAddr;
+
+use linerate_arch::csum::{csum_add, csum_fold};
+
+use super::route::RouteOut;
+use crate::pkt::{Csum, Pkt, Verdict, pseudo};
+use crate::rand::Keyed;
+use crate::rx::backlog::netif_rx;
+use crate::shard::{Net, Shard};
+use crate::table::{Reason, count::id};
+use crate::wire::{ETH_P_IP, ETH_P_IPV6, IPPROTO_TCP, IPPROTO_UDP, Ipv4Hdr, Ipv6Hdr};
+
+/// Finds the way and puts the IP header in front.
+#[inline]
+pub fn ip_queue_xmit(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
+    let net = &mut cx.net;
+    let v4 = pkt.dst.is_ipv4();
+    net.counts.inc(if v4 { id::IpOutRequests } else { id::Ip6OutRequests });
+    let Some(route) = net.route_out(pkt.dst) else {
+        return Verdict::Drop(pkt, if v4 { Reason::IpOutNoRoute } else { Reason::Ip6OutNoRoute });
+    };
+    if pkt.src.is_unspecified()
+        && let Some(src) = route.src
+    {
+        set_source(&mut pkt, src);
+    }
+    if !push_header(net, &mut pkt, &route) {
+        return Verdict::Drop(pkt, if v4 { Reason::FragNeeded } else { Reason::Frag6Needed });
+    }
+    if route.local {
+        loop_back(net, pkt, route.dev);
+        return Verdict::Queued;
+    }
+    net.frag_out.push_back(pkt);
     Verdict::Queued
+}
+
+/// The source address is known only now: a checksum that was left to the sender is told of it.
+#[cold]
+fn set_source(pkt: &mut Pkt, src: IpAddr) {
+    if let Csum::Partial { start, offset } = pkt.csum {
+        let at = start as usize + offset as usize;
+        // The old source, all zeros, has added nothing to the sum.
+        let more = pseudo(src, pkt.src, 0, 0);
+        if let Some(field) = pkt.head_mut().get_mut(at..at + 2) {
+            let old = u16::from_be_bytes([field[0], field[1]]);
+            field.copy_from_slice(&(!csum_fold(csum_add(old as u32, more))).to_be_bytes());
+        }
+    }
+    pkt.src = src;
+}
+
+/// Puts the header in front and sets what the stages below need to know; false if the packet is
+/// larger than the length field can say.
+#[inline]
+pub(crate) fn push_header(net: &mut Net, pkt: &mut Pkt, route: &RouteOut) -> bool {
+    pkt.transport = pkt.data_offset();
+    pkt.dev = route.dev;
+    pkt.nexthop = route.nexthop;
+    let payload = pkt.len();
+    let hlen = match (pkt.src, pkt.dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            let Ok(total_len) = u16::try_from(payload + Ipv4Hdr::LEN) else { return false };
+            let multicast = dst.is_multicast();
+            let ttl = match pkt.ttl {
+                0 if multicast => 1,
+                0 => net.knobs.ip_default_ttl as u8,
+                ttl => ttl,
+            };
+            let id = ip_select_ident(net, pkt);
+            let hdr = Ipv4Hdr {
+                ihl_bytes: Ipv4Hdr::LEN,
+                tos: pkt.tos,
+                total_len,
+                id,
+                df: pkt.df,
+                mf: false,
+                frag_off_bytes: 0,
+                ttl,
+                proto: pkt.ip_proto,
+                csum: 0,
+                src,
+                dst,
+            };
+            hdr.emit(pkt.push(Ipv4Hdr::LEN));
+            pkt.proto = ETH_P_IP;
+            pkt.ttl = ttl;
+            net.counts.add_bytes(id::IpOutOctets, total_len as u64);
+            if multicast {
+                net.counts.inc(id::IpOutMcastPkts);
+            } else if route.broadcast {
+                net.counts.inc(id::IpOutBcastPkts);
+            }
+            Ipv4Hdr::LEN
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            let Ok(payload_len) = u16::try_from(payload) else { return false };
+            let multicast = dst.is_multicast();
+            let hop_limit = match pkt.ttl {
+                0 if multicast => 1,
+                0 => net.knobs.hop_limit as u8,
+                ttl => ttl,
+            };
+            let flow_label = net.icmp.idents.flow_label(pkt);
+            let next_header = pkt.ip_proto;
+            let tclass = pkt.tos;
+            Ipv6Hdr { tclass, flow_label, payload_len, next_header, hop_limit, src, dst }
+                .emit(pkt.push(Ipv6Hdr::LEN));
+            pkt.proto = ETH_P_IPV6;
+            pkt.ttl = hop_limit;
+            net.counts.add_bytes(id::Ip6OutOctets, (payload + Ipv6Hdr::LEN) as u64);
+            if multicast {
+                net.counts.inc(id::Ip6OutMcastPkts);
+            }
+            Ipv6Hdr::LEN
+        }
+        _ => return false,
+    };
+    pkt.network = pkt.data_offset();
+    if let Csum::Partial { start, .. } = &mut pkt.csum {
+        *start += hlen as u16;
+    }
+    true
+}
+
+/// The packet is for ourselves: back to the input queue, as it is.
+#[cold]
+fn loop_back(net: &mut Net, mut pkt: Pkt, dev: u8) {
+    net.counts.inc(if pkt.dst.is_ipv4() { id::IpOutTransmits } else { id::Ip6OutTransmits });
+    pkt.dev = dev;
+    pkt.sock = None;
+    pkt.hash = 0;
+    pkt.vlan = None;
+    pkt.l2_multicast = false;
+    pkt.rx_time = net.now;
+    netif_rx(net, pkt);
+}
+
+/// The identification field: packets that can not be fragmented need none, others take the next
+/// number of a counter that their destination's hash chooses (RFC 6864 §4.1; Linux:
+/// `ip_select_ident_segs`). A super-packet takes one for each segment.
+#[inline]
+fn ip_select_ident(net: &mut Net, pkt: &Pkt) -> u16 {
+    if pkt.df && pkt.gso.is_none() {
+        return 0;
+    }
+    net.icmp.idents.next(pkt, net.now.ms()) as u16
+}
+
+/// Counters for identification fields, and the key of flow labels. A peer that sees its own
+/// numbers learns nothing about packets to others, but for those in the same bucket, and these
+/// advance by random amounts with time.
+pub(crate) struct Idents {
+    key: Keyed,
+    /// The next number, and when it was last used, in milliseconds.
+    buckets: Vec<(u32, u32)>,
+    random: u64,
+}
+
+/// Buckets of identification counters: a power of two.
+const IDENTS: usize = 2048;
+
+impl Idents {
+    pub(crate) fn new(key: Keyed) -> Idents {
+        let start = |i| (key.hash2(0x1d, i as u64), 0);
+        let random = key.hash2(0x1d, u64::MAX) as u64 | 1;
+        Idents { key, buckets: (0..IDENTS).map(start).collect(), random }
+    }
+    fn pair(pkt: &Pkt) -> [u64; 5] {
+        let words = |a: IpAddr| match a {
+            IpAddr::V4(a) => (0, a.to_bits() as u64),
+            IpAddr::V6(a) => ((a.to_bits() >> 64) as u64, a.to_bits() as u64),
+        };
+        let ((s0, s1), (d0, d1)) = (words(pkt.src), words(pkt.dst));
+        [s0, s1, d0, d1, pkt.ip_proto as u64]
+    }
+    /// The next number for packets of this source, destination and protocol (`ip_idents_reserve`).
+    pub(crate) fn next(&mut self, pkt: &Pkt, now_ms: u64) -> u32 {
+        let bucket = self.key.hash5(Idents::pair(pkt)) as usize % IDENTS;
+        let (value, stamp) = &mut self.buckets[bucket];
+        let now = now_ms as u32;
+        let idle = now.wrapping_sub(*stamp);
+        if idle > 0 {
+            *stamp = now;
+            self.random = self.random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e);
+            *value = value.wrapping_add(((self.random >> 32) * idle as u64 >> 32) as u32);
+        }
+        let first = *value;
+        *value = value.wrapping_add(pkt.segs() as u32);
+        first
+    }
+    /// RFC 6437 §3: the same for all packets of a flow, otherwise unpredictable.
+    #[inline]
+    fn flow_label(&self, pkt: &Pkt) -> u32 {
+        let [s0, s1, d0, d1, proto] = Idents::pair(pkt);
+        let ports = match (pkt.ip_proto, pkt.head()) {
+            (IPPROTO_TCP | IPPROTO_UDP, &[a, b, c, d, ..]) => u32::from_be_bytes([a, b, c, d]) as u64,
+            _ => 0,
+        };
+        self.key.hash5([s0, s1, d0, d1, ports << 8 | proto]) & 0x000f_ffff
+    }
 }

@@ -1,11 +1,111 @@
-//! Stage `Link`, RX.
-use crate::pkt::{Pkt, Verdict};
-use crate::shard::Shard;
-use crate::wire::{ETH_P_IP, ETH_P_IPV6};
+//! Stage `Link`, RX: the frame's header, and whose packet it is.
+//!
+//! before: the device's ring, [`crate::rx::backlog`], [`crate::rx::gro`]   after: [`crate::ip::input`]
+//! Linux:  net/ethernet/eth.c `eth_type_trans`, net/core/dev.c `__netif_receive_skb_core`,
+//!         net/8021q/vlan_core.c `vlan_do_receive`, net/ipv4/arp.c `arp_rcv`
+//! RFCs:   894, 2464, 826; IEEE 802.1Q
+//! drops:  LinkTruncated, OtherHost, VlanUnknown, UnhandledProto, ArpInvalid
 
-/// Chooses the protocol.
-pub fn netif_receive_skb(_cx: &mut Shard, mut pkt: Pkt) -> Verdict {
-    pkt.network = pkt.data_offset();
-    pkt.proto = if pkt.head().first().is_some_and(|b| b >> 4 == 6) { ETH_P_IPV6 } else { ETH_P_IP };
+use super::{Iface, L2, neigh};
+use crate::pkt::{Pkt, Verdict};
+use crate::shard::{Net, Shard};
+use crate::table::{Reason, count::id};
+use crate::wire::{ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, EthHdr, VlanTag};
+
+/// Takes the link header off and says which protocol follows.
+#[inline]
+pub fn netif_receive_skb(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
+    let net = &mut cx.net;
+    // A packet that loops back has no device if there is no loopback device.
+    let l2 = net.ifaces.get(pkt.dev as usize).map_or(L2::Loopback, |i| i.l2);
+    match l2 {
+        L2::Ip | L2::Loopback => {
+            pkt.network = pkt.data_offset();
+            pkt.proto = match pkt.head().first().map(|b| b >> 4) {
+                Some(4) => ETH_P_IP,
+                Some(6) => ETH_P_IPV6,
+                _ => return no_version(pkt),
+            };
+            Verdict::Pass(pkt)
+        }
+        L2::Ethernet => eth_type_trans(net, pkt),
+    }
+}
+
+/// A bare packet that does not begin with a version (Linux: `tun_get_user` refuses it). One without
+/// a byte in its head may still have it in a fragment.
+#[cold]
+fn no_version(mut pkt: Pkt) -> Verdict {
+    if !pkt.may_pull(1) {
+        return Verdict::Drop(pkt, Reason::LinkTruncated);
+    }
+    pkt.proto = match pkt.head().first().map(|b| b >> 4) {
+        Some(4) => ETH_P_IP,
+        Some(6) => ETH_P_IPV6,
+        _ => return Verdict::Drop(pkt, Reason::UnhandledProto),
+    };
     Verdict::Pass(pkt)
+}
+
+fn eth_type_trans(net: &mut Net, mut pkt: Pkt) -> Verdict {
+    if !pkt.may_pull(EthHdr::LEN) {
+        return Verdict::Drop(pkt, Reason::LinkTruncated);
+    }
+    let Ok(eth) = EthHdr::parse(pkt.head()) else {
+        return Verdict::Drop(pkt, Reason::LinkTruncated);
+    };
+    let Some(iface) = net.ifaces.get(pkt.dev as usize) else {
+        return Verdict::Drop(pkt, Reason::OtherHost);
+    };
+    pkt.l2_multicast = eth.dst.is_multicast();
+    if pkt.l2_multicast {
+        if !eth.dst.is_broadcast() {
+            net.counts.inc(id::DevRxMulticast);
+        }
+    } else if eth.dst != iface.mac && !net.knobs.promisc {
+        return Verdict::Drop(pkt, Reason::OtherHost);
+    }
+    let pulled = pkt.pull(EthHdr::LEN);
+    debug_assert!(pulled, "the header was parsed, so it lies in the head");
+    let mut ethertype = eth.ethertype;
+    if eth.is_vlan() {
+        match vlan_untag(iface, &mut pkt, eth) {
+            Ok(inner) => ethertype = inner,
+            Err(reason) => return Verdict::Drop(pkt, reason),
+        }
+    }
+    pkt.network = pkt.data_offset();
+    pkt.proto = ethertype;
+    match ethertype {
+        ETH_P_IP | ETH_P_IPV6 => Verdict::Pass(pkt),
+        ETH_P_ARP => neigh::arp_rcv(net, pkt),
+        _ => Verdict::Drop(pkt, Reason::UnhandledProto),
+    }
+}
+
+/// Takes off the tags: a service tag (802.1ad) and the customer's behind it. VLAN 0 is a priority
+/// only; every other must exist.
+#[cold]
+fn vlan_untag(iface: &Iface, pkt: &mut Pkt, eth: EthHdr) -> Result<u16, Reason> {
+    let mut outer = eth;
+    // A frame may bear two tags; a third is nobody's.
+    for _ in 0..2 {
+        if !pkt.may_pull(VlanTag::LEN) {
+            return Err(Reason::LinkTruncated);
+        }
+        let tag = VlanTag::parse(pkt.head()).map_err(|_| Reason::LinkTruncated)?;
+        if tag.vid() != 0 && !iface.vlans.contains(&tag.vid()) {
+            return Err(Reason::VlanUnknown);
+        }
+        if tag.vid() != 0 {
+            pkt.vlan = Some(tag.tci);
+        }
+        let pulled = pkt.pull(VlanTag::LEN);
+        debug_assert!(pulled, "the tag was parsed, so it lies in the head");
+        outer.ethertype = tag.ethertype;
+        if !outer.is_vlan() {
+            break;
+        }
+    }
+    Ok(outer.ethertype)
 }

@@ -1,11 +1,11 @@
-//! Links: devices as the stack sees them, Ethernet, neighbours.
+#![doc = include_str!("README.md")]
 
 pub mod input;
 pub mod neigh;
 pub mod output;
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::pkt::Pkt;
 use crate::wire::Mac;
@@ -58,6 +58,8 @@ pub struct Iface {
     pub any_ip: bool,
     /// Neighbour solicitations for any address but the asker's are answered (`proxy_arp`).
     pub proxy_arp: bool,
+    /// Groups that were joined here, beside those that every node is in.
+    pub groups: Vec<IpAddr>,
     /// VLANs that exist here; tags of others are dropped (`VlanUnknown`).
     pub vlans: Vec<u16>,
     /// Whether it hands its packets to the backlog instead of NAPI.
@@ -97,6 +99,7 @@ impl Iface {
             addrs: Vec::new(),
             any_ip: false,
             proxy_arp: false,
+            groups: Vec::new(),
             vlans: Vec::new(),
             netif_rx: false,
             qdisc: VecDeque::new(),
@@ -115,4 +118,39 @@ impl Iface {
     pub fn owns(&self, addr: IpAddr) -> bool {
         self.addrs.iter().any(|(a, _)| *a == addr)
     }
+    /// Whether packets to the group are for us: all nodes, the solicited-node groups of our
+    /// addresses (of all, if we answer for all), and what was joined.
+    pub fn joined(&self, group: IpAddr) -> bool {
+        match group {
+            IpAddr::V4(g) if g == Ipv4Addr::new(224, 0, 0, 1) => true,
+            IpAddr::V6(g) if g == ALL_NODES || g == ALL_NODES_INTERFACE => true,
+            IpAddr::V6(g) if g.to_bits() >> 24 == SOLICITED_NODE >> 24 => {
+                let low = |a: u128| a & 0x00ff_ffff;
+                let mine = |a: &IpAddr| match a {
+                    IpAddr::V6(a) => low(a.to_bits()) == low(g.to_bits()),
+                    IpAddr::V4(_) => false,
+                };
+                self.any_ip || self.proxy_arp || self.addrs.iter().any(|(a, _)| mine(a))
+            }
+            _ => self.groups.contains(&group),
+        }
+    }
+    /// Whether the group is one of those that routers are in, on this link.
+    pub fn router_group(&self, group: Ipv6Addr) -> bool {
+        // All routers (RFC 4291 §2.7.1), and where listeners report (RFC 3810 §5.2.14).
+        [ALL_ROUTERS, MLD2_ROUTERS].contains(&group)
+    }
+}
+
+/// All nodes of the link (RFC 4291 §2.7.1).
+pub(crate) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+const ALL_NODES_INTERFACE: Ipv6Addr = Ipv6Addr::new(0xff01, 0, 0, 0, 0, 0, 0, 1);
+const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
+const MLD2_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x16);
+const SOLICITED_NODE: u128 = 0xff02_0000_0000_0000_0000_0001_ff00_0000;
+
+/// The group in which whoever has `addr` listens for solicitations (RFC 4291 §2.7.1; Linux:
+/// `addrconf_addr_solict_mult`).
+pub(crate) fn solicited_node(addr: Ipv6Addr) -> Ipv6Addr {
+    Ipv6Addr::from(SOLICITED_NODE | (addr.to_bits() & 0x00ff_ffff))
 }

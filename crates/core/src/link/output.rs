@@ -1,9 +1,69 @@
-//! Stage `Neigh`, TX.
-use crate::pkt::{Pkt, Verdict};
-use crate::shard::Shard;
+//! Stage `Neigh`, TX: the link header, once the next hop's link address is known.
+//!
+//! before: [`crate::ip::frag`]   after: [`crate::tx::qdisc`]
+//! Linux:  net/ipv4/ip_output.c `ip_finish_output2`, net/core/neighbour.c `neigh_output`, `neigh_resolve_output`
+//! RFCs:   894, 1112 §6.4, 2464 §3 and §7
+//! drops:  NeighFailed, NeighQueueFull, NeighTableFull
 
-/// Ethernet header.
-pub fn neigh_output(cx: &mut Shard, pkt: Pkt) -> Verdict {
-    cx.net.link_out.push_back(pkt);
+use std::net::IpAddr;
+
+use super::L2;
+use super::neigh::{self, Found};
+use crate::ip::route::RouteKind;
+use crate::pkt::{Pkt, Verdict};
+use crate::shard::{Net, Shard};
+use crate::table::{Reason, count::id};
+use crate::wire::{ETH_P_8021Q, EthHdr, Mac, VlanTag};
+
+/// Puts the link header in front; waits for the neighbour's address if it is not known yet.
+#[inline]
+pub fn neigh_output(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
+    let net = &mut cx.net;
+    let v4 = pkt.nexthop.is_ipv4();
+    net.counts.inc(if v4 { id::IpOutTransmits } else { id::Ip6OutTransmits });
+    let Some(iface) = net.ifaces.get(pkt.dev as usize) else {
+        return Verdict::Drop(pkt, Reason::NeighFailed);
+    };
+    if iface.l2 != L2::Ethernet {
+        net.link_out.push_back(pkt);
+        return Verdict::Queued;
+    }
+    let own = iface.mac;
+    let mac = match group_mac(net, pkt.nexthop) {
+        Some(mac) => mac,
+        None => match neigh::resolve(net, pkt) {
+            Found::Mac(found, mac) => {
+                pkt = found;
+                mac
+            }
+            Found::No(verdict) => return verdict,
+        },
+    };
+    eth_header(&mut pkt, own, mac);
+    net.link_out.push_back(pkt);
     Verdict::Queued
+}
+
+/// The link address of a group or of everybody; `None` for a single node.
+#[inline]
+fn group_mac(net: &Net, nexthop: IpAddr) -> Option<Mac> {
+    match nexthop {
+        IpAddr::V4(a) if a.is_multicast() => Some(Mac::from_ipv4_multicast(a)),
+        IpAddr::V4(a) if a.is_broadcast() => Some(Mac::BROADCAST),
+        IpAddr::V6(a) => a.is_multicast().then(|| Mac::from_ipv6_multicast(a)),
+        IpAddr::V4(_) => {
+            let route = net.fib.lookup(nexthop)?;
+            (route.kind == RouteKind::Broadcast).then_some(Mac::BROADCAST)
+        }
+    }
+}
+
+/// Puts an Ethernet header in front, with the packet's VLAN tag if it has one.
+pub(super) fn eth_header(pkt: &mut Pkt, src: Mac, dst: Mac) {
+    let mut ethertype = pkt.proto;
+    if let Some(tci) = pkt.vlan {
+        VlanTag { tci, ethertype }.emit(pkt.push(VlanTag::LEN));
+        ethertype = ETH_P_8021Q;
+    }
+    EthHdr { dst, src, ethertype }.emit(pkt.push(EthHdr::LEN));
 }
