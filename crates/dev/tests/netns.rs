@@ -344,10 +344,11 @@ fn has_python() -> bool {
     Command::new("python3").arg("--version").stdout(Stdio::null()).status().is_ok()
 }
 
-/// Runs both peers with a device each and relays between them.
+/// Runs both peers with a device each and relays between them, once `settled` returns.
 fn between_peers(
     test: &str,
     mut attach: impl FnMut(&str, &Peer) -> (Box<dyn Device>, String),
+    settled: impl FnOnce(),
 ) -> Seen {
     let mut poller = Poller::new(16).unwrap();
     let mut server = Peer::start(test, "server");
@@ -359,6 +360,7 @@ fn between_peers(
     client.tell(&name);
     // Only now, so that nothing is sent to an interface that is still down.
     client.expect("@up");
+    settled();
     let said = client.expect_later("@done", poller.waker());
     let seen = relay(&mut *one, &mut *two, &mut poller, &said);
     assert!(said.word.load(Ordering::Acquire), "the client failed; {seen:?}");
@@ -376,14 +378,18 @@ fn tun_between_peers(test: &str, config: impl Fn(&str) -> tun::Config) -> Option
                 return None;
             }
             let mut netdev = Netdev::open().unwrap();
-            return Some(between_peers(test, |suffix, peer| {
-                let tun = Tun::open(&config(&format!("lr-{suffix}"))).unwrap();
-                let name = tun.name().to_owned();
-                let link = netdev.link(&name).unwrap();
-                assert_eq!((link.mtu, link.up), (1500, false));
-                netdev.set_netns(link.index, peer.netns()).unwrap();
-                (Box::new(tun), name)
-            }));
+            return Some(between_peers(
+                test,
+                |suffix, peer| {
+                    let tun = Tun::open(&config(&format!("lr-{suffix}"))).unwrap();
+                    let name = tun.name().to_owned();
+                    let link = netdev.link(&name).unwrap();
+                    assert_eq!((link.mtu, link.up), (1500, false));
+                    netdev.set_netns(link.index, peer.netns()).unwrap();
+                    (Box::new(tun), name)
+                },
+                || (),
+            ));
         }
     }
     None
@@ -440,15 +446,26 @@ fn veth_between_peers(test: &str, config: packet::Config) -> Option<Seen> {
         "client" => be_client(),
         _ => {
             let mut netdev = Netdev::open().unwrap();
-            return Some(between_peers(test, |suffix, peer| {
-                let (near, far) = (format!("near-{suffix}"), format!("far-{suffix}"));
-                let netns = peer.netns();
-                netdev.add_veth(&near, &far, PeerNetns::Fd(netns.as_fd())).unwrap();
-                let link = netdev.link(&near).unwrap();
-                netdev.set_addr_gen_none(link.index).unwrap();
-                netdev.set_up(link.index, true).unwrap();
-                (Box::new(Packet::open(&link, config).unwrap()), far)
-            }));
+            return Some(between_peers(
+                test,
+                |suffix, peer| {
+                    let (near, far) = (format!("near-{suffix}"), format!("far-{suffix}"));
+                    let netns = peer.netns();
+                    netdev.add_veth(&near, &far, PeerNetns::Fd(netns.as_fd())).unwrap();
+                    let link = netdev.link(&near).unwrap();
+                    netdev.set_addr_gen_none(link.index).unwrap();
+                    netdev.set_up(link.index, true).unwrap();
+                    (Box::new(Packet::open(&link, config).unwrap()), far)
+                },
+                || {
+                    // Until the kernel has noticed the carrier it swallows what is sent.
+                    for near in ["near-a", "near-b"] {
+                        while !Netdev::open().unwrap().link(near).unwrap().running {
+                            std::thread::sleep(std::time::Duration::from_millis(1));
+                        }
+                    }
+                },
+            ));
         }
     }
     None
