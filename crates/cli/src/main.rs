@@ -1,35 +1,50 @@
-//! linerate
+//! `linerate`: see and tune the Linux network path, your host's and a complete one in user space.
+//!
+//! This file only dispatches; each command is a module of its own, its options are in [`args`].
 #![forbid(unsafe_code)]
 
+mod args;
 mod bench;
+mod explain;
 
-use clap::{Parser, Subcommand};
+use std::io::Write;
 use std::process::ExitCode;
 
-#[derive(Parser)]
-#[command(name = "linerate", version)]
-struct Args {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Measurements beside peers.
-    #[command(subcommand)]
-    Bench(Bench),
-    #[command(name = "__traffic", hide = true)]
-    Traffic(bench::TrafficArgs),
-}
-
-#[derive(Subcommand)]
-enum Bench {
-    Run(bench::BenchRunArgs),
-}
+use args::{BenchCommand, Cli, Command};
+use clap::Parser;
 
 fn main() -> ExitCode {
-    match Args::parse().command {
-        Command::Bench(Bench::Run(args)) => bench::run::main(args),
+    // Helper processes are this binary under another first argument.
+    if let Some(code) = linerate_gateway::ns::dispatch_hidden() {
+        return code;
+    }
+    match Cli::parse().command {
+        Command::Demo(_) => absent("demo"),
+        Command::Run(_) => absent("run"),
+        Command::Show(_) => absent("show"),
+        Command::Get(_) => absent("get"),
+        Command::Set(_) => absent("set"),
+        Command::Explain(args) => explain::main(args),
+        Command::Replay(_) => absent("replay"),
+        Command::Bench(BenchCommand::Run(args)) => bench::run::main(args),
         Command::Traffic(args) => bench::traffic::main(args),
     }
+}
+
+fn absent(command: &str) -> ExitCode {
+    eprintln!("linerate {command}: not part of this build yet");
+    ExitCode::FAILURE
+}
+
+/// Prints to standard output. A reader that has gone (`| head`) is no failure of ours.
+fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Prints a JSON value, indented, with a line end.
+fn print_json(value: &impl serde::Serialize) {
+    let mut text = serde_json::to_string_pretty(value).expect("our values have text keys");
+    text.push('\n');
+    print(&text);
 }

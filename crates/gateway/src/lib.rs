@@ -1,3 +1,4 @@
 //! linerate-gateway
 #![forbid(unsafe_code)]
+pub mod control;
 pub mod ns;

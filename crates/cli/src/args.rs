@@ -1,0 +1,519 @@
+//! The command line: every command, its options and its help.
+//!
+//! What can be judged without looking at the machine (an address, a port, a knob's range) is judged
+//! here, so that a wrong value ends with usage and exit status 2 before anything is started.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use linerate_core::table::Knobs;
+
+use crate::bench;
+
+/// See and tune the Linux network path: a complete one in user space that any program can run on.
+#[derive(Debug, Parser)]
+#[command(
+    name = "linerate",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Exit status: 0 success; 1 failure; 2 wrong usage or unreadable input. `run` exits with the
+program's own status, or 128 + n if signal n killed it.
+
+Examples:
+  linerate demo
+  linerate run -- curl -sS https://example.com
+  linerate run -p 127.0.0.1:8080:80 -- python3 -m http.server 80
+  linerate show path
+  linerate explain UdpRcvbufErrors
+  linerate replay capture.pcapng"
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Move real traffic through the path and print the path report; nothing to set up
+    Demo(DemoArgs),
+    /// Run a program whose whole network is linerate
+    Run(RunArgs),
+    /// Look at a running instance
+    Show(ShowArgs),
+    /// Read a knob of a running instance
+    Get(GetArgs),
+    /// Change a knob of a running instance
+    Set(SetArgs),
+    /// Say what a counter, knob, stage or drop reason is
+    Explain(ExplainArgs),
+    /// Send a recorded capture through the receive path
+    Replay(ReplayArgs),
+    /// Measure, beside peers
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// One end of the traffic of `bench run`
+    #[command(name = "__traffic", hide = true)]
+    Traffic(bench::TrafficArgs),
+}
+
+/// What can be measured.
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Measure `linerate run` beside pasta, slirp4netns and a kernel relay
+    Run(bench::BenchRunArgs),
+}
+
+/// Move real traffic of a kernel TCP client through the path and print the path report.
+///
+/// Starts an HTTP server on the host's side and a client in a network namespace whose only network
+/// is linerate; downloads, uploads, ping-pongs; verifies every byte. Needs no rights and no network.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  linerate demo\n  linerate demo --tour")]
+pub struct DemoArgs {
+    /// The lesson: cause each kind of loss, see it at its stage, set the knob, see it stop
+    #[arg(long)]
+    pub tour: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Run a program in a private network namespace whose every packet goes through linerate.
+///
+/// Needs no root. The program sees 10.0.2.100, gateway 10.0.2.2, name server 10.0.2.3, and the same
+/// over IPv6. Connections are made by linerate's own sockets on the host; the host's loopback,
+/// link-local addresses and own addresses are refused unless --host-loopback is given. This isolates
+/// the network only: files and UNIX sockets stay reachable.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  linerate run -- curl -sS https://example.com
+  linerate run -p 127.0.0.1:8080:80 -- python3 -m http.server 80
+  linerate run --pcap out.pcapng --report json --set net.core.netdev_budget=600 -- iperf3 -c HOST
+
+Exit status: the program's own; 128 + n if signal n killed it; 1 if it could not be started; 2 for
+wrong usage.")]
+pub struct RunArgs {
+    /// Open a port on the host for a port of the program: [ADDR:]PORT:PORT[/udp]; repeatable
+    #[arg(short = 'p', long = "publish", value_name = "[ADDR:]HOST:PROGRAM[/udp]")]
+    pub publish: Vec<Publish>,
+    /// Record both directions to this file, as pcapng
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
+    /// What to print on standard error when the program has ended
+    #[arg(long, value_enum, default_value_t = Report::Text, value_name = "FORMAT")]
+    pub report: Report,
+    /// Set a knob from the start; repeatable (`linerate show knobs` and `explain` know their names)
+    #[arg(long, value_name = "KNOB=VALUE")]
+    pub set: Vec<Setting>,
+    /// The largest IP packet that the program may send, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 65520, value_parser = clap::value_parser!(u32).range(1280..=65520))]
+    pub mtu: u32,
+    /// How packets reach linerate: a TUN device, or AF_PACKET on a veth where TUN may not be opened
+    #[arg(long, value_enum, default_value_t = Backend::Auto)]
+    pub backend: Backend,
+    /// Let the program reach the host's own addresses, loopback (as the gateway's address) and link-local ones
+    #[arg(long)]
+    pub host_loopback: bool,
+    /// What `show`, `get` and `set` call this instance [default: the program's name and process number]
+    #[arg(long, value_name = "NAME", value_parser = instance_name)]
+    pub name: Option<String>,
+    /// Map the user's subordinate ids (/etc/subuid), for programs that change user; needs newuidmap
+    #[arg(long)]
+    pub subuid: bool,
+    /// No IPv6 inside
+    #[arg(long)]
+    pub no_ipv6: bool,
+    /// Ask this name server instead of the host's; repeatable
+    #[arg(long, value_name = "ADDR[:PORT]", value_parser = dns_server)]
+    pub dns: Vec<SocketAddr>,
+    /// The IPv4 network inside: the program is its .100, the gateway .2, the name server .3
+    #[arg(long, value_name = "CIDR", default_value = "10.0.2.0/24", value_parser = net4)]
+    pub net4: Cidr,
+    /// The IPv6 network inside
+    #[arg(long, value_name = "CIDR", default_value = "fd00:6c69:6e65::/64", value_parser = net6)]
+    pub net6: Cidr,
+    /// The program and its arguments
+    #[arg(required = true, last = true, value_name = "PROGRAM")]
+    pub program: Vec<OsString>,
+}
+
+/// Look at a running instance, in the kernel's own file formats where the kernel has one.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  linerate show path
+  linerate show snmp | grep ^Tcp
+  linerate show sockets --json --name curl-4711")]
+pub struct ShowArgs {
+    /// What to look at
+    #[arg(value_enum)]
+    pub what: What,
+    /// Which instance, by name or by the path of its socket; needed if there are several
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `show` can show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum What {
+    /// The path report: stages in journey order, drops by reason, queues, top flows
+    Path,
+    /// As /proc/net/softnet_stat
+    Softnet,
+    /// As /proc/softirqs
+    Softirqs,
+    /// As /proc/net/snmp
+    Snmp,
+    /// As /proc/net/snmp6
+    Snmp6,
+    /// As /proc/net/netstat
+    Netstat,
+    /// As /proc/net/dev
+    Dev,
+    /// As /proc/net/sockstat
+    Sockstat,
+    /// As /proc/net/sockstat6
+    Sockstat6,
+    /// As /proc/net/udp
+    Udp,
+    /// As /proc/net/udp6
+    Udp6,
+    /// As /proc/net/tcp
+    Tcp,
+    /// As /proc/net/tcp6
+    Tcp6,
+    /// Sockets with their queues, round-trip times, congestion windows (like `ss -tui`)
+    Sockets,
+    /// Drops by reason, with the knob that governs each
+    Drops,
+    /// Every knob with value, default and source
+    Knobs,
+    /// The instances that run now
+    Instances,
+}
+
+/// Read a knob of a running instance.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  linerate get net.core.netdev_budget\n  linerate get ring.rx --json"
+)]
+pub struct GetArgs {
+    /// The knob, as sysctl, ethtool or tc name it
+    #[arg(value_name = "KNOB")]
+    pub knob: String,
+    /// Which instance; needed if there are several
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Change a knob of a running instance; it counts from the moment that `explain KNOB` names.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  linerate set net.core.netdev_budget=600
+  linerate set net.ipv4.tcp_rmem='4096 131072 16777216'")]
+pub struct SetArgs {
+    /// The knob and its new value
+    #[arg(value_name = "KNOB=VALUE")]
+    pub setting: Setting,
+    /// Which instance; needed if there are several
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Say what a counter, knob, stage or drop reason is: meaning, stage, unit, Linux's name, what moves it.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  linerate explain UdpRcvbufErrors
+  linerate explain TcpExt:ListenOverflows
+  linerate explain SKB_DROP_REASON_SOCKET_RCVBUFF
+  linerate explain net.core.netdev_budget
+  linerate explain Gro")]
+pub struct ExplainArgs {
+    /// Our name, Linux's name, or Linux's name with its group
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Send a recorded capture (pcap or pcapng) through the receive path and print the path report.
+///
+/// The real path, with the capture's own clock: checks, reassembly, routing, demultiplexing. Every
+/// destination counts as local; no sockets are open, so intact packets end where a socket is missing.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  linerate replay capture.pcapng
+  linerate replay capture.pcap --json | jq .counters.Ip
+  linerate replay capture.pcap --trace 17
+
+Exit status: 2 if the file is truncated, corrupt, or no capture; the error names the byte offset.")]
+pub struct ReplayArgs {
+    /// The capture
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Only these destinations are local; repeatable [default: all]
+    #[arg(long, value_name = "CIDR")]
+    pub local: Vec<Cidr>,
+    /// Walk packet N (from 1) stage by stage to its verdict
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub trace: Option<u32>,
+    /// Set a knob first; repeatable
+    #[arg(long, value_name = "KNOB=VALUE")]
+    pub set: Vec<Setting>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The report at the end of `run`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Report {
+    /// The path report for people
+    Text,
+    /// The whole snapshot as JSON
+    Json,
+    /// Nothing
+    None,
+}
+
+/// How packets reach linerate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Backend {
+    /// TUN where it may be opened, else AF_PACKET
+    Auto,
+    /// A TUN device
+    Tun,
+    /// AF_PACKET on a veth pair
+    Packet,
+}
+
+/// A port that `run` opens on the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Publish {
+    /// Where it listens; `None` = all addresses.
+    pub addr: Option<IpAddr>,
+    /// Port on the host.
+    pub host_port: u16,
+    /// Port of the program.
+    pub port: u16,
+    /// UDP instead of TCP.
+    pub udp: bool,
+}
+
+impl FromStr for Publish {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Publish, String> {
+        let wrong =
+            || format!("{s:?} is not [ADDR:]HOSTPORT:PORT[/tcp|/udp], such as 127.0.0.1:8080:80");
+        let (rest, udp) = match s.rsplit_once('/') {
+            Some((rest, "udp")) => (rest, true),
+            Some((rest, "tcp")) => (rest, false),
+            Some(_) => return Err(wrong()),
+            None => (s, false),
+        };
+        let port = |text: &str| match text.parse() {
+            Ok(0) | Err(_) => Err(format!("{text:?} is not a port from 1 to 65535")),
+            Ok(port) => Ok(port),
+        };
+        let (rest, inside) = rest.rsplit_once(':').ok_or_else(wrong)?;
+        let (addr, host) = match rest.rsplit_once(':') {
+            Some((addr, host)) => (Some(addr), host),
+            None => (None, rest),
+        };
+        let addr = match addr {
+            None => None,
+            Some(text) => {
+                let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
+                Some(bare.parse().map_err(|_| format!("{text:?} is not an IP address"))?)
+            }
+        };
+        Ok(Publish { addr, host_port: port(host)?, port: port(inside)?, udp })
+    }
+}
+
+/// A network: an address and the length of its prefix. Bits behind the prefix are zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cidr {
+    /// The network's address.
+    pub addr: IpAddr,
+    /// Bits of the prefix.
+    pub len: u8,
+}
+
+impl Cidr {
+    /// Whether `addr` lies in it.
+    pub fn contains(&self, addr: IpAddr) -> bool {
+        match (self.addr, addr) {
+            (IpAddr::V4(net), IpAddr::V4(a)) => {
+                (net.to_bits() ^ a.to_bits()).checked_shr(32 - self.len as u32).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(net), IpAddr::V6(a)) => {
+                (net.to_bits() ^ a.to_bits()).checked_shr(128 - self.len as u32).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
+}
+
+impl FromStr for Cidr {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Cidr, String> {
+        let wrong = || format!("{s:?} is not a network such as 10.0.2.0/24 or fd00::/64");
+        let (addr, len) = match s.split_once('/') {
+            Some((addr, len)) => (addr, Some(len)),
+            None => (s, None),
+        };
+        let addr: IpAddr = addr.parse().map_err(|_| wrong())?;
+        let bits = if addr.is_ipv4() { 32 } else { 128 };
+        let len: u8 = len.map_or(Ok(bits), |l| l.parse().map_err(|_| wrong()))?;
+        if len > bits {
+            return Err(format!("{s:?}: the prefix has at most {bits} bits"));
+        }
+        let addr = match addr {
+            IpAddr::V4(a) => {
+                let mask = u32::MAX.checked_shl(32 - len as u32).unwrap_or(0);
+                IpAddr::from((a.to_bits() & mask).to_be_bytes())
+            }
+            IpAddr::V6(a) => {
+                let mask = u128::MAX.checked_shl(128 - len as u32).unwrap_or(0);
+                IpAddr::from((a.to_bits() & mask).to_be_bytes())
+            }
+        };
+        Ok(Cidr { addr, len })
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.addr, self.len)
+    }
+}
+
+/// A knob and its value, both known to be good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The knob's path as the table writes it.
+    pub path: &'static str,
+    /// The value.
+    pub value: String,
+}
+
+impl FromStr for Setting {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Setting, String> {
+        let (path, value) = s.split_once('=').ok_or_else(|| {
+            format!("{s:?} is not KNOB=VALUE, such as net.core.netdev_budget=600")
+        })?;
+        let (path, value) = (path.trim(), value.trim());
+        Knobs::default().set(path, value).map_err(|e| e.to_string())?;
+        let row = Knobs::row(path).map_err(|e| e.to_string())?;
+        Ok(Setting { path: row.path, value: value.to_owned() })
+    }
+}
+
+fn instance_name(s: &str) -> Result<String, String> {
+    linerate_gateway::control::check_name(s).map_err(|e| e.to_string())?;
+    Ok(s.to_owned())
+}
+
+fn dns_server(s: &str) -> Result<SocketAddr, String> {
+    if let Ok(addr) = s.parse::<IpAddr>() {
+        return Ok(SocketAddr::new(addr, 53));
+    }
+    s.parse().map_err(|_| {
+        format!("{s:?} is not an address such as 9.9.9.9, 9.9.9.9:53 or [2620:fe::9]:53")
+    })
+}
+
+fn net4(s: &str) -> Result<Cidr, String> {
+    let net: Cidr = s.parse()?;
+    if !net.addr.is_ipv4() || net.len > 24 {
+        return Err(format!(
+            "{s:?}: an IPv4 network of at least 256 addresses (/24 or shorter) is needed"
+        ));
+    }
+    Ok(net)
+}
+
+fn net6(s: &str) -> Result<Cidr, String> {
+    let net: Cidr = s.parse()?;
+    if !net.addr.is_ipv6() || net.len > 112 {
+        return Err(format!(
+            "{s:?}: an IPv6 network of at least 65536 addresses (/112 or shorter) is needed"
+        ));
+    }
+    Ok(net)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn publish_is_read_in_every_form() {
+        let ok = |s: &str| s.parse::<Publish>().expect(s);
+        let p = ok("127.0.0.1:8080:80");
+        assert_eq!(
+            (p.addr, p.host_port, p.port, p.udp),
+            (Some([127, 0, 0, 1].into()), 8080, 80, false)
+        );
+        assert_eq!(ok("8080:80").addr, None);
+        assert!(ok("53:5353/udp").udp);
+        assert_eq!(ok("[::1]:1:2").addr, Some("::1".parse().expect("an address")));
+        for bad in ["80", "x:80", "0:80", "80:70000", "1.2.3:80:80", "80:80/sctp", ""] {
+            assert!(bad.parse::<Publish>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn cidr_masks_and_contains() {
+        let net: Cidr = "10.0.2.77/24".parse().expect("a network");
+        assert_eq!(net.to_string(), "10.0.2.0/24");
+        assert!(net.contains([10, 0, 2, 255].into()) && !net.contains([10, 0, 3, 0].into()));
+        let all: Cidr = "0.0.0.0/0".parse().expect("a network");
+        assert!(
+            all.contains([255, 255, 255, 255].into()) && !all.contains("::".parse().expect("v6"))
+        );
+        let one: Cidr = "fe80::1".parse().expect("a network");
+        assert!(one.len == 128 && one.contains(one.addr));
+        for bad in ["10.0.0.0/33", "::/129", "10.0.0/8", "10.0.0.0/-1", ""] {
+            assert!(bad.parse::<Cidr>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_setting_is_judged_by_the_table() {
+        let s: Setting = "net/core/netdev_budget=600".parse().expect("a knob");
+        assert_eq!((s.path, s.value.as_str()), ("net.core.netdev_budget", "600"));
+        for bad in ["net.core.netdev_budget", "net.core.netdev_budget=0", "no.such.knob=1"] {
+            assert!(bad.parse::<Setting>().is_err(), "{bad}");
+        }
+    }
+}

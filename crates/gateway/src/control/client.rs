@@ -1,0 +1,163 @@
+//! The user's side of the control socket: finds instances and asks them.
+
+use std::fmt;
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::server::remove_if_dead;
+use super::{Request, Response, directory};
+
+/// An answer is waited for so long: a healthy loop answers in milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A connection to a running instance.
+#[derive(Debug)]
+pub struct Client {
+    stream: BufReader<UnixStream>,
+    name: String,
+}
+
+/// Why an instance could not be asked.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// None runs (ENOENT).
+    None,
+    /// Several run, and none was named.
+    Several(Vec<String>),
+    /// None runs under this name (ENOENT); these do.
+    Unknown {
+        /// The name that was asked for.
+        name: String,
+        /// The names that exist.
+        running: Vec<String>,
+    },
+    /// The directory of sockets can not be read, or is not private.
+    Directory(io::Error),
+    /// The instance ended meanwhile, or does not answer.
+    Io {
+        /// Its name.
+        name: String,
+        /// What happened.
+        error: io::Error,
+    },
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientError::None => f.write_str(
+                "no instance of this user runs here: start one with `linerate run -- PROGRAM`",
+            ),
+            ClientError::Several(names) => {
+                write!(f, "several instances run: choose one with --name: {}", names.join(", "))
+            }
+            ClientError::Unknown { name, running } if running.is_empty() => {
+                write!(f, "no instance is called {name:?}, and none runs")
+            }
+            ClientError::Unknown { name, running } => {
+                write!(f, "no instance is called {name:?}; these run: {}", running.join(", "))
+            }
+            ClientError::Directory(e) => write!(f, "the control sockets can not be reached: {e}"),
+            ClientError::Io { name, error } => match error.kind() {
+                ErrorKind::WouldBlock | ErrorKind::TimedOut => write!(
+                    f,
+                    "{name} does not answer: its loop hangs, or it is stopped (SIGCONT wakes it)"
+                ),
+                ErrorKind::UnexpectedEof => write!(f, "{name} ended before it answered"),
+                _ => write!(f, "{name} can not be asked: {error}"),
+            },
+        }
+    }
+}
+impl std::error::Error for ClientError {}
+
+/// The instances of this user that run now, by name. Sockets of dead ones are removed.
+///
+/// # Errors
+/// [`ClientError::Directory`].
+pub fn instances() -> Result<Vec<String>, ClientError> {
+    match directory(false) {
+        Ok(dir) => instances_in(&dir).map_err(ClientError::Directory),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(ClientError::Directory(e)),
+    }
+}
+
+pub(super) fn instances_in(dir: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let file = entry?.file_name();
+        let Some(name) = file.to_str().and_then(|f| f.strip_suffix(".sock")) else { continue };
+        if super::check_name(name).is_ok() && !remove_if_dead(&dir.join(&file))? {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+impl Client {
+    /// Connects to the instance `name`, which may also be the path of its socket; without a name,
+    /// to the only one that runs.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn connect(name: Option<&str>) -> Result<Client, ClientError> {
+        if let Some(path) = name.filter(|n| n.contains('/')) {
+            return Client::open(Path::new(path), path);
+        }
+        let mut running = instances()?;
+        let name = match (name, running.len()) {
+            (Some(name), _) if !running.iter().any(|r| r == name) => {
+                return Err(ClientError::Unknown { name: name.to_owned(), running });
+            }
+            (Some(name), _) => name.to_owned(),
+            (None, 0) => return Err(ClientError::None),
+            (None, 1) => running.remove(0),
+            (None, _) => return Err(ClientError::Several(running)),
+        };
+        let dir: PathBuf = directory(false).map_err(ClientError::Directory)?;
+        Client::open(&dir.join(format!("{name}.sock")), &name)
+    }
+
+    pub(super) fn open(path: &Path, name: &str) -> Result<Client, ClientError> {
+        let name = name.to_owned();
+        let opened = UnixStream::connect(path).and_then(|s| {
+            s.set_read_timeout(Some(PATIENCE))?;
+            s.set_write_timeout(Some(PATIENCE))?;
+            Ok(s)
+        });
+        match opened {
+            Ok(stream) => Ok(Client { stream: BufReader::new(stream), name }),
+            Err(error) => Err(ClientError::Io { name, error }),
+        }
+    }
+
+    /// The instance's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Asks, and waits for the answer.
+    ///
+    /// # Errors
+    /// [`ClientError::Io`].
+    pub fn ask(&mut self, request: &Request) -> Result<Response, ClientError> {
+        self.exchange(request).map_err(|error| ClientError::Io { name: self.name.clone(), error })
+    }
+
+    fn exchange(&mut self, request: &Request) -> io::Result<Response> {
+        let mut line = serde_json::to_vec(request)?;
+        line.push(b'\n');
+        self.stream.get_mut().write_all(&line)?;
+        let mut answer = Vec::new();
+        self.stream.read_until(b'\n', &mut answer)?;
+        if answer.last() != Some(&b'\n') {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        Ok(serde_json::from_slice(&answer)?)
+    }
+}

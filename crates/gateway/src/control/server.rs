@@ -1,0 +1,290 @@
+//! The instance's side of the control socket, driven by the packet loop and never blocking it.
+
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use super::{NameError, Request, Response, check_name, directory};
+
+/// Clients at a time; more are turned away with a sentence.
+const CLIENTS_MAX: usize = 16;
+/// Bytes of a request, line end included.
+const REQUEST_MAX: usize = 4096;
+/// Requests answered in one turn, all clients together: a turn of the loop stays short.
+const ANSWERS_PER_TURN: usize = 4;
+/// The listener's token; clients have their index.
+const LISTENER: u64 = u64::MAX;
+
+/// The control socket of one instance; its name goes with it.
+#[derive(Debug)]
+pub struct ControlServer {
+    listener: UnixListener,
+    epoll: Epoll,
+    clients: Vec<Option<Peer>>,
+    path: PathBuf,
+    name: String,
+}
+
+/// Why an instance has no control socket.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum BindError {
+    /// The name is not allowed (EINVAL).
+    Name(NameError),
+    /// A running instance has the name (EADDRINUSE).
+    InUse(String),
+    /// The directory is not private, or the system refuses; the sentence names the path.
+    Io(io::Error),
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BindError::Name(e) => e.fmt(f),
+            BindError::InUse(name) => {
+                write!(f, "an instance called {name:?} runs already: choose another --name")
+            }
+            BindError::Io(e) => write!(f, "the control socket can not be made: {e}"),
+        }
+    }
+}
+impl std::error::Error for BindError {}
+
+impl From<io::Error> for BindError {
+    fn from(e: io::Error) -> BindError {
+        BindError::Io(e)
+    }
+}
+
+/// One client: what it asked so far, and what it has not yet read of the answer.
+#[derive(Debug)]
+struct Peer {
+    stream: UnixStream,
+    asked: Vec<u8>,
+    answer: Vec<u8>,
+    sent: usize,
+    /// It will ask nothing more.
+    ended: bool,
+}
+
+impl ControlServer {
+    /// Opens the control socket of the instance `name`.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn bind(name: &str) -> Result<ControlServer, BindError> {
+        check_name(name).map_err(BindError::Name)?;
+        ControlServer::bind_in(&directory(true)?, name)
+    }
+
+    pub(super) fn bind_in(dir: &Path, name: &str) -> Result<ControlServer, BindError> {
+        let path = dir.join(format!("{name}.sock"));
+        // It listens before it has the name: nobody takes it for dead meanwhile.
+        let early = dir.join(format!(".{}.early", std::process::id()));
+        remove(&early)?;
+        let listener = UnixListener::bind(&early)?;
+        let named = give_name(&early, &path);
+        remove(&early)?;
+        match named {
+            Ok(true) => {}
+            Ok(false) => return Err(BindError::InUse(name.to_owned())),
+            Err(e) => return Err(e.into()),
+        }
+        listener.set_nonblocking(true)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(io::Error::from)?;
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, LISTENER);
+        epoll.add(&listener, event).map_err(io::Error::from)?;
+        let clients = std::iter::repeat_with(|| None).take(CLIENTS_MAX).collect();
+        Ok(ControlServer { listener, epoll, clients, path, name: name.to_owned() })
+    }
+
+    /// The instance's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The socket's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Readable when [`ControlServer::turn`] has something to do: the listener and all clients are
+    /// behind this one descriptor.
+    pub fn poll_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
+    }
+
+    /// Serves whoever is ready, without waiting; a bounded number of requests each turn.
+    pub fn turn(&mut self, handler: &mut dyn FnMut(Request) -> Response) {
+        let mut events = [EpollEvent::empty(); CLIENTS_MAX + 1];
+        let ready = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
+        let mut answers = ANSWERS_PER_TURN;
+        for event in events.iter().take(ready) {
+            match event.data() {
+                LISTENER => self.accept(),
+                index => self.serve(index as usize, handler, &mut answers),
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        for _ in 0..CLIENTS_MAX {
+            let Ok((stream, _)) = self.listener.accept() else { return };
+            if stream.set_nonblocking(true).is_err() || !may_ask(&stream) {
+                continue;
+            }
+            let Some(free) = self.clients.iter().position(Option::is_none) else {
+                let busy = line(&Response::Error("too many clients: try again".to_owned()));
+                // Into an empty socket buffer a line always fits.
+                let _ = (&stream).write(&busy);
+                continue;
+            };
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, free as u64);
+            if self.epoll.add(&stream, event).is_ok() {
+                let (asked, answer) = (Vec::new(), Vec::new());
+                self.clients[free] = Some(Peer { stream, asked, answer, sent: 0, ended: false });
+            }
+        }
+    }
+
+    fn serve(
+        &mut self,
+        index: usize,
+        handler: &mut dyn FnMut(Request) -> Response,
+        answers: &mut usize,
+    ) {
+        let Some(Some(peer)) = self.clients.get_mut(index) else { return };
+        let stays = peer.send() && peer.hear() && peer.reply(handler, answers) && peer.send();
+        let done = peer.ended && peer.answer.is_empty() && !peer.asked.contains(&b'\n');
+        if !stays || done {
+            self.hang_up(index);
+            return;
+        }
+        // With an answer to give off, only room to write matters: no further request is heard.
+        let wanted =
+            if peer.answer.is_empty() { EpollFlags::EPOLLIN } else { EpollFlags::EPOLLOUT };
+        let mut event = EpollEvent::new(wanted, index as u64);
+        if self.epoll.modify(&peer.stream, &mut event).is_err() {
+            self.hang_up(index);
+        }
+    }
+
+    fn hang_up(&mut self, index: usize) {
+        if let Some(peer) = self.clients.get_mut(index).and_then(Option::take) {
+            // Closing the descriptor would take it out as well, but only if no copy of it is left.
+            let _ = self.epoll.delete(&peer.stream);
+        }
+    }
+}
+
+impl Drop for ControlServer {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Peer {
+    /// Reads what is there, within the bound of one request; false if the client is gone.
+    fn hear(&mut self) -> bool {
+        let mut buf = [0; REQUEST_MAX];
+        while self.answer.is_empty() && !self.ended && !self.asked.contains(&b'\n') {
+            let room = REQUEST_MAX - self.asked.len().min(REQUEST_MAX);
+            if room == 0 {
+                let text = format!("a request has at most {REQUEST_MAX} bytes");
+                self.answer = line(&Response::Error(text));
+                self.asked.clear();
+                self.ended = true;
+                break;
+            }
+            match self.stream.read(&mut buf[..room]) {
+                Ok(0) => self.ended = true,
+                Ok(n) => self.asked.extend_from_slice(&buf[..n]),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return e.kind() == ErrorKind::WouldBlock,
+            }
+        }
+        true
+    }
+
+    /// Answers the first request, if it is whole and the turn's bound permits; always true.
+    fn reply(&mut self, handler: &mut dyn FnMut(Request) -> Response, answers: &mut usize) -> bool {
+        let end = self.asked.iter().position(|b| *b == b'\n');
+        if let Some(end) = end.filter(|_| self.answer.is_empty() && *answers > 0) {
+            *answers -= 1;
+            let request: Vec<u8> = self.asked.drain(..=end).collect();
+            self.answer = line(&match serde_json::from_slice(&request) {
+                Ok(request) => handler(request),
+                Err(e) => Response::Error(format!("the request can not be read: {e}")),
+            });
+        }
+        true
+    }
+
+    /// Sends what the client takes; false if it is gone.
+    fn send(&mut self) -> bool {
+        while let Some(rest) = self.answer.get(self.sent..).filter(|r| !r.is_empty()) {
+            match self.stream.write(rest) {
+                Ok(0) => return false,
+                Ok(n) => self.sent += n,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return e.kind() == ErrorKind::WouldBlock,
+            }
+        }
+        self.answer = Vec::new();
+        self.sent = 0;
+        true
+    }
+}
+
+/// Whether the peer is this user, or root; the kernel says who it is.
+fn may_ask(stream: &UnixStream) -> bool {
+    let ours = rustix::process::geteuid();
+    rustix::net::sockopt::socket_peercred(stream).is_ok_and(|c| c.uid == ours || c.uid.is_root())
+}
+
+fn line(response: &Response) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec(response).unwrap_or_else(|e| {
+        format!("{{\"error\":\"the answer can not be written: {e}\"}}").into_bytes()
+    });
+    bytes.push(b'\n');
+    bytes
+}
+
+/// Gives the listening socket its name; false if a living instance has it.
+fn give_name(early: &Path, path: &Path) -> io::Result<bool> {
+    for _ in 0..3 {
+        match std::fs::hard_link(early, path) {
+            Ok(()) => return Ok(true),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                if !remove_if_dead(path)? {
+                    return Ok(false);
+                }
+            }
+            Err(e) => return Err(io::Error::new(e.kind(), format!("{}: {e}", path.display()))),
+        }
+    }
+    Ok(false)
+}
+
+/// Removes a socket that nobody listens on; true if it is gone.
+pub(super) fn remove_if_dead(path: &Path) -> io::Result<bool> {
+    match UnixStream::connect(path) {
+        Err(e) if e.kind() == ErrorKind::ConnectionRefused => remove(path).map(|()| true),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(true),
+        // It listens, or is too busy to say so.
+        _ => Ok(false),
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            Err(io::Error::new(e.kind(), format!("{}: {e}", path.display())))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,692 @@
+//! [`Snapshot`]: one reading of a shard, complete enough for every report.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use linerate_core::shard::Shard;
+use linerate_core::table::{Counter, Counts, Dir, Knobs, Reason, Stage};
+use linerate_core::tcp::State;
+use linerate_core::tcp::info::SockRow;
+use serde::{Deserialize, Serialize};
+
+/// What a shard does not know of itself.
+#[derive(Clone, Debug, Default)]
+pub struct Meta {
+    /// The instance's name.
+    pub name: String,
+    /// Its process.
+    pub pid: u32,
+    /// Nanoseconds since it was started.
+    pub uptime_ns: u64,
+    /// Offloads in use, in ethtool's words (`tx-tcp-segmentation`).
+    pub offloads: Vec<String>,
+    /// What a reader of the report should know (a fallback that was taken, say).
+    pub notes: Vec<String>,
+    /// Flows that have ended, largest first; open ones are read from the sockets.
+    pub flows: Vec<FlowRow>,
+    /// Sockets listed of each kind at the most; all are counted.
+    pub sockets_max: usize,
+}
+
+/// Everything that reports are made of: names with values, never positions.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The instance's name.
+    pub name: String,
+    /// Its process.
+    pub pid: u32,
+    /// Nanoseconds since it was started.
+    pub uptime_ns: u64,
+    /// The stages in order of the journey.
+    pub stages: Vec<StageRow>,
+    /// Counters by Linux's group and name; ours that Linux lacks are in the group `linerate`.
+    pub counters: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Drops that happened, by reason.
+    pub drops: Vec<DropRow>,
+    /// Every knob.
+    pub knobs: Vec<KnobRow>,
+    /// Devices.
+    pub devices: Vec<DeviceRow>,
+    /// Queues with their high-water marks.
+    pub queues: Vec<QueueRow>,
+    /// Memory of packets.
+    pub memory: Memory,
+    /// How many sockets there are, listed or not.
+    pub totals: SocketTotals,
+    /// UDP sockets.
+    pub udp: Vec<UdpRow>,
+    /// TCP sockets.
+    pub tcp: Vec<TcpRow>,
+    /// The flows that moved most, largest first.
+    pub flows: Vec<FlowRow>,
+    /// Offloads in use.
+    pub offloads: Vec<String>,
+    /// Notes.
+    pub notes: Vec<String>,
+}
+
+/// What went through one stage, in packets.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StageRow {
+    /// Its name.
+    pub name: String,
+    /// `rx` or `tx`.
+    pub dir: String,
+    /// Came from the stage before.
+    #[serde(rename = "in")]
+    pub entered: u64,
+    /// Began here.
+    pub made: u64,
+    /// Became part of others.
+    pub merged: u64,
+    /// Went on.
+    pub out: u64,
+    /// Ended here as they should.
+    pub taken: u64,
+    /// Wait here now.
+    pub held: u64,
+    /// The most that ever waited.
+    pub held_max: u64,
+    /// Dropped here, by reason as users know it (Linux's name where there is one).
+    pub dropped: BTreeMap<String, u64>,
+    /// Batches that came through.
+    pub batches: u64,
+    /// Nanoseconds spent in batches that were timed.
+    pub ns: u64,
+    /// Packets in batches that were timed.
+    pub ns_pkts: u64,
+    /// What the law of conservation misses; 0 = every packet is accounted for.
+    pub missing: i64,
+}
+
+impl StageRow {
+    /// Packets dropped here for whatever reason.
+    pub fn drops(&self) -> u64 {
+        self.dropped.values().sum()
+    }
+    /// Whether nothing was ever here.
+    pub fn idle(&self) -> bool {
+        self.entered + self.made + self.out + self.taken + self.merged + self.drops() == 0
+    }
+}
+
+/// Drops for one reason.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DropRow {
+    /// Our name of the reason.
+    pub reason: String,
+    /// The name that users know: Linux's where there is one.
+    pub label: String,
+    /// The stage of the reason's row.
+    pub stage: String,
+    /// Packets.
+    pub packets: u64,
+    /// The knob that governs it, if one does.
+    pub knob: Option<String>,
+    /// What it means.
+    pub help: String,
+}
+
+/// A knob.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct KnobRow {
+    /// Its path.
+    pub path: String,
+    /// Its value, as sysctl prints it.
+    pub value: String,
+    /// Its default.
+    pub default: String,
+    /// `default`, or `set` if the value is another.
+    pub source: String,
+    /// Its unit.
+    pub unit: String,
+}
+
+/// A device.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DeviceRow {
+    /// Its name.
+    pub name: String,
+    /// The largest IP packet, in bytes.
+    pub mtu: u32,
+    /// Its addresses with prefix lengths.
+    pub addrs: Vec<String>,
+    /// What it does by itself, in ethtool's words.
+    pub features: Vec<String>,
+    /// Packets read.
+    pub rx_packets: u64,
+    /// Bytes read.
+    pub rx_bytes: u64,
+    /// Bad packets (all devices together; on the first one).
+    pub rx_errors: u64,
+    /// Packets that the stack had no room for (likewise).
+    pub rx_dropped: u64,
+    /// Packets that the ring had no room for (likewise).
+    pub rx_missed: u64,
+    /// Multicast frames (likewise).
+    pub multicast: u64,
+    /// Packets that the device took.
+    pub tx_packets: u64,
+    /// Bytes that it took.
+    pub tx_bytes: u64,
+    /// Packets that it refused (all devices together; on the first one).
+    pub tx_errors: u64,
+    /// Packets that the transmit queue refused.
+    pub tx_dropped: u64,
+}
+
+/// A queue.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct QueueRow {
+    /// The stage it belongs to.
+    pub stage: String,
+    /// Packets in it now.
+    pub now: u64,
+    /// The most that ever were.
+    pub max: u64,
+    /// Its limit in packets, if it has one.
+    pub limit: Option<u64>,
+    /// The knob that sets the limit.
+    pub knob: Option<String>,
+}
+
+/// Memory of packets, in buffers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Small buffers (2 KiB) out there.
+    pub small_out: u64,
+    /// Their limit.
+    pub small_max: u64,
+    /// Large buffers (64 KiB) out there.
+    pub large_out: u64,
+    /// Their limit.
+    pub large_max: u64,
+}
+
+/// How many sockets there are.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SocketTotals {
+    /// UDP sockets, those of both families included.
+    pub udp: u64,
+    /// Bytes that wait in them.
+    pub udp_mem_bytes: u64,
+    /// TCP sockets, listeners included, TIME_WAIT not.
+    pub tcp: u64,
+    /// Those of them that the application has closed already.
+    pub tcp_orphan: u64,
+    /// TIME_WAIT entries.
+    pub tcp_tw: u64,
+    /// TCP sockets that hold memory.
+    pub tcp_alloc: u64,
+    /// Pages of 4096 bytes that TCP's queues hold.
+    pub tcp_mem_pages: u64,
+    /// Packets being put together from fragments.
+    pub frag: u64,
+    /// Bytes that they hold.
+    pub frag_mem_bytes: u64,
+}
+
+/// A UDP socket.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UdpRow {
+    /// Its address; unspecified = all, port 0 = all ports.
+    pub local: SocketAddr,
+    /// Whether it hears both families.
+    pub any_family: bool,
+    /// Its peer, if it is connected.
+    pub remote: Option<SocketAddr>,
+    /// Bytes of true size that wait to be read.
+    pub rx_queue: u64,
+    /// Datagrams dropped at it.
+    pub drops: u64,
+}
+
+/// A TCP socket.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TcpRow {
+    /// Its address.
+    pub local: SocketAddr,
+    /// Its peer, unless it listens.
+    pub remote: Option<SocketAddr>,
+    /// `ESTABLISHED`, `LISTEN` …
+    pub state: String,
+    /// Bytes written and not acknowledged; of a listener: the limit of its accept queue.
+    pub tx_queue: u64,
+    /// Bytes that wait to be read; of a listener: connections that wait to be accepted.
+    pub rx_queue: u64,
+    /// Which timer runs, as in `/proc/net/tcp`: 0 none, 1 retransmission, 2 keepalive, 3 TIME_WAIT,
+    /// 4 zero-window probe.
+    pub timer: u8,
+    /// Milliseconds until it fires.
+    pub timer_ms: u64,
+    /// Time-outs in a row.
+    pub timeouts: u64,
+    /// Unanswered probes in a row.
+    pub probes: u64,
+    /// What is known of a connection; listeners and TIME_WAIT have none.
+    pub info: Option<TcpInfoRow>,
+}
+
+/// What `ss -ti` shows of a connection.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TcpInfoRow {
+    /// Congestion control.
+    pub cc: String,
+    /// Smoothed round-trip time, in microseconds; 0 = not measured.
+    pub rtt_us: u64,
+    /// Its variation.
+    pub rttvar_us: u64,
+    /// Retransmission time-out, in microseconds.
+    pub rto_us: u64,
+    /// Congestion window, in segments.
+    pub cwnd: u64,
+    /// Slow-start threshold, in segments; `None` = slow start never ended.
+    pub ssthresh: Option<u64>,
+    /// Payload bytes of a full segment.
+    pub mss: u64,
+    /// Segments retransmitted so far.
+    pub retrans: u64,
+    /// Bytes that the peer acknowledged.
+    pub bytes_acked: u64,
+    /// Bytes received in order.
+    pub bytes_received: u64,
+    /// The window that the peer announced, in bytes.
+    pub snd_wnd: u64,
+    /// The window that we announced, in bytes.
+    pub rcv_wnd: u64,
+}
+
+/// A flow, open or ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FlowRow {
+    /// `tcp` or `udp`.
+    pub proto: String,
+    /// The program's end.
+    pub program: SocketAddr,
+    /// The other end.
+    pub peer: SocketAddr,
+    /// `open` or `ended`.
+    pub state: String,
+    /// Bytes from the program.
+    pub up_bytes: u64,
+    /// Bytes to the program.
+    pub down_bytes: u64,
+    /// Smoothed round-trip time towards the program, in microseconds; 0 = not measured.
+    pub rtt_us: u64,
+    /// Congestion window towards the program, in segments.
+    pub cwnd: u64,
+    /// Segments retransmitted towards the program.
+    pub retrans: u64,
+}
+
+/// Flows listed at the most.
+pub const FLOWS_MAX: usize = 10;
+
+impl Snapshot {
+    /// Reads `shard`. Costs a few hundred loads, and as much as a line for each socket listed.
+    pub fn take(shard: &Shard, meta: Meta) -> Snapshot {
+        let net = &shard.net;
+        let counts = &net.counts;
+        let (tcp, tcp_totals) = tcp_rows(shard, meta.sockets_max);
+        let mut flows = meta.flows;
+        flows.extend(open_flows(shard));
+        flows.sort_by_key(|f| std::cmp::Reverse(f.up_bytes.saturating_add(f.down_bytes)));
+        flows.truncate(FLOWS_MAX);
+        Snapshot {
+            name: meta.name,
+            pid: meta.pid,
+            uptime_ns: meta.uptime_ns,
+            stages: stages(counts),
+            counters: counters(counts),
+            drops: drops(counts),
+            knobs: knobs(&net.knobs),
+            devices: devices(shard),
+            queues: queues(shard),
+            memory: Memory {
+                small_out: net.pool.small_out() as u64,
+                small_max: net.pool.small_max as u64,
+                large_out: net.pool.large_out() as u64,
+                large_max: net.pool.large_max as u64,
+            },
+            totals: SocketTotals {
+                udp: shard.udp.len() as u64,
+                udp_mem_bytes: shard.udp.mem() as u64,
+                ..tcp_totals
+            },
+            udp: udp_rows(shard, meta.sockets_max),
+            tcp,
+            flows,
+            offloads: meta.offloads,
+            notes: meta.notes,
+        }
+    }
+
+    /// The counter `name` of `group`, as Linux calls both; 0 if it is not counted here.
+    pub fn counter(&self, group: &str, name: &str) -> u64 {
+        self.counters.get(group).and_then(|g| g.get(name)).copied().unwrap_or(0)
+    }
+
+    /// The stages that lost count of packets, with how many; empty = the law of conservation holds.
+    pub fn unaccounted(&self) -> Vec<(&str, i64)> {
+        let missing = self.stages.iter().filter(|s| s.missing != 0);
+        missing.map(|s| (s.name.as_str(), s.missing)).collect()
+    }
+}
+
+fn stages(counts: &Counts) -> Vec<StageRow> {
+    let row = |stage: &Stage| {
+        let flow = counts.flow(*stage).read();
+        let mut dropped = BTreeMap::new();
+        for reason in Reason::ALL.iter().filter(|r| r.row().stage == *stage) {
+            let n = counts.drops(*reason);
+            if n > 0 {
+                *dropped.entry(reason.label().to_owned()).or_insert(0) += n;
+            }
+        }
+        // A reason may be given by another stage than its row says; nothing is lost over that.
+        let elsewhere = flow.dropped.saturating_sub(dropped.values().sum());
+        if elsewhere > 0 {
+            dropped.insert("given elsewhere".to_owned(), elsewhere);
+        }
+        StageRow {
+            name: stage.name().to_owned(),
+            dir: if stage.row().dir == Dir::Rx { "rx" } else { "tx" }.to_owned(),
+            entered: flow.entered,
+            made: flow.made,
+            merged: flow.merged,
+            out: flow.out,
+            taken: flow.taken,
+            held: flow.held,
+            held_max: flow.held_max,
+            dropped,
+            batches: flow.batches,
+            ns: flow.ns,
+            ns_pkts: flow.ns_pkts,
+            missing: flow.missing(),
+        }
+    };
+    Stage::ALL.iter().map(row).collect()
+}
+
+fn counters(counts: &Counts) -> BTreeMap<String, BTreeMap<String, u64>> {
+    let mut groups: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+    for row in Counter::ROWS {
+        let (group, name) = row.linux.split_once(':').unwrap_or(("linerate", row.name));
+        *groups.entry(group.to_owned()).or_default().entry(name.to_owned()).or_default() +=
+            counts.get(row.counter);
+    }
+    groups
+}
+
+fn drops(counts: &Counts) -> Vec<DropRow> {
+    let happened = Reason::ROWS.iter().filter(|r| counts.drops(r.reason) > 0);
+    let row = |r: &linerate_core::table::reason::Row| DropRow {
+        reason: r.name.to_owned(),
+        label: r.reason.label().to_owned(),
+        stage: r.stage.name().to_owned(),
+        packets: counts.drops(r.reason),
+        knob: (r.knob != "none").then(|| r.knob.to_owned()),
+        help: r.help.trim().to_owned(),
+    };
+    happened.map(row).collect()
+}
+
+fn knobs(knobs: &Knobs) -> Vec<KnobRow> {
+    let defaults = Knobs::default();
+    let row = |r: &linerate_core::table::knob::Row| {
+        let value = knobs.get(r.path).unwrap_or_default();
+        let default = defaults.get(r.path).unwrap_or_default();
+        let source = if value == default { "default" } else { "set" }.to_owned();
+        KnobRow { path: r.path.to_owned(), value, default, source, unit: r.unit.to_owned() }
+    };
+    Knobs::ROWS.iter().map(row).collect()
+}
+
+fn devices(shard: &Shard) -> Vec<DeviceRow> {
+    let counts = &shard.net.counts;
+    let mut rows: Vec<DeviceRow> = Vec::new();
+    for iface in &shard.net.ifaces {
+        // What is counted for all devices together appears once, so that sums stay right.
+        let shared = |c: Counter| if rows.is_empty() { counts.get(c) } else { 0 };
+        let features = [
+            (iface.features.tx_csum, "tx-checksumming"),
+            (iface.features.tso4, "tx-tcp-segmentation"),
+            (iface.features.tso6, "tx-tcp6-segmentation"),
+            (iface.features.uso, "tx-udp-segmentation"),
+        ];
+        let row = DeviceRow {
+            name: iface.name.clone(),
+            mtu: iface.mtu,
+            addrs: iface.addrs.iter().map(|(a, len)| format!("{a}/{len}")).collect(),
+            features: features.iter().filter(|f| f.0).map(|f| f.1.to_owned()).collect(),
+            rx_packets: iface.rx_packets,
+            rx_bytes: iface.rx_bytes,
+            rx_errors: shared(Counter::DevRxErrors),
+            rx_dropped: shared(Counter::DevRxDropped),
+            rx_missed: shared(Counter::DevRxMissed),
+            multicast: shared(Counter::DevRxMulticast),
+            tx_packets: iface.tx_packets,
+            tx_bytes: iface.tx_bytes,
+            tx_errors: shared(Counter::DevTxErrors),
+            tx_dropped: iface.qdisc_drops,
+        };
+        rows.push(row);
+    }
+    rows
+}
+
+fn queues(shard: &Shard) -> Vec<QueueRow> {
+    let net = &shard.net;
+    let limits = [
+        (Stage::Ring, Some((net.knobs.ring_rx, "ring.rx"))),
+        (Stage::Gro, None),
+        (Stage::Backlog, Some((net.knobs.netdev_max_backlog, "net.core.netdev_max_backlog"))),
+        (Stage::Reasm, None),
+        (Stage::SockQueue, None),
+        (Stage::Neigh, None),
+        (Stage::Qdisc, Some((net.knobs.txqueuelen, "dev.txqueuelen"))),
+        (Stage::Xmit, Some((net.knobs.ring_tx, "ring.tx"))),
+    ];
+    let row = |(stage, limit): (Stage, Option<(u64, &str)>)| {
+        let flow = net.counts.flow(stage).read();
+        QueueRow {
+            stage: stage.name().to_owned(),
+            now: flow.held,
+            max: flow.held_max,
+            limit: limit.map(|l| l.0),
+            knob: limit.map(|l| l.1.to_owned()),
+        }
+    };
+    limits.into_iter().map(row).collect()
+}
+
+fn udp_rows(shard: &Shard, most: usize) -> Vec<UdpRow> {
+    let row = |s: &linerate_core::udp::UdpSock| {
+        let (addr, port) = s.local();
+        let remote = s.remote().map(|(ip, port)| SocketAddr::new(ip, port));
+        let any = match remote {
+            Some(SocketAddr::V6(_)) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            _ => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        };
+        UdpRow {
+            local: SocketAddr::new(addr.unwrap_or(any), port),
+            any_family: addr.is_none() && remote.is_none(),
+            remote,
+            rx_queue: s.rx_queue() as u64,
+            drops: s.drops(),
+        }
+    };
+    shard.udp.iter().take(most).map(row).collect()
+}
+
+/// TCP sockets, and how many there are with what they hold.
+fn tcp_rows(shard: &Shard, most: usize) -> (Vec<TcpRow>, SocketTotals) {
+    let stat = shard.tcp_sockstat();
+    let totals = SocketTotals {
+        tcp: stat.inuse,
+        tcp_orphan: stat.orphan,
+        tcp_tw: stat.tw,
+        tcp_alloc: stat.alloc,
+        tcp_mem_pages: stat.mem,
+        ..SocketTotals::default()
+    };
+    (shard.tcp_iter().take(most).map(|row| tcp_row(shard, &row)).collect(), totals)
+}
+
+fn tcp_row(shard: &Shard, row: &SockRow) -> TcpRow {
+    let info = row.id.and_then(|id| shard.tcp_info(id));
+    TcpRow {
+        local: row.local,
+        remote: (row.state != State::Listen).then_some(row.remote),
+        state: state_name(row.state).to_owned(),
+        tx_queue: row.tx_queue,
+        rx_queue: row.rx_queue,
+        timer: row.timer,
+        timer_ms: row.timer_ms,
+        timeouts: row.retransmits.into(),
+        probes: info.as_ref().map_or(0, |i| i.probes.into()),
+        info: info.map(|i| TcpInfoRow {
+            cc: i.ca_name.to_owned(),
+            rtt_us: i.rtt_us.into(),
+            rttvar_us: i.rttvar_us.into(),
+            rto_us: i.rto_us.into(),
+            cwnd: i.snd_cwnd.into(),
+            // Above this, Linux calls it infinite (TCP_INFINITE_SSTHRESH).
+            ssthresh: (i.snd_ssthresh < 0x7fff_ffff).then_some(i.snd_ssthresh.into()),
+            mss: i.snd_mss.into(),
+            retrans: i.total_retrans.into(),
+            bytes_acked: i.bytes_acked,
+            bytes_received: i.bytes_received,
+            snd_wnd: i.snd_wnd.into(),
+            rcv_wnd: i.rcv_wnd.into(),
+        }),
+    }
+}
+
+/// The state's name, as `ss` and `netstat` have it.
+fn state_name(state: State) -> &'static str {
+    match state {
+        State::Established => "ESTABLISHED",
+        State::SynSent => "SYN_SENT",
+        State::SynRecv => "SYN_RECV",
+        State::FinWait1 => "FIN_WAIT1",
+        State::FinWait2 => "FIN_WAIT2",
+        State::TimeWait => "TIME_WAIT",
+        State::Close => "CLOSE",
+        State::CloseWait => "CLOSE_WAIT",
+        State::LastAck => "LAST_ACK",
+        State::Listen => "LISTEN",
+        State::Closing => "CLOSING",
+    }
+}
+
+impl FlowRow {
+    /// The flow of one of the shard's connections, of which the shard's end stands for the peer.
+    /// `None` for listeners, TIME_WAIT and connections that are gone.
+    pub fn of(shard: &Shard, row: &SockRow, state: &str) -> Option<FlowRow> {
+        let info = row.id.and_then(|id| shard.tcp_info(id))?;
+        Some(FlowRow {
+            proto: "tcp".to_owned(),
+            program: row.remote,
+            peer: row.local,
+            state: state.to_owned(),
+            up_bytes: info.bytes_received,
+            down_bytes: info.bytes_acked,
+            rtt_us: info.rtt_us.into(),
+            cwnd: info.snd_cwnd.into(),
+            retrans: info.total_retrans.into(),
+        })
+    }
+}
+
+/// Flows that have ended: the few that moved most.
+#[derive(Debug, Default)]
+pub struct TopFlows(Vec<FlowRow>);
+
+impl TopFlows {
+    /// Notes a flow that ends, if it is among the largest so far.
+    pub fn ended(&mut self, flow: FlowRow) {
+        let moved = |f: &FlowRow| f.up_bytes.saturating_add(f.down_bytes);
+        let at = self.0.partition_point(|f| moved(f) >= moved(&flow));
+        if at < FLOWS_MAX {
+            self.0.truncate(FLOWS_MAX - 1);
+            self.0.insert(at, flow);
+        }
+    }
+    /// The largest, largest first: what [`Meta::flows`] takes.
+    pub fn rows(&self) -> &[FlowRow] {
+        &self.0
+    }
+}
+
+/// The open flows; the caller keeps the largest. Bounded, because a snapshot is taken in the loop.
+fn open_flows(shard: &Shard) -> impl Iterator<Item = FlowRow> + '_ {
+    shard.tcp_iter().take(super::SOCKETS_MAX).filter_map(|row| FlowRow::of(shard, &row, "open"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta() -> Meta {
+        Meta { name: "t".into(), sockets_max: 100, ..Meta::default() }
+    }
+
+    #[test]
+    fn a_snapshot_says_what_was_counted_and_survives_json() {
+        let shard = Shard::new(1);
+        let counts = &shard.net.counts;
+        counts.flow(Stage::SockQueue).enter(5);
+        counts.flow(Stage::SockQueue).pass(3);
+        counts.dropped(Stage::SockQueue, Reason::SocketRcvbuff);
+        counts.dropped(Stage::SockQueue, Reason::Socket6Rcvbuff);
+        let snapshot = Snapshot::take(&shard, meta());
+        let stage = snapshot.stages.iter().find(|s| s.name == "SockQueue").expect("every stage");
+        assert_eq!((stage.entered, stage.out, stage.drops(), stage.missing), (5, 3, 2, 0));
+        assert_eq!(stage.dropped.get("SOCKET_RCVBUFF"), Some(&2));
+        assert_eq!(snapshot.counter("Udp", "RcvbufErrors"), 1);
+        assert_eq!(snapshot.counter("Udp6", "RcvbufErrors"), 1);
+        assert_eq!(snapshot.counter("TcpExt", "NoSuchCounter"), 0);
+        assert!(snapshot.unaccounted().is_empty());
+        let text = serde_json::to_string(&snapshot).expect("it has no maps with odd keys");
+        let back: Snapshot = serde_json::from_str(&text).expect("what was written is read");
+        assert_eq!(back, snapshot);
+    }
+
+    #[test]
+    fn the_largest_flows_are_kept_in_order() {
+        let flow = |bytes| FlowRow {
+            proto: "tcp".into(),
+            program: ([10, 0, 2, 100], 1).into(),
+            peer: ([1, 1, 1, 1], 2).into(),
+            state: "ended".into(),
+            up_bytes: bytes,
+            down_bytes: 0,
+            rtt_us: 0,
+            cwnd: 10,
+            retrans: 0,
+        };
+        let mut top = TopFlows::default();
+        (0..100).for_each(|i| top.ended(flow(i * 37 % 100)));
+        let kept: Vec<u64> = top.rows().iter().map(|f| f.up_bytes).collect();
+        assert_eq!(kept, [99, 98, 97, 96, 95, 94, 93, 92, 91, 90]);
+    }
+
+    #[test]
+    fn a_lost_packet_shows() {
+        let shard = Shard::new(1);
+        shard.net.counts.flow(Stage::Ip).enter(2);
+        shard.net.counts.flow(Stage::Ip).pass(1);
+        assert_eq!(Snapshot::take(&shard, meta()).unaccounted(), [("Ip", 1)]);
+    }
+
+    #[test]
+    fn a_knob_that_was_set_says_so() {
+        let mut shard = Shard::new(1);
+        shard.set_knob("ring.rx", "7").expect("in range");
+        let snapshot = Snapshot::take(&shard, meta());
+        let set: Vec<&str> =
+            snapshot.knobs.iter().filter(|k| k.source == "set").map(|k| k.path.as_str()).collect();
+        assert_eq!(set, ["ring.rx"]);
+    }
+}
