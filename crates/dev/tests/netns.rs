@@ -293,7 +293,7 @@ fn serve() {
         // Until the client has closed.
         assert_eq!(stream.read(&mut [0]).unwrap(), 0);
     }
-    // The UDP echo of the second address lasts until the client ends us.
+    // Until the relay has ended.
     let _ = io::stdin().read_line(&mut String::new());
 }
 
@@ -318,6 +318,8 @@ fn be_client() {
         check_noise(&mut stream, 2);
     }
     println!("@done");
+    // The interface goes with the namespace, so the namespace stays until the relay has ended.
+    let _ = io::stdin().read_line(&mut String::new());
 }
 
 /// Has one call send 30 datagrams at once (`UDP_SEGMENT`), and collects their echoes. The option
