@@ -54,7 +54,7 @@ pub struct Net {
     pub trace: Option<Trace>,
     /// A clock for measuring the stages, in nanoseconds; `None` = stages are not timed.
     pub clock: Option<fn() -> u64>,
-    /// Counts batches, to time one in sixty-four.
+    /// Counts batches, to time one in sixty-one.
     pub(crate) tick: u32,
 }
 
@@ -151,7 +151,7 @@ impl Net {
     #[inline]
     pub(crate) fn timed(&mut self) -> Option<fn() -> u64> {
         self.tick = self.tick.wrapping_add(1);
-        if self.tick & 63 == 0 { self.clock } else { None }
+        if self.tick % 61 == 0 { self.clock } else { None }
     }
 }
 

@@ -1,2 +1,8 @@
-//! linerate-sim
+#![doc = include_str!("README.md")]
 #![forbid(unsafe_code)]
+
+mod link;
+mod world;
+
+pub use link::{Link, Lost};
+pub use world::{NodeId, Port, World};
