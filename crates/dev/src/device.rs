@@ -106,4 +106,8 @@ pub trait Device {
 
     /// Its own counts.
     fn counts(&self) -> Counts;
+
+    /// Sets how many packets its receive ring holds (`ethtool -G DEV rx N`). Without effect where
+    /// the ring is the kernel's.
+    fn set_rx_ring(&mut self, _pkts: usize) {}
 }

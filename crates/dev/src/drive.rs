@@ -16,7 +16,7 @@ use linerate_core::link::{Features, Iface, L2};
 use linerate_core::path;
 use linerate_core::pkt::{Batch, Pkt};
 use linerate_core::shard::Shard;
-use linerate_core::table::{Reason, Stage, count::id};
+use linerate_core::table::{Knobs, Reason, Stage, count::id};
 use linerate_core::time::{Instant, US};
 use linerate_core::tx::xmit::tx_done;
 use linerate_core::wire::Mac;
@@ -57,6 +57,9 @@ struct Slot {
     blocked: bool,
     /// Losses that were counted already.
     overflow_seen: u64,
+    /// `ring.rx` as the device was last told it; at first the default, so that a device keeps the
+    /// size that it was made with until somebody sets the knob.
+    ring_rx: u64,
 }
 
 /// Drives one shard from its devices.
@@ -134,7 +137,8 @@ impl Drive {
         if let Some(fd) = dev.poll_fd() {
             self.poller.add(fd, DEVICE_TOKENS + self.slots.len() as u64, Interest::READ)?;
         }
-        let slot = Slot { dev, number, scheduled: true, blocked: false, overflow_seen: 0 };
+        let ring_rx = Knobs::default().ring_rx;
+        let slot = Slot { dev, number, scheduled: true, blocked: false, overflow_seen: 0, ring_rx };
         self.slots.push(slot);
         Ok(number)
     }
@@ -168,6 +172,7 @@ impl Drive {
         let now = self.now(timeout.unwrap_or(u64::MAX));
         self.shard.net.now = now;
         self.note_devices();
+        self.size_rings();
         let mut work = self.net_rx_action(now)?;
         path::timers(&mut self.shard, now);
         self.app_busy = app.turn(&mut self.shard, &self.poller, &self.ready)?;
@@ -215,6 +220,15 @@ impl Drive {
             }
             false
         });
+    }
+
+    /// Passes a new value of `ring.rx` on to the devices.
+    fn size_rings(&mut self) {
+        let wanted = self.shard.net.knobs.ring_rx;
+        for slot in self.slots.iter_mut().filter(|s| s.ring_rx != wanted) {
+            slot.ring_rx = wanted;
+            slot.dev.set_rx_ring(wanted as usize);
+        }
     }
 
     /// One pass over all devices and the backlog, within the budget of packets and time

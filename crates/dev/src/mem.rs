@@ -60,6 +60,8 @@ struct Ring {
     spare: Vec<Wire>,
     /// Packets lost since the start because the ring was full.
     overflow: u64,
+    /// Packets that fit.
+    limit: usize,
     /// The sending end is gone.
     closed: bool,
 }
@@ -71,8 +73,9 @@ struct Line {
 }
 
 impl Line {
-    fn new() -> io::Result<Arc<Line>> {
-        let ring = Ring { queue: VecDeque::new(), spare: Vec::new(), overflow: 0, closed: false };
+    fn new(limit: usize) -> io::Result<Arc<Line>> {
+        let (queue, spare) = (VecDeque::new(), Vec::new());
+        let ring = Ring { queue, spare, overflow: 0, limit: limit.max(1), closed: false };
         let ready = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
         Ok(Arc::new(Line { ring: Mutex::new(ring), ready }))
     }
@@ -110,7 +113,7 @@ pub struct Mem {
 /// # Errors
 /// `EMFILE`/`ENFILE` without descriptors.
 pub fn pair(config: Config) -> io::Result<(Mem, Mem)> {
-    let (one, two) = (Line::new()?, Line::new()?);
+    let (one, two) = (Line::new(config.ring_pkts)?, Line::new(config.ring_pkts)?);
     let end = |name: &str, rx: &Arc<Line>, tx: &Arc<Line>, mac| Mem {
         name: name.to_owned(),
         config: Config { caps: Caps { mac, ..config.caps }, ..config },
@@ -213,7 +216,7 @@ impl Device for Mem {
         let was_empty = line.queue.is_empty();
         let mut left = 0;
         while let Some(pkt) = ring.front() {
-            if line.queue.len() >= self.config.ring_pkts.max(1) {
+            if line.queue.len() >= line.limit {
                 if self.config.flow_control {
                     self.counts.tx_busy += 1;
                     break;
@@ -246,6 +249,10 @@ impl Device for Mem {
 
     fn counts(&self) -> Counts {
         Counts { overflow: self.rx.lock().overflow, ..self.counts }
+    }
+
+    fn set_rx_ring(&mut self, pkts: usize) {
+        self.rx.lock().limit = pkts.max(1);
     }
 }
 
@@ -310,6 +317,23 @@ mod tests {
                 pool.free(pkt);
             }
         }
+    }
+
+    #[test]
+    fn the_receiving_end_sizes_its_own_ring_only() {
+        let mut pool = Pool::new(64, 8);
+        let config = Config { ring_pkts: 4, flow_control: false, ..Config::default() };
+        let (mut a, mut b) = pair(config).unwrap();
+        b.set_rx_ring(2);
+        for _ in 0..4 {
+            send(&mut a, &mut pool, b"to b");
+            send(&mut b, &mut pool, b"to a");
+        }
+        assert_eq!((b.backlog(), b.counts().overflow), (2, 2));
+        assert_eq!((a.backlog(), a.counts().overflow), (4, 0));
+        b.set_rx_ring(3);
+        send(&mut a, &mut pool, b"to b");
+        assert_eq!((b.backlog(), b.counts().overflow), (3, 2));
     }
 
     #[test]
