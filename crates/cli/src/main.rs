@@ -5,6 +5,7 @@
 
 mod args;
 mod bench;
+mod demo;
 mod explain;
 
 use std::io::Write;
@@ -19,7 +20,7 @@ fn main() -> ExitCode {
         return code;
     }
     match Cli::parse().command {
-        Command::Demo(_) => absent("demo"),
+        Command::Demo(args) => demo::main(&args),
         Command::Run(_) => absent("run"),
         Command::Show(_) => absent("show"),
         Command::Get(_) => absent("get"),
