@@ -134,6 +134,9 @@ pub struct Skb {
     pub csum: Csum,
     /// Super-packet.
     pub gso: Option<Gso>,
+    /// All segments of this super-packet carry its IPv4 identification; else they count up from it
+    /// (`SKB_GSO_TCP_FIXEDID`).
+    pub gso_fixed_id: bool,
     /// Ethertype (`ETH_P_*`).
     pub proto: u16,
     /// IP protocol, after extension headers (`IPPROTO_*`).
@@ -180,9 +183,28 @@ impl DerefMut for Pkt {
 
 impl std::fmt::Debug for Pkt {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Pkt({} bytes, {} -> {}, proto {})", self.len(), self.src, self.dst, self.ip_proto)
+        write!(
+            f,
+            "Pkt({} bytes, {} -> {}, proto {})",
+            self.len(),
+            self.src,
+            self.dst,
+            self.ip_proto
+        )
     }
 }
+
+/// A place in a packet's bytes, for walking over them once.
+#[derive(Clone, Copy, Debug)]
+pub struct Cursor {
+    /// 0 is the head, `n` the fragment `n - 1`.
+    part: usize,
+    /// Bytes into that part.
+    off: usize,
+}
+
+/// What is this short is copied behind the last fragment instead of becoming one of its own.
+const COPYBREAK: usize = 256;
 
 const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
@@ -206,6 +228,7 @@ impl Skb {
             sock: None,
             csum: Csum::None,
             gso: None,
+            gso_fixed_id: false,
             proto: 0,
             ip_proto: 0,
             tos: 0,
@@ -234,6 +257,7 @@ impl Skb {
         self.sock = None;
         self.csum = Csum::None;
         self.gso = None;
+        self.gso_fixed_id = false;
         self.tos = 0;
         self.ttl = 0;
         self.queue = 0;
@@ -376,6 +400,10 @@ impl Skb {
     pub fn is_shared(&self) -> bool {
         self.frags.iter().any(|f| matches!(f.mem, Mem::Shared(_)))
     }
+    /// Whether all fragments lie in memory that the send queue shares.
+    pub fn is_all_shared(&self) -> bool {
+        self.frags.iter().all(|f| matches!(f.mem, Mem::Shared(_)))
+    }
     /// All bytes in order: the head, then each fragment; none of them empty.
     #[inline]
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
@@ -493,6 +521,7 @@ impl Skb {
                 let at = self.tail as usize;
                 self.head[at..at + head].copy_from_slice(other.head());
                 self.tail += head as u32;
+            } else if head <= COPYBREAK && self.put_into_last_frag(other.head()) {
             } else {
                 // The head's memory itself becomes a fragment; the other packet gets a new head.
                 let Some(fresh) = pool.take_head() else { return false };
@@ -509,7 +538,99 @@ impl Skb {
         self.frags.append(&mut other.frags);
         true
     }
+    /// Copies `bytes` behind the last fragment if it is a small buffer of ours with room for them.
+    fn put_into_last_frag(&mut self, bytes: &[u8]) -> bool {
+        let Some(Frag { mem: Mem::Own(buf), off, len }) = self.frags.last_mut() else {
+            return false;
+        };
+        let end = (*off + *len) as usize;
+        // The rest of a large buffer may be somebody's plan; that of a former head is nobody's.
+        if buf.len() != SMALL || buf.len() - end < bytes.len() {
+            return false;
+        }
+        buf[end..end + bytes.len()].copy_from_slice(bytes);
+        *len += bytes.len() as u32;
+        self.frag_len += bytes.len() as u32;
+        true
+    }
+
+    /// Where byte `off` of the packet lies; behind the last byte if there are not so many.
+    pub fn cursor(&self, off: usize) -> Cursor {
+        let mut at = Cursor { part: 0, off };
+        while let Some(part) = self.part(at.part)
+            && at.off >= part.len()
+        {
+            at = Cursor { part: at.part + 1, off: at.off - part.len() };
+        }
+        at
+    }
+    fn part(&self, n: usize) -> Option<&[u8]> {
+        match n.checked_sub(1) {
+            None => Some(self.head()),
+            Some(frag) => self.frags.get(frag).map(Frag::bytes),
+        }
+    }
+    /// Adds the `len` bytes of `from` at `at`, which moves on, to the end of the head by copying
+    /// them. Returns how many there were.
+    ///
+    /// # Panics
+    /// If the head has no such room, or if fragments follow it.
+    pub fn copy_range(&mut self, from: &Skb, at: &mut Cursor, len: usize) -> usize {
+        let out = self.put(len);
+        let mut done = 0;
+        while done < len {
+            let Some(part) = from.part(at.part) else { break };
+            let rest = part.get(at.off..).unwrap_or_default();
+            let n = rest.len().min(len - done);
+            out[done..done + n].copy_from_slice(&rest[..n]);
+            done += n;
+            at.off += n;
+            if n == rest.len() {
+                *at = Cursor { part: at.part + 1, off: 0 };
+            }
+        }
+        self.tail -= (len - done) as u32;
+        done
+    }
+    /// Adds the `len` bytes of `from` at `at`, which moves on, as fragments that share the send
+    /// queue's memory. Stops where `from` has memory of its own. Returns how many bytes were added.
+    pub fn share_range(&mut self, from: &Skb, at: &mut Cursor, len: usize) -> usize {
+        let mut done = 0;
+        while done < len {
+            let Some(index) = at.part.checked_sub(1) else { break };
+            let Some(Frag { mem: Mem::Shared(chunk), off, len: have }) = from.frags.get(index)
+            else {
+                break;
+            };
+            let n = (*have as usize).saturating_sub(at.off).min(len - done);
+            if n > 0 {
+                self.add_shared(chunk, *off as usize + at.off, n);
+            }
+            done += n;
+            at.off += n;
+            if at.off >= *have as usize {
+                *at = Cursor { part: at.part + 1, off: 0 };
+            }
+        }
+        done
+    }
+    /// Takes over what is known of `from` but not its bytes, lengths, checksum state, super-packet,
+    /// socket or trace number (`__copy_skb_header`).
+    pub fn copy_header(&mut self, from: &Skb) {
+        self.rx_time = from.rx_time;
+        (self.src, self.dst) = (from.src, from.dst);
+        (self.sport, self.dport) = (from.sport, from.dport);
+        (self.hash, self.mark) = (from.hash, from.mark);
+        (self.proto, self.ip_proto) = (from.proto, from.ip_proto);
+        (self.tos, self.ttl) = (from.tos, from.ttl);
+        (self.dev, self.queue) = (from.dev, from.queue);
+        (self.df, self.frag) = (from.df, from.frag);
+        self.l2_multicast = from.l2_multicast;
+        self.vlan = from.vlan;
+        self.nexthop = from.nexthop;
+        self.tapped = from.tapped;
+    }
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -94,6 +94,8 @@ pub struct Pool {
     small_out: usize,
     /// Large buffers out there now.
     large_out: usize,
+    /// Packets that receive offload holds between two polls.
+    pub(crate) gro: crate::rx::gro::Gro,
     /// The most packets that may be out there.
     pub small_max: usize,
     /// The most large buffers that may be out there.
@@ -111,9 +113,18 @@ impl Pool {
             chunks_large: Vec::new(),
             small_out: 0,
             large_out: 0,
+            gro: Default::default(),
             small_max,
             large_max,
         }
+    }
+    /// Packets that can still be handed out.
+    pub fn small_left(&self) -> usize {
+        self.small_max.saturating_sub(self.small_out)
+    }
+    /// Large buffers that can still be handed out.
+    pub fn large_left(&self) -> usize {
+        self.large_max.saturating_sub(self.large_out)
     }
     /// Packets that are out there.
     pub fn small_out(&self) -> usize {
@@ -200,8 +211,11 @@ impl Pool {
     pub fn free_chunk(&mut self, mut chunk: SendChunk) {
         if let Some(inner) = Rc::get_mut(&mut chunk.0) {
             inner.filled = 0;
-            let list =
-                if inner.buf.len() == SMALL { &mut self.chunks_small } else { &mut self.chunks_large };
+            let list = if inner.buf.len() == SMALL {
+                &mut self.chunks_small
+            } else {
+                &mut self.chunks_large
+            };
             list.push(chunk);
         }
     }

@@ -277,6 +277,8 @@ knobs! {
     netdev_max_backlog: u64 { path: "net.core.netdev_max_backlog", default: 1000, range: 0..=10000000, unit: "packets", scope: Host, takes: Now, stage: Backlog }
     /// Whether receive offload merges segments (`ethtool -K gro`).
     gro: bool { path: "features.gro", default: true, range: 0..=1, unit: "switch", scope: Device, takes: Now, stage: Gro }
+    /// Whether receive offload merges equal UDP datagrams too (`ethtool -K rx-udp-gro-forwarding`).
+    rx_udp_gro_forwarding: bool { path: "features.rx-udp-gro-forwarding", default: false, range: 0..=1, unit: "switch", scope: Device, takes: Now, stage: Gro }
     /// How long receive offload may hold a packet beyond the poll in which it came; 0 = not at all.
     gro_flush_timeout: u64 { path: "dev.gro_flush_timeout", default: 0, range: 0..=1000000000, unit: "nanoseconds", scope: Device, takes: Now, stage: Gro }
     /// Whether TCP may hand super-packets to the device (`ethtool -K tso`); off: they are cut in software.

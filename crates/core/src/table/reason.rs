@@ -233,6 +233,10 @@ reasons! {
     QdiscDrop { stage: Qdisc, linux: "QDISC_DROP", also: [DevTxDropped], knob: "dev.txqueuelen" }
     /// A super-packet that can not be split.
     GsoInvalid { stage: Gso, linux: "SKB_GSO_SEG", also: [DevTxDropped], knob: "none" }
+    /// No packet buffers to cut a super-packet into.
+    GsoNoMem { stage: Gso, linux: "NOMEM", also: [DevTxDropped], knob: "pool.small" }
+    /// A packet whose checksum was left to the device says wrongly where it belongs.
+    GsoCsum { stage: Gso, linux: "SKB_CSUM", also: [DevTxDropped], knob: "none" }
     /// The device refused the packet.
     DevTxError { stage: Xmit, linux: "DEV_READY", also: [DevTxErrors], knob: "none" }
 }

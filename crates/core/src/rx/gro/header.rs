@@ -1,0 +1,327 @@
+//! Receive offload's view of headers: where they are, and whether two packets' headers allow them
+//! to be one.
+
+use linerate_arch::csum::{csum_add, csum_fold, csum_partial};
+
+use super::ENDS;
+use crate::pkt::{Csum, GsoKind, Pkt, Skb};
+use crate::wire::{
+    ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, IPPROTO_FRAGMENT, IPPROTO_ICMPV6, IPPROTO_NONE, IPPROTO_TCP,
+    IPPROTO_UDP, TcpFlags,
+};
+
+/// What a packet is to receive offload.
+pub(super) enum Class {
+    /// Nothing that it ever holds: it goes on.
+    Other,
+    /// TCP or UDP between two hosts, but in a form that is not merged; only the addresses are known.
+    Odd(Hdrs),
+    /// TCP or UDP with plain headers.
+    Flow(Hdrs),
+}
+
+/// How IPv4 identifications go on from segment to segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum IdRule {
+    /// There is one packet so far, and it may not be fragmented: both ways are open.
+    Open,
+    /// Each is one more than the one before.
+    CountsUp,
+    /// All are the same: the field has no meaning (RFC 6864 §4.1).
+    Fixed,
+}
+
+/// Where the headers lie. All of it was found inside the head.
+#[derive(Clone, Copy)]
+pub(super) struct Hdrs {
+    /// Length of the link header.
+    pub l2: u8,
+    /// Length of the IP header.
+    pub l3: u8,
+    /// Length of the transport header.
+    pub l4: u8,
+    pub v6: bool,
+    pub udp: bool,
+    /// Bytes behind the transport header.
+    pub payload: u32,
+    /// Of addresses, ports and protocol.
+    pub hash: u32,
+}
+
+#[inline]
+fn be16(b: &[u8], at: usize) -> u16 {
+    b.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |b| u16::from_be_bytes(*b))
+}
+
+#[inline]
+fn be32(b: &[u8], at: usize) -> u32 {
+    b.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |b| u32::from_be_bytes(*b))
+}
+
+#[inline]
+fn put16(b: &mut [u8], at: usize, value: u16) {
+    if let Some(field) = b.get_mut(at..at + 2) {
+        field.copy_from_slice(&value.to_be_bytes());
+    }
+}
+
+/// Reads the headers of a frame.
+#[inline]
+pub(super) fn parse(pkt: &mut Pkt, ethernet: bool, want_udp: bool) -> Class {
+    let head = pkt.head();
+    let (l2, ethertype) = if ethernet {
+        match be16(head, 12) {
+            ETH_P_8021Q => (18, be16(head, 16)),
+            ethertype => (14, ethertype),
+        }
+    } else {
+        (0, if head.first().is_some_and(|b| b >> 4 == 6) { ETH_P_IPV6 } else { ETH_P_IP })
+    };
+    let l3: usize = if ethertype == ETH_P_IPV6 { 40 } else { 20 };
+    if !matches!(ethertype, ETH_P_IP | ETH_P_IPV6) || !pkt.may_pull(l2 + l3) {
+        return Class::Other;
+    }
+    let mut hdrs =
+        Hdrs { l2: l2 as u8, l3: l3 as u8, l4: 0, v6: l3 == 40, udp: false, payload: 0, hash: 0 };
+    let ip_len = pkt.len() - l2;
+    let Some(ip) = pkt.head().get(l2..l2 + l3) else { return Class::Other };
+    let (plain, proto) = if hdrs.v6 { ipv6(ip, ip_len) } else { ipv4(ip, ip_len) };
+    match proto {
+        IPPROTO_TCP => hdrs.l4 = 20,
+        IPPROTO_UDP if want_udp => (hdrs.udp, hdrs.l4) = (true, 8),
+        IPPROTO_FRAGMENT => {}
+        _ => return Class::Other,
+    }
+    if !plain || !hdrs.transport(pkt) { Class::Odd(hdrs) } else { Class::Flow(hdrs) }
+}
+
+/// Whether this is a header that may be merged, and the protocol that it carries: anything that
+/// may hide one of TCP counts as `IPPROTO_FRAGMENT`.
+#[inline]
+fn ipv4(ip: &[u8], len: usize) -> (bool, u8) {
+    let frag = be16(ip, 6);
+    let csum = be16(ip, 10);
+    // A checksum of all ones, though right, is not how it would be written again.
+    let plain = ip[0] == 0x45
+        && be16(ip, 2) as usize == len
+        && frag & !0x4000 == 0
+        && csum != 0xffff
+        && csum_fold(csum_partial(ip, 0)) == 0;
+    (plain, ip[9])
+}
+
+#[inline]
+fn ipv6(ip: &[u8], len: usize) -> (bool, u8) {
+    let plain = ip[0] >> 4 == 6 && be16(ip, 4) as usize + 40 == len;
+    match ip[6] {
+        proto @ (IPPROTO_TCP | IPPROTO_UDP) => (plain, proto),
+        none @ (IPPROTO_ICMPV6 | IPPROTO_NONE) => (false, none),
+        _ => (false, IPPROTO_FRAGMENT),
+    }
+}
+
+impl Hdrs {
+    /// Finds the transport header; false if it is not one that may be merged.
+    #[inline]
+    fn transport(&mut self, pkt: &mut Pkt) -> bool {
+        let at = (self.l2 + self.l3) as usize;
+        if !pkt.may_pull(at + self.l4 as usize) {
+            return false;
+        }
+        if !self.udp {
+            self.l4 = pkt.head().get(at + 12).map_or(0, |b| (b >> 4) * 4);
+            if self.l4 < 20 || !pkt.may_pull(self.len()) {
+                return false;
+            }
+        }
+        let behind = pkt.len() - at;
+        self.payload = (behind - self.l4 as usize) as u32;
+        let Some(l4) = pkt.head().get(at..) else { return false };
+        // Checksums that are right but would be written differently again are left alone.
+        let sound = match (self.udp, pkt.csum) {
+            (true, Csum::Partial { .. }) => be16(l4, 4) as usize == behind,
+            (true, _) => be16(l4, 4) as usize == behind && be16(l4, 6) != 0,
+            (false, Csum::Partial { .. }) => true,
+            (false, _) => be16(l4, 16) != 0xffff,
+        };
+        self.hash = self.hash_of(pkt);
+        sound
+    }
+
+    #[inline]
+    fn hash_of(&self, pkt: &Pkt) -> u32 {
+        // Buckets are few and bounded: an attacker who aims at one gains what a full table gives.
+        const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+        let word = |b: &[u8; 8]| u64::from_ne_bytes(*b);
+        let (addrs, _) = self.addrs(pkt).as_chunks::<8>();
+        let mixed = addrs
+            .iter()
+            .fold(self.udp as u64, |h, b| (h ^ word(b)).wrapping_mul(ODD).rotate_left(29));
+        let ports = be32(self.ports(pkt), 0) as u64;
+        ((mixed ^ ports).wrapping_mul(ODD) >> 32) as u32
+    }
+
+    /// Bytes in all headers.
+    #[inline]
+    pub fn len(&self) -> usize {
+        (self.l2 + self.l3) as usize + self.l4 as usize
+    }
+    #[inline]
+    fn ip<'a>(&self, pkt: &'a Skb) -> &'a [u8] {
+        pkt.head().get(self.l2 as usize..(self.l2 + self.l3) as usize).unwrap_or_default()
+    }
+    #[inline]
+    fn l4<'a>(&self, pkt: &'a Skb) -> &'a [u8] {
+        pkt.head().get((self.l2 + self.l3) as usize..self.len()).unwrap_or_default()
+    }
+    /// Both addresses.
+    #[inline]
+    pub fn addrs<'a>(&self, pkt: &'a Skb) -> &'a [u8] {
+        self.ip(pkt).get(if self.v6 { 8..40 } else { 12..20 }).unwrap_or_default()
+    }
+    /// Both ports.
+    #[inline]
+    pub fn ports<'a>(&self, pkt: &'a Skb) -> &'a [u8] {
+        self.l4(pkt).get(..4).unwrap_or_default()
+    }
+    /// The control bits of the TCP header.
+    #[inline]
+    pub fn flags(&self, pkt: &Skb) -> TcpFlags {
+        TcpFlags(be16(self.l4(pkt), 12) as u8)
+    }
+
+    /// Whether a packet can be the first of a super-packet: the payload of its segments, and how
+    /// many of them it has. A packet that nothing may follow need not wait.
+    #[inline]
+    pub fn begins(&self, pkt: &Skb) -> Option<(u32, u32)> {
+        if self.payload == 0 || (!self.udp && self.flags(pkt).any(ENDS)) {
+            return None;
+        }
+        let Some(gso) = pkt.gso else { return Some((self.payload, 1)) };
+        let kind = if self.v6 { GsoKind::Tcp6 } else { GsoKind::Tcp4 };
+        let segs = self.payload / (gso.size as u32).max(1);
+        let full = gso.size > 0 && segs * gso.size as u32 == self.payload;
+        (full && gso.kind == kind && segs == gso.segs as u32).then_some((gso.size as u32, segs))
+    }
+
+    /// The identification rule of a first packet.
+    pub fn first_id(&self, pkt: &Skb, segs: u32) -> IdRule {
+        let may_not_be_fragmented = be16(self.ip(pkt), 6) & 0x4000 != 0;
+        match segs {
+            _ if self.v6 || !may_not_be_fragmented => IdRule::CountsUp,
+            1 => IdRule::Open,
+            _ if pkt.gso_fixed_id => IdRule::Fixed,
+            _ => IdRule::CountsUp,
+        }
+    }
+
+    /// Whether link and IP header allow this packet to follow `first`, which stands for `segs`
+    /// packets, and how identifications go on then.
+    #[inline]
+    pub fn continues(
+        &self,
+        pkt: &Skb,
+        hdrs: &Hdrs,
+        first: &Skb,
+        ids: IdRule,
+        segs: u32,
+    ) -> Option<IdRule> {
+        let (a, b) = (self.ip(pkt), hdrs.ip(first));
+        let link = pkt.head().get(..self.l2 as usize) == first.head().get(..hdrs.l2 as usize);
+        if !link || self.l4 != hdrs.l4 {
+            return None;
+        }
+        if self.v6 {
+            // Version, traffic class, flow label; hop limit.
+            return (a.get(..4) == b.get(..4) && a.get(7) == b.get(7)).then_some(ids);
+        }
+        // Type of service, "don't fragment", time to live.
+        if a.get(1) != b.get(1) || a.get(6) != b.get(6) || a.get(8) != b.get(8) {
+            return None;
+        }
+        let ahead = be16(a, 4).wrapping_sub(be16(b, 4));
+        match ids {
+            IdRule::Open | IdRule::CountsUp if ahead == segs as u16 => Some(IdRule::CountsUp),
+            IdRule::Open | IdRule::Fixed if ahead == 0 => Some(IdRule::Fixed),
+            _ => None,
+        }
+    }
+
+    /// Whether the TCP header allows this packet to follow `payload` bytes of `first`: the next
+    /// sequence number, and all else the same but for the flags in `may_differ`.
+    #[inline]
+    pub fn tcp_continues(
+        &self,
+        pkt: &Skb,
+        hdrs: &Hdrs,
+        first: &Skb,
+        payload: u32,
+        may_differ: TcpFlags,
+    ) -> bool {
+        let (a, b) = (self.l4(pkt), hdrs.l4(first));
+        let differ = (be32(a, 12) ^ be32(b, 12)) & !((may_differ.0 as u32) << 16);
+        be32(a, 4) == be32(b, 4).wrapping_add(payload)
+            && differ == 0
+            && a.get(8..12) == b.get(8..12)
+            && !self.flags(pkt).any(TcpFlags::CWR)
+            && a.get(18..) == b.get(18..)
+    }
+
+    /// Whether the transport checksum is right; notes that it is. What the device vouches for is
+    /// not summed again if `believe`.
+    #[inline]
+    pub fn csum_good(&self, pkt: &mut Pkt, believe: bool) -> bool {
+        match pkt.csum {
+            Csum::Verified if believe => return true,
+            Csum::Partial { start, offset } => {
+                return start as usize == self.l3 as usize
+                    && offset == if self.udp { 6 } else { 16 };
+            }
+            _ if pkt.gso.is_some() => return false,
+            _ => {}
+        }
+        let len = self.l4 as usize + self.payload as usize;
+        let at = (self.l2 + self.l3) as usize;
+        let sum = csum_add(self.pseudo(pkt), len as u32);
+        let sum = match pkt.nr_frags() {
+            0 => csum_partial(pkt.head().get(at..).unwrap_or_default(), sum),
+            _ => pkt.checksum(at, len, sum),
+        };
+        let good = csum_fold(sum) == 0;
+        if good {
+            pkt.csum = Csum::Verified;
+        }
+        good
+    }
+
+    /// The sum of the pseudo header without the length.
+    #[inline]
+    fn pseudo(&self, pkt: &Skb) -> u32 {
+        let proto = if self.udp { IPPROTO_UDP } else { IPPROTO_TCP };
+        csum_partial(self.addrs(pkt), proto as u32)
+    }
+
+    /// Writes the headers of a super-packet with so much payload, whose last segment had these flags.
+    pub fn complete(&self, pkt: &mut Pkt, payload: usize, last: TcpFlags) {
+        let l4_len = self.l4 as usize + payload;
+        let pseudo = !csum_fold(csum_add(self.pseudo(pkt), l4_len as u32));
+        let hdrs = pkt.head_mut().get_mut(self.l2 as usize..self.len()).unwrap_or_default();
+        let Some((ip, l4)) = hdrs.split_at_mut_checked(self.l3 as usize) else { return };
+        if self.v6 {
+            put16(ip, 4, l4_len as u16);
+        } else {
+            put16(ip, 2, (self.l3 as usize + l4_len) as u16);
+            put16(ip, 10, 0);
+            put16(ip, 10, csum_fold(csum_partial(ip, 0)));
+        }
+        if self.udp {
+            put16(l4, 4, l4_len as u16);
+            put16(l4, 6, pseudo);
+        } else {
+            let word = be16(l4, 12);
+            let seen = last.0 & (TcpFlags::FIN | TcpFlags::PSH).0;
+            put16(l4, 12, word | seen as u16);
+            put16(l4, 16, pseudo);
+        }
+    }
+}
