@@ -7,6 +7,9 @@ mod args;
 mod bench;
 mod demo;
 mod explain;
+mod procfs;
+mod report;
+mod show;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -22,9 +25,9 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Demo(args) => demo::main(&args),
         Command::Run(_) => absent("run"),
-        Command::Show(_) => absent("show"),
-        Command::Get(_) => absent("get"),
-        Command::Set(_) => absent("set"),
+        Command::Show(args) => show::main(args),
+        Command::Get(args) => show::get(args),
+        Command::Set(args) => show::set(args),
         Command::Explain(args) => explain::main(args),
         Command::Replay(_) => absent("replay"),
         Command::Bench(BenchCommand::Run(args)) => bench::run::main(args),

@@ -77,11 +77,15 @@ impl ControlServer {
     /// # Errors
     /// [`BindError`].
     pub fn bind(name: &str) -> Result<ControlServer, BindError> {
-        check_name(name).map_err(BindError::Name)?;
         ControlServer::bind_in(&directory(true)?, name)
     }
 
-    pub(super) fn bind_in(dir: &Path, name: &str) -> Result<ControlServer, BindError> {
+    /// The same in a directory that the caller has chosen, and made private.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn bind_in(dir: &Path, name: &str) -> Result<ControlServer, BindError> {
+        check_name(name).map_err(BindError::Name)?;
         let path = dir.join(format!("{name}.sock"));
         // It listens before it has the name: nobody takes it for dead meanwhile.
         let early = dir.join(format!(".{}.early", std::process::id()));

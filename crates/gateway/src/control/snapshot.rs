@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub name: String,
     /// Its process.
     pub pid: u32,
+    /// The user whom it belongs to.
+    pub uid: u32,
     /// Nanoseconds since it was started.
     pub uptime_ns: u64,
     /// The stages in order of the journey.
@@ -335,6 +337,7 @@ impl Snapshot {
         Snapshot {
             name: meta.name,
             pid: meta.pid,
+            uid: rustix::process::geteuid().as_raw(),
             uptime_ns: meta.uptime_ns,
             stages: stages(counts),
             counters: counters(counts),

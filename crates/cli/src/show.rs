@@ -1,0 +1,269 @@
+//! `linerate show`, `get`, `set`: a running instance, seen from another terminal.
+
+use std::fmt::Write as _;
+use std::io;
+use std::process::ExitCode;
+
+use linerate_gateway::control::snapshot::{TcpRow, UdpRow};
+use linerate_gateway::control::{Client, ClientError, Request, Response, Snapshot, instances};
+use serde_json::{Value, json};
+
+use crate::args::{GetArgs, SetArgs, ShowArgs, What};
+use crate::report::{self, grouped};
+use crate::{print, print_json, procfs};
+
+/// Sockets asked for where they are what is shown; the instance has its own bound.
+const ALL_SOCKETS: usize = usize::MAX;
+
+/// `linerate show`.
+pub fn main(args: ShowArgs) -> ExitCode {
+    let shown = match args.what {
+        What::Instances => show_instances(args.json),
+        what => snapshot(args.name.as_deref(), what).map(|s| match args.json {
+            true => print_json(&as_json(what, &s)),
+            false => print(&as_text(what, &s)),
+        }),
+    };
+    finish("show", shown)
+}
+
+/// `linerate get`.
+pub fn get(args: GetArgs) -> ExitCode {
+    // A name that no instance knows is wrong usage, whether or not one runs.
+    if let Err(e) = linerate_core::table::Knobs::row(&args.knob) {
+        eprintln!("linerate get: {e}");
+        return ExitCode::from(2);
+    }
+    finish("get", knob(args.name.as_deref(), Request::Get(args.knob), args.json))
+}
+
+/// `linerate set`.
+pub fn set(args: SetArgs) -> ExitCode {
+    let request = Request::Set(args.setting.path.to_owned(), args.setting.value);
+    finish("set", knob(args.name.as_deref(), request, args.json))
+}
+
+/// Why there is nothing to show.
+enum Failure {
+    Client(ClientError),
+    /// The instance refused, with this sentence.
+    Refused(String),
+    /// The instance is of another version.
+    Version,
+}
+
+impl From<ClientError> for Failure {
+    fn from(e: ClientError) -> Failure {
+        Failure::Client(e)
+    }
+}
+
+fn finish(command: &str, result: Result<(), Failure>) -> ExitCode {
+    let (code, why) = match result {
+        Ok(()) => return ExitCode::SUCCESS,
+        // Not to say which instance is wrong usage; that none runs is not.
+        Err(Failure::Client(e @ (ClientError::Several(_) | ClientError::Unknown { .. }))) => {
+            (2, e.to_string())
+        }
+        Err(Failure::Client(e)) => (1, e.to_string()),
+        Err(Failure::Refused(why)) => (1, why),
+        Err(Failure::Version) => {
+            (1, "the instance answers in another way: is it of another version?".to_owned())
+        }
+    };
+    eprintln!("linerate {command}: {why}");
+    ExitCode::from(code)
+}
+
+fn show_instances(as_json: bool) -> Result<(), Failure> {
+    let names = instances()?;
+    if as_json {
+        print_json(&json!({ "instances": names }));
+    } else {
+        print(&names.iter().map(|n| format!("{n}\n")).collect::<String>());
+    }
+    Ok(())
+}
+
+fn snapshot(name: Option<&str>, what: What) -> Result<Snapshot, Failure> {
+    let lists_sockets = matches!(
+        what,
+        What::Udp
+            | What::Udp6
+            | What::Tcp
+            | What::Tcp6
+            | What::Sockets
+            | What::Sockstat
+            | What::Sockstat6
+    );
+    let sockets = if lists_sockets { ALL_SOCKETS } else { 0 };
+    match Client::connect(name)?.ask(&Request::Snapshot { sockets })? {
+        Response::Snapshot(snapshot) => Ok(*snapshot),
+        Response::Error(why) => Err(Failure::Refused(why)),
+        Response::Value { .. } => Err(Failure::Version),
+    }
+}
+
+fn knob(name: Option<&str>, request: Request, as_json: bool) -> Result<(), Failure> {
+    match Client::connect(name)?.ask(&request)? {
+        Response::Value { knob, value } => {
+            if as_json {
+                print_json(&json!({ "knob": knob, "value": value }));
+            } else {
+                print(&format!("{knob} = {value}\n"));
+            }
+            Ok(())
+        }
+        Response::Error(why) => Err(Failure::Refused(why)),
+        Response::Snapshot(_) => Err(Failure::Version),
+    }
+}
+
+/// In the kernel's own format where the kernel has one.
+pub fn as_text(what: What, s: &Snapshot) -> String {
+    match what {
+        What::Path => report::path(s, report::Style::of(&io::stdout())),
+        What::Softnet => procfs::softnet_stat(s),
+        What::Softirqs => procfs::softirqs(s),
+        What::Snmp => procfs::snmp(s),
+        What::Snmp6 => procfs::snmp6(s),
+        What::Netstat => procfs::netstat(s),
+        What::Dev => procfs::dev(s),
+        What::Sockstat => procfs::sockstat(s),
+        What::Sockstat6 => procfs::sockstat6(s),
+        What::Udp => procfs::udp(s),
+        What::Udp6 => procfs::udp6(s),
+        What::Tcp => procfs::tcp(s),
+        What::Tcp6 => procfs::tcp6(s),
+        What::Sockets => sockets(s),
+        What::Drops => drops(s),
+        What::Knobs => knobs(s),
+        What::Instances => String::new(),
+    }
+}
+
+/// Names with values.
+pub fn as_json(what: What, s: &Snapshot) -> Value {
+    let groups = |names: &[&str]| -> Value {
+        let of = |g: &&str| Some(((*g).to_owned(), json!(s.counters.get(*g)?)));
+        Value::Object(names.iter().filter_map(of).collect())
+    };
+    match what {
+        What::Path => json!(s),
+        What::Softnet => json!({ "shards": [groups(&["softnet"])["softnet"]] }),
+        What::Softirqs => json!({ "shards": [groups(&["softirqs"])["softirqs"]] }),
+        What::Snmp => groups(&["Ip", "Icmp", "Tcp", "Udp"]),
+        What::Snmp6 => groups(&["Ip6", "Icmp6", "Udp6"]),
+        What::Netstat => groups(&["TcpExt", "IpExt"]),
+        What::Dev => json!({ "devices": s.devices }),
+        What::Sockstat | What::Sockstat6 => json!({ "sockets": s.totals, "memory": s.memory }),
+        What::Udp => json!({ "udp": udp_of(s, false) }),
+        What::Udp6 => json!({ "udp": udp_of(s, true) }),
+        What::Tcp => json!({ "tcp": tcp_of(s, false) }),
+        What::Tcp6 => json!({ "tcp": tcp_of(s, true) }),
+        What::Sockets => json!({ "totals": s.totals, "udp": s.udp, "tcp": s.tcp }),
+        What::Drops => json!({ "drops": s.drops }),
+        What::Knobs => json!({ "knobs": s.knobs }),
+        What::Instances => Value::Null,
+    }
+}
+
+fn udp_of(s: &Snapshot, six: bool) -> Vec<&UdpRow> {
+    s.udp.iter().filter(|u| (u.local.is_ipv6() || u.any_family) == six).collect()
+}
+
+fn tcp_of(s: &Snapshot, six: bool) -> Vec<&TcpRow> {
+    s.tcp.iter().filter(|t| t.local.is_ipv6() == six).collect()
+}
+
+/// Sockets as `ss -tuin` shows them, one line each.
+fn sockets(s: &Snapshot) -> String {
+    let mut out = format!(
+        "{:<5} {:<12} {:>8} {:>8}  {:<28} {:<28}\n",
+        "proto", "state", "recv-q", "send-q", "local", "peer"
+    );
+    for u in &s.udp {
+        let state = if u.remote.is_some() { "ESTABLISHED" } else { "UNCONN" };
+        let peer = u.remote.map_or("*".to_owned(), |r| r.to_string());
+        let local =
+            if u.any_family { format!("*:{}", u.local.port()) } else { u.local.to_string() };
+        let _ = write!(out, "udp   {state:<12} {:>8} {:>8}  {local:<28} {peer:<28}", u.rx_queue, 0);
+        if u.drops > 0 {
+            let _ = write!(out, " drops:{}", u.drops);
+        }
+        trim_line(&mut out);
+    }
+    for t in &s.tcp {
+        let peer = t.remote.map_or("*".to_owned(), |r| r.to_string());
+        let _ = write!(
+            out,
+            "tcp   {:<12} {:>8} {:>8}  {:<28} {peer:<28}",
+            t.state,
+            t.rx_queue,
+            t.tx_queue,
+            t.local.to_string()
+        );
+        if let Some(i) = &t.info {
+            let ms = |us: u64| us as f64 / 1000.0;
+            let _ = write!(
+                out,
+                " {} rtt:{:.3}/{:.3} rto:{:.0} mss:{} cwnd:{} retrans:{} acked:{} received:{}",
+                i.cc,
+                ms(i.rtt_us),
+                ms(i.rttvar_us),
+                ms(i.rto_us),
+                i.mss,
+                i.cwnd,
+                i.retrans,
+                i.bytes_acked,
+                i.bytes_received
+            );
+            if let Some(ssthresh) = i.ssthresh {
+                let _ = write!(out, " ssthresh:{ssthresh}");
+            }
+        }
+        trim_line(&mut out);
+    }
+    let all = s.totals.tcp + s.totals.tcp_tw + s.totals.udp;
+    let listed = (s.tcp.len() + s.udp.len()) as u64;
+    if listed < all {
+        let _ = writeln!(out, "and {} more", grouped(all - listed));
+    }
+    out
+}
+
+/// Ends a line without the spaces that its last column was filled up with.
+fn trim_line(out: &mut String) {
+    out.truncate(out.trim_end_matches(' ').len());
+    out.push('\n');
+}
+
+fn drops(s: &Snapshot) -> String {
+    if s.drops.is_empty() {
+        return "nothing was dropped\n".to_owned();
+    }
+    let mut out = format!("{:>12}  {:<10} {:<26} {}\n", "packets", "stage", "reason", "meaning");
+    for d in &s.drops {
+        let _ =
+            writeln!(out, "{:>12}  {:<10} {:<26} {}", grouped(d.packets), d.stage, d.label, d.help);
+        if let Some(path) = &d.knob {
+            let value = s.knobs.iter().find(|k| k.path == *path).map_or("?", |k| k.value.as_str());
+            let _ =
+                writeln!(out, "{:>12}  {:<10} knob: {path} = {}", "", "", value.replace('\t', " "));
+        }
+    }
+    out
+}
+
+fn knobs(s: &Snapshot) -> String {
+    let mut out = String::new();
+    for k in &s.knobs {
+        let (value, default) = (k.value.replace('\t', " "), k.default.replace('\t', " "));
+        let _ = write!(out, "{} = {value}", k.path);
+        if k.source != "default" {
+            let _ = write!(out, "    # default {default}");
+        }
+        out.push('\n');
+    }
+    out
+}
