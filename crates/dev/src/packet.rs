@@ -114,11 +114,21 @@ impl Packet {
     /// # Errors
     /// [`PacketError`]: `EPERM`, `ENODEV`.
     pub fn open(link: &Link, config: Config) -> Result<Packet, PacketError> {
+        let name = link.name.clone();
+        let fd = sys::open().map_err(|source| PacketError { name, what: "open", source })?;
+        Packet::attach(fd, link, config)
+    }
+
+    /// Sets up and binds a socket that [`sys::open`] made, possibly in another process and
+    /// namespace, where `link` is.
+    ///
+    /// # Errors
+    /// [`PacketError`]: `EPERM`, `ENODEV`.
+    pub fn attach(fd: OwnedFd, link: &Link, config: Config) -> Result<Packet, PacketError> {
         let fail = |what| {
             let name = link.name.clone();
             move |source| PacketError { name, what, source }
         };
-        let fd = sys::open().map_err(fail("open"))?;
         if config.vnet_hdr {
             sys::set_flag(&fd, Flag::VnetHdr, true).map_err(fail("set PACKET_VNET_HDR on"))?;
         }
