@@ -23,14 +23,21 @@ pub fn ip_finish_output(cx: &mut Shard, pkt: Pkt) -> Verdict {
     too_big(net, pkt, mtu)
 }
 
-/// The largest packet that the way to this packet's destination takes, in bytes.
+/// The largest packet that the way to this packet's destination takes, in bytes, as far as is known.
 #[inline]
-pub(crate) fn path_mtu(net: &Net, pkt: &Pkt) -> usize {
+fn path_mtu(net: &Net, pkt: &Pkt) -> usize {
+    let mtu = route_mtu(net, pkt);
+    net.icmp.pmtu(pkt.dst, net.now).map_or(mtu, |m| mtu.min(m as usize))
+}
+
+/// The largest packet that the device and the route take, in bytes.
+#[inline]
+pub(crate) fn route_mtu(net: &Net, pkt: &Pkt) -> usize {
     let mut mtu = net.ifaces.get(pkt.dev as usize).map_or(super::route::LOOPBACK_MTU, |i| i.mtu);
     if net.fib.has_mtu() {
         mtu = net.fib.lookup(pkt.dst).and_then(|r| r.mtu).map_or(mtu, |m| m.min(mtu));
     }
-    net.icmp.pmtu(pkt.dst, net.now).map_or(mtu, |m| m.min(mtu)) as usize
+    mtu as usize
 }
 
 /// The length of the packet, or of the largest that a super-packet is cut into, in bytes.
@@ -47,11 +54,18 @@ pub(crate) fn skb_gso_network_seglen(pkt: &Pkt) -> usize {
 #[cold]
 fn too_big(net: &mut Net, mut pkt: Pkt, mtu: usize) -> Verdict {
     let v4 = pkt.proto == ETH_P_IP;
+    // What was learnt of a path is told to its own senders, not used on those of others (Linux:
+    // `ip_forward_use_pmtu` is off).
+    let others = !net.fib.is_local(pkt.src);
+    if others && skb_gso_network_seglen(&pkt) <= route_mtu(net, &pkt) {
+        net.neigh_out.push_back(pkt);
+        return Verdict::Queued;
+    }
     let reason = if v4 { Reason::FragNeeded } else { Reason::Frag6Needed };
     // IPv6 packets of ours are split; those of others were refused by Forward. A super-packet whose
     // segments are too long is cut anew by the transport, which must hear of it.
     if pkt.gso.is_some() || (v4 && pkt.df) || !may_split(&pkt) {
-        icmp::icmp_send(net, &pkt, IcmpErr::FragNeeded(mtu as u32));
+        icmp::icmp_send_from_tx(net, &pkt, IcmpErr::FragNeeded(mtu as u32));
         return Verdict::Drop(pkt, reason);
     }
     if !pkt.csum_complete(0) {

@@ -10,12 +10,12 @@ use std::net::IpAddr;
 
 use linerate_arch::csum::{csum_add, csum_fold};
 
-use super::route::RouteOut;
+use super::route::{RouteOut, made};
 use crate::pkt::{Csum, Pkt, Verdict, pseudo};
 use crate::rand::Keyed;
 use crate::rx::backlog::netif_rx;
 use crate::shard::{Net, Shard};
-use crate::table::{Reason, count::id};
+use crate::table::{Reason, Stage, count::id};
 use crate::wire::{ETH_P_IP, ETH_P_IPV6, IPPROTO_TCP, IPPROTO_UDP, Ipv4Hdr, Ipv6Hdr};
 
 /// Finds the way and puts the IP header in front.
@@ -41,6 +41,29 @@ pub fn ip_queue_xmit(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
     }
     net.frag_out.push_back(pkt);
     Verdict::Queued
+}
+
+impl Net {
+    /// Sends a packet of a transport by a way that is known already: to an address that has a
+    /// meaning on one link only. False if it is larger than a packet may be.
+    pub(crate) fn send_on(&mut self, mut pkt: Pkt, route: &RouteOut) -> bool {
+        let v4 = pkt.dst.is_ipv4();
+        self.counts.inc(if v4 { id::IpOutRequests } else { id::Ip6OutRequests });
+        made(self, Stage::Send);
+        // It passes IpOut like all others, but for the look-up.
+        self.counts.flow(Stage::IpOut).enter(1);
+        if !push_header(self, &mut pkt, route) {
+            self.kfree_skb_reason(Stage::IpOut, pkt, Reason::IpOutNoRoute);
+            return false;
+        }
+        self.counts.flow(Stage::IpOut).pass(1);
+        if route.local {
+            loop_back(self, pkt, route.dev);
+        } else {
+            self.frag_out.push_back(pkt);
+        }
+        true
+    }
 }
 
 /// The source address is known only now: a checksum that was left to the sender is told of it.

@@ -60,6 +60,9 @@ pub struct Iface {
     pub proxy_arp: bool,
     /// Groups that were joined here, beside those that every node is in.
     pub groups: Vec<IpAddr>,
+    /// Somebody on the link asked for a router; see
+    /// [`Shard::take_router_solicit`](crate::shard::Shard::take_router_solicit).
+    pub router_solicited: bool,
     /// VLANs that exist here; tags of others are dropped (`VlanUnknown`).
     pub vlans: Vec<u16>,
     /// Whether it hands its packets to the backlog instead of NAPI.
@@ -100,6 +103,7 @@ impl Iface {
             any_ip: false,
             proxy_arp: false,
             groups: Vec::new(),
+            router_solicited: false,
             vlans: Vec::new(),
             netif_rx: false,
             qdisc: VecDeque::new(),

@@ -422,7 +422,7 @@ fn fail(net: &mut Net, index: u32) {
     net.counts.inc(id::NeighResFailed);
     for pkt in waiting {
         net.counts.flow(Stage::Neigh).release(1);
-        icmp::icmp_send(net, &pkt, IcmpErr::HostUnreach);
+        icmp::icmp_send_from_tx(net, &pkt, IcmpErr::HostUnreach);
         net.kfree_skb_reason(Stage::Neigh, pkt, Reason::NeighFailed);
     }
 }

@@ -59,7 +59,7 @@ fn group_mac(net: &Net, nexthop: IpAddr) -> Option<Mac> {
 }
 
 /// Puts an Ethernet header in front, with the packet's VLAN tag if it has one.
-pub(super) fn eth_header(pkt: &mut Pkt, src: Mac, dst: Mac) {
+pub(crate) fn eth_header(pkt: &mut Pkt, src: Mac, dst: Mac) {
     let mut ethertype = pkt.proto;
     if let Some(tci) = pkt.vlan {
         VlanTag { tci, ethertype }.emit(pkt.push(VlanTag::LEN));

@@ -145,6 +145,8 @@ reasons! {
     FragMem { stage: Reasm, linux: "PROTO_MEM", also: [IpReasmFails], knob: "net.ipv4.ipfrag_high_thresh" }
     /// IPv6 fragments hold more memory than they may.
     Frag6Mem { stage: Reasm, linux: "PROTO_MEM", also: [Ip6ReasmFails], knob: "net.ipv6.ip6frag_high_thresh" }
+    /// Too many other fragments of the same source came in between (Linux: `ip_frag_too_far`).
+    FragTooFar { stage: Reasm, linux: "FRAG_TOO_FAR", also: [IpReasmFails], knob: "net.ipv4.ipfrag_max_dist" }
     /// No socket wants the packet.
     NoSocket { stage: Demux, linux: "NO_SOCKET", also: [], knob: "none" }
     /// Nobody here speaks this IP protocol.

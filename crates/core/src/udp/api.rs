@@ -102,6 +102,7 @@ impl Shard {
             rmem: 0,
             rcvbuf,
             drops: 0,
+            errors: Default::default(),
             pending: Ready::default(),
             user: bind.user,
             next: 0,

@@ -98,7 +98,7 @@ impl Sockets {
     /// The socket that wants a datagram most: a connected one before one bound to the address,
     /// before one bound to all addresses, before one that takes every port (`compute_score`).
     #[inline]
-    fn lookup(&self, local: IpAddr, port: u16, remote: IpAddr, rport: u16) -> Option<SocketId> {
+    pub(crate) fn lookup(&self, local: IpAddr, port: u16, remote: IpAddr, rport: u16) -> Option<SocketId> {
         let best = self.best_on(port, local, remote, rport);
         best.or_else(|| self.best_on(0, local, remote, rport))
     }

@@ -1,11 +1,12 @@
 //! UDP (RFC 768): sockets, their look-up by port, datagrams in and out.
 
 pub mod api;
+pub mod err;
 pub mod input;
 pub mod output;
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::pkt::Pkt;
 use crate::rand::Keyed;
@@ -28,6 +29,8 @@ pub struct UdpSock {
     pub(crate) rcvbuf: usize,
     /// Datagrams dropped at this socket (`sk_drops`).
     pub(crate) drops: u64,
+    /// What ICMP said of datagrams that it sent.
+    pub(crate) errors: VecDeque<(SocketAddr, crate::tcp::icmp::ErrKind)>,
     pub(crate) pending: Ready,
     pub(crate) user: u64,
     /// The next socket on the same port, as `index + 1`; 0 = none.
