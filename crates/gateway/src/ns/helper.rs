@@ -35,6 +35,8 @@ pub(super) fn main(program: &[OsString]) -> ExitCode {
     }
     let config = match message::recv(control.as_fd(), true) {
         Ok(Some(Message { name, fields, .. })) if name == "config" => Config::decode(&fields),
+        // The parent is gone already.
+        Ok(None) => return ExitCode::FAILURE,
         _ => None,
     };
     let Some(config) = config else {

@@ -40,8 +40,7 @@ pub(super) fn main(program: &[OsString]) -> ExitCode {
         return ExitCode::from(2);
     };
     let quiet = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
-    let tied = prctl::set_pdeathsig(Signal::SIGKILL);
-    if quiet.and(tied).and(prctl::set_name(c"linerate-init")).is_err() {
+    if quiet.and(prctl::set_name(c"linerate-init")).is_err() {
         return ExitCode::from(2);
     }
     let received = match message::recv(control.as_fd(), true) {
@@ -79,6 +78,9 @@ fn prepare(config: &Config, control: &OwnedFd) -> Result<Covers, Refused> {
     if config.pid_namespace {
         // Later we kill every process we can see.
         assert_eq!(getpid().as_raw(), 1, "the init of a PID namespace is its first process");
+        // Without a PID namespace this would end us before we have ended the others: there, only
+        // the closed socket tells that the parent is gone.
+        prctl::set_pdeathsig(Signal::SIGKILL).map_err(other)?;
     } else {
         prctl::set_child_subreaper(true).map_err(other)?;
     }
