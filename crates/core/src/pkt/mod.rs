@@ -2,10 +2,12 @@
 
 mod batch;
 mod csum;
+mod join;
 mod pool;
 
 pub use batch::Batch;
 pub use csum::pseudo;
+pub use join::Cursor;
 pub use pool::{Buf, HEADROOM, LARGE, Pool, SMALL, SendChunk};
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -193,18 +195,6 @@ impl std::fmt::Debug for Pkt {
         )
     }
 }
-
-/// A place in a packet's bytes, for walking over them once.
-#[derive(Clone, Copy, Debug)]
-pub struct Cursor {
-    /// 0 is the head, `n` the fragment `n - 1`.
-    part: usize,
-    /// Bytes into that part.
-    off: usize,
-}
-
-/// What is this short is copied behind the last fragment instead of becoming one of its own.
-const COPYBREAK: usize = 256;
 
 const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
@@ -511,124 +501,6 @@ impl Skb {
     #[inline]
     pub fn segs(&self) -> u64 {
         self.gso.map_or(1, |g| g.segs.max(1) as u64)
-    }
-    /// Moves the bytes of `other` behind those of this packet without copying what lies in
-    /// fragments (`skb_try_coalesce`). `other` is empty afterwards and goes back to the pool.
-    pub fn append(&mut self, other: &mut Pkt, pool: &mut Pool) -> bool {
-        let head = other.head_len();
-        if head > 0 {
-            if self.frags.is_empty() && head <= self.tailroom() {
-                let at = self.tail as usize;
-                self.head[at..at + head].copy_from_slice(other.head());
-                self.tail += head as u32;
-            } else if head <= COPYBREAK && self.put_into_last_frag(other.head()) {
-            } else {
-                // The head's memory itself becomes a fragment; the other packet gets a new head.
-                let Some(fresh) = pool.take_head() else { return false };
-                let off = other.data;
-                let buf = std::mem::replace(&mut other.head, fresh);
-                self.frags.push(Frag { mem: Mem::Own(buf), off, len: head as u32 });
-                self.frag_len += head as u32;
-            }
-            other.data = HEADROOM as u32;
-            other.tail = HEADROOM as u32;
-        }
-        self.frag_len += other.frag_len;
-        other.frag_len = 0;
-        self.frags.append(&mut other.frags);
-        true
-    }
-    /// Copies `bytes` behind the last fragment if it is a small buffer of ours with room for them.
-    fn put_into_last_frag(&mut self, bytes: &[u8]) -> bool {
-        let Some(Frag { mem: Mem::Own(buf), off, len }) = self.frags.last_mut() else {
-            return false;
-        };
-        let end = (*off + *len) as usize;
-        // The rest of a large buffer may be somebody's plan; that of a former head is nobody's.
-        if buf.len() != SMALL || buf.len() - end < bytes.len() {
-            return false;
-        }
-        buf[end..end + bytes.len()].copy_from_slice(bytes);
-        *len += bytes.len() as u32;
-        self.frag_len += bytes.len() as u32;
-        true
-    }
-
-    /// Where byte `off` of the packet lies; behind the last byte if there are not so many.
-    pub fn cursor(&self, off: usize) -> Cursor {
-        let mut at = Cursor { part: 0, off };
-        while let Some(part) = self.part(at.part)
-            && at.off >= part.len()
-        {
-            at = Cursor { part: at.part + 1, off: at.off - part.len() };
-        }
-        at
-    }
-    fn part(&self, n: usize) -> Option<&[u8]> {
-        match n.checked_sub(1) {
-            None => Some(self.head()),
-            Some(frag) => self.frags.get(frag).map(Frag::bytes),
-        }
-    }
-    /// Adds the `len` bytes of `from` at `at`, which moves on, to the end of the head by copying
-    /// them. Returns how many there were.
-    ///
-    /// # Panics
-    /// If the head has no such room, or if fragments follow it.
-    pub fn copy_range(&mut self, from: &Skb, at: &mut Cursor, len: usize) -> usize {
-        let out = self.put(len);
-        let mut done = 0;
-        while done < len {
-            let Some(part) = from.part(at.part) else { break };
-            let rest = part.get(at.off..).unwrap_or_default();
-            let n = rest.len().min(len - done);
-            out[done..done + n].copy_from_slice(&rest[..n]);
-            done += n;
-            at.off += n;
-            if n == rest.len() {
-                *at = Cursor { part: at.part + 1, off: 0 };
-            }
-        }
-        self.tail -= (len - done) as u32;
-        done
-    }
-    /// Adds the `len` bytes of `from` at `at`, which moves on, as fragments that share the send
-    /// queue's memory. Stops where `from` has memory of its own. Returns how many bytes were added.
-    pub fn share_range(&mut self, from: &Skb, at: &mut Cursor, len: usize) -> usize {
-        let mut done = 0;
-        while done < len {
-            let Some(index) = at.part.checked_sub(1) else { break };
-            let Some(Frag { mem: Mem::Shared(chunk), off, len: have }) = from.frags.get(index)
-            else {
-                break;
-            };
-            let n = (*have as usize).saturating_sub(at.off).min(len - done);
-            if n > 0 {
-                self.add_shared(chunk, *off as usize + at.off, n);
-            }
-            done += n;
-            at.off += n;
-            if at.off >= *have as usize {
-                *at = Cursor { part: at.part + 1, off: 0 };
-            }
-        }
-        done
-    }
-    /// Takes over what is known of `from` but not its bytes, lengths, checksum state, super-packet,
-    /// socket or trace number (`__copy_skb_header`).
-    pub fn copy_header(&mut self, from: &Skb) {
-        self.rx_time = from.rx_time;
-        (self.src, self.dst) = (from.src, from.dst);
-        (self.sport, self.dport) = (from.sport, from.dport);
-        (self.hash, self.mark) = (from.hash, from.mark);
-        (self.proto, self.ip_proto) = (from.proto, from.ip_proto);
-        (self.tos, self.ttl) = (from.tos, from.ttl);
-        (self.dev, self.queue) = (from.dev, from.queue);
-        (self.df, self.frag) = (from.df, from.frag);
-        self.l2_multicast = from.l2_multicast;
-        self.vlan = from.vlan;
-        self.nexthop = from.nexthop;
-        self.tapped = from.tapped;
     }
 }
 

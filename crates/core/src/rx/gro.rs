@@ -19,6 +19,7 @@ use crate::pkt::{Batch, Csum, Gso, GsoKind, Pkt};
 use crate::shard::{Net, Shard};
 use crate::table::{Stage, count::id};
 use crate::time::Instant;
+use crate::trace::Said;
 use crate::wire::TcpFlags;
 use header::{Class, Hdrs, IdRule};
 
@@ -99,13 +100,21 @@ pub fn dev_gro_receive(cx: &mut Shard, batch: &mut Batch) {
     }
     gro.count_held(net);
     if let (Some(clock), Some(begun)) = (clock, begun) {
-        flow_timed(net, clock().saturating_sub(begun), entered);
+        net.counts.flow(Stage::Gro).timed(clock().saturating_sub(begun), entered);
     }
     net.pool.gro = gro;
+    if net.trace.is_some() {
+        batch.now.iter().for_each(|pkt| trace_say(net, pkt, Said::Pass));
+    }
 }
 
-fn flow_timed(net: &Net, ns: u64, pkts: u64) {
-    net.counts.flow(Stage::Gro).timed(ns, pkts);
+#[cold]
+fn trace_say(net: &mut Net, pkt: &Pkt, said: Said) {
+    if pkt.trace != 0
+        && let Some(trace) = &mut net.trace
+    {
+        trace.say(Stage::Gro, pkt.trace, crate::trace::describe(pkt), said);
+    }
 }
 
 /// When [`timers`] has something to do next: never, unless `dev.gro_flush_timeout` is set.
@@ -307,9 +316,15 @@ impl Held {
         let flags = if hdrs.udp { TcpFlags::NONE } else { hdrs.flags(&pkt) };
         let segs = pkt.segs() as u32;
         let headers = hdrs.len();
-        if net.pool.small_left() == 0 || !pkt.pull(headers) {
+        if net.pool.small_left() == 0 {
             return Err(pkt);
         }
+        if net.trace.is_some() {
+            // Its own journey ends here.
+            trace_say(net, &pkt, Said::Taken);
+        }
+        let pulled = pkt.pull(headers);
+        debug_assert!(pulled, "the headers were found in the head");
         let appended = self.pkt.append(&mut pkt, &mut net.pool);
         assert!(appended, "a packet can be appended while the pool has a buffer");
         net.pool.free(pkt);

@@ -39,7 +39,7 @@ fn super_packet(pool: &mut Pool, spec: &Spec, size: usize, lie: Lie) -> Pkt {
             chunk.spare_mut().expect("not shared")[..rest.len()].copy_from_slice(rest);
             chunk.fill(rest.len());
             // Two pieces of odd length of one chunk, as a send queue makes them.
-            let first = rest.len() / 2 | 1;
+            let first = (rest.len() / 2) | 1;
             pkt.add_shared(&chunk, 0, first);
             pkt.add_shared(&chunk, first, rest.len() - first);
             pool.free_chunk(chunk);
