@@ -8,6 +8,7 @@ mod bench;
 mod demo;
 mod explain;
 mod procfs;
+mod replay;
 mod report;
 mod show;
 
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
         Command::Get(args) => show::get(args),
         Command::Set(args) => show::set(args),
         Command::Explain(args) => explain::main(args),
-        Command::Replay(_) => absent("replay"),
+        Command::Replay(args) => replay::main(args),
         Command::Bench(BenchCommand::Run(args)) => bench::run::main(args),
         Command::Traffic(args) => bench::traffic::main(args),
     }

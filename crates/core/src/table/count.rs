@@ -92,7 +92,8 @@ impl Counter {
     }
     /// The counter called `name`: ours, Linux's, or Linux's with its group (`Udp:RcvbufErrors`).
     pub fn by_name(name: &str) -> Option<Counter> {
-        let exact = |r: &&Row| r.name.eq_ignore_ascii_case(name) || r.linux.eq_ignore_ascii_case(name);
+        let exact =
+            |r: &&Row| r.name.eq_ignore_ascii_case(name) || r.linux.eq_ignore_ascii_case(name);
         let bare = |r: &&Row| {
             r.linux.split_once(':').is_some_and(|(_, bare)| bare.eq_ignore_ascii_case(name))
         };
@@ -105,7 +106,8 @@ impl Counter {
 pub struct Counts {
     flows: [Flow; STAGES],
     counters: [AtomicU64; COUNTERS],
-    drops: [AtomicU64; REASONS],
+    /// By stage, because a reason may be given by another stage than the one of its row.
+    drops: [[AtomicU64; REASONS]; STAGES],
 }
 
 impl Default for Counts {
@@ -113,7 +115,7 @@ impl Default for Counts {
         Counts {
             flows: std::array::from_fn(|_| Flow::default()),
             counters: std::array::from_fn(|_| AtomicU64::new(0)),
-            drops: std::array::from_fn(|_| AtomicU64::new(0)),
+            drops: std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(0))),
         }
     }
 }
@@ -156,12 +158,16 @@ impl Counts {
     }
     /// How many packets were dropped for `reason`.
     pub fn drops(&self, reason: Reason) -> u64 {
-        self.drops[reason as usize].load(Relaxed)
+        self.drops.iter().map(|stage| stage[reason as usize].load(Relaxed)).sum()
+    }
+    /// How many packets `stage` dropped for `reason`.
+    pub fn drops_at(&self, stage: Stage, reason: Reason) -> u64 {
+        self.drops[stage as usize][reason as usize].load(Relaxed)
     }
     /// Counts a drop: the reason, its stage, and the MIB counters of its row. The only place that does.
     #[inline]
     pub fn dropped(&self, stage: Stage, reason: Reason) {
-        bump(&self.drops[reason as usize], 1);
+        bump(&self.drops[stage as usize][reason as usize], 1);
         self.flow(stage).drop(1);
         for also in reason.row().also {
             bump(&self.counters[*also as usize], 1);

@@ -119,7 +119,7 @@ pub struct DropRow {
     pub reason: String,
     /// The name that users know: Linux's where there is one.
     pub label: String,
-    /// The stage of the reason's row.
+    /// The stage that dropped them.
     pub stage: String,
     /// Packets.
     pub packets: u64,
@@ -380,16 +380,11 @@ fn stages(counts: &Counts) -> Vec<StageRow> {
     let row = |stage: &Stage| {
         let flow = counts.flow(*stage).read();
         let mut dropped = BTreeMap::new();
-        for reason in Reason::ALL.iter().filter(|r| r.row().stage == *stage) {
-            let n = counts.drops(*reason);
+        for reason in Reason::ALL {
+            let n = counts.drops_at(*stage, *reason);
             if n > 0 {
                 *dropped.entry(reason.label().to_owned()).or_insert(0) += n;
             }
-        }
-        // A reason may be given by another stage than its row says; nothing is lost over that.
-        let elsewhere = flow.dropped.saturating_sub(dropped.values().sum());
-        if elsewhere > 0 {
-            dropped.insert("given elsewhere".to_owned(), elsewhere);
         }
         StageRow {
             name: stage.name().to_owned(),
@@ -422,12 +417,13 @@ fn counters(counts: &Counts) -> BTreeMap<String, BTreeMap<String, u64>> {
 }
 
 fn drops(counts: &Counts) -> Vec<DropRow> {
-    let happened = Reason::ROWS.iter().filter(|r| counts.drops(r.reason) > 0);
-    let row = |r: &linerate_core::table::reason::Row| DropRow {
+    let each = Stage::ALL.iter().flat_map(|s| Reason::ROWS.iter().map(move |r| (*s, r)));
+    let happened = each.filter(|(stage, r)| counts.drops_at(*stage, r.reason) > 0);
+    let row = |(stage, r): (Stage, &linerate_core::table::reason::Row)| DropRow {
         reason: r.name.to_owned(),
         label: r.reason.label().to_owned(),
-        stage: r.stage.name().to_owned(),
-        packets: counts.drops(r.reason),
+        stage: stage.name().to_owned(),
+        packets: counts.drops_at(stage, r.reason),
         knob: (r.knob != "none").then(|| r.knob.to_owned()),
         help: r.help.trim().to_owned(),
     };
@@ -643,10 +639,15 @@ mod tests {
         counts.flow(Stage::SockQueue).pass(3);
         counts.dropped(Stage::SockQueue, Reason::SocketRcvbuff);
         counts.dropped(Stage::SockQueue, Reason::Socket6Rcvbuff);
+        // A reason of Transport's, given by Demux.
+        counts.flow(Stage::Demux).enter(1);
+        counts.dropped(Stage::Demux, Reason::UdpCsum);
         let snapshot = Snapshot::take(&shard, meta());
         let stage = snapshot.stages.iter().find(|s| s.name == "SockQueue").expect("every stage");
         assert_eq!((stage.entered, stage.out, stage.drops(), stage.missing), (5, 3, 2, 0));
         assert_eq!(stage.dropped.get("SOCKET_RCVBUFF"), Some(&2));
+        let demux = snapshot.stages.iter().find(|s| s.name == "Demux").expect("every stage");
+        assert_eq!(demux.dropped.get("UDP_CSUM"), Some(&1), "where it happened");
         assert_eq!(snapshot.counter("Udp", "RcvbufErrors"), 1);
         assert_eq!(snapshot.counter("Udp6", "RcvbufErrors"), 1);
         assert_eq!(snapshot.counter("TcpExt", "NoSuchCounter"), 0);
