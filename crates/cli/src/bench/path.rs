@@ -32,6 +32,9 @@ pub struct BenchPathArgs {
     /// The processor to run on; `none` = do not pin
     #[arg(long, default_value = "1")]
     pub pin: String,
+    /// Only the cases whose name contains this
+    #[arg(long, default_value = "")]
+    pub only: String,
     /// Print values with names for programs
     #[arg(long)]
     pub json: bool,
@@ -62,10 +65,13 @@ pub fn main(args: &BenchPathArgs) -> ExitCode {
     let ghz = calibrate();
     let mut cases = Vec::new();
     for (payload, batch) in [(18, 64), (18, 32), (18, 1), (1472, 64)] {
-        cases.push(receive_case(args, payload, batch));
+        let name = format!("receive UDP, {payload} B payload, batch {batch}");
+        cases.extend(name.contains(&args.only).then(|| receive_case(args, name, payload, batch)));
     }
-    cases.push(transmit_case(args, 18));
-    cases.push(transmit_case(args, 1472));
+    for payload in [18, 1472] {
+        let name = format!("send UDP, {payload} B payload, batch 64");
+        cases.extend(name.contains(&args.only).then(|| transmit_case(args, name, payload)));
+    }
     if args.json {
         print_json(&cases, ghz, pinned);
     } else {
@@ -144,7 +150,7 @@ fn frame(payload: usize) -> Vec<u8> {
     frame
 }
 
-fn receive_case(args: &BenchPathArgs, payload: usize, size: usize) -> Case {
+fn receive_case(args: &BenchPathArgs, name: String, payload: usize, size: usize) -> Case {
     let frame = frame(payload);
     let (mut shard, sock) = shard_with_socket();
     let mut batch = Batch::new();
@@ -169,10 +175,10 @@ fn receive_case(args: &BenchPathArgs, payload: usize, size: usize) -> Case {
         }
         ns.push((cpu_ns() - begun) as f64 / args.packets as f64);
     }
-    finish(format!("receive UDP, {payload} B payload, batch {size}"), ns, &shard)
+    finish(name, ns, &shard)
 }
 
-fn transmit_case(args: &BenchPathArgs, payload: usize) -> Case {
+fn transmit_case(args: &BenchPathArgs, name: String, payload: usize) -> Case {
     let (mut shard, sock) = shard_with_socket();
     let data = vec![0x5a; payload];
     let to = SendTo::to(SocketAddr::new(IpAddr::V4(PEER), 4000));
@@ -195,7 +201,7 @@ fn transmit_case(args: &BenchPathArgs, payload: usize) -> Case {
         }
         ns.push((cpu_ns() - begun) as f64 / args.packets as f64);
     }
-    finish(format!("send UDP, {payload} B payload, batch 64"), ns, &shard)
+    finish(name, ns, &shard)
 }
 
 fn finish(name: String, mut ns: Vec<f64>, shard: &Shard) -> Case {

@@ -99,11 +99,24 @@ impl Sockets {
     /// before one bound to all addresses, before one that takes every port (`compute_score`).
     #[inline]
     pub(crate) fn lookup(&self, local: IpAddr, port: u16, remote: IpAddr, rport: u16) -> Option<SocketId> {
+        // The usual port has one socket, and that one is not connected.
+        let head = self.ports[port as usize];
+        if let Some(sock) = self.slab.at(head.wrapping_sub(1))
+            && sock.next == 0
+            && sock.remote.is_none()
+            && sock.local.is_none_or(|a| a == local)
+        {
+            return Some(sock.id);
+        }
+        self.lookup_slow(port, local, remote, rport)
+    }
+
+    #[cold]
+    fn lookup_slow(&self, port: u16, local: IpAddr, remote: IpAddr, rport: u16) -> Option<SocketId> {
         let best = self.best_on(port, local, remote, rport);
         best.or_else(|| self.best_on(0, local, remote, rport))
     }
 
-    #[inline]
     fn best_on(&self, port: u16, local: IpAddr, remote: IpAddr, rport: u16) -> Option<SocketId> {
         let mut at = self.ports[port as usize];
         let mut best: Option<(u8, SocketId)> = None;
