@@ -228,7 +228,7 @@ impl Hdrs {
     ) -> Option<IdRule> {
         let (a, b) = (self.ip(pkt), hdrs.ip(first));
         let link = pkt.head().get(..self.l2 as usize) == first.head().get(..hdrs.l2 as usize);
-        if !link || self.l4 != hdrs.l4 {
+        if !link {
             return None;
         }
         if self.v6 {

@@ -393,6 +393,66 @@ fn no_super_packet_is_longer_than_its_length_field() {
 }
 
 #[test]
+fn headers_count_towards_the_longest_packet() {
+    // 50 payloads alone would fit the length field, with their headers they do not.
+    let mut specs = train(&Spec::default(), 50);
+    for (n, spec) in specs.iter_mut().enumerate() {
+        spec.payload.truncate(1310);
+        spec.seq = 1000 + n as u32 * 1310;
+    }
+    let mut cx = stack(false);
+    let segs: Vec<u64> = poll_specs(&mut cx, &specs).iter().map(|p| p.segs()).collect();
+    assert_eq!(segs, [49, 1]);
+}
+
+/// Bytes 16 bits long at `at` that make the checksum at `csum_at` zero, and then the other zero there.
+fn other_zero(spec: &Spec, csum_at: usize, at: usize) -> Vec<u8> {
+    let mut frame = spec.bytes();
+    let csum = u16::from_be_bytes([frame[csum_at], frame[csum_at + 1]]);
+    let word = u16::from_be_bytes([frame[at], frame[at + 1]]);
+    // The sum grows by what the checksum is: then nothing is left for it to complete.
+    let (word, carry) = word.overflowing_add(csum);
+    frame[at..at + 2].copy_from_slice(&(word + carry as u16).to_be_bytes());
+    frame[csum_at..csum_at + 2].copy_from_slice(&[0xff; 2]);
+    frame
+}
+
+#[test]
+fn a_right_checksum_that_nobody_would_compute_is_left_alone() {
+    // IPv4: by the identification; TCP: by two payload bytes.
+    for (csum_at, at) in [(10, 4), (20 + 16, 52 + 10)] {
+        let specs = train(&Spec::default(), 2);
+        let frame = other_zero(&specs[0], csum_at, at);
+        let mut second = specs[1].clone();
+        second.id = u16::from_be_bytes([frame[4], frame[5]]).wrapping_add(1);
+        let mut cx = stack(false);
+        let pkts = [&frame, &second.bytes()].map(|b| pkt_of(&mut cx.net.pool, b)).into();
+        let out = poll(&mut cx, pkts);
+        assert_eq!(out.len(), 2);
+        let mut first = out.into_iter().next().expect("two");
+        assert_eq!(bytes_of(&first), frame);
+        // It is right all the same.
+        (first.src, first.dst) = specs[0].addrs();
+        first.ip_proto = 6;
+        assert!(crate::wire::Ipv4Hdr::csum_ok(first.head()));
+        assert!(first.pull(20) && first.csum_verify(false));
+    }
+}
+
+#[test]
+fn datagrams_without_checksum_are_left_alone() {
+    let specs = train(&Spec { udp: true, ..Spec::default() }, 2);
+    let mut cx = stack(false);
+    cx.set_knob("features.rx-udp-gro-forwarding", "on").expect("a legal value");
+    let mut pkts: Vec<Pkt> = specs.iter().map(|s| pkt_of(&mut cx.net.pool, &s.bytes())).collect();
+    for pkt in &mut pkts {
+        pkt.head_mut()[26..28].fill(0);
+        pkt.csum = Csum::Verified;
+    }
+    assert_eq!(poll(&mut cx, pkts).len(), 2, "cutting would give them one");
+}
+
+#[test]
 fn without_memory_nothing_is_merged_and_nothing_lost() {
     let specs = train(&Spec::default(), 4);
     let mut cx = stack(false);

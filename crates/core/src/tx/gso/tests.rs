@@ -324,6 +324,19 @@ fn drop_gso_invalid() {
 }
 
 #[test]
+fn segments_that_no_length_field_can_name_are_refused() {
+    let spec = tcp(1000);
+    let mut cx = stack(false);
+    let mut pkt = super_packet(&mut cx.net.pool, &spec, 500, Lie::Own);
+    for _ in 0..2 {
+        let buf = cx.net.pool.alloc_large().expect("room");
+        pkt.add_buf(buf, 0, LARGE);
+    }
+    pkt.gso.as_mut().expect("super").size = 65535 - 51;
+    assert_eq!(name(&validate(&mut cx, pkt)), "GsoInvalid");
+}
+
+#[test]
 fn drop_gso_no_mem() {
     for (size, lie) in [(1448, Lie::Shared), (1448, Lie::Own), (8948, Lie::Own)] {
         let mut cx = stack(false);
