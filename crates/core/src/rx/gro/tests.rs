@@ -226,8 +226,14 @@ fn ipv6_traffic_class_and_flow_label_are_one_with_the_flow() {
 #[test]
 fn devices_vlans_and_link_addresses_are_kept_apart() {
     let specs = train(&Spec { ethernet: true, vlan: Some(5), ..Spec::default() }, 2);
-    let spoil: [fn(&mut Pkt); 4] =
-        [|p| p.dev = 1, |p| p.vlan = Some(9), |p| p.head_mut()[11] ^= 1, |p| p.head_mut()[15] ^= 1];
+    let spoil: [fn(&mut Pkt); 6] = [
+        |p| p.dev = 1,
+        |p| p.queue = 1,
+        |p| p.mark = 1,
+        |p| p.vlan = Some(9),
+        |p| p.head_mut()[11] ^= 1,
+        |p| p.head_mut()[15] ^= 1,
+    ];
     let mut cx = stack(true);
     assert_eq!(poll_specs(&mut cx, &specs).len(), 1, "nothing differs");
     for (n, spoil) in spoil.iter().enumerate() {
