@@ -83,6 +83,9 @@ pub struct DemoArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    /// How long the traffic runs, in seconds
+    #[arg(long, hide = true, default_value_t = 5.0, value_parser = seconds)]
+    pub secs: f64,
 }
 
 /// Run a program in a private network namespace whose every packet goes through linerate.
@@ -444,6 +447,11 @@ fn dns_server(s: &str) -> Result<SocketAddr, String> {
     s.parse().map_err(|_| {
         format!("{s:?} is not an address such as 9.9.9.9, 9.9.9.9:53 or [2620:fe::9]:53")
     })
+}
+
+fn seconds(s: &str) -> Result<f64, String> {
+    let secs: f64 = s.parse().map_err(|_| format!("{s:?} is no number of seconds"))?;
+    if (0.01..=3600.0).contains(&secs) { Ok(secs) } else { Err("0.01 to 3600 seconds".to_owned()) }
 }
 
 fn net4(s: &str) -> Result<Cidr, String> {

@@ -10,6 +10,7 @@ mod explain;
 mod procfs;
 mod replay;
 mod report;
+mod run;
 mod show;
 
 use std::io::Write;
@@ -23,9 +24,12 @@ fn main() -> ExitCode {
     if let Some(code) = linerate_gateway::ns::dispatch_hidden() {
         return code;
     }
+    if let Some(code) = demo::dispatch_hidden() {
+        return code;
+    }
     match Cli::parse().command {
         Command::Demo(args) => demo::main(&args),
-        Command::Run(_) => absent("run"),
+        Command::Run(args) => run::main(args),
         Command::Show(args) => show::main(args),
         Command::Get(args) => show::get(args),
         Command::Set(args) => show::set(args),

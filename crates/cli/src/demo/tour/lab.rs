@@ -126,7 +126,9 @@ impl Lab {
             iface.netif_rx = false;
         }
         // What a noisy machine does must not change the lesson: no poll is cut off by its time.
-        host.shard.set_knob("net.core.netdev_budget_usecs", "10000000").map_err(io::Error::other)?;
+        host.shard
+            .set_knob("net.core.netdev_budget_usecs", "10000000")
+            .map_err(io::Error::other)?;
         let sender = peer.shard.udp_bind(UdpBind { port: PORT, ..UdpBind::default() });
         let sender = sender.map_err(io::Error::other)?;
         Ok(Lab { host, peer, sender, wires, next: 1 })

@@ -1,0 +1,235 @@
+//! One running instance: a program in its namespace, the stack it talks to, the gateway to the
+//! host, the control socket, the recording. `run` and `demo` are made of it.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use linerate_core::shard::Shard;
+use linerate_dev::device::Device;
+use linerate_dev::drive::Drive;
+use linerate_dev::netdev::Link;
+use linerate_dev::poller::Interest;
+use linerate_dev::{packet, tun};
+use linerate_gateway::config::Config;
+use linerate_gateway::control::{ControlServer, Snapshot};
+use linerate_gateway::gateway::Gateway;
+use linerate_gateway::ns::{self, Backend, Exit, Plan, SpawnError};
+
+use super::host::{CONTROL, Host, NAMESPACE};
+use super::pcap::Recorder;
+use crate::args::Setting;
+
+/// What is to run.
+pub struct Setup {
+    /// The program, its namespace and its device.
+    pub plan: Plan,
+    /// The gateway, with the same addresses and MTU as the plan.
+    pub gateway: Config,
+    /// Knobs, set before the first packet.
+    pub settings: Vec<Setting>,
+    /// The instance's name.
+    pub name: String,
+    /// Whether the user chose the name: then it must be free.
+    pub name_wanted: bool,
+    /// Where to record.
+    pub pcap: Option<PathBuf>,
+}
+
+/// Why an instance could not be started: a sentence, by what has to change.
+#[derive(Debug)]
+pub enum StartError {
+    /// The kernel grants no namespaces.
+    Namespaces(String),
+    /// No device could be opened or made.
+    Device(String),
+    /// Something else.
+    Other(String),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Namespaces(why) | Self::Device(why) | Self::Other(why)) = self;
+        f.write_str(why)
+    }
+}
+
+impl From<SpawnError> for StartError {
+    fn from(err: SpawnError) -> StartError {
+        match err {
+            SpawnError::Namespaces(why) => StartError::Namespaces(why),
+            SpawnError::Device(why) => StartError::Device(why),
+            err => StartError::Other(err.to_string()),
+        }
+    }
+}
+
+fn other<E: fmt::Display>(doing: &str) -> impl FnOnce(E) -> StartError {
+    let doing = doing.to_owned();
+    move |err| StartError::Other(format!("{doing}: {err}"))
+}
+
+/// A running instance.
+pub struct Instance {
+    drive: Drive,
+    host: Host,
+}
+
+impl Instance {
+    /// Makes everything, in an order in which whatever may be refused is asked for before the
+    /// program is started. What was made is taken back if a later step fails.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start(setup: Setup) -> Result<Instance, StartError> {
+        let mut shard = Shard::new(seed().map_err(other("cannot read random numbers"))?);
+        for Setting { path, value } in &setup.settings {
+            shard.set_knob(path, value).map_err(|e| StartError::Other(e.to_string()))?;
+        }
+        let recorder = match &setup.pcap {
+            None => None,
+            Some(path) => {
+                let doing = format!("cannot record to {}", path.display());
+                Some(Recorder::create(path).map_err(other(&doing))?)
+            }
+        };
+        let (control, mut notes) = match ControlServer::bind(&setup.name) {
+            Ok(control) => (Some(control), Vec::new()),
+            Err(e) if setup.name_wanted => return Err(StartError::Other(e.to_string())),
+            Err(e) => (None, vec![format!("`show` and `set` will not find this instance: {e}")]),
+        };
+        let mut drive = Drive::new(shard).map_err(other("cannot wait for events"))?;
+        let (spawned, device) = ns::spawn(&setup.plan)?;
+        let device = open(device, &setup.plan)?;
+        let offloads = offloads(&*device);
+        let number = drive
+            .add_device(device, |iface| Gateway::setup_iface(&setup.gateway, iface))
+            .map_err(other("cannot watch the device"))?;
+        let gateway = Gateway::new(setup.gateway, &mut drive.shard, number, &drive.poller)
+            .map_err(|e| StartError::Other(e.to_string()))?;
+        let recorder = match recorder {
+            None => None,
+            Some(recorder) => {
+                let ethernet = drive.devices().any(|d| d.caps().mac.is_some());
+                let tap = recorder.tap(&setup.plan.device, ethernet);
+                let (recorder, tap) = tap.map_err(other("cannot record"))?;
+                drive.tap = Some(tap);
+                Some(Rc::clone(&recorder))
+            }
+        };
+        let watch = |fd, token| drive.poller.add(fd, token, Interest::READ);
+        watch(spawned.ready_fd(), NAMESPACE).map_err(other("cannot watch the program"))?;
+        if let Some(control) = &control {
+            watch(control.poll_fd(), CONTROL).map_err(other("cannot watch the control socket"))?;
+        }
+        super::harden().map_err(other("cannot give up rights that are no longer needed"))?;
+        spawned.go().map_err(other("cannot start the program"))?;
+        notes.iter().for_each(|note| eprintln!("linerate: {note}"));
+        notes.shrink_to_fit();
+        let host = Host::new(gateway, spawned, control, recorder, setup.name, offloads, notes);
+        Ok(Instance { drive, host })
+    }
+
+    /// Runs until the program has ended and what it sent has been delivered; says how it ended.
+    ///
+    /// # Errors
+    /// The device or the poller failed while the program was running.
+    pub fn run(&mut self) -> io::Result<Exit> {
+        loop {
+            let turned = self.drive.turn(&mut self.host);
+            if let Some(exit) = self.host.finished() {
+                return Ok(exit);
+            }
+            match (turned, self.host.exit()) {
+                // The device goes with the namespace.
+                (Err(_), Some(exit)) => return Ok(exit),
+                (turned, _) => turned?,
+            }
+        }
+    }
+
+    /// What carries the packets, for people.
+    pub fn device(&self) -> &'static str {
+        let ethernet = self.drive.devices().any(|d| d.caps().mac.is_some());
+        if ethernet { "a veth pair with a packet socket" } else { "a TUN device" }
+    }
+
+    /// A reading of everything.
+    pub fn snapshot(&self) -> Snapshot {
+        self.host.snapshot(&self.drive.shard, 0)
+    }
+
+    /// Ends the program and all that it started, and the recording.
+    pub fn end(&mut self) {
+        self.host.end();
+    }
+}
+
+/// A seed that nobody outside can guess: sequence numbers, ports and hash keys come from it.
+fn seed() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+/// Takes over the device that the helper made.
+fn open(device: ns::Device, plan: &Plan) -> Result<Box<dyn Device>, StartError> {
+    if device.backend == Backend::Tun {
+        let mut tun = tun::Tun::from_fd(device.fd, &tun::Config::new(&plan.device))
+            .map_err(|e| StartError::Device(e.to_string()))?;
+        tun.set_link(plan.mtu, None);
+        return Ok(Box::new(tun));
+    }
+    let far = device.far_mac.unwrap_or([2, 0, 0, 0, 0, 2]);
+    let link = Link {
+        index: device.far_index,
+        name: plan.device.clone(),
+        mtu: plan.mtu,
+        mac: Some(gateway_mac(far, device.mac)),
+        txqueuelen: 1000,
+        up: true,
+        running: true,
+    };
+    let config = packet::Config::default();
+    let packet = packet::Packet::attach(device.fd, &link, config);
+    Ok(Box::new(packet.map_err(|e| StartError::Device(e.to_string()))?))
+}
+
+/// The gateway's Ethernet address: the kernel at our end of the veth pair ignores what is addressed
+/// to it, so it is neither that end's nor the program's.
+fn gateway_mac(far: [u8; 6], near: Option<[u8; 6]>) -> [u8; 6] {
+    let vary = |by: u8| {
+        let [a, b, c, d, e, f] = far;
+        // Locally administered, unicast.
+        [(a | 2) & !1, b, c, d, e, f ^ by]
+    };
+    let (one, two) = (vary(1), vary(2));
+    if Some(one) == near { two } else { one }
+}
+
+/// What the device takes on itself, in ethtool's words.
+fn offloads(device: &dyn Device) -> Vec<String> {
+    let caps = device.caps();
+    let all = [
+        (caps.rx_offload, "rx-gro-hw"),
+        (caps.tx_csum, "tx-checksumming"),
+        (caps.tso, "tx-tcp-segmentation"),
+        (caps.uso, "tx-udp-segmentation"),
+    ];
+    all.iter().filter(|(on, _)| *on).map(|(_, name)| (*name).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gateway_is_neither_end_of_the_pair() {
+        let far = [0x0a, 1, 2, 3, 4, 5];
+        for near in [None, Some([0x0a, 1, 2, 3, 4, 4]), Some([0x0a, 1, 2, 3, 4, 7])] {
+            let mac = gateway_mac(far, near);
+            assert!(mac != far && Some(mac) != near && mac[0] & 3 == 2);
+        }
+    }
+}

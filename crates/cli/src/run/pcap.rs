@@ -1,0 +1,197 @@
+//! `--pcap`: both directions into a pcapng file, beside the traffic and never in its way.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{self, BufWriter};
+use std::path::Path;
+use std::rc::Rc;
+use std::time::SystemTime;
+
+use linerate_core::pkt::Pkt;
+use linerate_core::time::{Instant, MS};
+use linerate_dev::drive::Tap;
+use linerate_dev::pcap::{Direction, Info, LinkType, Writer};
+
+/// Bytes between us and the file. Whole blocks are written at a time, so that the file of a process
+/// that was killed ends with a whole packet.
+const BUFFER: usize = 1 << 18;
+/// The longest that a packet waits in the buffer, in nanoseconds.
+const FLUSH_EVERY: u64 = 200 * MS;
+
+/// A recording.
+pub struct Recorder {
+    writer: Writer<BufWriter<File>>,
+    path: String,
+    /// The time of the day of the turn at `at`: asked for once a turn.
+    wall_ns: u64,
+    at: Instant,
+    /// When something was last written that still lies in the buffer.
+    dirty: Option<Instant>,
+    recorded: u64,
+    lost: u64,
+    failed: Option<io::Error>,
+}
+
+/// The end of a recording that the loop feeds.
+struct Feed(Rc<RefCell<Recorder>>);
+
+impl Tap for Feed {
+    fn packet(&mut self, _dev: u8, pkt: &Pkt, outbound: bool, now: Instant) {
+        self.0.borrow_mut().record(pkt, outbound, now);
+    }
+}
+
+fn wall_ns() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    since.as_nanos() as u64
+}
+
+impl Recorder {
+    /// Makes the file.
+    ///
+    /// # Errors
+    /// Those of making and writing it.
+    pub fn create(path: &Path) -> io::Result<Recorder> {
+        let file = BufWriter::with_capacity(BUFFER, File::create(path)?);
+        let application = concat!("linerate ", env!("CARGO_PKG_VERSION"));
+        let writer = Writer::new(file, Info { application, os: "Linux", ..Info::default() })?;
+        Ok(Recorder {
+            writer,
+            path: path.display().to_string(),
+            wall_ns: wall_ns(),
+            at: Instant::ZERO,
+            dirty: None,
+            recorded: 0,
+            lost: 0,
+            failed: None,
+        })
+    }
+
+    /// Describes the device, and gives what the loop is to feed.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn tap(
+        self,
+        device: &str,
+        ethernet: bool,
+    ) -> io::Result<(Rc<RefCell<Recorder>>, Box<dyn Tap>)> {
+        let mut recorder = self;
+        let link = if ethernet { LinkType::ETHERNET } else { LinkType::RAW };
+        recorder.writer.add_interface(device, link, 0)?;
+        recorder.writer.flush()?;
+        let recorder = Rc::new(RefCell::new(recorder));
+        let feed = Box::new(Feed(Rc::clone(&recorder)));
+        Ok((recorder, feed))
+    }
+
+    fn record(&mut self, pkt: &Pkt, outbound: bool, now: Instant) {
+        if self.failed.is_some() {
+            self.lost += 1;
+            return;
+        }
+        if now != self.at {
+            (self.wall_ns, self.at) = (wall_ns(), now);
+        }
+        let direction = if outbound { Direction::Outbound } else { Direction::Inbound };
+        let parts: Vec<&[u8]> = pkt.slices().collect();
+        match self.writer.packet(0, self.wall_ns, &parts, direction, None) {
+            Ok(()) => {
+                self.recorded += 1;
+                self.dirty.get_or_insert(now);
+            }
+            Err(e) => self.fail(e),
+        }
+    }
+
+    fn fail(&mut self, e: io::Error) {
+        if self.failed.is_none() {
+            eprintln!("linerate: recording to {} ends here, traffic goes on: {e}", self.path);
+        }
+        self.lost += 1;
+        self.dirty = None;
+        self.failed = Some(e);
+    }
+
+    /// When [`Recorder::turn`] has something to do.
+    pub fn next_timer(&self) -> Option<Instant> {
+        self.dirty.map(|at| at.plus(FLUSH_EVERY))
+    }
+
+    /// Hands what has waited long enough to the kernel.
+    pub fn turn(&mut self, now: Instant) {
+        if self.next_timer().is_some_and(|at| now >= at) {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        self.dirty = None;
+        if self.failed.is_none()
+            && let Err(e) = self.writer.flush()
+        {
+            self.fail(e);
+        }
+    }
+
+    /// Writes the counts and what still waits. Returns how many packets could not be recorded.
+    pub fn finish(&mut self) -> u64 {
+        if self.failed.is_none()
+            && let Err(e) = self.writer.statistics(0, wall_ns(), self.recorded, self.lost)
+        {
+            self.fail(e);
+        }
+        self.flush();
+        self.lost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use linerate_core::pkt::Pool;
+    use linerate_dev::pcap::Reader;
+
+    #[test]
+    fn what_was_recorded_reads_back_with_both_directions() {
+        let path = std::env::temp_dir().join(format!("linerate-rec-{}.pcapng", std::process::id()));
+        let recorder = Recorder::create(&path).expect("a file");
+        let (recorder, mut tap) = recorder.tap("lr0", false).expect("written");
+        let mut pool = Pool::new(8, 8);
+        for i in 0..4u8 {
+            let mut pkt = pool.alloc().expect("a packet");
+            pkt.put(40).fill(i);
+            tap.packet(0, &pkt, i % 2 == 1, Instant::from_ns(u64::from(i)));
+            pool.free(pkt);
+        }
+        assert_eq!(recorder.borrow().next_timer(), Some(Instant::from_ns(FLUSH_EVERY)));
+        recorder.borrow_mut().turn(Instant::from_ns(FLUSH_EVERY));
+        // Flushed by its timer alone: what a killed process leaves.
+        let mut reader = Reader::open(&path).expect("a capture");
+        let mut seen = Vec::new();
+        while let Some(frame) = reader.next_frame().expect("whole blocks") {
+            seen.push((frame.data.to_vec(), frame.direction, frame.ts_ns.is_some()));
+        }
+        let _ = std::fs::remove_file(&path);
+        let want = |i: u8| {
+            let way = if i % 2 == 1 { Direction::Outbound } else { Direction::Inbound };
+            (vec![i; 40], way, true)
+        };
+        assert_eq!(seen, (0..4).map(want).collect::<Vec<_>>());
+        assert_eq!(recorder.borrow_mut().finish(), 0);
+    }
+
+    #[test]
+    fn a_full_disk_ends_the_recording_only() {
+        let Ok(recorder) = Recorder::create(Path::new("/dev/full")) else { return };
+        // Refused at once or later: what lies behind must not fail.
+        if let Ok((recorder, mut tap)) = recorder.tap("lr0", false) {
+            let mut pool = Pool::new(8, 8);
+            let mut pkt = pool.alloc().expect("a packet");
+            pkt.put(40).fill(0);
+            tap.packet(0, &pkt, true, Instant::ZERO);
+            pool.free(pkt);
+            assert_eq!(recorder.borrow_mut().finish(), 1);
+        }
+    }
+}
