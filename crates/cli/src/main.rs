@@ -7,6 +7,7 @@ mod args;
 mod bench;
 mod demo;
 mod explain;
+mod pages;
 mod procfs;
 mod replay;
 mod report;
@@ -35,14 +36,11 @@ fn main() -> ExitCode {
         Command::Set(args) => show::set(args),
         Command::Explain(args) => explain::main(args),
         Command::Replay(args) => replay::main(args),
+        Command::Completions(args) => pages::completions(&args),
+        Command::Man(args) => pages::man(&args),
         Command::Bench(BenchCommand::Run(args)) => bench::run::main(args),
         Command::Traffic(args) => bench::traffic::main(args),
     }
-}
-
-fn absent(command: &str) -> ExitCode {
-    eprintln!("linerate {command}: not part of this build yet");
-    ExitCode::FAILURE
 }
 
 /// Prints to standard output. A reader that has gone (`| head`) is no failure of ours.

@@ -96,3 +96,23 @@ fn wrong_usage_is_status_2_and_help_has_examples() {
         assert!(command == "run" || text.contains("--json"), "{command} has --json");
     }
 }
+
+#[test]
+fn completions_and_manual_pages_come_from_the_same_definition() {
+    for shell in ["bash", "zsh", "fish"] {
+        let out = linerate(&["completions", shell]);
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(out.status.success() && text.contains("replay"), "{shell}: {text}");
+    }
+    let dir = std::env::temp_dir().join(format!("linerate-man-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("a new directory");
+    let out = linerate(&["man", "--dir", &dir.display().to_string()]);
+    let run = std::fs::read_to_string(dir.join("linerate-run.1"));
+    let hidden = dir.join("linerate-__traffic.1").exists();
+    std::fs::remove_dir_all(&dir).expect("it is removed");
+    assert!(out.status.success(), "{out:?}");
+    assert!(run.expect("a page for each command").contains("host"), "options are listed");
+    assert!(!hidden, "hidden commands have no page");
+    let missing = linerate(&["man", "--dir", "/nonexistent"]);
+    assert_eq!(missing.status.code(), Some(1));
+}

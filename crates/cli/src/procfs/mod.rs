@@ -170,9 +170,10 @@ pub fn sockstat(s: &Snapshot) -> String {
 /// `/proc/net/sockstat6`.
 pub fn sockstat6(s: &Snapshot) -> String {
     format!(
-        "TCP6: inuse {}\nUDP6: inuse {}\nUDPLITE6: inuse 0\nRAW6: inuse 0\nFRAG6: inuse 0 memory 0\n",
+        "TCP6: inuse {}\nUDP6: inuse {}\nUDPLITE6: inuse 0\nRAW6: inuse 0\nFRAG6: inuse 0 memory {}\n",
         tcp6_count(s),
-        udp6_count(s)
+        udp6_count(s),
+        s.totals.frag6_mem_bytes
     )
 }
 

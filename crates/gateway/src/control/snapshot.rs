@@ -222,10 +222,12 @@ pub struct SocketTotals {
     pub tcp_alloc: u64,
     /// Pages of 4096 bytes that TCP's queues hold.
     pub tcp_mem_pages: u64,
-    /// Packets being put together from fragments.
+    /// Packets being put together from fragments, of both families.
     pub frag: u64,
-    /// Bytes that they hold.
+    /// Bytes that those of IPv4 hold.
     pub frag_mem_bytes: u64,
+    /// Bytes that those of IPv6 hold.
+    pub frag6_mem_bytes: u64,
 }
 
 /// A UDP socket.
@@ -354,6 +356,9 @@ impl Snapshot {
             totals: SocketTotals {
                 udp: shard.udp.len() as u64,
                 udp_mem_bytes: shard.udp.mem() as u64,
+                frag: net.reasm.len() as u64,
+                frag_mem_bytes: net.reasm.mem()[0] as u64,
+                frag6_mem_bytes: net.reasm.mem()[1] as u64,
                 ..tcp_totals
             },
             udp: udp_rows(shard, meta.sockets_max),
