@@ -164,6 +164,8 @@ pub struct Config {
     pub forwards: Vec<Forward>,
     /// Where the host's resolvers are listed.
     pub resolv_conf: std::path::PathBuf,
+    /// Resolvers to ask instead of those that are listed there; empty = the listed ones.
+    pub resolvers: Vec<SocketAddr>,
     /// What is bounded.
     pub limits: Limits,
 }
@@ -178,6 +180,7 @@ impl Default for Config {
             filtering: Filtering::default(),
             forwards: Vec::new(),
             resolv_conf: "/etc/resolv.conf".into(),
+            resolvers: Vec::new(),
             limits: Limits::default(),
         }
     }

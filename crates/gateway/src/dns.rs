@@ -65,6 +65,8 @@ pub(crate) struct Forwarder {
     sockets: Vec<SocketId>,
     pending: bool,
     path: PathBuf,
+    /// The servers were given, and are not those of the file.
+    given: bool,
     servers: Vec<SocketAddr>,
     /// What the file was when it was read: device, inode, size, time of change.
     seen: Option<(u64, u64, u64, i64, i64)>,
@@ -90,7 +92,8 @@ impl Forwarder {
             sockets,
             pending: false,
             path: config.resolv_conf.clone(),
-            servers: Vec::new(),
+            given: !config.resolvers.is_empty(),
+            servers: config.resolvers.clone(),
             seen: None,
             looked: None,
             queries: Slab::default(),
@@ -111,7 +114,7 @@ impl Forwarder {
 
     /// Reads the list of resolvers again if it has changed.
     pub fn reload(&mut self, now: Instant) {
-        if self.looked.is_some_and(|at| now.since(at) < LOOK_NS) {
+        if self.given || self.looked.is_some_and(|at| now.since(at) < LOOK_NS) {
             return;
         }
         self.looked = Some(now);

@@ -76,6 +76,7 @@ fn setup(args: RunArgs, inherited: Inherited) -> Result<Setup, String> {
         mtu: args.mtu,
         host_loopback: args.host_loopback,
         forwards: args.publish.iter().map(forward).collect(),
+        resolvers: args.dns,
         ..Config::default()
     };
     let plan = Plan {
