@@ -72,7 +72,7 @@ macro_rules! path {
 
 /// Receive: a batch from one device's ring (or from the backlog) to the sockets' queues.
 pub fn receive(cx: &mut Shard, batch: &mut Batch) {
-    if cx.net.knobs.gro {
+    if cx.net.knobs.gro || !cx.net.gro.is_empty() {
         rx::gro::dev_gro_receive(cx, batch);
     }
     path! { batch, cx;
@@ -137,13 +137,19 @@ pub fn timers(cx: &mut Shard, now: Instant) {
     cx.net.now = now;
     cx.net.counts.inc(id::SoftirqTimer);
     cx.tcp_timers();
+    rx::gro::timers(cx);
     link::neigh::timers(cx);
     ip::reasm::timers(cx);
 }
 
 /// When [`timers`] has something to do next.
 pub fn next_timer(cx: &Shard) -> Option<Instant> {
-    let all = [cx.tcp.next_timer(), cx.net.neigh.next_timer(), cx.net.reasm.next_timer()];
+    let all = [
+        cx.tcp.next_timer(),
+        rx::gro::next_timer(&cx.net),
+        cx.net.neigh.next_timer(),
+        cx.net.reasm.next_timer(),
+    ];
     all.into_iter().flatten().min()
 }
 

@@ -30,6 +30,8 @@ pub struct Net {
     pub fib: route::Fib,
     /// Neighbours (ARP and ND).
     pub neigh: neigh::Table,
+    /// What receive offload holds.
+    pub gro: crate::rx::gro::Gro,
     /// Fragments that wait for the rest.
     pub reasm: reasm::Table,
     /// Rate limits and path MTUs learnt by ICMP.
@@ -83,6 +85,7 @@ impl Shard {
             ifaces: Vec::new(),
             fib: route::Fib::default(),
             neigh: neigh::Table::new(rng.keyed()),
+            gro: Default::default(),
             reasm: reasm::Table::new(rng.keyed()),
             icmp: icmp::State::new(rng.keyed()),
             ip_out: VecDeque::new(),

@@ -94,8 +94,6 @@ pub struct Pool {
     small_out: usize,
     /// Large buffers out there now.
     large_out: usize,
-    /// Packets that receive offload holds between two polls.
-    pub(crate) gro: crate::rx::gro::Gro,
     /// The most packets that may be out there.
     pub small_max: usize,
     /// The most large buffers that may be out there.
@@ -113,7 +111,6 @@ impl Pool {
             chunks_large: Vec::new(),
             small_out: 0,
             large_out: 0,
-            gro: Default::default(),
             small_max,
             large_max,
         }

@@ -78,7 +78,7 @@ pub struct Gro {
 /// the batch holds afterwards.
 pub fn dev_gro_receive(cx: &mut Shard, batch: &mut Batch) {
     let net = &mut cx.net;
-    let mut gro = std::mem::take(&mut net.pool.gro);
+    let mut gro = std::mem::take(&mut net.gro);
     let entered = batch.now.len() as u64;
     gro.tick = gro.tick.wrapping_add(1);
     let clock = if gro.tick & 63 == 0 { net.clock } else { None };
@@ -102,7 +102,7 @@ pub fn dev_gro_receive(cx: &mut Shard, batch: &mut Batch) {
     if let (Some(clock), Some(begun)) = (clock, begun) {
         net.counts.flow(Stage::Gro).timed(clock().saturating_sub(begun), entered);
     }
-    net.pool.gro = gro;
+    net.gro = gro;
     if net.trace.is_some() {
         batch.now.iter().for_each(|pkt| trace_say(net, pkt, Said::Pass));
     }
@@ -119,10 +119,10 @@ fn trace_say(net: &mut Net, pkt: &Pkt, said: Said) {
 
 /// When [`timers`] has something to do next: never, unless `dev.gro_flush_timeout` is set.
 pub fn next_timer(net: &Net) -> Option<Instant> {
-    if net.pool.gro.held == 0 {
+    if net.gro.held == 0 {
         return None;
     }
-    let oldest = net.pool.gro.buckets.iter().filter_map(|b| b.first()).map(|h| h.since).min()?;
+    let oldest = net.gro.buckets.iter().filter_map(|b| b.first()).map(|h| h.since).min()?;
     Some(oldest.plus(net.knobs.gro_flush_timeout))
 }
 
@@ -132,7 +132,7 @@ pub fn timers(cx: &mut Shard) {
     if next_timer(&cx.net).is_none_or(|at| at > cx.net.now) {
         return;
     }
-    let mut batch = std::mem::take(&mut cx.net.pool.gro.late);
+    let mut batch = std::mem::take(&mut cx.net.gro.late);
     if cx.net.knobs.gro {
         // The stage itself does it, as in every poll.
         crate::path::receive(cx, &mut batch);
@@ -140,7 +140,7 @@ pub fn timers(cx: &mut Shard) {
         dev_gro_receive(cx, &mut batch);
         crate::path::receive(cx, &mut batch);
     }
-    cx.net.pool.gro.late = batch;
+    cx.net.gro.late = batch;
 }
 
 impl Gro {

@@ -1,4 +1,4 @@
-//! Stages that exist on the receive path only.
+#![doc = include_str!("README.md")]
 
 pub mod backlog;
 pub mod gro;

@@ -1,4 +1,4 @@
-//! Stages that exist on the transmit path only.
+#![doc = include_str!("README.md")]
 
 pub mod gso;
 pub mod qdisc;

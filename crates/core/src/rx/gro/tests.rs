@@ -335,7 +335,7 @@ fn knob_gro_flush_timeout() {
     // Switched off meanwhile: the next poll must not overtake what is held.
     assert!(poll_specs(&mut cx, &specs[..1]).is_empty());
     cx.set_knob("features.gro", "off").expect("a legal value");
-    assert!(!cx.net.pool.gro.is_empty());
+    assert!(!cx.net.gro.is_empty());
     let out = poll_specs(&mut cx, &specs[1..2]);
     let have: Vec<Vec<u8>> = out.iter().map(|p| bytes_of(p)).collect();
     assert_eq!(have, [specs[0].bytes(), specs[1].bytes()]);
@@ -368,7 +368,7 @@ fn a_full_bucket_gives_up_its_oldest() {
     let held = cx.net.counts.flow(Stage::Gro).read().held as usize;
     assert_eq!(held, BUCKETS * BUCKET_MAX, "all buckets are full");
     assert_eq!(out.len() + held, 2000);
-    assert!(cx.net.pool.gro.buckets.iter().all(|b| b.len() <= BUCKET_MAX));
+    assert!(cx.net.gro.buckets.iter().all(|b| b.len() <= BUCKET_MAX));
 }
 
 #[test]
