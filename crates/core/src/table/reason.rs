@@ -207,6 +207,10 @@ reasons! {
     TcpReqQFull { stage: Transport, linux: "none", also: [TcpExtTCPReqQFullDrop, TcpExtListenDrops], knob: "net.ipv4.tcp_max_syn_backlog" }
     /// Out-of-order data was thrown away to make room.
     TcpOfoPrune { stage: SockQueue, linux: "TCP_OFO_QUEUE_PRUNE", also: [TcpExtOfoPruned], knob: "net.ipv4.tcp_rmem" }
+    /// A segment that lies wholly in out-of-order data that was received before.
+    TcpOfoMerge { stage: Transport, linux: "TCP_OFOMERGE", also: [TcpExtTCPOFOMerge], knob: "none" }
+    /// Out-of-order data for which the receive buffer has no room.
+    TcpOfoDrop { stage: SockQueue, linux: "PROTO_MEM", also: [TcpExtTCPOFODrop], knob: "net.ipv4.tcp_rmem" }
     /// The TCP socket's receive buffer is full.
     TcpRcvQFull { stage: SockQueue, linux: "PROTO_MEM", also: [TcpExtTCPRcvQDrop], knob: "net.ipv4.tcp_rmem" }
     /// The socket's receive buffer is full.

@@ -3,12 +3,24 @@
 use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 
+use super::cc::Cc;
+use super::demux::Ref;
 use super::info::{SockRow, SockStat, TcpInfo};
+use super::input::fin_wait2;
+use super::listen::Listener;
+use super::output::{
+    advmss, tcp_select_initial_window, tcp_send_active_reset, tcp_send_syn, unicast, way_to,
+};
+use super::timer::rearm_rto;
+use super::{Earlier, State, Tcb, Tuple};
 use crate::pkt::SendChunk;
-use crate::shard::Shard;
+use crate::seq::Seq;
+use crate::shard::{Net, Shard};
 use crate::sock::error::{BindError, TcpError};
-use crate::sock::{Ready, SocketId};
+use crate::sock::{Ready, SockKind, SocketId};
+use crate::table::count::id;
 use crate::table::knob::CcName;
+use crate::time::SEC;
 
 /// How a listener is to be opened.
 #[derive(Clone, Copy, Debug, Default)]
@@ -121,36 +133,91 @@ impl Shard {
     /// # Errors
     /// [`BindError`]: `AddrInUse`, `NoPort` (EADDRINUSE).
     pub fn tcp_listen(&mut self, listen: Listen) -> Result<SocketId, BindError> {
-        let _ = listen;
-        Err(BindError::NoPort)
+        let port = match (listen.port, listen.any_port) {
+            (_, true) => 0,
+            (0, false) => self.tcp_free_port(listen.addr)?,
+            (port, false) => port,
+        };
+        if self.tcp.listen.taken(&self.tcp.listeners, listen.addr, port) {
+            return Err(BindError::AddrInUse);
+        }
+        let none = SocketId { kind: SockKind::Listen, index: 0, generation: 0 };
+        let (index, generation) = self.tcp.listeners.insert(Listener {
+            id: none,
+            addr: listen.addr,
+            port,
+            backlog: listen.backlog,
+            hold_syn: listen.hold_syn,
+            rcvbuf: listen.rcvbuf,
+            user: listen.user,
+            pending: Ready::default(),
+            qlen: 0,
+            accept: Default::default(),
+            held: Default::default(),
+        });
+        let id = SocketId { index, generation, ..none };
+        if let Some(l) = self.tcp.listeners.at_mut(index) {
+            l.id = id;
+        }
+        self.tcp.listen.insert(index, port);
+        Ok(id)
     }
     /// The next established connection of a listener.
     pub fn tcp_accept(&mut self, listener: SocketId) -> Option<SocketId> {
-        let _ = listener;
+        let Shard { net, tcp, .. } = self;
+        let l = tcp.listeners.get_mut(listener.index, listener.generation)?;
+        while let Some(id) = l.accept.pop_front() {
+            let Some(tp) = tcp.conns.get_mut(id.index, id.generation) else { continue };
+            tp.listener = None;
+            // What happened before the application knew of it is told now.
+            let before = std::mem::take(&mut tp.pending);
+            if before.0 != 0 {
+                tp.raise(net, before);
+            }
+            return Some(id);
+        }
         None
     }
     /// The next SYN that waits for a judgement, on a listener with `hold_syn`.
     pub fn syn_next(&mut self, listener: SocketId) -> Option<HeldSyn> {
-        let _ = listener;
-        None
+        self.held_next(listener)
     }
     /// Answers a held SYN; the connection can be accepted once the peer has confirmed. False if
     /// the peer has given up meanwhile.
     pub fn syn_accept(&mut self, id: SocketId) -> bool {
-        let _ = id;
-        false
+        self.held_accept(id)
     }
     /// Refuses a held SYN.
     pub fn syn_refuse(&mut self, id: SocketId, how: Refuse) {
-        let _ = (id, how);
+        self.held_refuse(id, how);
     }
     /// Opens a connection. Events: OUT when it is established, ERR when it failed.
     ///
     /// # Errors
     /// [`TcpError`]: `NetUnreachable`, `NoPort`, `InUse`, `TooMany`.
     pub fn tcp_connect(&mut self, connect: Connect) -> Result<SocketId, TcpError> {
-        let _ = connect;
-        Err(TcpError::NoPort)
+        let (tuple, hash, iss) = self.tcp_pick_ends(&connect)?;
+        let Shard { net, tcp, .. } = self;
+        let way = way_to(net, &tuple).ok_or(TcpError::NetUnreachable)?;
+        let mut tp = Box::new(Tcb::new(net, tuple, hash));
+        tp.user = connect.user;
+        (tp.dev, tp.pmtu) = (way.dev, way.mtu);
+        tp.advmss = advmss(&tuple, way.mtu);
+        tcp_select_initial_window(net, &mut tp);
+        tp.iss = iss.unwrap_or_else(|| tcp.secure_seq(&tuple, net.now));
+        tp.ts_offset = tcp.secure_ts_off(&tuple);
+        tp.snd_una = tp.iss;
+        tp.snd_nxt = tp.iss + 1;
+        tp.sndq.start(tp.iss + 1);
+        tp.set_state(net, State::SynSent);
+        net.counts.inc(id::TcpActiveOpens);
+        let index = tcp.insert(tp);
+        let tp = tcp.conns.at_mut(index).ok_or(TcpError::TooMany)?;
+        let id = tp.id;
+        tcp_send_syn(net, tp);
+        rearm_rto(net, tp);
+        self.tcp_settle(index);
+        Ok(id)
     }
     /// Appends to `out` what can be read, in order, without copying; at most `max_bytes`. Returns
     /// how many bytes these are: 0 at the end of the stream.
@@ -163,42 +230,61 @@ impl Shard {
         max_bytes: usize,
         out: &mut Vec<IoSlice<'a>>,
     ) -> Result<usize, TcpError> {
-        let _ = (id, max_bytes, out);
-        Err(TcpError::NotConnected)
+        let tp = self.tcp_conn(id).ok_or(TcpError::NotConnected)?;
+        tp.nothing_to_read()?;
+        Ok(tp.rcvq.slices(max_bytes, out))
     }
     /// `n` bytes were read: their packets are freed and the window opens.
     pub fn tcp_consume(&mut self, id: SocketId, n: usize) {
-        let _ = (id, n);
+        let Shard { net, tcp, .. } = self;
+        let Some(tp) = tcp.conns.get_mut(id.index, id.generation) else { return };
+        let n = tp.rcvq.consume(net, n);
+        if n > 0 {
+            tp.cleanup_rbuf(net, n);
+            self.tcp_settle(id.index);
+        }
     }
     /// Copies what can be read into `buf`. `Ok(0)` is the end of the stream.
     ///
     /// # Errors
     /// As [`Shard::tcp_rx_slices`].
     pub fn tcp_recv(&mut self, id: SocketId, buf: &mut [u8]) -> Result<usize, TcpError> {
-        let _ = (id, buf);
-        Err(TcpError::NotConnected)
+        let tp = self.tcp_conn(id).ok_or(TcpError::NotConnected)?;
+        tp.nothing_to_read()?;
+        let n = tp.rcvq.copy(buf);
+        self.tcp_consume(id, n);
+        Ok(n)
     }
     /// What can be read now.
     ///
     /// # Errors
     /// `NotConnected` if there is no such connection; its own error if it failed.
     pub fn tcp_readable(&self, id: SocketId) -> Result<RxState, TcpError> {
-        let _ = id;
-        Err(TcpError::NotConnected)
+        let tp = self.tcp_conn(id).ok_or(TcpError::NotConnected)?;
+        let state = RxState { bytes: tp.rcvq.bytes(), fin: tp.fin_rcvd };
+        match tp.err {
+            Some(err) if state.bytes == 0 && !state.fin => Err(err),
+            _ => Ok(state),
+        }
     }
     /// Queues a copy of `data`, or as much of it as there is room for. Returns how much.
     ///
     /// # Errors
     /// `WouldBlock` without room, `Closed` after a shutdown, `NotConnected`, or the connection's own.
     pub fn tcp_send(&mut self, id: SocketId, data: &[u8]) -> Result<usize, TcpError> {
-        let _ = (id, data);
-        Err(TcpError::NotConnected)
+        let Shard { net, tcp, .. } = self;
+        let tp = tcp.conns.get_mut(id.index, id.generation).ok_or(TcpError::NotConnected)?;
+        tp.may_send()?;
+        let n = data.len().min(tp.send_space());
+        tp.sndq.push_copy(&mut net.pool, &data[..n]);
+        tp.after_send(net);
+        self.tcp_settle(id.index);
+        if n == 0 && !data.is_empty() { Err(TcpError::WouldBlock) } else { Ok(n) }
     }
     /// Bytes that may be queued now. When less than a third of the buffer was left, OUT is raised
     /// once a third is free again.
     pub fn tcp_send_space(&self, id: SocketId) -> usize {
-        let _ = id;
-        0
+        self.tcp_conn(id).map_or(0, |tp| if tp.may_send().is_ok() { tp.send_space() } else { 0 })
     }
     /// Queues a whole chunk without copying; the queue may exceed its room by less than this chunk.
     ///
@@ -209,8 +295,21 @@ impl Shard {
         id: SocketId,
         chunk: SendChunk,
     ) -> Result<(), (SendChunk, TcpError)> {
-        let _ = id;
-        Err((chunk, TcpError::NotConnected))
+        let Shard { net, tcp, .. } = self;
+        let Some(tp) = tcp.conns.get_mut(id.index, id.generation) else {
+            return Err((chunk, TcpError::NotConnected));
+        };
+        if let Err(err) = tp.may_send() {
+            return Err((chunk, err));
+        }
+        if tp.send_space() == 0 {
+            tp.nospace = true;
+            return Err((chunk, TcpError::WouldBlock));
+        }
+        tp.sndq.push_chunk(&mut net.pool, chunk);
+        tp.after_send(net);
+        self.tcp_settle(id.index);
+        Ok(())
     }
     /// An empty chunk to fill and send, with room for `len` bytes, or for 64 KiB if that is less.
     pub fn take_chunk(&mut self, len: usize) -> SendChunk {
@@ -222,44 +321,136 @@ impl Shard {
     }
     /// Bytes queued or sent that the peer has not acknowledged.
     pub fn tcp_queued(&self, id: SocketId) -> usize {
-        let _ = id;
-        0
+        self.tcp_conn(id).map_or(0, |tp| tp.queued() as usize)
     }
     /// Sends a FIN after what is queued; receiving goes on (`shutdown(SHUT_WR)`).
     pub fn tcp_shutdown(&mut self, id: SocketId) {
-        let _ = id;
+        let Shard { net, tcp, .. } = self;
+        let Some(tp) = tcp.conns.get_mut(id.index, id.generation) else { return };
+        tp.shutdown(net);
+        self.tcp_settle(id.index);
     }
     /// Closes the socket as `close(2)` does: what is queued is still sent; if something was not
     /// read, the peer gets a reset instead. Listeners and held SYNs are closed by this, too.
     pub fn tcp_close(&mut self, id: SocketId) {
-        let _ = id;
+        match id.kind {
+            SockKind::Listen => return self.listen_stop(id),
+            SockKind::Syn => return self.held_refuse(id, Refuse::Reset),
+            _ => {}
+        }
+        let Shard { net, tcp, .. } = self;
+        let Some(tp) = tcp.conns.get_mut(id.index, id.generation).filter(|t| !t.orphan) else {
+            return;
+        };
+        let unread = tp.rcvq.bytes() > 0;
+        tcp.orphans += 1;
+        tp.orphan = true;
+        tp.rcvq.purge(net);
+        match tp.state {
+            State::Close => {}
+            State::SynSent => tp.done(net, None),
+            _ if unread => {
+                // RFC 2525 §2.17: the peer must learn that its data was not read.
+                net.counts.inc(id::TcpExtTCPAbortOnClose);
+                tcp_send_active_reset(net, tp);
+                tp.done(net, None);
+            }
+            _ => {
+                tp.shutdown(net);
+                fin_wait2(net, tp);
+            }
+        }
+        self.tcp_settle(id.index);
     }
     /// Resets the connection now, and closes the socket (linger time 0).
     pub fn tcp_abort(&mut self, id: SocketId) {
-        let _ = id;
+        if id.kind != SockKind::Tcp {
+            return self.tcp_close(id);
+        }
+        let Shard { net, tcp, .. } = self;
+        let Some(tp) = tcp.conns.get_mut(id.index, id.generation).filter(|t| !t.orphan) else {
+            return;
+        };
+        tcp.orphans += 1;
+        tp.orphan = true;
+        if tp.state.synchronized() || tp.state == State::SynRecv {
+            net.counts.inc(id::TcpExtTCPAbortOnData);
+            tcp_send_active_reset(net, tp);
+        }
+        tp.done(net, None);
+        self.tcp_settle(id.index);
     }
     /// Why the connection failed, if it did.
     pub fn tcp_error(&self, id: SocketId) -> Option<TcpError> {
-        let _ = id;
-        None
+        self.tcp_conn(id).and_then(|tp| tp.err)
     }
     /// What a connection or a listener became ready for since this was last asked.
     pub fn take_ready(&mut self, id: SocketId) -> Ready {
-        let _ = id;
-        Ready::default()
+        let pending = match id.kind {
+            SockKind::Listen => {
+                self.tcp.listeners.get_mut(id.index, id.generation).map(|l| &mut l.pending)
+            }
+            SockKind::Tcp => {
+                self.tcp.conns.get_mut(id.index, id.generation).map(|c| &mut c.pending)
+            }
+            SockKind::Udp | SockKind::Syn | SockKind::Icmp => None,
+        };
+        pending.map(std::mem::take).unwrap_or_default()
     }
     /// A reading of the connection's state (TCP_INFO).
     pub fn tcp_info(&self, id: SocketId) -> Option<TcpInfo> {
-        let _ = id;
-        None
+        self.tcp_conn(id).map(|tp| tp.info())
     }
     /// Sets an option.
     ///
     /// # Errors
     /// `NotConnected` if there is no such connection.
     pub fn tcp_set(&mut self, id: SocketId, opt: TcpOpt) -> Result<(), TcpError> {
-        let _ = (id, opt);
-        Err(TcpError::NotConnected)
+        let Shard { net, tcp, .. } = self;
+        let tp = tcp.conns.get_mut(id.index, id.generation).ok_or(TcpError::NotConnected)?;
+        match opt {
+            TcpOpt::NoDelay(on) => {
+                tp.nodelay = on;
+                tp.push |= on && tp.unsent();
+            }
+            TcpOpt::Cork(on) => {
+                tp.cork = on;
+                tp.push |= !on && tp.unsent();
+            }
+            TcpOpt::QuickAck(on) => {
+                tp.pingpong = !on;
+                tp.quick = if on { 16 } else { 0 };
+                tp.ack_now |= on && tp.ack_scheduled;
+            }
+            TcpOpt::KeepAlive(keep) => {
+                tp.keepalive = keep;
+                if let (Some(keep), true) = (keep, tp.state.synchronized()) {
+                    tp.keep_at = tp.keep_at.min2(net.now.plus(keep.time_s as u64 * SEC));
+                }
+            }
+            TcpOpt::RcvBuf(bytes) => {
+                tp.rcvbuf = bytes.clamp(2304, 1 << 30) as u32;
+                tp.rcvbuf_locked = true;
+                tp.window_clamp = tp.rcvq.win_from_space(tp.rcvbuf);
+            }
+            TcpOpt::SndBuf(bytes) => {
+                tp.sndbuf = bytes.clamp(4608, 1 << 30) as u32;
+                tp.sndbuf_locked = true;
+            }
+            TcpOpt::Congestion(name) => tp.cc = Cc::new(name),
+            TcpOpt::UserTimeout(ms) => tp.user_timeout_ms = ms,
+            TcpOpt::Tos(tos) => tp.tos = tos,
+            TcpOpt::User(user) => {
+                tp.user = user;
+                if tp.pending.0 != 0 {
+                    // An event under the old number may be under way.
+                    let pending = std::mem::take(&mut tp.pending);
+                    tp.raise(net, pending);
+                }
+            }
+        }
+        self.tcp_settle(id.index);
+        Ok(())
     }
     /// The keepalive times that the knobs give.
     pub fn tcp_keepalive(&self) -> KeepAlive {
@@ -272,15 +463,165 @@ impl Shard {
     }
     /// Local and remote address of a connection, or of a held SYN.
     pub fn tcp_addrs(&self, id: SocketId) -> Option<(SocketAddr, SocketAddr)> {
-        let _ = id;
-        None
+        let tuple = match id.kind {
+            SockKind::Syn => self.tcp.reqs.get(id.index, id.generation).map(|r| &r.tuple),
+            _ => self.tcp_conn(id).map(|tp| &tp.tuple),
+        };
+        tuple.map(|t| (t.local(), t.remote()))
     }
     /// Every TCP socket: listeners, half-open ones, connections, TIME_WAIT.
     pub fn tcp_iter(&self) -> impl Iterator<Item = SockRow> + '_ {
-        std::iter::empty()
+        self.tcp.rows(self.net.now)
     }
     /// The figures of `/proc/net/sockstat`.
     pub fn tcp_sockstat(&self) -> SockStat {
-        SockStat::default()
+        let tcp = &self.tcp;
+        SockStat {
+            inuse: (tcp.hashed + tcp.listeners.len()) as u64,
+            orphan: tcp.orphans as u64,
+            tw: tcp.tws.len() as u64,
+            alloc: (tcp.conns.len() + tcp.listeners.len()) as u64,
+            mem: (tcp.mem as u64).div_ceil(4096),
+        }
+    }
+}
+
+impl Shard {
+    fn tcp_conn(&self, id: SocketId) -> Option<&Tcb> {
+        if id.kind != SockKind::Tcp {
+            return None;
+        }
+        self.tcp.conns.get(id.index, id.generation).map(|b| &**b).filter(|tp| !tp.orphan)
+    }
+
+    /// A port that no listener has.
+    fn tcp_free_port(&mut self, addr: Option<IpAddr>) -> Result<u16, BindError> {
+        let (low, high) = self.net.local_port_range();
+        let span = (high - low) as u64 + 1;
+        let start = self.net.rng.below(span);
+        let ports = (0..span).map(|i| low + ((start + i) % span) as u16);
+        let tcp = &self.tcp;
+        let mut free = ports.filter(|p| !tcp.listen.taken(&tcp.listeners, addr, *p));
+        free.next().ok_or(BindError::NoPort)
+    }
+
+    /// Both ends of a connection to be opened, their hash, and the number to begin with where an
+    /// older connection decides it.
+    fn tcp_pick_ends(&mut self, connect: &Connect) -> Result<(Tuple, u32, Option<Seq>), TcpError> {
+        let remote = connect.remote;
+        if remote.port() == 0 || !unicast(remote.ip()) {
+            return Err(TcpError::NetUnreachable);
+        }
+        let route = self.net.route_out(remote.ip()).ok_or(TcpError::NetUnreachable)?;
+        let asked = connect.local.filter(|l| !l.ip().is_unspecified()).map(|l| l.ip());
+        let local = asked.or(route.src).ok_or(TcpError::NetUnreachable)?;
+        if local.is_ipv4() != remote.is_ipv4() {
+            return Err(TcpError::NetUnreachable);
+        }
+        let lport = connect.local.map_or(0, |l| l.port());
+        let mut tuple = Tuple { local, remote: remote.ip(), lport, rport: remote.port() };
+        if lport != 0 {
+            let hash = self.tcp.demux.hash(&tuple);
+            let iss = self.tcp_check_established(hash, &tuple)?;
+            return Ok((tuple, hash, iss));
+        }
+        // RFC 6056 §3.3.3: a start that differs by destination, and a counter.
+        let (low, high) = self.net.local_port_range();
+        let span = (high - low) as u32 + 1;
+        let offset = self.tcp.secure_port_offset(&tuple);
+        for _ in 0..span {
+            self.tcp.port_counter = self.tcp.port_counter.wrapping_add(1);
+            let at = offset.wrapping_add(self.tcp.port_counter) % span;
+            tuple.lport = low + at as u16;
+            if self.tcp.listen.taken(&self.tcp.listeners, Some(local), tuple.lport) {
+                continue;
+            }
+            let hash = self.tcp.demux.hash(&tuple);
+            if let Ok(iss) = self.tcp_check_established(hash, &tuple) {
+                return Ok((tuple, hash, iss));
+            }
+        }
+        Err(TcpError::NoPort)
+    }
+
+    /// Whether the two ends are free, or only TIME_WAIT has them (`__inet_check_established`).
+    fn tcp_check_established(&mut self, hash: u32, tuple: &Tuple) -> Result<Option<Seq>, TcpError> {
+        match self.tcp.find(hash, tuple) {
+            None => Ok(None),
+            Some(Ref::Tw(at)) => self.tw_reuse(at).map(Some),
+            Some(_) => Err(TcpError::InUse),
+        }
+    }
+}
+
+impl Tcb {
+    /// Bytes queued and not acknowledged; a FIN is none of them.
+    pub(crate) fn queued(&self) -> u32 {
+        let queued = self.sndq.end - self.snd_una;
+        if queued as i32 <= 0 || self.state == State::Close {
+            0
+        } else {
+            queued.min(self.queued_max())
+        }
+    }
+    fn queued_max(&self) -> u32 {
+        // Before the SYN is acknowledged SND.UNA counts it.
+        let syn = u32::from(self.snd_una == self.iss);
+        (self.sndq.end - self.snd_una).saturating_sub(syn)
+    }
+    /// Bytes that may be queued now: by count, and by the memory that they hold.
+    pub(crate) fn send_space(&self) -> usize {
+        let sndbuf = self.sndbuf as usize;
+        let by_bytes = sndbuf.saturating_sub(self.queued() as usize);
+        let by_memory = (4 * sndbuf).saturating_sub(self.sndq.wmem());
+        // Small writes may lie thinly in large chunks: the memory bounds those.
+        if self.pressure && self.queued() > 0 { 0 } else { by_bytes.min(by_memory) }
+    }
+    fn may_send(&self) -> Result<(), TcpError> {
+        if let Some(err) = self.err {
+            return Err(err);
+        }
+        match self.state {
+            _ if self.fin_queued => Err(TcpError::Closed),
+            State::Close => Err(TcpError::Closed),
+            _ => Ok(()),
+        }
+    }
+    fn after_send(&mut self, _net: &mut Net) {
+        if self.send_space() < self.sndbuf as usize / 3 {
+            self.nospace = true;
+        }
+        self.push |= self.state.synchronized() && self.unsent();
+    }
+    /// `Ok` if there is something to read, or the end.
+    fn nothing_to_read(&self) -> Result<(), TcpError> {
+        if self.rcvq.bytes() > 0 || self.fin_rcvd {
+            return Ok(());
+        }
+        match (self.err, self.state) {
+            (Some(err), _) => Err(err),
+            (None, State::Close) => Ok(()),
+            _ => Err(TcpError::WouldBlock),
+        }
+    }
+    /// A FIN ends the queue (`tcp_close_state`, `tcp_send_fin`).
+    fn shutdown(&mut self, net: &mut Net) {
+        if self.fin_queued {
+            return;
+        }
+        let next = match self.state {
+            State::Established | State::SynRecv => State::FinWait1,
+            State::CloseWait => State::LastAck,
+            State::SynSent => {
+                self.fin_queued = true;
+                return;
+            }
+            _ => return,
+        };
+        self.fin_queued = true;
+        self.push = true;
+        if self.state != State::SynRecv {
+            self.set_state(net, next);
+        }
     }
 }

@@ -1,9 +1,19 @@
 //! What ICMP errors do to connections.
+//!
+//! before: [`crate::ip::icmp`]
+//! Linux:  net/ipv4/tcp_ipv4.c `tcp_v4_err`; net/ipv6/tcp_ipv6.c `tcp_v6_err`
+//! RFCs:   1122 §4.2.3.9, 1191, 8201, 5461, 5927
 
 use std::net::IpAddr;
 
+use super::demux::Ref;
+use super::output::tcp_sync_mss;
+use super::sndq::{LOST, RETRANS, SACKED};
+use super::{State, Tuple};
 use crate::seq::Seq;
 use crate::shard::Shard;
+use crate::sock::error::TcpError;
+use crate::table::count::id;
 
 /// The kind of an ICMP error, whichever version it came by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +36,18 @@ pub enum ErrKind {
     ParamProblem,
 }
 
+impl ErrKind {
+    fn error(self) -> Option<TcpError> {
+        match self {
+            ErrKind::NetUnreach => Some(TcpError::NetUnreachable),
+            ErrKind::HostUnreach | ErrKind::TimeExceeded => Some(TcpError::HostUnreachable),
+            ErrKind::ProtoUnreach | ErrKind::PortUnreach => Some(TcpError::PortUnreachable),
+            ErrKind::Prohibited => Some(TcpError::Prohibited),
+            ErrKind::FragNeeded(_) | ErrKind::ParamProblem => None,
+        }
+    }
+}
+
 /// What an ICMP error quotes of a TCP segment of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpQuote {
@@ -43,5 +65,64 @@ pub struct TcpQuote {
 
 /// An ICMP error about a segment of ours arrived (`tcp_v4_err`, `tcp_v6_err`).
 pub fn tcp_v4_err(cx: &mut Shard, quote: &TcpQuote, kind: ErrKind) {
-    let _ = (cx, quote, kind);
+    let tuple =
+        Tuple { local: quote.src, remote: quote.dst, lport: quote.sport, rport: quote.dport };
+    let hash = cx.tcp.demux.hash(&tuple);
+    match cx.tcp.find(hash, &tuple) {
+        Some(Ref::Conn(index)) => conn_err(cx, index, quote, kind),
+        Some(Ref::Req(index)) => cx.reqsk_err(index, quote.seq),
+        _ => {}
+    }
+}
+
+fn conn_err(cx: &mut Shard, index: u32, quote: &TcpQuote, kind: ErrKind) {
+    let Shard { net, tcp, .. } = cx;
+    let Some(tp) = tcp.conns.at_mut(index) else { return };
+    // RFC 5927 §4.1: about nothing that is under way, so it is a guess, or late.
+    if !quote.seq.within(tp.snd_una, tp.snd_nxt) {
+        net.counts.inc(id::TcpExtOutOfWindowIcmps);
+        return;
+    }
+    if let ErrKind::FragNeeded(mtu) = kind {
+        mtu_reduced(cx, index, mtu);
+        return;
+    }
+    let Some(err) = kind.error() else { return };
+    if matches!(tp.state, State::SynSent | State::SynRecv) {
+        // Nothing is established yet: the attempt fails at once.
+        tp.done(net, Some(err));
+    } else {
+        // RFC 1122 §4.2.3.9: a soft error, told only if the connection times out.
+        tp.err_soft = Some(err);
+    }
+    cx.tcp_settle(index);
+}
+
+/// The path takes less than was thought: segments shrink, and what is too large is sent again
+/// (`tcp_v4_mtu_reduced`, `tcp_simple_retransmit`).
+fn mtu_reduced(cx: &mut Shard, index: u32, mtu: u32) {
+    let Shard { net, tcp, .. } = cx;
+    let Some(tp) = tcp.conns.at_mut(index) else { return };
+    let mtu = net.update_pmtu(tp.tuple.remote, mtu);
+    if mtu >= tp.pmtu {
+        return;
+    }
+    tcp_sync_mss(tp, mtu);
+    let mss = tp.mss_cache;
+    for t in &mut tp.sndq.rtx {
+        let too_large = t.mss > mss && t.len > mss as u32;
+        if too_large && !t.has(SACKED) {
+            let segs = t.segs as u32;
+            if t.has(RETRANS) {
+                t.flags &= !RETRANS;
+                tp.retrans_out = tp.retrans_out.saturating_sub(segs);
+            }
+            if !t.has(LOST) {
+                t.flags |= LOST;
+                tp.lost_out += segs;
+            }
+        }
+    }
+    tp.push = true;
+    cx.tcp_settle(index);
 }

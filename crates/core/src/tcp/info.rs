@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 
-use super::State;
+use super::timer::Rtx;
+use super::{Earlier, Sockets, State, Tcb};
 use crate::sock::SocketId;
 use crate::sock::error::TcpError;
+use crate::time::{Instant, MS};
 
 /// A reading of one connection (Linux: `struct tcp_info`, names without `tcpi_`).
 #[derive(Clone, Copy, Debug)]
@@ -135,4 +137,119 @@ pub struct SockStat {
     pub alloc: u64,
     /// Memory of queues in pages of 4096 bytes.
     pub mem: u64,
+}
+
+impl Tcb {
+    pub(crate) fn info(&self) -> TcpInfo {
+        let measured = |us: u32| if us == u32::MAX { 0 } else { us };
+        TcpInfo {
+            state: self.state,
+            ca_state: self.ca_state as u8,
+            ca_name: self.cc.name(),
+            retransmits: self.retransmits,
+            probes: self.probes_out,
+            backoff: self.backoff,
+            snd_wscale: self.snd_wscale,
+            rcv_wscale: self.rcv_wscale,
+            opt_timestamps: self.ts_ok,
+            opt_sack: self.sack_ok,
+            rto_us: self.rto_us,
+            rtt_us: self.srtt_us8 >> 3,
+            rttvar_us: self.mdev_us4 >> 2,
+            min_rtt_us: measured(self.min_rtt_us),
+            rcv_rtt_us: self.rcv_rtt_us8 >> 3,
+            snd_cwnd: self.snd_cwnd,
+            snd_ssthresh: self.snd_ssthresh,
+            snd_mss: self.mss_cache as u32,
+            rcv_mss: self.rcv_mss as u32,
+            advmss: self.advmss as u32,
+            pmtu: self.pmtu,
+            unacked: self.packets_out,
+            sacked: self.sacked_out,
+            lost: self.lost_out,
+            retrans: self.retrans_out,
+            total_retrans: self.total_retrans,
+            reordering: self.reordering,
+            bytes_acked: self.bytes_acked,
+            bytes_received: self.bytes_received,
+            bytes_sent: self.bytes_sent,
+            bytes_retrans: self.bytes_retrans,
+            segs_in: self.segs_in,
+            segs_out: self.segs_out,
+            delivered: self.delivered,
+            notsent_bytes: if self.unsent() { self.sndq.end - self.snd_nxt } else { 0 },
+            rcv_space: self.rcvq_space,
+            rcv_ssthresh: self.rcv_ssthresh,
+            rcv_wnd: self.rcv_wnd,
+            snd_wnd: self.snd_wnd,
+            rcvbuf: self.rcvbuf,
+            sndbuf: self.sndbuf,
+            rcv_ooopack: self.rcvq.ooo_len() as u32,
+            error: self.err,
+        }
+    }
+
+    fn row(&self, now: Instant) -> SockRow {
+        let (timer, at) = match self.rtx_kind {
+            Rtx::Probe0 => (4, self.rtx_at),
+            Rtx::None if self.keep_at != Instant::NEVER => (2, self.keep_at),
+            Rtx::None => (0, now),
+            _ => (1, self.rtx_at),
+        };
+        SockRow {
+            id: (!self.orphan).then_some(self.id),
+            state: self.state,
+            local: self.tuple.local(),
+            remote: self.tuple.remote(),
+            rx_queue: self.rcvq.bytes() as u64,
+            tx_queue: self.queued() as u64,
+            timer,
+            timer_ms: at.min2(Instant::from_ns(i64::MAX as u64)).since(now) / MS,
+            retransmits: self.retransmits,
+            user: self.user,
+        }
+    }
+}
+
+impl Sockets {
+    /// Listeners, half-open connections, connections, TIME_WAIT.
+    pub(crate) fn rows(&self, now: Instant) -> impl Iterator<Item = SockRow> + '_ {
+        let empty = |state, local, remote| SockRow {
+            id: None,
+            state,
+            local,
+            remote,
+            rx_queue: 0,
+            tx_queue: 0,
+            timer: 0,
+            timer_ms: 0,
+            retransmits: 0,
+            user: 0,
+        };
+        let listeners = self.listeners.iter().map(move |(_, _, l)| {
+            let local = l.local();
+            let nobody = SocketAddr::new(local.ip(), 0);
+            SockRow {
+                id: Some(l.id),
+                rx_queue: l.accept.len() as u64,
+                tx_queue: l.backlog as u64,
+                user: l.user,
+                ..empty(State::Listen, local, SocketAddr::new([0, 0, 0, 0].into(), nobody.port()))
+            }
+        });
+        let reqs = self.reqs.iter().map(move |(_, _, r)| SockRow {
+            timer: 1,
+            timer_ms: r.due.since(now) / MS,
+            retransmits: r.retries,
+            ..empty(State::SynRecv, r.tuple.local(), r.tuple.remote())
+        });
+        let conns = self.conns.iter().filter(|(_, _, c)| c.state != State::Close);
+        let conns = conns.map(move |(_, _, c)| c.row(now));
+        let tws = self.tws.iter().map(move |(_, _, t)| SockRow {
+            timer: 3,
+            timer_ms: t.expires.since(now) / MS,
+            ..empty(t.state(), t.tuple.local(), t.tuple.remote())
+        });
+        listeners.chain(reqs).chain(conns).chain(tws)
+    }
 }

@@ -1,12 +1,512 @@
-//! TCP input.
+//! Stages `Demux` and `Transport` of TCP, RX: finds the connection and does what RFC 9293 §3.10.7
+//! asks for, one function a check, in its order.
+//!
+//! before: [`crate::sock::lookup`]   after: [`super::rcvq`], [`super::ack`]
+//! Linux:  net/ipv4/tcp_ipv4.c `tcp_v4_rcv`; tcp_input.c `tcp_rcv_state_process`, `tcp_validate_incoming`
+//! RFCs:   9293 §3.10.7, 5961 (blind attacks), 7323 §5 (PAWS)
+//! drops:  TcpHdr, TcpCsum, NoSocket, TcpFlags, TcpPaws, TcpInvalidSequence, TcpInvalidSyn, TcpReset, TcpInvalidAck, TcpClose
+
+use super::ack::{rcv_rtt_measure_ts, tcp_ack, tcp_rtt_estimator, tcp_sndbuf_expand};
+use super::demux::Ref;
+use super::output::{tcp_send_syn, tcp_sync_mss, tcp_v4_send_reset};
+use super::rcvq::tcp_data_queue;
+use super::timer::{Rtx, rearm_rto, set_rtx};
+use super::{Earlier, State, Tcb, Tuple};
 use crate::pkt::{Pkt, Verdict};
-use crate::shard::Shard;
-use crate::table::Reason;
-/// Finds the socket.
-pub fn tcp_lookup(_cx: &mut Shard, pkt: Pkt) -> Verdict {
+use crate::seq::Seq;
+use crate::shard::{Net, Shard};
+use crate::sock::error::TcpError;
+use crate::sock::{Ready, SockKind};
+use crate::table::{Reason, count::id};
+use crate::time::{Instant, MS, SEC};
+use crate::wire::TcpOptions;
+use crate::wire::tcp::{TCP_HLEN, TcpFlags, TcpHdr};
+
+/// What a segment's header says (Linux: `struct tcp_skb_cb`).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Segment {
+    /// SEG.SEQ.
+    pub seq: Seq,
+    /// The end in sequence space: SYN and FIN count.
+    pub end_seq: Seq,
+    /// SEG.ACK.
+    pub ack: Seq,
+    /// Bytes of payload.
+    pub len: u32,
+    /// SEG.WND, not scaled.
+    pub window: u16,
+    /// Wire segments that it stands for.
+    pub segs: u16,
+    /// Control bits.
+    pub flags: TcpFlags,
+    /// Bytes of header.
+    pub hlen: usize,
+    /// Options.
+    pub opts: TcpOptions,
+}
+
+impl Segment {
+    fn read(pkt: &Pkt) -> Option<Segment> {
+        let hdr = TcpHdr::parse(pkt.head()).ok()?;
+        let len = pkt.len().checked_sub(hdr.data_off_bytes)? as u32;
+        let seq = Seq(hdr.seq);
+        let extra = u32::from(hdr.flags.syn()) + u32::from(hdr.flags.fin());
+        Some(Segment {
+            seq,
+            end_seq: seq + len + extra,
+            ack: Seq(hdr.ack),
+            len,
+            window: hdr.window,
+            segs: pkt.segs().min(u16::MAX as u64) as u16,
+            flags: hdr.flags,
+            hlen: hdr.data_off_bytes,
+            opts: TcpOptions::parse(hdr.options(pkt.head())),
+        })
+    }
+}
+
+/// The two ends as the packet names them, seen from here.
+fn tuple_of(pkt: &Pkt) -> Tuple {
+    Tuple { local: pkt.dst, remote: pkt.src, lport: pkt.dport, rport: pkt.sport }
+}
+
+/// Finds who wants the segment. Only connections are noted; everything rarer is looked up again by
+/// [`tcp_rcv`], because packets of the same batch may change it meanwhile.
+#[inline]
+pub fn tcp_lookup(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
+    cx.net.counts.inc_by(id::TcpInSegs, pkt.segs());
+    if !pkt.may_pull(TCP_HLEN) {
+        return Verdict::Drop(pkt, Reason::TcpHdr);
+    }
+    let hlen = pkt.head().get(12).map_or(0, |b| usize::from(b >> 4) * 4);
+    if hlen < TCP_HLEN || !pkt.may_pull(hlen) {
+        return Verdict::Drop(pkt, Reason::TcpHdr);
+    }
+    if let Some(&[s0, s1, d0, d1]) = pkt.head().first_chunk() {
+        pkt.sport = u16::from_be_bytes([s0, s1]);
+        pkt.dport = u16::from_be_bytes([d0, d1]);
+    }
+    let tuple = tuple_of(&pkt);
+    let tcp = &cx.tcp;
+    match tcp.find(tcp.demux.hash(&tuple), &tuple) {
+        Some(Ref::Conn(index)) => {
+            pkt.sock = tcp.conns.at(index).map(|c| c.id);
+            Verdict::Pass(pkt)
+        }
+        Some(_) => Verdict::Pass(pkt),
+        None if tcp.listen.find(&tcp.listeners, tuple.local, tuple.lport).is_some() => {
+            Verdict::Pass(pkt)
+        }
+        None => no_socket(cx, pkt, &tuple),
+    }
+}
+
+/// Nobody wants it: the sender is told by a reset, if the segment is whole.
+#[cold]
+fn no_socket(cx: &mut Shard, mut pkt: Pkt, tuple: &Tuple) -> Verdict {
+    if !pkt.csum_verify(cx.net.knobs.rx_checksum) {
+        return Verdict::Drop(pkt, Reason::TcpCsum);
+    }
+    if let Some(seg) = Segment::read(&pkt) {
+        tcp_v4_send_reset(&mut cx.net, tuple, &seg);
+    }
     Verdict::Drop(pkt, Reason::NoSocket)
 }
-/// Input.
-pub fn tcp_rcv(_cx: &mut Shard, pkt: Pkt) -> Verdict {
-    Verdict::Drop(pkt, Reason::NoSocket)
+
+/// Takes a segment in (`tcp_v4_rcv`).
+#[inline]
+pub fn tcp_rcv(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
+    if !pkt.csum_verify(cx.net.knobs.rx_checksum) {
+        return Verdict::Drop(pkt, Reason::TcpCsum);
+    }
+    let Some(seg) = Segment::read(&pkt) else { return Verdict::Drop(pkt, Reason::TcpHdr) };
+    if !pkt.pull(seg.hlen) {
+        return Verdict::Drop(pkt, Reason::TcpHdr);
+    }
+    let index = match pkt.sock {
+        Some(id) if id.kind == SockKind::Tcp => {
+            let conn = cx.tcp.conns.get(id.index, id.generation);
+            conn.filter(|c| c.hashed).map(|_| id.index)
+        }
+        _ => None,
+    };
+    match index {
+        Some(index) => tcp_conn_rcv(cx, index, &seg, pkt),
+        None => tcp_rcv_slow(cx, &seg, pkt),
+    }
+}
+
+/// No established connection was noted by Demux.
+fn tcp_rcv_slow(cx: &mut Shard, seg: &Segment, pkt: Pkt) -> Verdict {
+    let tuple = tuple_of(&pkt);
+    let hash = cx.tcp.demux.hash(&tuple);
+    match cx.tcp.find(hash, &tuple) {
+        Some(Ref::Conn(index)) => tcp_conn_rcv(cx, index, seg, pkt),
+        Some(Ref::Req(index)) => cx.tcp_check_req(index, seg, pkt),
+        Some(Ref::Tw(index)) => cx.tcp_timewait_state_process(index, seg, pkt),
+        None => cx.tcp_listen_rcv(&tuple, hash, seg, pkt, None),
+    }
+}
+
+/// A segment for a connection.
+pub(crate) fn tcp_conn_rcv(cx: &mut Shard, index: u32, seg: &Segment, pkt: Pkt) -> Verdict {
+    let limit = cx.net.knobs.tcp_mem[2].saturating_mul(4096);
+    let pressure = cx.tcp.mem as u64 > limit;
+    let Some(tp) = cx.tcp.conns.at_mut(index) else {
+        return Verdict::Drop(pkt, Reason::NoSocket);
+    };
+    tp.pressure = pressure;
+    tp.segs_in = tp.segs_in.wrapping_add(seg.segs as u32);
+    let verdict = tcp_rcv_state_process(&mut cx.net, tp, seg, pkt);
+    cx.tcp_settle(index);
+    verdict
+}
+
+/// The states and their checks (RFC 9293 §3.10.7.3 and §3.10.7.4).
+fn tcp_rcv_state_process(net: &mut Net, tp: &mut Tcb, seg: &Segment, pkt: Pkt) -> Verdict {
+    if tp.state == State::SynSent {
+        return tcp_rcv_synsent_state_process(net, tp, seg, pkt);
+    }
+    // Nearly always: the next segment of an established connection, nothing unusual about it.
+    let plain = tp.state == State::Established
+        && seg.seq == tp.rcv_nxt
+        && seg.flags.without(TcpFlags::PSH) == TcpFlags::ACK
+        && !paws_discard(net, tp, seg);
+    if plain {
+        net.counts.inc(match (seg.len > 0, seg.ack == tp.snd_una) {
+            (true, _) => id::TcpExtTCPHPHits,
+            (false, true) => id::TcpExtTCPPureAcks,
+            (false, false) => id::TcpExtTCPHPAcks,
+        });
+    } else if let Err(reason) = tcp_validate_incoming(net, tp, seg) {
+        return Verdict::Drop(pkt, reason);
+    }
+    if let Err(reason) = tcp_check_ack(net, tp, seg) {
+        return Verdict::Drop(pkt, reason);
+    }
+    if tp.state == State::Close {
+        // The acknowledgement of our FIN was the last thing to wait for.
+        net.pool.free(pkt);
+        return Verdict::Taken;
+    }
+    let verdict = tcp_segment_text(net, tp, seg, pkt);
+    tp.ack_snd_check(net.now);
+    verdict
+}
+
+/// First to fourth check: sequence number, RST, (security,) SYN (`tcp_validate_incoming`).
+fn tcp_validate_incoming(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Result<(), Reason> {
+    if paws_discard(net, tp, seg) && !seg.flags.rst() {
+        tcp_send_dupack(net, tp, seg);
+        return Err(Reason::TcpPaws);
+    }
+    tcp_sequence(net, tp, seg)?;
+    if seg.flags.rst() {
+        return Err(tcp_rst(net, tp, seg));
+    }
+    if seg.flags.syn() {
+        // Opened from both ends: the SYN-ACK repeats the SYN that we have.
+        let crossed = tp.state == State::SynRecv
+            && seg.flags.ack()
+            && seg.seq + 1 == seg.end_seq
+            && seg.end_seq == tp.rcv_nxt
+            && seg.ack == tp.snd_nxt;
+        if !crossed {
+            tp.challenge = true;
+            return Err(Reason::TcpInvalidSyn);
+        }
+    }
+    if !seg.flags.ack() {
+        return Err(Reason::TcpFlags);
+    }
+    Ok(())
+}
+
+/// Protection against wrapped sequence numbers (RFC 7323 §5.3; `tcp_paws_check`).
+#[inline]
+fn paws_discard(net: &Net, tp: &Tcb, seg: &Segment) -> bool {
+    let Some((val, _)) = seg.opts.ts else { return false };
+    if !tp.ts_ok || Seq(val).ge(Seq(tp.ts_recent)) || tp.ts_recent == 0 {
+        return false;
+    }
+    // After 24 days the clock itself may have wrapped.
+    if net.now.since(tp.ts_recent_at) > 24 * 86_400 * SEC {
+        return false;
+    }
+    // An acknowledgement that reordering made a little late does no harm (`tcp_disordered_ack`).
+    let harmless = seg.flags.ack()
+        && seg.seq == tp.rcv_nxt
+        && seg.len == 0
+        && seg.ack == tp.snd_una
+        && !seg.flags.any(TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST)
+        && tp.ts_recent.wrapping_sub(val) as u64 <= tp.rto_us as u64 / 1000;
+    !harmless
+}
+
+/// First check: some part of the segment lies in the window (`tcp_sequence`).
+fn tcp_sequence(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Result<(), Reason> {
+    let old = seg.end_seq.lt(tp.rcv_wup);
+    let beyond = seg.seq.gt(tp.rcv_nxt + tp.receive_window());
+    if !old && !beyond {
+        return Ok(());
+    }
+    if !seg.flags.rst() {
+        if seg.flags.syn() {
+            tp.challenge = true;
+            return Err(Reason::TcpInvalidSyn);
+        }
+        tcp_send_dupack(net, tp, seg);
+    }
+    Err(Reason::TcpInvalidSequence)
+}
+
+/// The peer is told what we expect (`tcp_send_dupack`); at a limited rate where both sides might
+/// else answer each other for ever.
+fn tcp_send_dupack(net: &mut Net, tp: &mut Tcb, seg: &Segment) {
+    if seg.len == 0 && oow_rate_limited(net, tp) {
+        return;
+    }
+    tp.note_duplicate(net, seg);
+    tp.ack_now = true;
+}
+
+fn oow_rate_limited(net: &mut Net, tp: &mut Tcb) -> bool {
+    let every = net.knobs.tcp_invalid_ratelimit * MS;
+    let limited = tp.oow_ack_at != Instant::ZERO && net.now.since(tp.oow_ack_at) < every;
+    if limited {
+        net.counts.inc(id::TcpExtTCPACKSkipped);
+    } else {
+        tp.oow_ack_at = net.now;
+    }
+    limited
+}
+
+/// Second check: a reset counts only if it names exactly what is expected (RFC 5961 §3.2); what
+/// merely lies in the window is questioned.
+fn tcp_rst(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Reason {
+    let exact = seg.seq == tp.rcv_nxt || tp.rcvq.ooo_end() == Some(seg.seq);
+    if !exact {
+        tp.challenge = true;
+        return Reason::TcpReset;
+    }
+    let err = match tp.state {
+        State::SynRecv => Some(TcpError::Refused),
+        State::CloseWait => Some(TcpError::Closed),
+        State::Closing | State::LastAck => None,
+        _ => Some(TcpError::Reset),
+    };
+    tp.done(net, err);
+    Reason::TcpReset
+}
+
+/// Fifth check: ACK, and the states that it moves on.
+fn tcp_check_ack(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Result<(), Reason> {
+    if tp.state == State::SynRecv {
+        if !seg.ack.gt(tp.snd_una) || seg.ack.gt(tp.snd_nxt) {
+            tcp_v4_send_reset(net, &tp.tuple, seg);
+            return Err(Reason::TcpInvalidAck);
+        }
+        tcp_ack_of_syn(net, tp, seg);
+    }
+    tcp_ack(net, tp, seg)?;
+    tcp_replace_ts_recent(net, tp, seg);
+    rcv_rtt_measure_ts(net, tp, seg);
+    let fin_acked = tp.fin_sent && tp.snd_una == tp.snd_nxt;
+    if !fin_acked {
+        return Ok(());
+    }
+    match tp.state {
+        State::FinWait1 => {
+            tp.set_state(net, State::FinWait2);
+            tp.raise(net, Ready::OUT);
+            fin_wait2(net, tp);
+        }
+        State::Closing => tp.set_state(net, State::TimeWait),
+        State::LastAck => tp.done(net, None),
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The peer may take its time to close its side, but not for ever once nobody is here any more.
+pub(crate) fn fin_wait2(net: &Net, tp: &mut Tcb) {
+    if tp.state == State::FinWait2 && tp.orphan {
+        tp.keep_at = net.now.plus(net.knobs.tcp_fin_timeout * SEC);
+    }
+}
+
+/// Notes the peer's timestamp if the segment covers what was acknowledged last (RFC 7323 §4.3;
+/// `tcp_replace_ts_recent`).
+fn tcp_replace_ts_recent(net: &Net, tp: &mut Tcb, seg: &Segment) {
+    if let Some((val, _)) = seg.opts.ts
+        && tp.ts_ok
+        && seg.seq.le(tp.rcv_wup)
+        && (Seq(val).ge(Seq(tp.ts_recent)) || tp.ts_recent == 0)
+    {
+        tp.ts_recent = val;
+        tp.ts_recent_at = net.now;
+    }
+}
+
+/// Sixth to eighth check: (urgent pointer,) text, FIN.
+fn tcp_segment_text(net: &mut Net, tp: &mut Tcb, seg: &Segment, pkt: Pkt) -> Verdict {
+    match tp.state {
+        State::CloseWait | State::Closing | State::LastAck | State::TimeWait => {
+            // Nothing can follow the FIN; what repeats it is acknowledged.
+            if seg.end_seq == seg.seq {
+                net.pool.free(pkt);
+                return Verdict::Taken;
+            }
+            if seg.seq.lt(tp.rcv_nxt) {
+                tp.ack_now = true;
+            }
+            return Verdict::Drop(pkt, Reason::TcpOldData);
+        }
+        State::FinWait1 | State::FinWait2
+            if tp.orphan && seg.len > 0 && (seg.seq + seg.len).gt(tp.rcv_nxt) =>
+        {
+            // RFC 9293 §3.6.1, RFC 2525 §2.17: nobody will ever read this.
+            net.counts.inc(id::TcpExtTCPAbortOnData);
+            tcp_v4_send_reset(net, &tp.tuple, seg);
+            tp.done(net, Some(TcpError::Aborted));
+            return Verdict::Drop(pkt, Reason::TcpClose);
+        }
+        _ => {}
+    }
+    tcp_data_queue(net, tp, seg, pkt)
+}
+
+/// Eighth check: the peer's FIN is in order (`tcp_fin`); RCV.NXT includes it already.
+pub(crate) fn tcp_fin(net: &mut Net, tp: &mut Tcb) {
+    tp.fin_rcvd = true;
+    tp.ack_now = true;
+    tp.rcvq.purge_ooo(net);
+    match tp.state {
+        State::Established | State::SynRecv => tp.set_state(net, State::CloseWait),
+        State::FinWait1 => tp.set_state(net, State::Closing),
+        State::FinWait2 => tp.set_state(net, State::TimeWait),
+        _ => {}
+    }
+    let both = matches!(tp.state, State::Closing | State::TimeWait);
+    let ready = Ready::IN | Ready::RDHUP;
+    tp.raise(net, if both { ready | Ready::HUP } else { ready });
+}
+
+/// SYN_SENT (RFC 9293 §3.10.7.3; `tcp_rcv_synsent_state_process`).
+fn tcp_rcv_synsent_state_process(net: &mut Net, tp: &mut Tcb, seg: &Segment, pkt: Pkt) -> Verdict {
+    if seg.flags.ack() && (seg.ack.le(tp.iss) || seg.ack.gt(tp.snd_nxt)) {
+        tcp_v4_send_reset(net, &tp.tuple, seg);
+        return Verdict::Drop(pkt, Reason::TcpInvalidAck);
+    }
+    if seg.flags.rst() {
+        if seg.flags.ack() {
+            tp.done(net, Some(TcpError::Refused));
+        }
+        return Verdict::Drop(pkt, Reason::TcpReset);
+    }
+    if !seg.flags.syn() {
+        return Verdict::Drop(pkt, Reason::TcpFlags);
+    }
+    take_syn(net, tp, seg);
+    if seg.flags.ack() {
+        tcp_ack_of_syn(net, tp, seg);
+        tp.ack_now = true;
+    } else {
+        // Opened from both ends at once (RFC 9293 §3.5, figure 7).
+        tp.set_state(net, State::SynRecv);
+        tp.retransmits = 0;
+        tp.backoff = 0;
+        tcp_send_syn(net, tp);
+        rearm_rto(net, tp);
+    }
+    net.pool.free(pkt);
+    Verdict::Taken
+}
+
+/// Takes the peer's SYN over: its sequence number, what it agrees to.
+fn take_syn(net: &Net, tp: &mut Tcb, seg: &Segment) {
+    tp.irs = seg.seq;
+    tp.rcv_nxt = seg.seq + 1;
+    tp.rcv_wup = tp.rcv_nxt;
+    tp.copied_seq = tp.rcv_nxt;
+    tp.snd_wl1 = seg.seq;
+    tp.snd_wnd = seg.window as u32;
+    tp.max_window = tp.snd_wnd;
+    tp.take_options(net, &seg.opts);
+}
+
+/// Our SYN is acknowledged: the connection is established (`tcp_finish_connect`, `tcp_init_transfer`).
+pub(crate) fn tcp_ack_of_syn(net: &mut Net, tp: &mut Tcb, seg: &Segment) {
+    let window = seg.window as u32;
+    tp.snd_wnd = if seg.flags.syn() { window } else { window << tp.snd_wscale };
+    tp.max_window = tp.max_window.max(tp.snd_wnd);
+    tp.snd_wl1 = seg.seq;
+    tp.snd_una = tp.iss + 1;
+    tp.snd_nxt = tp.snd_una;
+    tp.snd_sml = tp.snd_una;
+    tp.snd_fack = tp.snd_una;
+    tp.rack_end = tp.snd_una;
+    tp.high_seq = tp.snd_una;
+    tp.cwnd_usage_seq = tp.snd_una;
+    if tp.retransmits == 0 && tp.srtt_us8 == 0 {
+        let us = (net.now.since(tp.lsndtime) / 1000).clamp(1, 60_000_000) as u32;
+        tcp_rtt_estimator(net, tp, us);
+        (tp.min_rtt_us, tp.min_rtt_at) = (us, net.now);
+    }
+    if tp.retransmits > 1 {
+        // RFC 5681 §3.1: a SYN that was lost twice says that the path is bad.
+        tp.snd_cwnd = 1;
+    }
+    tp.retransmits = 0;
+    tp.backoff = 0;
+    tp.stall_at = Instant::NEVER;
+    set_rtx(tp, Rtx::None, Instant::NEVER);
+    tcp_init_transfer(net, tp);
+    tp.raise(net, Ready::OUT);
+    tp.push = tp.unsent();
+}
+
+/// An established connection gets its buffers' sizes.
+pub(crate) fn tcp_init_transfer(net: &mut Net, tp: &mut Tcb) {
+    tp.set_state(net, State::Established);
+    let pmtu = tp.pmtu;
+    tcp_sync_mss(tp, pmtu);
+    if !tp.sndbuf_locked {
+        tcp_sndbuf_expand(net, tp);
+    }
+    tp.rcv_mss = tp.mss_cache.min(tp.advmss).min((tp.rcv_wnd / 2).max(88) as u16).min(1460);
+    tp.rcvq_space = tp.rcv_wnd.min(super::TCP_INIT_CWND * tp.advmss as u32);
+    tp.rcvq_seq = tp.copied_seq;
+    tp.rcvq_at = net.now;
+    tp.rcv_rtt_at = net.now;
+    tp.rcv_rtt_seq = tp.rcv_nxt + tp.rcv_wnd;
+    tp.rcv_tstamp = net.now;
+    tp.lsndtime = net.now;
+    if let Some(keep) = tp.keepalive {
+        tp.keep_at = tp.keep_at.min2(net.now.plus(keep.time_s as u64 * SEC));
+    }
+}
+
+impl Tcb {
+    /// What both sides agree on, by the options of the peer's SYN.
+    pub fn take_options(&mut self, net: &Net, opts: &TcpOptions) {
+        match opts.ts {
+            Some((val, _)) if self.ts_ok => {
+                self.ts_recent = val;
+                self.ts_recent_at = net.now;
+            }
+            _ => self.ts_ok = false,
+        }
+        self.sack_ok &= opts.sack_permitted;
+        match opts.wscale {
+            Some(shift) if self.rcv_wscale > 0 || net.knobs.tcp_window_scaling => {
+                self.snd_wscale = shift;
+            }
+            _ => {
+                (self.snd_wscale, self.rcv_wscale) = (0, 0);
+                self.window_clamp = self.window_clamp.min(65535);
+            }
+        }
+        self.mss_clamp = opts.mss.unwrap_or(super::TCP_MSS_DEFAULT).max(super::TCP_MIN_SND_MSS);
+    }
 }

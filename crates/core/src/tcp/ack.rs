@@ -1,0 +1,425 @@
+//! What an acknowledgement says: what arrived, what arrived out of order, how long it took.
+//!
+//! before: [`super::input`]   after: [`super::recovery`]
+//! Linux:  net/ipv4/tcp_input.c `tcp_ack`, `tcp_sacktag_write_queue`, `tcp_clean_rtx_queue`, `tcp_rtt_estimator`
+//! RFCs:   9293 §3.10.7.4 (fifth check), 5961 §5, 2018, 2883, 6298, 7323 §4, 8985 §6
+
+use super::input::Segment;
+use super::output::tcp_sync_mss;
+use super::sndq::{FIN, LOST, RETRANS, SACKED, TxSeg};
+use super::timer::{Rtx, check_probe_timer, rearm_rto, schedule_loss_probe, set_rtx};
+use super::{TCP_RTO_MAX_US, Tcb, recovery};
+use crate::seq::Seq;
+use crate::shard::Net;
+use crate::sock::Ready;
+use crate::table::{Reason, count::id};
+use crate::time::{Instant, SEC};
+
+/// What one acknowledgement brought.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Acked {
+    /// SND.UNA before.
+    pub prior_una: Seq,
+    /// SND.UNA moved.
+    pub advanced: bool,
+    /// It only repeats what was acknowledged before (RFC 5681 §2).
+    pub duplicate: bool,
+    /// It reported a duplicate (DSACK).
+    pub dsack: bool,
+    /// It acknowledged something selectively that was not before.
+    pub sacked: bool,
+    /// Of a segment that was sent once: microseconds from its sending.
+    pub rtt_us: Option<u32>,
+    /// The same, for a segment that was acknowledged selectively.
+    pub sack_rtt_us: Option<u32>,
+    /// A retransmitted segment was acknowledged: only timestamps tell the round trip.
+    pub retrans_acked: bool,
+    /// Segments delivered before.
+    pub prior_delivered: u32,
+    /// Segments lost before.
+    pub prior_lost: u32,
+}
+
+/// Takes the acknowledgement of an acceptable segment in (`tcp_ack`).
+///
+/// # Errors
+/// Why the segment is to be dropped; a challenge is asked for already.
+pub(crate) fn tcp_ack(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Result<(), Reason> {
+    let ack = seg.ack;
+    let mut a = Acked {
+        prior_una: tp.snd_una,
+        prior_delivered: tp.delivered,
+        prior_lost: tp.lost_out,
+        ..Acked::default()
+    };
+    if ack.gt(tp.snd_nxt) {
+        tp.challenge = true;
+        return Err(Reason::TcpInvalidAck);
+    }
+    if ack.lt(tp.snd_una) {
+        // RFC 5961 §5: too old to be anything but a guess.
+        if (tp.snd_una - ack) as u64 > tp.max_window as u64 {
+            tp.challenge = true;
+            return Err(Reason::TcpInvalidAck);
+        }
+        if tp.sack_ok && !seg.opts.sack.is_empty() {
+            tcp_sacktag_write_queue(net, tp, seg, &mut a);
+            recovery::tcp_fastretrans_alert(net, tp, seg, &a);
+        }
+        return Ok(());
+    }
+    a.advanced = ack.gt(tp.snd_una);
+    tp.probes_out = 0;
+    tp.rcv_tstamp = net.now;
+    let window_moved = tcp_ack_update_window(tp, seg);
+    let was_out = tp.packets_out;
+    if tp.sack_ok && !seg.opts.sack.is_empty() {
+        tcp_sacktag_write_queue(net, tp, seg, &mut a);
+    }
+    if a.advanced {
+        tp.retransmits = 0;
+        tp.stall_at = Instant::NEVER;
+        tp.err_soft = None;
+        tcp_clean_rtx_queue(net, tp, ack, &mut a);
+    }
+    tcp_ack_update_rtt(net, tp, seg, &a);
+    a.duplicate = !a.advanced && !window_moved && seg.len == 0 && was_out > 0;
+    recovery::tcp_process_tlp_ack(net, tp, ack, &a);
+    if was_out > 0 {
+        if a.advanced {
+            rearm_rto(net, tp);
+        }
+        recovery::tcp_fastretrans_alert(net, tp, seg, &a);
+        recovery::tcp_cong_control(net, tp, &a);
+        if a.advanced {
+            schedule_loss_probe(net, tp);
+        }
+    }
+    tcp_ack_probe(net, tp, window_moved);
+    if a.advanced {
+        tcp_new_space(net, tp);
+    }
+    if tp.unsent() || tp.lost_out > 0 {
+        tp.push = true;
+    }
+    Ok(())
+}
+
+/// Takes the peer's window over if this segment is newer than the one that last did
+/// (RFC 9293 §3.10.7.4; `tcp_ack_update_window`).
+fn tcp_ack_update_window(tp: &mut Tcb, seg: &Segment) -> bool {
+    let window = (seg.window as u32) << if seg.flags.syn() { 0 } else { tp.snd_wscale };
+    let newer = seg.ack.gt(tp.snd_una)
+        || seg.seq.gt(tp.snd_wl1)
+        || seg.seq == tp.snd_wl1 && (window > tp.snd_wnd || window == 0);
+    if !newer {
+        return false;
+    }
+    tp.snd_wl1 = seg.seq;
+    let moved = window != tp.snd_wnd;
+    tp.snd_wnd = window;
+    if window > tp.max_window {
+        tp.max_window = window;
+        let pmtu = tp.pmtu;
+        tcp_sync_mss(tp, pmtu);
+    }
+    moved
+}
+
+/// Nothing is under way, but something waits: either the window is open again, or the probe goes on
+/// (`tcp_ack_probe`).
+fn tcp_ack_probe(net: &Net, tp: &mut Tcb, window_moved: bool) {
+    if tp.packets_out > 0 || !tp.unsent() {
+        return;
+    }
+    let open = (tp.wnd_end() - tp.snd_nxt) as i32 > 0;
+    if open && window_moved {
+        tp.backoff = 0;
+        if tp.rtx_kind == Rtx::Probe0 {
+            set_rtx(tp, Rtx::None, Instant::NEVER);
+        }
+    } else if !open {
+        check_probe_timer(net, tp);
+    }
+}
+
+/// Room came free: the application is told once a third of the buffer is (`tcp_new_space`).
+fn tcp_new_space(net: &mut Net, tp: &mut Tcb) {
+    if !tp.sndbuf_locked && !tp.pressure && tp.packets_out < tp.snd_cwnd {
+        tcp_sndbuf_expand(net, tp);
+    }
+    if tp.nospace && tp.send_space() >= tp.sndbuf as usize / 3 {
+        tp.nospace = false;
+        tp.raise(net, Ready::OUT);
+    }
+}
+
+/// The send buffer follows the congestion window: twice what a round trip takes (`tcp_sndbuf_expand`).
+pub(crate) fn tcp_sndbuf_expand(net: &Net, tp: &mut Tcb) {
+    let segs = tp.snd_cwnd.max(super::TCP_INIT_CWND).max(tp.reordering + 1);
+    // As in Linux, each segment counts with what its headers and bookkeeping would take.
+    let per = tp.mss_cache.max(536) as u64 + 384;
+    let want = 2 * segs as u64 * per;
+    let want = want.min(net.knobs.tcp_wmem[2]).min(1 << 30) as u32;
+    tp.sndbuf = tp.sndbuf.max(want);
+}
+
+/// Removes what is acknowledged for good from the record of what is under way (`tcp_clean_rtx_queue`).
+fn tcp_clean_rtx_queue(net: &mut Net, tp: &mut Tcb, ack: Seq, a: &mut Acked) {
+    let now = net.now;
+    let mut first_sent = None;
+    while let Some(&t) = tp.sndq.rtx.front() {
+        let (segs, whole) = if t.end().le(ack) {
+            (t.segs as u32, true)
+        } else if t.seq.lt(ack) && t.segs > 1 {
+            // A part of a super-segment: as many whole segments as fit.
+            let n = (ack - t.seq) / (t.mss as u32).max(1);
+            (n.min(t.segs as u32 - 1), false)
+        } else {
+            break;
+        };
+        if segs == 0 {
+            break;
+        }
+        let part = TxSeg { segs: segs as u16, ..t };
+        if t.has(SACKED) {
+            tp.sacked_out = tp.sacked_out.saturating_sub(segs);
+        } else {
+            tp.delivered = tp.delivered.wrapping_add(segs);
+            net.counts.inc_by(id::TcpExtTCPDelivered, segs as u64);
+            if t.retrans == 0 {
+                first_sent.get_or_insert(t.sent);
+            }
+            rack_advance(tp, &part, now);
+        }
+        if t.has(LOST) {
+            tp.lost_out = tp.lost_out.saturating_sub(segs);
+        }
+        if t.has(RETRANS) {
+            tp.retrans_out = tp.retrans_out.saturating_sub(segs);
+        }
+        a.retrans_acked |= t.retrans > 0;
+        tp.packets_out = tp.packets_out.saturating_sub(segs);
+        if whole {
+            tp.sndq.rtx.pop_front();
+            continue;
+        }
+        if let Some(front) = tp.sndq.rtx.front_mut() {
+            let len = segs * front.mss as u32;
+            front.seq += len;
+            front.len -= len;
+            front.segs -= segs as u16;
+        }
+        break;
+    }
+    if !tp.sack_ok && a.advanced && tp.sacked_out > 0 {
+        // Without SACK `sacked_out` counts duplicate acknowledgements; it can not exceed what is out.
+        tp.sacked_out = tp.sacked_out.min(tp.packets_out);
+    }
+    if !a.retrans_acked {
+        a.rtt_us = first_sent.map(|sent| us_since(now, sent));
+    }
+    tp.bytes_acked += (ack - tp.snd_una) as u64;
+    tp.snd_una = ack;
+    tp.snd_sml = tp.snd_sml.max(ack);
+    tp.snd_fack = tp.snd_fack.max(ack);
+    tp.sndq.ack_to(&mut net.pool, ack);
+}
+
+fn us_since(now: Instant, then: Instant) -> u32 {
+    (now.since(then) / 1000).clamp(1, u32::MAX as u64) as u32
+}
+
+/// RACK: the delivered segment that was sent last tells what should have arrived by now
+/// (RFC 8985 §6.2 step 2; `tcp_rack_advance`).
+fn rack_advance(tp: &mut Tcb, t: &TxSeg, now: Instant) {
+    let rtt = us_since(now, t.sent);
+    // Of a segment sent twice, a round trip below the least ever means that the first one arrived.
+    if t.retrans > 0 && rtt < tp.min_rtt_us {
+        return;
+    }
+    tp.rack_rtt_us = rtt;
+    if t.sent > tp.rack_sent || t.sent == tp.rack_sent && t.end().gt(tp.rack_end) {
+        tp.rack_sent = t.sent;
+        tp.rack_end = t.end();
+    }
+}
+
+/// Marks what the SACK blocks name (`tcp_sacktag_write_queue`).
+fn tcp_sacktag_write_queue(net: &mut Net, tp: &mut Tcb, seg: &Segment, a: &mut Acked) {
+    let blocks = seg.opts.sack.as_slice();
+    for (i, &(left, right)) in blocks.iter().enumerate() {
+        let (left, right) = (Seq(left), Seq(right));
+        if i == 0 && is_dsack(seg, left, right, blocks.get(1)) {
+            tcp_dsack_seen(net, tp, right, a);
+            continue;
+        }
+        // What does not lie in the flight is no report of it (`tcp_is_sackblock_valid`).
+        if left.ge(right) || right.gt(tp.snd_nxt) || right.le(tp.snd_una) {
+            continue;
+        }
+        let left = left.max(tp.snd_una).max(seg.ack.min(tp.snd_nxt));
+        if left.lt(right) {
+            sack_range(net, tp, left, right, a);
+        }
+    }
+}
+
+/// The first block reports a duplicate if it lies below the acknowledgement, or inside the second
+/// (RFC 2883 §4; `tcp_check_dsack`).
+fn is_dsack(seg: &Segment, left: Seq, right: Seq, second: Option<&(u32, u32)>) -> bool {
+    left.lt(seg.ack) || second.is_some_and(|&(l, r)| Seq(l).le(left) && right.le(Seq(r)))
+}
+
+fn tcp_dsack_seen(net: &Net, tp: &mut Tcb, right: Seq, a: &mut Acked) {
+    net.counts.inc(id::TcpExtTCPDSACKRecv);
+    a.dsack = true;
+    tp.reord_seen = true;
+    if let Some(marker) = tp.undo_marker
+        && tp.undo_retrans > 0
+        && right.gt(marker)
+    {
+        tp.undo_retrans -= 1;
+    }
+}
+
+/// Marks the segments that lie wholly in `left..right`; super-segments are cut at wire segments.
+fn sack_range(net: &mut Net, tp: &mut Tcb, left: Seq, right: Seq, a: &mut Acked) {
+    let now = net.now;
+    let mut i = tp.sndq.rtx_at(left);
+    while let Some(&t) = tp.sndq.rtx.get(i) {
+        if t.seq.ge(right) {
+            break;
+        }
+        let mss = (t.mss as u32).max(1);
+        if t.has(SACKED) {
+            i += 1;
+            continue;
+        }
+        if t.seq.lt(left) {
+            let before = (left - t.seq).div_ceil(mss);
+            if tp.sndq.split(i, before) {
+                i += 1;
+                continue;
+            }
+            i += 1;
+            continue;
+        }
+        if t.end().gt(right) && !(t.has(FIN) && t.end() == right + 1 && t.len == 1) {
+            let inside = (right - t.seq) / mss;
+            if !tp.sndq.split(i, inside) {
+                break;
+            }
+            continue;
+        }
+        sack_one(net, tp, i, now, a);
+        i += 1;
+    }
+}
+
+/// One segment is acknowledged selectively (`tcp_sacktag_one`).
+fn sack_one(net: &Net, tp: &mut Tcb, i: usize, now: Instant, a: &mut Acked) {
+    let Some(t) = tp.sndq.rtx.get_mut(i) else { return };
+    let segs = t.segs as u32;
+    if t.has(LOST) {
+        tp.lost_out = tp.lost_out.saturating_sub(segs);
+    }
+    if t.has(RETRANS) {
+        tp.retrans_out = tp.retrans_out.saturating_sub(segs);
+    }
+    t.flags = t.flags & !(LOST | RETRANS) | SACKED;
+    let t = *t;
+    tp.sacked_out += segs;
+    tp.delivered = tp.delivered.wrapping_add(segs);
+    net.counts.inc_by(id::TcpExtTCPDelivered, segs as u64);
+    a.sacked = true;
+    if t.retrans == 0 {
+        a.sack_rtt_us.get_or_insert(us_since(now, t.sent));
+        if t.end().lt(tp.snd_fack) && t.seq.ge(tp.snd_una) {
+            // It arrived after a later one, and was sent once: the path reorders.
+            tcp_check_sack_reordering(tp, t.seq);
+        }
+    }
+    rack_advance(tp, &t, now);
+    tp.snd_fack = tp.snd_fack.max(t.end());
+}
+
+fn tcp_check_sack_reordering(tp: &mut Tcb, low: Seq) {
+    let mss = (tp.mss_cache as u32).max(1);
+    let dist = (tp.snd_fack - low).div_ceil(mss);
+    tp.reord_seen = true;
+    tp.reordering = tp.reordering.max(dist.min(300));
+}
+
+/// Feeds what this acknowledgement says of the round trip to the estimators (`tcp_ack_update_rtt`).
+fn tcp_ack_update_rtt(net: &Net, tp: &mut Tcb, seg: &Segment, a: &Acked) {
+    let mut rtt = a.rtt_us.or(a.sack_rtt_us);
+    if rtt.is_none() && a.advanced && tp.ts_ok {
+        // Karn's rule does not hold with timestamps: they name the segment (RFC 7323 §4.2).
+        rtt = ts_rtt_us(net, tp, seg);
+    }
+    let Some(us) = rtt else {
+        return;
+    };
+    tcp_update_rtt_min(tp, us, net.now);
+    tcp_rtt_estimator(net, tp, us);
+    tp.backoff = 0;
+}
+
+/// The round trip that the echoed timestamp tells, if there is one that makes sense.
+fn ts_rtt_us(net: &Net, tp: &Tcb, seg: &Segment) -> Option<u32> {
+    let (_, ecr) = seg.opts.ts?;
+    let ms = tp.ts_now(net.now).wrapping_sub(ecr);
+    (ecr != 0 && ms < i32::MAX as u32 / 1000).then(|| ms.max(1) * 1000)
+}
+
+/// The receiver's side measures as well (`tcp_rcv_rtt_measure_ts`).
+pub(crate) fn rcv_rtt_measure_ts(net: &Net, tp: &mut Tcb, seg: &Segment) {
+    if seg.len >= tp.rcv_mss as u32
+        && let Some(us) = ts_rtt_us(net, tp, seg)
+    {
+        tp.rcv_rtt_update(us as u64, false);
+    }
+}
+
+/// The least round trip of the last five minutes.
+fn tcp_update_rtt_min(tp: &mut Tcb, us: u32, now: Instant) {
+    if us <= tp.min_rtt_us || now.since(tp.min_rtt_at) > 300 * SEC {
+        tp.min_rtt_us = us;
+        tp.min_rtt_at = now;
+    }
+}
+
+/// Smoothed round trip, deviation, RTO (RFC 6298 §2; `tcp_rtt_estimator`).
+pub(crate) fn tcp_rtt_estimator(net: &Net, tp: &mut Tcb, us: u32) {
+    let rto_min = net.knobs.tcp_rto_min_us.min(TCP_RTO_MAX_US as u64) as u32;
+    let us = us.clamp(1, 60_000_000);
+    if tp.srtt_us8 == 0 {
+        tp.srtt_us8 = us << 3;
+        tp.mdev_us4 = us << 1;
+        tp.rttvar_us4 = tp.mdev_us4.max(rto_min);
+        tp.mdev_max_us4 = tp.rttvar_us4;
+        tp.rtt_seq = tp.snd_nxt;
+    } else {
+        let err = us as i64 - (tp.srtt_us8 >> 3) as i64;
+        tp.srtt_us8 = (tp.srtt_us8 as i64 + err).max(1) as u32;
+        let mut dev = err.abs() - (tp.mdev_us4 >> 2) as i64;
+        if err < 0 && dev > 0 {
+            // A round trip that gets shorter is no reason to wait longer.
+            dev >>= 3;
+        }
+        tp.mdev_us4 = (tp.mdev_us4 as i64 + dev).max(0) as u32;
+        if tp.mdev_us4 > tp.mdev_max_us4 {
+            tp.mdev_max_us4 = tp.mdev_us4;
+            tp.rttvar_us4 = tp.rttvar_us4.max(tp.mdev_max_us4);
+        }
+        if tp.snd_una.gt(tp.rtt_seq) {
+            if tp.mdev_max_us4 < tp.rttvar_us4 {
+                tp.rttvar_us4 -= (tp.rttvar_us4 - tp.mdev_max_us4) >> 2;
+            }
+            tp.rtt_seq = tp.snd_nxt;
+            tp.mdev_max_us4 = rto_min;
+        }
+    }
+    tp.rto_us = ((tp.srtt_us8 >> 3) + tp.rttvar_us4).min(TCP_RTO_MAX_US);
+}

@@ -1,0 +1,125 @@
+//! CUBIC (RFC 9438; Linux: net/ipv4/tcp_cubic.c), with HyStart's delay rule to leave slow start.
+
+use super::{CongestionControl, Window, tcp_cong_avoid_ai, tcp_slow_start};
+use crate::time::{Instant, SEC};
+
+/// Multiplicative decrease (RFC 9438 §4.6).
+const BETA: f32 = 0.7;
+/// How fast the window grows, in segments per second cubed (RFC 9438 §5.1).
+const C: f32 = 0.4;
+/// Additive increase that makes it as fast as Reno: 3 (1 - beta) / (1 + beta) (RFC 9438 §4.3).
+const ALPHA: f32 = 3.0 * (1.0 - BETA) / (1.0 + BETA);
+/// HyStart does not look before the window has this many segments (`hystart_low_window`).
+const HYSTART_LOW_WINDOW: u32 = 16;
+/// Round trips that are looked at in each round (`HYSTART_MIN_SAMPLES`).
+const HYSTART_MIN_SAMPLES: u8 = 8;
+
+/// State of CUBIC.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cubic {
+    /// Window before the last reduction, in segments.
+    w_max: f32,
+    /// The window that the cubic curve is flat at.
+    origin: f32,
+    /// Seconds until the curve reaches `origin`.
+    k: f32,
+    /// What Reno would have, in segments.
+    w_est: f32,
+    /// When this epoch of congestion avoidance began.
+    epoch: Option<Instant>,
+    /// Least round trip ever, in microseconds.
+    delay_min_us: u32,
+    /// Least round trip in this round, in microseconds.
+    round_min_us: u32,
+    /// Round trips looked at in this round.
+    samples: u8,
+    /// When this round of HyStart began.
+    round: Instant,
+}
+
+impl Cubic {
+    #[cfg(test)]
+    pub fn w_max(&self) -> u32 {
+        self.w_max as u32
+    }
+
+    /// Whether the delay has grown so much that the queue on the way must be filling (`hystart_update`).
+    fn hystart(&mut self, w: &Window) -> bool {
+        let Some(rtt) = w.rtt_us else { return false };
+        if self.delay_min_us == 0 || rtt < self.delay_min_us {
+            self.delay_min_us = rtt;
+        }
+        if w.now.since(self.round) >= w.srtt_us as u64 * 1000 {
+            (self.round, self.samples, self.round_min_us) = (w.now, 0, u32::MAX);
+        }
+        if self.samples < HYSTART_MIN_SAMPLES {
+            self.samples += 1;
+            self.round_min_us = self.round_min_us.min(rtt);
+            return false;
+        }
+        let margin = (self.delay_min_us >> 3).clamp(4_000, 16_000);
+        w.cwnd >= HYSTART_LOW_WINDOW && self.round_min_us > self.delay_min_us + margin
+    }
+
+    /// After how many delivered segments the window grows by one (`bictcp_update`).
+    fn update(&mut self, w: &Window, acked: u32) -> u32 {
+        let cwnd = w.cwnd as f32;
+        let epoch = match self.epoch {
+            Some(epoch) => epoch,
+            None => {
+                self.epoch = Some(w.now);
+                self.w_est = cwnd;
+                if cwnd < self.w_max {
+                    self.k = ((self.w_max - cwnd) / C).cbrt();
+                    self.origin = self.w_max;
+                } else {
+                    self.k = 0.0;
+                    self.origin = cwnd;
+                }
+                w.now
+            }
+        };
+        // Where the window should be one round trip from now.
+        let t = (w.now.since(epoch) as f32 + w.srtt_us as f32 * 1e3) / SEC as f32 - self.k;
+        let target = (self.origin + C * t * t * t).min(1.5 * cwnd);
+        let mut per = if target > cwnd { cwnd / (target - cwnd) } else { 100.0 * cwnd };
+        // Never slower than Reno would be.
+        let alpha = if self.w_est >= self.w_max { 1.0 } else { ALPHA };
+        self.w_est += alpha * acked as f32 / cwnd;
+        if self.w_est > cwnd {
+            per = per.min(cwnd / (self.w_est - cwnd));
+        }
+        per.max(2.0) as u32
+    }
+}
+
+impl CongestionControl for Cubic {
+    fn name(&self) -> &'static str {
+        "cubic"
+    }
+    fn ssthresh(&mut self, w: &Window) -> u32 {
+        self.epoch = None;
+        let cwnd = w.cwnd as f32;
+        // Fast convergence (RFC 9438 §4.7): below the last maximum, room is left for others.
+        self.w_max = if cwnd < self.w_max { cwnd * (1.0 + BETA) / 2.0 } else { cwnd };
+        ((cwnd * BETA) as u32).max(2)
+    }
+    fn cong_avoid(&mut self, w: &mut Window, mut acked: u32) -> bool {
+        if w.cwnd < w.ssthresh {
+            if self.hystart(w) {
+                w.ssthresh = w.cwnd;
+                return true;
+            }
+            acked = tcp_slow_start(w, acked);
+            if acked == 0 {
+                return false;
+            }
+        }
+        let per = self.update(w, acked);
+        tcp_cong_avoid_ai(w, per, acked);
+        false
+    }
+    fn reset(&mut self) {
+        *self = Cubic { delay_min_us: self.delay_min_us, ..Cubic::default() };
+    }
+}

@@ -1,0 +1,249 @@
+//! Congestion control: a trait, and the window's bookkeeping that all algorithms share.
+//!
+//! Linux: net/ipv4/tcp_cong.c (`struct tcp_congestion_ops`). RFCs: 5681, 9438, 6928.
+
+mod cubic;
+mod reno;
+
+use super::{CaState, TCP_INFINITE_SSTHRESH, TCP_INIT_CWND, Tcb};
+use crate::table::knob::CcName;
+use crate::time::Instant;
+
+pub(crate) use cubic::Cubic;
+pub(crate) use reno::Reno;
+
+/// The window, as an algorithm sees and moves it. All in segments.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window {
+    /// Congestion window.
+    pub cwnd: u32,
+    /// Slow-start threshold.
+    pub ssthresh: u32,
+    /// Segments acknowledged towards the next increase.
+    pub cnt: u32,
+    /// Congestion window before the last reduction.
+    pub prior_cwnd: u32,
+    /// Smoothed round trip in microseconds.
+    pub srtt_us: u32,
+    /// The round trip of this acknowledgement in microseconds, if it was measured.
+    pub rtt_us: Option<u32>,
+    /// Now.
+    pub now: Instant,
+}
+
+/// An algorithm (`struct tcp_congestion_ops`).
+pub(crate) trait CongestionControl {
+    /// Its name, as the kernel has it.
+    fn name(&self) -> &'static str;
+    /// Loss: the new slow-start threshold.
+    fn ssthresh(&mut self, w: &Window) -> u32;
+    /// `acked` segments were delivered and the window is in use: it may grow. True if slow start
+    /// was left because the delay grew.
+    fn cong_avoid(&mut self, w: &mut Window, acked: u32) -> bool;
+    /// The reduction was a mistake: the window to go back to.
+    fn undo_cwnd(&mut self, w: &Window) -> u32 {
+        w.cwnd.max(w.prior_cwnd)
+    }
+    /// A timeout, or a pause: what was known of the path counts no more.
+    fn reset(&mut self) {}
+}
+
+/// The algorithm of a connection with its state.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Cc {
+    /// RFC 9438.
+    Cubic(Cubic),
+    /// RFC 5681.
+    Reno(Reno),
+}
+
+impl Cc {
+    pub fn new(name: CcName) -> Cc {
+        match name {
+            CcName::Cubic => Cc::Cubic(Cubic::default()),
+            CcName::Reno => Cc::Reno(Reno),
+        }
+    }
+    fn ops(&mut self) -> &mut dyn CongestionControl {
+        match self {
+            Cc::Cubic(cubic) => cubic,
+            Cc::Reno(reno) => reno,
+        }
+    }
+    /// The algorithm's name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Cc::Cubic(cubic) => cubic.name(),
+            Cc::Reno(reno) => reno.name(),
+        }
+    }
+}
+
+fn window(tp: &Tcb, now: Instant) -> Window {
+    Window {
+        cwnd: tp.snd_cwnd,
+        ssthresh: tp.snd_ssthresh,
+        cnt: tp.snd_cwnd_cnt,
+        prior_cwnd: tp.prior_cwnd,
+        srtt_us: tp.srtt_us8 >> 3,
+        rtt_us: None,
+        now,
+    }
+}
+
+/// The slow-start threshold after a loss.
+pub(crate) fn ssthresh(tp: &mut Tcb, now: Instant) -> u32 {
+    let w = window(tp, now);
+    tp.cc.ops().ssthresh(&w).max(2)
+}
+
+/// Lets the window grow, if it is used (`tcp_cong_avoid`). True if HyStart ended slow start.
+pub(crate) fn cong_avoid(tp: &mut Tcb, now: Instant, acked: u32, rtt_us: Option<u32>) -> bool {
+    // A window that nothing fills says nothing about the path (RFC 7661; `tcp_is_cwnd_limited`).
+    let slow_start = tp.snd_cwnd < tp.snd_ssthresh;
+    let used = tp.cwnd_limited || slow_start && tp.snd_cwnd < 2 * tp.max_packets_out;
+    if !used || acked == 0 {
+        return false;
+    }
+    let mut w = window(tp, now);
+    w.rtt_us = rtt_us;
+    let left = tp.cc.ops().cong_avoid(&mut w, acked);
+    tp.snd_cwnd = w.cwnd.clamp(1, 1 << 20);
+    tp.snd_cwnd_cnt = w.cnt;
+    tp.snd_ssthresh = w.ssthresh;
+    left
+}
+
+/// The window to go back to after a reduction that was a mistake.
+pub(crate) fn undo_cwnd(tp: &mut Tcb, now: Instant) -> u32 {
+    let w = window(tp, now);
+    tp.cc.ops().undo_cwnd(&w)
+}
+
+/// What was known of the path counts no more.
+pub(crate) fn reset(tp: &mut Tcb) {
+    tp.cc.ops().reset();
+}
+
+/// After a pause: the window halves for each RTO, down to the initial one (`tcp_cwnd_restart`).
+pub(crate) fn tcp_cwnd_restart(tp: &mut Tcb, idle_us: u64) {
+    let restart = TCP_INIT_CWND.min(tp.snd_cwnd);
+    if tp.ca_state == CaState::Open {
+        tp.snd_ssthresh = current_ssthresh(tp);
+    }
+    let mut cwnd = tp.snd_cwnd;
+    let mut left = idle_us.saturating_sub(tp.rto_us as u64);
+    while left > 0 && cwnd > restart {
+        cwnd >>= 1;
+        left = left.saturating_sub(tp.rto_us.max(1) as u64);
+    }
+    tp.snd_cwnd = cwnd.max(restart);
+    tp.cwnd_limited = false;
+    tp.max_packets_out = 0;
+    reset(tp);
+}
+
+/// What slow start may reach again (`tcp_current_ssthresh`).
+pub(crate) fn current_ssthresh(tp: &Tcb) -> u32 {
+    if tp.ca_state == CaState::Recovery {
+        tp.snd_ssthresh
+    } else if tp.snd_ssthresh >= TCP_INFINITE_SSTHRESH {
+        TCP_INFINITE_SSTHRESH
+    } else {
+        tp.snd_ssthresh.max((tp.snd_cwnd >> 1) + (tp.snd_cwnd >> 2))
+    }
+}
+
+/// Slow start: one segment for each that was delivered; returns those left over (`tcp_slow_start`).
+fn tcp_slow_start(w: &mut Window, acked: u32) -> u32 {
+    let cwnd = w.cwnd.saturating_add(acked).min(w.ssthresh.max(w.cwnd));
+    let used = cwnd - w.cwnd;
+    w.cwnd = cwnd;
+    acked - used
+}
+
+/// Additive increase: one segment for every `per` that are delivered (`tcp_cong_avoid_ai`).
+fn tcp_cong_avoid_ai(w: &mut Window, per: u32, acked: u32) {
+    let per = per.max(1);
+    if w.cnt >= per {
+        w.cnt = 0;
+        w.cwnd += 1;
+    }
+    w.cnt += acked;
+    if w.cnt >= per {
+        let more = w.cnt / per;
+        w.cnt -= more * per;
+        w.cwnd += more;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::{MS, SEC};
+
+    fn at(now: u64, cwnd: u32, ssthresh: u32) -> Window {
+        let now = Instant::from_ns(now);
+        Window { cwnd, ssthresh, cnt: 0, prior_cwnd: 0, srtt_us: 50_000, rtt_us: None, now }
+    }
+
+    /// RFC 5681 §3.1: slow start doubles in a round trip, congestion avoidance adds one segment.
+    #[test]
+    fn reno_doubles_then_adds_one() {
+        let mut reno = Reno;
+        let mut w = at(0, 10, 20);
+        for _ in 0..5 {
+            reno.cong_avoid(&mut w, 2);
+        }
+        assert_eq!(w.cwnd, 20);
+        for _ in 0..10 {
+            reno.cong_avoid(&mut w, 2);
+        }
+        assert_eq!(w.cwnd, 21);
+        assert_eq!(reno.ssthresh(&w), 10);
+    }
+
+    /// RFC 9438 §4.1, figure 1: after a loss at W_max the window comes back to W_max after
+    /// K = cbrt(W_max (1 - beta) / C) seconds, slowly near it, and grows faster beyond.
+    #[test]
+    fn cubic_returns_to_w_max_at_k() {
+        let mut cubic = Cubic::default();
+        let mut w = at(0, 1000, 1000);
+        w.ssthresh = cubic.ssthresh(&w);
+        assert_eq!(w.ssthresh, 700, "beta is 0.7");
+        w.cwnd = 700;
+        let rtt = 50 * MS;
+        let k = (300.0f64 / 0.4).cbrt();
+        let mut half_way = 0;
+        let mut t = 0;
+        let mut at_k = 0;
+        while t < 15 * SEC {
+            t += rtt;
+            w.now = Instant::from_ns(t);
+            for _ in 0..w.cwnd / 2 {
+                cubic.cong_avoid(&mut w, 2);
+            }
+            if t as f64 <= k * 0.5e9 {
+                half_way = w.cwnd;
+            }
+            if t as f64 <= k * 1e9 {
+                at_k = w.cwnd;
+            }
+        }
+        assert!(
+            (955..=975).contains(&half_way),
+            "an eighth of the way is left at K/2, not {half_way}"
+        );
+        assert!((990..=1010).contains(&at_k), "back at W_max at K, not {at_k}");
+        assert!(w.cwnd > 1050, "convex growth beyond K, not {}", w.cwnd);
+    }
+
+    /// RFC 9438 §4.7: a flow that loses below its last maximum leaves room for others.
+    #[test]
+    fn cubic_converges_fast() {
+        let mut cubic = Cubic::default();
+        assert_eq!(cubic.ssthresh(&at(0, 1000, 1000)), 700);
+        assert_eq!(cubic.ssthresh(&at(0, 800, 700)), 560);
+        assert_eq!(cubic.w_max(), 680);
+    }
+}

@@ -1,0 +1,606 @@
+//! Listeners: half-open connections, those that wait to be accepted, and SYNs that wait for a
+//! judgement.
+//!
+//! before: [`super::input`]   after: the application
+//! Linux:  net/ipv4/tcp_input.c `tcp_conn_request`; tcp_minisocks.c `tcp_check_req`; inet_connection_sock.c
+//! RFCs:   9293 §3.10.7.2, 4987 (bounded SYN queue), 6528
+//! drops:  NoSocket, TcpFlags, TcpReset, TcpListenOverflow, TcpReqQFull, TcpInvalidAck, TcpInvalidSequence, TcpPaws, TcpOldData
+//!
+//! ```text
+//! SYN ──> [held: waits for syn_accept] ──> SYN-ACK out ──ACK──> accept queue ──> tcp_accept
+//!          └──────── half-open (Req), by its two ends ────┘
+//! ```
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+
+use super::api::{HeldSyn, Refuse};
+use super::demux::Ref;
+use super::input::{Segment, tcp_ack_of_syn, tcp_conn_rcv};
+use super::output::{
+    Bare, advmss, send_bare, tcp_select_initial_window, tcp_send_active_reset, tcp_v4_send_reset,
+    unicast, way_to,
+};
+use super::{State, TCP_TIMEOUT_INIT_US, Tcb, Tuple};
+use crate::pkt::{Pkt, Verdict};
+use crate::rand::{Keyed, KeyedMap};
+use crate::seq::Seq;
+use crate::shard::{Net, Shard};
+use crate::sock::{Ready, Slab, SockKind, SocketId};
+use crate::table::{Reason, count::id};
+use crate::time::{Instant, SEC};
+use crate::wire::TcpOptions;
+use crate::wire::tcp::TcpFlags;
+
+/// How long a SYN may wait for a judgement: as long as its sender tries (`tcp_syn_retries` = 6).
+const HOLD_NS: u64 = 130 * SEC;
+/// Bytes of a held SYN that an ICMP error may quote.
+const QUOTE_MAX: usize = 128;
+
+/// A listening socket.
+pub(crate) struct Listener {
+    pub id: SocketId,
+    pub addr: Option<IpAddr>,
+    /// 0 = every port that nobody else has.
+    pub port: u16,
+    pub backlog: u32,
+    pub hold_syn: bool,
+    pub rcvbuf: usize,
+    pub user: u64,
+    pub pending: Ready,
+    /// Half-open connections (`inet_csk_reqsk_queue_len`).
+    pub qlen: u32,
+    /// Established, not accepted.
+    pub accept: VecDeque<SocketId>,
+    /// Held SYNs that the application was not given yet.
+    pub held: VecDeque<SocketId>,
+}
+
+/// A half-open connection (Linux: `struct tcp_request_sock`).
+pub(crate) struct Req {
+    pub tuple: Tuple,
+    pub hash: u32,
+    pub listener: SocketId,
+    pub irs: Seq,
+    pub iss: Seq,
+    pub opts: TcpOptions,
+    pub window: u16,
+    pub tos: u8,
+    pub retries: u8,
+    /// It waits for a judgement; the packet to be quoted in an ICMP error.
+    pub held: Option<Box<[u8]>>,
+    /// The handshake is complete, but the accept queue was full.
+    pub acked: bool,
+    pub ts_offset: u32,
+    pub ts_recent: u32,
+    pub sent_at: Instant,
+    pub due: Instant,
+}
+
+/// Which listener has a port.
+pub(crate) struct Ports {
+    by_port: KeyedMap<u16, Vec<u32>>,
+    /// Listeners that take every port.
+    any: Vec<u32>,
+    /// How many SYNs to one destination are held.
+    held_to: KeyedMap<(IpAddr, u16), u32>,
+    held: u32,
+}
+
+impl Ports {
+    pub fn new(ports: Keyed, held: Keyed) -> Ports {
+        Ports {
+            by_port: KeyedMap::with_hasher(ports),
+            any: Vec::new(),
+            held_to: KeyedMap::with_hasher(held),
+            held: 0,
+        }
+    }
+    /// The listener that wants a SYN most: one bound to the address before one bound to all, both
+    /// before one that takes every port.
+    #[inline]
+    pub fn find(&self, all: &Slab<Listener>, addr: IpAddr, port: u16) -> Option<u32> {
+        let on_port = self.by_port.get(&port).map_or(&[][..], Vec::as_slice);
+        best(all, on_port, addr).or_else(|| best(all, &self.any, addr))
+    }
+    /// Whether a listener with an overlapping address has the port.
+    pub fn taken(&self, all: &Slab<Listener>, addr: Option<IpAddr>, port: u16) -> bool {
+        let same = if port == 0 { Some(&self.any) } else { self.by_port.get(&port) };
+        let clash = |i: &u32| {
+            let other = all.at(*i).and_then(|l| l.addr);
+            all.at(*i).is_some() && (addr.is_none() || other.is_none() || addr == other)
+        };
+        same.is_some_and(|list| list.iter().any(clash))
+    }
+    pub fn insert(&mut self, index: u32, port: u16) {
+        let list = if port == 0 { &mut self.any } else { self.by_port.entry(port).or_default() };
+        list.push(index);
+    }
+    pub fn remove(&mut self, index: u32, port: u16) {
+        if port == 0 {
+            self.any.retain(|i| *i != index);
+        } else if let Some(list) = self.by_port.get_mut(&port) {
+            list.retain(|i| *i != index);
+            if list.is_empty() {
+                self.by_port.remove(&port);
+            }
+        }
+    }
+    fn hold(&mut self, tuple: &Tuple) {
+        self.held += 1;
+        *self.held_to.entry((tuple.local, tuple.lport)).or_default() += 1;
+    }
+    fn release(&mut self, tuple: &Tuple) {
+        self.held -= 1;
+        let key = (tuple.local, tuple.lport);
+        if let Some(n) = self.held_to.get_mut(&key) {
+            *n -= 1;
+            if *n == 0 {
+                self.held_to.remove(&key);
+            }
+        }
+    }
+}
+
+fn best(all: &Slab<Listener>, list: &[u32], addr: IpAddr) -> Option<u32> {
+    let mut any = None;
+    for &i in list {
+        match all.at(i)?.addr {
+            Some(a) if a == addr => return Some(i),
+            Some(_) => {}
+            None => any = Some(i),
+        }
+    }
+    any
+}
+
+impl Shard {
+    /// A segment that belongs to no connection: to the listener, if there is one (RFC 9293
+    /// §3.10.7.1, §3.10.7.2). `iss` is given where the number to begin with is bound to an older
+    /// connection.
+    pub(crate) fn tcp_listen_rcv(
+        &mut self,
+        tuple: &Tuple,
+        hash: u32,
+        seg: &Segment,
+        pkt: Pkt,
+        iss: Option<Seq>,
+    ) -> Verdict {
+        let found = self.tcp.listen.find(&self.tcp.listeners, tuple.local, tuple.lport);
+        let Some(listener) = found else {
+            tcp_v4_send_reset(&mut self.net, tuple, seg);
+            return Verdict::Drop(pkt, Reason::NoSocket);
+        };
+        if seg.flags.rst() {
+            return Verdict::Drop(pkt, Reason::TcpReset);
+        }
+        if seg.flags.ack() {
+            tcp_v4_send_reset(&mut self.net, tuple, seg);
+            return Verdict::Drop(pkt, Reason::TcpFlags);
+        }
+        if !seg.flags.syn() || seg.flags.fin() || !unicast(tuple.local) || !unicast(tuple.remote) {
+            return Verdict::Drop(pkt, Reason::TcpFlags);
+        }
+        self.tcp_conn_request(listener, tuple, hash, seg, pkt, iss)
+    }
+
+    /// A SYN: notes it, and answers unless it is to be judged first (`tcp_conn_request`).
+    fn tcp_conn_request(
+        &mut self,
+        listener: u32,
+        tuple: &Tuple,
+        hash: u32,
+        seg: &Segment,
+        pkt: Pkt,
+        iss: Option<Seq>,
+    ) -> Verdict {
+        if let Err(reason) = self.syn_admit(listener, tuple) {
+            return Verdict::Drop(pkt, reason);
+        }
+        let iss = iss.unwrap_or_else(|| self.tcp.secure_seq(tuple, self.net.now));
+        let ts_offset = self.tcp.secure_ts_off(tuple);
+        let Shard { net, tcp, .. } = self;
+        let Some(l) = tcp.listeners.at_mut(listener) else {
+            return Verdict::Drop(pkt, Reason::NoSocket);
+        };
+        let held = l.hold_syn.then(|| {
+            let quote = pkt.from_network();
+            Box::from(&quote[..quote.len().min(QUOTE_MAX)])
+        });
+        let is_held = held.is_some();
+        let now = net.now;
+        let req = Req {
+            tuple: *tuple,
+            hash,
+            listener: l.id,
+            irs: seg.seq,
+            iss,
+            opts: seg.opts,
+            window: seg.window,
+            tos: pkt.tos,
+            retries: 0,
+            held,
+            acked: false,
+            ts_offset,
+            ts_recent: seg.opts.ts.map_or(0, |(val, _)| val),
+            sent_at: now,
+            due: now.plus(if is_held { HOLD_NS } else { TCP_TIMEOUT_INIT_US as u64 * 1000 }),
+        };
+        l.qlen += 1;
+        let due = req.due;
+        let (index, generation) = tcp.reqs.insert(Box::new(req));
+        tcp.demux.insert(hash, Ref::Req(index));
+        tcp.req_timers.arm(index, due);
+        if is_held {
+            tcp.listen.hold(tuple);
+            l.held.push_back(SocketId { kind: SockKind::Syn, index, generation });
+            net.events.raise(l.id, l.user, &mut l.pending, Ready::IN);
+        } else {
+            self.send_synack(index);
+        }
+        self.net.pool.free(pkt);
+        Verdict::Taken
+    }
+
+    /// Whether one more half-open connection may be kept: bounded by listener, in all, and, where
+    /// they wait for a judgement, by destination.
+    fn syn_admit(&self, listener: u32, tuple: &Tuple) -> Result<(), Reason> {
+        let (net, tcp) = (&self.net, &self.tcp);
+        let l = tcp.listeners.at(listener).ok_or(Reason::NoSocket)?;
+        let limit = l.limit(net);
+        let syn_max = net.knobs.tcp_max_syn_backlog;
+        if l.accept.len() as u64 > limit {
+            return Err(Reason::TcpListenOverflow);
+        }
+        if l.hold_syn {
+            let to = (tuple.local, tuple.lport);
+            let here = tcp.listen.held_to.get(&to).copied().unwrap_or(0) as u64;
+            if here >= (syn_max / 2).max(1) || tcp.listen.held as u64 >= syn_max {
+                return Err(Reason::TcpReqQFull);
+            }
+            return Ok(());
+        }
+        if l.qlen as u64 >= limit.max(1) || l.qlen as u64 >= syn_max {
+            return Err(Reason::TcpReqQFull);
+        }
+        Ok(())
+    }
+
+    /// Sends, or sends again, the SYN-ACK of a half-open connection (`tcp_v4_send_synack`).
+    fn send_synack(&mut self, index: u32) {
+        let rcvbuf = |tcp: &super::Sockets, id: SocketId| {
+            tcp.listeners.get(id.index, id.generation).map_or(0, |l| l.rcvbuf)
+        };
+        let Some(req) = self.tcp.reqs.at(index) else { return };
+        let mut tp = self.child(req, rcvbuf(&self.tcp, req.listener));
+        let opts = TcpOptions {
+            mss: Some(tp.advmss),
+            wscale: req
+                .opts
+                .wscale
+                .filter(|_| self.net.knobs.tcp_window_scaling)
+                .map(|_| tp.rcv_wscale),
+            sack_permitted: tp.sack_ok,
+            ts: tp.ts_ok.then(|| (tp.ts_now(self.net.now), req.ts_recent)),
+            ..TcpOptions::NONE
+        };
+        let bare = Bare {
+            seq: req.iss,
+            ack: req.irs + 1,
+            flags: TcpFlags::SYN | TcpFlags::ACK,
+            window: tp.rcv_wnd.min(65535) as u16,
+            tos: 0,
+            opts,
+        };
+        tp.orphan = true;
+        send_bare(&mut self.net, &tp.tuple, &bare);
+    }
+
+    /// The connection that a half-open one becomes (`tcp_create_openreq_child`).
+    fn child(&self, req: &Req, rcvbuf: usize) -> Tcb {
+        let net = &self.net;
+        let mut tp = Tcb::new(net, req.tuple, req.hash);
+        if rcvbuf > 0 {
+            tp.rcvbuf = rcvbuf.min(1 << 30) as u32;
+            tp.rcvbuf_locked = true;
+        }
+        if let Some(way) = way_to(net, &req.tuple) {
+            (tp.dev, tp.pmtu) = (way.dev, way.mtu);
+        }
+        tp.advmss = advmss(&req.tuple, tp.pmtu);
+        tcp_select_initial_window(net, &mut tp);
+        tp.ts_offset = req.ts_offset;
+        (tp.irs, tp.iss) = (req.irs, req.iss);
+        tp.rcv_nxt = req.irs + 1;
+        tp.rcv_wup = tp.rcv_nxt;
+        tp.copied_seq = tp.rcv_nxt;
+        tp.snd_una = req.iss;
+        tp.snd_nxt = req.iss + 1;
+        tp.sndq.start(req.iss + 1);
+        tp.max_window = req.window as u32;
+        tp.take_options(net, &req.opts);
+        tp.ts_recent = if tp.ts_ok { req.ts_recent } else { 0 };
+        tp.lsndtime = req.sent_at;
+        tp.retransmits = req.retries;
+        tp
+    }
+
+    /// A segment for a half-open connection (`tcp_check_req`; RFC 9293 §3.10.7.4 in SYN-RECEIVED).
+    pub(crate) fn tcp_check_req(&mut self, index: u32, seg: &Segment, pkt: Pkt) -> Verdict {
+        let Some(req) = self.tcp.reqs.at(index) else {
+            return Verdict::Drop(pkt, Reason::NoSocket);
+        };
+        let (irs, iss, tuple, held) = (req.irs, req.iss, req.tuple, req.held.is_some());
+        let flags = seg.flags;
+        let paws = matches!(seg.opts.ts, Some((val, _)) if Seq(val).lt(Seq(req.ts_recent)));
+        if flags.syn() && !flags.ack() && !flags.rst() && seg.seq == irs && !paws {
+            // The same SYN again: the answer was lost, or the judgement is not there yet.
+            if !held {
+                self.net.counts.inc(id::TcpExtTCPSynRetrans);
+                self.net.counts.inc(id::TcpRetransSegs);
+                self.send_synack(index);
+            }
+            return Verdict::Drop(pkt, Reason::TcpOldData);
+        }
+        if held {
+            return self.held_rcv(index, seg, pkt);
+        }
+        let acked = seg.ack == iss + 1;
+        if flags.ack() && !flags.rst() && !acked {
+            tcp_v4_send_reset(&mut self.net, &tuple, seg);
+            return Verdict::Drop(pkt, Reason::TcpInvalidAck);
+        }
+        let window = 65535;
+        if paws
+            || !seg.seq.within(irs + 1, irs + 1 + window)
+                && !seg.end_seq.within(irs + 1, irs + 1 + window)
+        {
+            if !flags.rst() {
+                self.req_answer(index);
+            }
+            return Verdict::Drop(
+                pkt,
+                if paws { Reason::TcpPaws } else { Reason::TcpInvalidSequence },
+            );
+        }
+        if flags.any(TcpFlags::RST | TcpFlags::SYN) {
+            // RFC 9293 §3.10.7.4: back to LISTEN, as if nothing had been.
+            if !flags.rst() {
+                tcp_v4_send_reset(&mut self.net, &tuple, seg);
+            }
+            self.net.counts.inc(id::TcpExtEmbryonicRsts);
+            self.net.counts.inc(id::TcpAttemptFails);
+            self.reqsk_drop(index);
+            return Verdict::Drop(pkt, Reason::TcpReset);
+        }
+        if !flags.ack() {
+            return Verdict::Drop(pkt, Reason::TcpFlags);
+        }
+        self.tcp_v4_syn_recv_sock(index, seg, pkt)
+    }
+
+    /// While a SYN is held, only its sender's reset says something: it has given up.
+    fn held_rcv(&mut self, index: u32, seg: &Segment, pkt: Pkt) -> Verdict {
+        let Some(req) = self.tcp.reqs.at(index) else {
+            return Verdict::Drop(pkt, Reason::NoSocket);
+        };
+        if seg.flags.rst() && seg.seq == req.irs + 1 {
+            self.net.counts.inc(id::TcpExtEmbryonicRsts);
+            self.reqsk_drop(index);
+            return Verdict::Drop(pkt, Reason::TcpReset);
+        }
+        Verdict::Drop(pkt, Reason::TcpInvalidSequence)
+    }
+
+    /// The handshake is complete: a connection for the accept queue (`tcp_v4_syn_recv_sock`).
+    fn tcp_v4_syn_recv_sock(&mut self, index: u32, seg: &Segment, pkt: Pkt) -> Verdict {
+        let Shard { net, tcp, .. } = self;
+        let Some(req) = tcp.reqs.at_mut(index) else { return Verdict::Drop(pkt, Reason::NoSocket) };
+        let (lid, tuple) = (req.listener, req.tuple);
+        let Some(l) = tcp.listeners.get(lid.index, lid.generation) else {
+            return Verdict::Drop(pkt, Reason::NoSocket);
+        };
+        if l.accept.len() as u64 > l.limit(net) {
+            if net.knobs.tcp_abort_on_overflow {
+                tcp_v4_send_reset(net, &tuple, seg);
+                self.reqsk_drop(index);
+            } else {
+                req.acked = true;
+            }
+            return Verdict::Drop(pkt, Reason::TcpListenOverflow);
+        }
+        let (rcvbuf, user) = (l.rcvbuf, l.user);
+        let Some(req) = self.tcp.reqs.at(index) else {
+            return Verdict::Drop(pkt, Reason::NoSocket);
+        };
+        let mut tp = Box::new(self.child(req, rcvbuf));
+        tp.state = State::SynRecv;
+        tp.listener = Some(lid);
+        tp.user = user;
+        if seg.opts.ts.is_some_and(|_| req.retries > 0) {
+            // The SYN-ACK went out more than once: its round trip is not known.
+            tp.retransmits = 1;
+        }
+        self.reqsk_unlink(index);
+        self.net.counts.inc(id::TcpPassiveOpens);
+        tcp_ack_of_syn(&mut self.net, &mut tp, seg);
+        let conn = self.tcp.insert(tp);
+        let Shard { net, tcp, .. } = self;
+        if let (Some(tp), Some(l)) =
+            (tcp.conns.at(conn), tcp.listeners.get_mut(lid.index, lid.generation))
+        {
+            l.accept.push_back(tp.id);
+            net.events.raise(l.id, l.user, &mut l.pending, Ready::IN);
+        }
+        // What came with the acknowledgement is the first data.
+        tcp_conn_rcv(self, conn, seg, pkt)
+    }
+
+    /// Tells a half-open connection's peer what is expected of it.
+    fn req_answer(&mut self, index: u32) {
+        let now = self.net.now;
+        let Some(req) = self.tcp.reqs.at(index) else { return };
+        let clock = (now.ms() as u32).wrapping_add(req.ts_offset);
+        let ts =
+            req.opts.ts.filter(|_| self.net.knobs.tcp_timestamps).map(|_| (clock, req.ts_recent));
+        let opts = TcpOptions { ts, ..TcpOptions::NONE };
+        let bare = Bare {
+            seq: req.iss + 1,
+            ack: req.irs + 1,
+            flags: TcpFlags::ACK,
+            window: 65535,
+            tos: 0,
+            opts,
+        };
+        let tuple = req.tuple;
+        send_bare(&mut self.net, &tuple, &bare);
+    }
+
+    /// The SYN-ACK was not acknowledged, or nobody judged a held SYN (`reqsk_timer_handler`).
+    pub(crate) fn reqsk_timer(&mut self, index: u32) {
+        let Shard { net, tcp, .. } = self;
+        let Some(req) = tcp.reqs.at_mut(index) else { return };
+        if req.due > net.now {
+            tcp.req_timers.arm(index, req.due);
+            return;
+        }
+        if req.held.is_some() || req.retries as u64 >= net.knobs.tcp_synack_retries {
+            net.counts.inc(id::TcpAttemptFails);
+            self.reqsk_drop(index);
+            return;
+        }
+        req.retries += 1;
+        let wait = (TCP_TIMEOUT_INIT_US as u64 * 1000) << req.retries.min(7);
+        req.due = net.now.plus(wait.min(120 * SEC));
+        tcp.req_timers.arm(index, req.due);
+        if !req.acked {
+            net.counts.inc(id::TcpExtTCPTimeouts);
+            net.counts.inc(id::TcpRetransSegs);
+            net.counts.inc(id::TcpExtTCPSynRetrans);
+            self.send_synack(index);
+        } else {
+            // The peer believes that it is connected: only its data brings the acknowledgement again.
+            self.send_synack(index);
+        }
+    }
+
+    /// An ICMP error about a SYN-ACK of ours: the peer can not be reached.
+    pub(crate) fn reqsk_err(&mut self, index: u32, seq: Seq) {
+        let Some(req) = self.tcp.reqs.at(index) else { return };
+        if req.held.is_some() || seq != req.iss {
+            self.net.counts.inc(id::TcpExtOutOfWindowIcmps);
+            return;
+        }
+        self.net.counts.inc(id::TcpExtListenDrops);
+        self.reqsk_drop(index);
+    }
+
+    /// Takes a half-open connection out of all tables; the look-up table too.
+    fn reqsk_unlink(&mut self, index: u32) -> Option<Box<Req>> {
+        let tcp = &mut self.tcp;
+        let req = tcp.reqs.remove(index)?;
+        tcp.req_timers.cancel(index);
+        tcp.demux.remove(req.hash, Ref::Req(index));
+        if req.held.is_some() {
+            tcp.listen.release(&req.tuple);
+        }
+        let lid = req.listener;
+        if let Some(l) = tcp.listeners.get_mut(lid.index, lid.generation) {
+            l.qlen = l.qlen.saturating_sub(1);
+        }
+        Some(req)
+    }
+
+    fn reqsk_drop(&mut self, index: u32) {
+        self.reqsk_unlink(index);
+    }
+
+    /// The next held SYN; those that were given up meanwhile are passed over.
+    pub(crate) fn held_next(&mut self, listener: SocketId) -> Option<HeldSyn> {
+        let tcp = &mut self.tcp;
+        let l = tcp.listeners.get_mut(listener.index, listener.generation)?;
+        while let Some(id) = l.held.pop_front() {
+            if let Some(req) = tcp.reqs.get(id.index, id.generation) {
+                let (local, remote) = (req.tuple.local(), req.tuple.remote());
+                return Some(HeldSyn { id, local, remote, tos: req.tos });
+            }
+        }
+        None
+    }
+
+    pub(crate) fn held_accept(&mut self, id: SocketId) -> bool {
+        let Shard { net, tcp, .. } = self;
+        let Some(req) = tcp.reqs.get_mut(id.index, id.generation) else { return false };
+        if req.held.take().is_none() {
+            return true;
+        }
+        req.sent_at = net.now;
+        req.due = net.now.plus(TCP_TIMEOUT_INIT_US as u64 * 1000);
+        let (due, tuple) = (req.due, req.tuple);
+        tcp.listen.release(&tuple);
+        tcp.req_timers.arm(id.index, due);
+        self.send_synack(id.index);
+        true
+    }
+
+    pub(crate) fn held_refuse(&mut self, id: SocketId, how: Refuse) {
+        if !self.tcp.reqs.get(id.index, id.generation).is_some_and(|r| r.held.is_some()) {
+            return;
+        }
+        let Some(req) = self.reqsk_unlink(id.index) else { return };
+        self.net.counts.inc(id::TcpAttemptFails);
+        match (how, req.held) {
+            (Refuse::Reset, _) => {
+                let flags = TcpFlags::RST | TcpFlags::ACK;
+                let (seq, ack) = (Seq(0), req.irs + 1);
+                let bare = Bare { seq, ack, flags, window: 0, tos: 0, opts: TcpOptions::NONE };
+                self.net.counts.inc(id::TcpOutRsts);
+                send_bare(&mut self.net, &req.tuple, &bare);
+            }
+            (Refuse::Unreachable { code }, Some(quote)) => {
+                // In the gateway's own name: a router on the way found out (RFC 1812 §5.2.7.1).
+                let none = match req.tuple.local {
+                    IpAddr::V4(_) => IpAddr::from([0; 4]),
+                    IpAddr::V6(_) => IpAddr::from([0; 16]),
+                };
+                let from = if code == 3 { req.tuple.local } else { none };
+                crate::ip::icmp::send_unreachable_quote(self, &quote, from, code);
+            }
+            _ => {}
+        }
+    }
+
+    /// Closes a listener: what was not accepted is reset (`inet_csk_listen_stop`).
+    pub(crate) fn listen_stop(&mut self, id: SocketId) {
+        let Some(l) = self.tcp.listeners.get(id.index, id.generation) else { return };
+        let port = l.port;
+        self.tcp.listen.remove(id.index, port);
+        let mine = |(i, _, r): (u32, u32, &Box<Req>)| (r.listener == id).then_some(i);
+        let reqs: Vec<u32> = self.tcp.reqs.iter().filter_map(mine).collect();
+        for index in reqs {
+            self.reqsk_drop(index);
+        }
+        let Some(l) = self.tcp.listeners.remove(id.index) else { return };
+        for conn in l.accept {
+            let Some(tp) = self.tcp.conns.get_mut(conn.index, conn.generation) else { continue };
+            if tp.state != State::Close {
+                tcp_send_active_reset(&mut self.net, tp);
+                tp.done(&mut self.net, None);
+            }
+            tp.listener = None;
+            tp.orphan = true;
+            self.tcp.orphans += 1;
+            self.tcp_settle(conn.index);
+        }
+    }
+}
+
+impl Listener {
+    /// Connections that may wait to be accepted: one more than this, as in Linux.
+    pub fn limit(&self, net: &Net) -> u64 {
+        (self.backlog as u64).min(net.knobs.somaxconn)
+    }
+    pub fn local(&self) -> SocketAddr {
+        SocketAddr::new(self.addr.unwrap_or(IpAddr::from([0; 4])), self.port)
+    }
+}

@@ -1,0 +1,478 @@
+//! Stage `Send` of TCP, TX: decides what may be sent now, and builds segments and super-segments.
+//!
+//! before: the application, [`super::input`], [`super::timer`]   after: [`crate::ip::output`]
+//! Linux:  net/ipv4/tcp_output.c `tcp_write_xmit`, `__tcp_transmit_skb`, `tcp_send_ack`, `tcp_send_syn_data`
+//! RFCs:   9293 §3.7.4 (Nagle), §3.8.6 (windows, silly window avoidance), §3.10.7.1 (resets); 7323; 2018
+
+use std::net::IpAddr;
+
+use super::cc::tcp_cwnd_restart;
+use super::input::Segment;
+use super::rcvq::TCP_DELACK_NS;
+use super::recovery::tcp_xmit_retransmit_queue;
+use super::sndq::{FIN, TxSeg};
+use super::{Earlier, State, TCP_MIN_SND_MSS, Tcb, Tuple, timer};
+use crate::pkt::{Gso, GsoKind};
+use crate::seq::Seq;
+use crate::shard::Net;
+use crate::table::count::id;
+use crate::wire::IPPROTO_TCP;
+use crate::wire::TcpOptions;
+use crate::wire::tcp::{TCP_HLEN, TcpFlags, TcpHdr};
+use crate::wire::tcp_options::TCP_MAX_WSCALE;
+
+/// What became of a connection's turn to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    /// It has sent what it may.
+    Done,
+    /// It could send more, but the way down is full.
+    Throttled,
+}
+
+/// Packets of all connections that may wait for IpOut at once.
+const IP_OUT_MAX: usize = 256;
+/// Packets that one connection sends before the next one has its turn.
+const QUANTUM_PKTS: usize = 32;
+
+/// A connection's turn to send: what is lost, what is new, an acknowledgement that is owed.
+pub(crate) fn tcp_push(net: &mut Net, tp: &mut Tcb) -> Pushed {
+    let mut said = Pushed::Done;
+    if tp.state.synchronized() {
+        said = tcp_xmit_retransmit_queue(net, tp);
+        if said == Pushed::Done {
+            said = tcp_write_xmit(net, tp);
+        }
+    }
+    if tp.ack_now {
+        tcp_send_ack(net, tp);
+    }
+    said
+}
+
+/// Sends what windows, congestion control and Nagle's algorithm allow (`tcp_write_xmit`).
+fn tcp_write_xmit(net: &mut Net, tp: &mut Tcb) -> Pushed {
+    if tp.packets_out == 0 && tp.unsent() {
+        tcp_slow_start_after_idle_check(net, tp);
+    }
+    let mss = tcp_current_mss(tp);
+    let most = super_packet_max(net, tp, mss);
+    let mut sent = 0;
+    while tp.unsent() {
+        if way_is_full(net, tp.dev) {
+            return Pushed::Throttled;
+        }
+        if sent == QUANTUM_PKTS {
+            tp.push = true;
+            break;
+        }
+        let Some((len, fin)) = tcp_may_send(tp, mss, most) else { break };
+        if !send_new(net, tp, len, fin, mss) {
+            return Pushed::Throttled;
+        }
+        sent += 1;
+    }
+    if sent > 0 {
+        timer::schedule_loss_probe(net, tp);
+    } else if tp.packets_out == 0 && tp.unsent() {
+        timer::check_probe_timer(net, tp);
+    }
+    Pushed::Done
+}
+
+/// Whether the device's queue, or the way to it, has no room.
+pub(crate) fn way_is_full(net: &Net, dev: u8) -> bool {
+    let queued = net.ifaces.get(dev as usize).map_or(0, |i| i.qdisc.len() + i.tx_ring.len());
+    net.ip_out.len() >= IP_OUT_MAX
+        || (net.ip_out.len() + queued) as u64 >= net.knobs.txqueuelen.max(4) / 4 * 3
+}
+
+/// How much may be sent in one packet now, and whether the FIN goes with it.
+fn tcp_may_send(tp: &mut Tcb, mss: u32, most: u32) -> Option<(u32, bool)> {
+    let unsent = tp.sndq.end - tp.snd_nxt;
+    let quota = tp.snd_cwnd.saturating_sub(tp.in_flight());
+    // The congestion window is not strict about a last FIN (`tcp_cwnd_test`).
+    let only_fin = unsent == 0;
+    if quota == 0 && !only_fin {
+        tp.cwnd_limited = true;
+        return None;
+    }
+    let window = tp.wnd_end() - tp.snd_nxt;
+    if window == 0 || window as i32 <= 0 {
+        return None;
+    }
+    let cwnd_bytes = quota.max(1).saturating_mul(mss);
+    let mut len = unsent.min(window).min(cwnd_bytes).min(most);
+    if len < unsent && len > mss {
+        len -= len % mss;
+    }
+    len = tp.sndq.loadable(tp.snd_nxt, len as usize) as u32;
+    let last = len == unsent;
+    let fin = tp.fin_queued && last && window > len;
+    if len < mss && !fin {
+        if !last {
+            // The window leaves less than a segment (RFC 9293 §3.8.6.2.1).
+            if tp.packets_out > 0 && len < tp.max_window / 2 {
+                return None;
+            }
+        } else if tcp_nagle_check(tp) {
+            return None;
+        }
+    }
+    (len > 0 || fin).then_some((len, fin))
+}
+
+/// Whether a small segment has to wait (`tcp_nagle_check`, with Minshall's change: only while
+/// another small one is under way).
+fn tcp_nagle_check(tp: &Tcb) -> bool {
+    if tp.fin_queued {
+        return false;
+    }
+    tp.cork || !tp.nodelay && tp.packets_out > 0 && tp.snd_sml.gt(tp.snd_una)
+}
+
+/// Sends `len` new bytes, and the FIN, as one packet (`tcp_event_new_data_sent`).
+pub(crate) fn send_new(net: &mut Net, tp: &mut Tcb, len: u32, fin: bool, mss: u32) -> bool {
+    let seq = tp.snd_nxt;
+    let mut flags = TcpFlags::ACK;
+    if seq + len == tp.sndq.end && len > 0 {
+        flags |= TcpFlags::PSH;
+    }
+    if fin {
+        flags |= TcpFlags::FIN;
+    }
+    if !tcp_transmit_skb(net, tp, seq, len, flags, mss) {
+        return false;
+    }
+    let segs = len.div_ceil(mss).max(1);
+    let now = net.now;
+    net.counts.inc_by(id::TcpOutSegs, segs as u64);
+    net.counts.inc_by(id::TcpExtTCPOrigDataSent, segs as u64);
+    if len < segs * mss {
+        tp.snd_sml = seq + len;
+    }
+    tp.sndq.rtx.push_back(TxSeg {
+        seq,
+        len: len + fin as u32,
+        sent: now,
+        segs: segs as u16,
+        mss: mss as u16,
+        retrans: 0,
+        flags: if fin { FIN } else { 0 },
+    });
+    tp.fin_sent |= fin;
+    tp.snd_nxt = seq + len + fin as u32;
+    if len > 0 {
+        // Data goes both ways: acknowledgements can ride on it (`tcp_event_data_sent`).
+        if now.since(tp.lrcvtime) < TCP_DELACK_NS {
+            tp.pingpong = true;
+        }
+        tp.lsndtime = now;
+    }
+    if tp.packets_out == 0 || tp.rtx_kind == timer::Rtx::Probe0 {
+        timer::rearm_rto(net, tp);
+    }
+    tp.packets_out += segs;
+    tcp_cwnd_validate(tp);
+    true
+}
+
+/// Notes how far the congestion window is used: only a used one may grow (RFC 7661; `tcp_cwnd_validate`).
+fn tcp_cwnd_validate(tp: &mut Tcb) {
+    let limited = tp.in_flight() >= tp.snd_cwnd;
+    if tp.snd_una.ge(tp.cwnd_usage_seq)
+        || limited
+        || tp.packets_out > tp.max_packets_out && !tp.cwnd_limited
+    {
+        tp.cwnd_limited = limited;
+        tp.max_packets_out = tp.packets_out;
+        tp.cwnd_usage_seq = tp.snd_nxt;
+    }
+}
+
+/// After a pause the window says nothing about the path any more (RFC 5681 §4.1).
+fn tcp_slow_start_after_idle_check(net: &Net, tp: &mut Tcb) {
+    let idle_us = net.now.since(tp.lsndtime) / 1000;
+    if net.knobs.tcp_slow_start_after_idle && idle_us > tp.rto_us as u64 {
+        tcp_cwnd_restart(tp, idle_us);
+    }
+}
+
+/// Payload of a full segment with the options that the next one carries (`tcp_current_mss`).
+pub(crate) fn tcp_current_mss(tp: &Tcb) -> u32 {
+    let blocks = tp.sack_blocks().len() as u32;
+    let sack = if blocks > 0 { 4 + 8 * blocks.min(if tp.ts_ok { 3 } else { 4 }) } else { 0 };
+    (tp.mss_cache as u32).saturating_sub(sack).max(8)
+}
+
+/// The largest payload of one packet: a whole number of segments (`tcp_tso_segs`).
+fn super_packet_max(net: &Net, tp: &Tcb, mss: u32) -> u32 {
+    if !net.knobs.gso {
+        return mss;
+    }
+    let iface = net.ifaces.get(tp.dev as usize).map_or(65536, |i| i.gso_max_size);
+    let room = iface.min(65535).saturating_sub(tp.tuple.ip_hlen() + 60);
+    (room / mss).clamp(1, u16::MAX as u32) * mss
+}
+
+/// The payload of a full segment as path and peer allow it (`tcp_sync_mss`).
+pub(crate) fn tcp_sync_mss(tp: &mut Tcb, pmtu: u32) {
+    tp.pmtu = pmtu;
+    let fit = pmtu.saturating_sub(tp.tuple.ip_hlen() + TCP_HLEN as u32);
+    let mut mss = fit.min(tp.mss_clamp as u32).max(TCP_MIN_SND_MSS as u32);
+    if tp.ts_ok {
+        mss -= 12;
+    }
+    // Not more than half the peer's largest window (`tcp_bound_to_half_wnd`).
+    let cutoff = if tp.max_window > 536 { tp.max_window >> 1 } else { tp.max_window };
+    if cutoff > 0 && mss > cutoff {
+        mss = cutoff.max(TCP_MIN_SND_MSS as u32 - 12);
+    }
+    tp.mss_cache = mss.min(u16::MAX as u32) as u16;
+}
+
+/// Builds a segment of the connection and hands it to IpOut (`__tcp_transmit_skb`). False if there
+/// is no packet memory.
+pub(crate) fn tcp_transmit_skb(
+    net: &mut Net,
+    tp: &mut Tcb,
+    seq: Seq,
+    len: u32,
+    flags: TcpFlags,
+    mss: u32,
+) -> bool {
+    let Some(mut pkt) = net.pool.alloc() else { return false };
+    if len > 0 {
+        let loaded = tp.sndq.load(&mut pkt, seq, len as usize);
+        assert_eq!(loaded, len as usize, "what is sent lies in the send queue");
+        let segs = len.div_ceil(mss);
+        if segs > 1 {
+            let kind = if tp.tuple.local.is_ipv4() { GsoKind::Tcp4 } else { GsoKind::Tcp6 };
+            pkt.gso = Some(Gso { kind, size: mss as u16, segs: segs as u16, ecn: false });
+        }
+        tp.bytes_sent += len as u64;
+    }
+    let opts = TcpOptions {
+        ts: tp.ts_ok.then(|| (tp.ts_now(net.now), tp.ts_recent)),
+        sack: tp.sack_blocks(),
+        ..TcpOptions::NONE
+    };
+    let window = tcp_select_window(net, tp);
+    let hlen = TCP_HLEN + opts.emit_len();
+    let hdr = TcpHdr {
+        src_port: tp.tuple.lport,
+        dst_port: tp.tuple.rport,
+        seq: seq.0,
+        ack: tp.rcv_nxt.0,
+        data_off_bytes: hlen,
+        flags,
+        window,
+        csum: 0,
+        urg: 0,
+    };
+    let out = pkt.push(hlen);
+    hdr.emit(out);
+    opts.emit(&mut out[TCP_HLEN..]);
+    pkt.tos = tp.tos;
+    tp.segs_out = tp.segs_out.wrapping_add(pkt.segs() as u32);
+    finish(net, pkt, &tp.tuple);
+    if flags.ack() {
+        tcp_event_ack_sent(tp);
+    }
+    true
+}
+
+/// Addresses, checksum, down.
+fn finish(net: &mut Net, mut pkt: crate::pkt::Pkt, tuple: &Tuple) {
+    pkt.src = tuple.local;
+    pkt.dst = tuple.remote;
+    pkt.sport = tuple.lport;
+    pkt.dport = tuple.rport;
+    pkt.ip_proto = IPPROTO_TCP;
+    pkt.ttl = 0;
+    pkt.df = !net.knobs.ip_no_pmtu_disc;
+    pkt.transport = pkt.data_offset();
+    pkt.csum_leave(16);
+    net.send(pkt);
+}
+
+fn tcp_event_ack_sent(tp: &mut Tcb) {
+    tp.quick = tp.quick.saturating_sub(1);
+    tp.ack_now = false;
+    tp.ack_scheduled = false;
+    tp.delack_at = crate::time::Instant::NEVER;
+    tp.dsack_sent();
+}
+
+/// The window field: what is free, never less than what was announced (`tcp_select_window`).
+fn tcp_select_window(net: &mut Net, tp: &mut Tcb) -> u16 {
+    let old = tp.rcv_wnd;
+    let now = tp.receive_window();
+    let mut new = tp.select_window();
+    if new < now {
+        // RFC 9293 §3.8.6: the right edge does not move left.
+        if new == 0 {
+            net.counts.inc(id::TcpExtTCPWantZeroWindowAdv);
+        }
+        new = (now.div_ceil(1 << tp.rcv_wscale)) << tp.rcv_wscale;
+    }
+    let most = (65535u32) << tp.rcv_wscale;
+    new = new.min(most);
+    tp.rcv_wnd = new;
+    tp.rcv_wup = tp.rcv_nxt;
+    if new == 0 && old > 0 {
+        net.counts.inc(id::TcpExtTCPToZeroWindowAdv);
+    } else if new > 0 && old == 0 {
+        net.counts.inc(id::TcpExtTCPFromZeroWindowAdv);
+    }
+    (new >> tp.rcv_wscale) as u16
+}
+
+/// Sends an acknowledgement without data (`tcp_send_ack`).
+pub(crate) fn tcp_send_ack(net: &mut Net, tp: &mut Tcb) {
+    if matches!(tp.state, State::Close | State::SynSent | State::Listen) {
+        tp.ack_now = false;
+        return;
+    }
+    // Never beyond the peer's window (`tcp_acceptable_seq`).
+    let seq = if tp.wnd_end().lt(tp.snd_nxt) && tp.state.synchronized() {
+        tp.wnd_end().max(tp.snd_una)
+    } else {
+        tp.snd_nxt
+    };
+    if tcp_transmit_skb(net, tp, seq, 0, TcpFlags::ACK, 1) {
+        net.counts.inc(id::TcpOutSegs);
+    } else {
+        // No packet memory: tried again soon.
+        tp.ack_now = false;
+        tp.ack_scheduled = true;
+        tp.delack_at = tp.delack_at.min2(net.now.plus(TCP_DELACK_NS));
+    }
+}
+
+/// A segment without data that makes the peer acknowledge (`tcp_xmit_probe_skb`).
+pub(crate) fn tcp_xmit_probe_skb(net: &mut Net, tp: &mut Tcb) {
+    // An old sequence number: RFC 9293 §3.10.7.4 has the peer answer what it can not accept.
+    if tcp_transmit_skb(net, tp, tp.snd_una - 1, 0, TcpFlags::ACK, 1) {
+        net.counts.inc(id::TcpOutSegs);
+    }
+}
+
+/// A segment outside of any connection's normal course: a SYN, a reset, an answer for TIME_WAIT.
+pub(crate) struct Bare {
+    pub seq: Seq,
+    pub ack: Seq,
+    pub flags: TcpFlags,
+    pub window: u16,
+    pub tos: u8,
+    pub opts: TcpOptions,
+}
+
+/// Sends a segment without data. False if there is no packet memory.
+pub(crate) fn send_bare(net: &mut Net, tuple: &Tuple, bare: &Bare) -> bool {
+    let Some(mut pkt) = net.pool.alloc() else { return false };
+    let hlen = TCP_HLEN + bare.opts.emit_len();
+    let out = pkt.push(hlen);
+    TcpHdr {
+        src_port: tuple.lport,
+        dst_port: tuple.rport,
+        seq: bare.seq.0,
+        ack: bare.ack.0,
+        data_off_bytes: hlen,
+        flags: bare.flags,
+        window: bare.window,
+        csum: 0,
+        urg: 0,
+    }
+    .emit(out);
+    bare.opts.emit(&mut out[TCP_HLEN..]);
+    pkt.tos = bare.tos;
+    net.counts.inc(id::TcpOutSegs);
+    finish(net, pkt, tuple);
+    true
+}
+
+/// Sends the SYN of a connection that is being opened, or, opened from both ends, the SYN-ACK
+/// (`tcp_connect`, `tcp_send_synack`).
+pub(crate) fn tcp_send_syn(net: &mut Net, tp: &mut Tcb) -> bool {
+    let both = tp.state == State::SynRecv;
+    let opts = TcpOptions {
+        mss: Some(tp.advmss),
+        wscale: (tp.rcv_wscale > 0 || net.knobs.tcp_window_scaling && !both)
+            .then_some(tp.rcv_wscale),
+        sack_permitted: tp.sack_ok,
+        ts: tp.ts_ok.then(|| (tp.ts_now(net.now), tp.ts_recent)),
+        ..TcpOptions::NONE
+    };
+    let flags = if both { TcpFlags::SYN | TcpFlags::ACK } else { TcpFlags::SYN };
+    let window = tp.rcv_wnd.min(65535) as u16;
+    let ack = if both { tp.rcv_nxt } else { Seq(0) };
+    let bare = Bare { seq: tp.iss, ack, flags, window, tos: tp.tos, opts };
+    tp.segs_out += 1;
+    send_bare(net, &tp.tuple, &bare)
+}
+
+/// The window that a new connection announces, and its scale (`tcp_select_initial_window`).
+pub(crate) fn tcp_select_initial_window(net: &Net, tp: &mut Tcb) {
+    let space = tp.rcvq.win_from_space(tp.rcvbuf);
+    tp.rcv_wnd = space.min(65535);
+    tp.rcv_ssthresh = tp.rcv_wnd;
+    tp.window_clamp = space;
+    tp.rcv_wscale = 0;
+    if net.knobs.tcp_window_scaling {
+        let most = net.knobs.tcp_rmem[2].max(tp.rcvbuf as u64).max(65536);
+        tp.rcv_wscale = (most.ilog2() - 15).min(TCP_MAX_WSCALE as u32) as u8;
+    }
+}
+
+/// Resets the connection: the peer is told (`tcp_send_active_reset`).
+pub(crate) fn tcp_send_active_reset(net: &mut Net, tp: &mut Tcb) {
+    net.counts.inc(id::TcpOutRsts);
+    let seq = if tp.wnd_end().lt(tp.snd_nxt) { tp.wnd_end().max(tp.snd_una) } else { tp.snd_nxt };
+    if tcp_transmit_skb(net, tp, seq, 0, TcpFlags::RST | TcpFlags::ACK, 1) {
+        net.counts.inc(id::TcpOutSegs);
+    }
+}
+
+/// Answers a segment that belongs to no connection by a reset (RFC 9293 §3.10.7.1; `tcp_v4_send_reset`).
+pub(crate) fn tcp_v4_send_reset(net: &mut Net, tuple: &Tuple, seg: &Segment) {
+    if seg.flags.rst() || !unicast(tuple.local) || !unicast(tuple.remote) {
+        return;
+    }
+    let bare = if seg.flags.ack() {
+        let flags = TcpFlags::RST;
+        Bare { seq: seg.ack, ack: Seq(0), flags, window: 0, tos: 0, opts: TcpOptions::NONE }
+    } else {
+        let flags = TcpFlags::RST | TcpFlags::ACK;
+        Bare { seq: Seq(0), ack: seg.end_seq, flags, window: 0, tos: 0, opts: TcpOptions::NONE }
+    };
+    net.counts.inc(id::TcpOutRsts);
+    send_bare(net, tuple, &bare);
+}
+
+/// Whether a TCP peer can have this address.
+pub(crate) fn unicast(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(a) => !a.is_multicast() && !a.is_broadcast() && !a.is_unspecified(),
+        IpAddr::V6(a) => !a.is_multicast() && !a.is_unspecified(),
+    }
+}
+
+/// What is known of the way to the peer.
+pub(crate) struct Way {
+    /// The device.
+    pub dev: u8,
+    /// The path's MTU in bytes.
+    pub mtu: u32,
+}
+
+/// The way from one end to the other.
+pub(crate) fn way_to(net: &Net, tuple: &Tuple) -> Option<Way> {
+    let route = net.route_out(tuple.remote)?;
+    Some(Way { dev: route.dev, mtu: route.mtu.clamp(68, 65535) })
+}
+
+/// MSS to be announced on a path of this MTU.
+pub(crate) fn advmss(tuple: &Tuple, mtu: u32) -> u16 {
+    mtu.saturating_sub(tuple.ip_hlen() + TCP_HLEN as u32).clamp(88, 65495) as u16
+}

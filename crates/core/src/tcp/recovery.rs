@@ -1,0 +1,514 @@
+//! Loss: finding it, sending again, and taking it back if there was none.
+//!
+//! before: [`super::ack`], [`super::timer`]   after: [`super::output`]
+//! Linux:  net/ipv4/tcp_input.c `tcp_fastretrans_alert`, `tcp_enter_loss`, `tcp_cwnd_reduction`;
+//!         tcp_recovery.c `tcp_rack_detect_loss`; tcp_output.c `tcp_xmit_retransmit_queue`, `tcp_send_loss_probe`
+//! RFCs:   8985 (RACK-TLP), 6937 (PRR), 6582 (NewReno), 6298 §5, 3522 and 4015 (Eifel), 2883, 3042
+
+use super::ack::Acked;
+use super::cc;
+use super::input::Segment;
+use super::output::{Pushed, send_new, tcp_current_mss, tcp_transmit_skb, way_is_full};
+use super::sndq::{FIN, LOST, RETRANS, SACKED};
+use super::timer::{
+    Rtx, orphan_retries, rearm_rto, rto_ns, set_rtx, tcp_syn_timer, tcp_write_err, user_timeout,
+};
+use super::{CaState, TCP_REORDERING, TCP_RTO_MAX_US, Tcb};
+use crate::seq::Seq;
+use crate::shard::Net;
+use crate::table::count::id;
+use crate::time::Instant;
+use crate::wire::tcp::TcpFlags;
+
+/// Looks at what an acknowledgement means for recovery (`tcp_fastretrans_alert`).
+pub(crate) fn tcp_fastretrans_alert(net: &mut Net, tp: &mut Tcb, seg: &Segment, a: &Acked) {
+    if tp.ca_state == CaState::Open && tp.sacked_out == 0 && tp.lost_out == 0 && !a.duplicate {
+        return;
+    }
+    if tp.ca_state >= CaState::Recovery && tp.snd_una.ge(tp.high_seq) {
+        tcp_end_recovery(net, tp, seg);
+    }
+    match tp.ca_state {
+        CaState::Recovery => {
+            if a.advanced {
+                // A part of what was sent again arrived: was it needed at all?
+                if packet_delayed(tp, seg) && tp.undo_marker.is_some() {
+                    tcp_undo_cwnd_reduction(net, tp);
+                    tp.ca_state = CaState::Disorder;
+                }
+            } else if !tp.sack_ok && a.duplicate {
+                tp.sacked_out = (tp.sacked_out + 1).min(tp.packets_out);
+            }
+            tcp_identify_packet_loss(net, tp, a);
+        }
+        CaState::Loss => {
+            tcp_process_loss(net, tp, seg, a);
+            tcp_identify_packet_loss(net, tp, a);
+        }
+        CaState::Open | CaState::Disorder => {
+            if !tp.sack_ok {
+                if a.advanced {
+                    tp.sacked_out = 0;
+                }
+                if a.duplicate {
+                    tp.sacked_out = (tp.sacked_out + 1).min(tp.packets_out);
+                }
+            }
+            tcp_identify_packet_loss(net, tp, a);
+            if tp.lost_out > 0 {
+                tcp_enter_recovery(net, tp);
+            } else {
+                tcp_try_keep_open(tp);
+            }
+        }
+    }
+}
+
+fn tcp_try_keep_open(tp: &mut Tcb) {
+    let clean = tp.sacked_out == 0 && tp.lost_out == 0 && tp.retrans_out == 0;
+    tp.ca_state = if clean { CaState::Open } else { CaState::Disorder };
+    if clean {
+        tp.undo_marker = None;
+        tp.retrans_stamp = 0;
+    }
+}
+
+/// Everything that was out when recovery began is acknowledged (`tcp_try_undo_recovery`,
+/// `tcp_end_cwnd_reduction`).
+fn tcp_end_recovery(net: &mut Net, tp: &mut Tcb, seg: &Segment) {
+    if tcp_may_undo(tp, seg) {
+        net.counts.inc(id::TcpExtTCPFullUndo);
+        tcp_undo_cwnd_reduction(net, tp);
+    } else if tp.ca_state == CaState::Recovery {
+        tp.snd_cwnd = tp.snd_ssthresh.max(2);
+        tp.snd_cwnd_cnt = 0;
+    }
+    tp.undo_marker = None;
+    tp.retrans_stamp = 0;
+    tp.frto = false;
+    if !tp.sack_ok {
+        tp.sacked_out = 0;
+    }
+    tcp_try_keep_open(tp);
+}
+
+/// After a timeout: an acknowledgement of what was not sent again shows that it was spurious
+/// (`tcp_process_loss`; RFC 3522, 4015).
+fn tcp_process_loss(net: &mut Net, tp: &mut Tcb, seg: &Segment, a: &Acked) {
+    if (a.advanced || a.dsack) && tcp_may_undo(tp, seg) {
+        tcp_undo_cwnd_reduction(net, tp);
+        tp.retransmits = 0;
+        tp.frto = false;
+        tp.retrans_stamp = 0;
+        tcp_try_keep_open(tp);
+    }
+}
+
+/// Whether the acknowledgement answers the first sending, not the second (Eifel).
+fn packet_delayed(tp: &Tcb, seg: &Segment) -> bool {
+    let Some((_, ecr)) = seg.opts.ts else { return false };
+    tp.ts_ok && tp.retrans_stamp != 0 && ecr != 0 && Seq(ecr).lt(Seq(tp.retrans_stamp))
+}
+
+fn tcp_may_undo(tp: &Tcb, seg: &Segment) -> bool {
+    tp.undo_marker.is_some() && (tp.undo_retrans == 0 || packet_delayed(tp, seg))
+}
+
+/// The reduction was a mistake (`tcp_undo_cwnd_reduction`).
+fn tcp_undo_cwnd_reduction(net: &Net, tp: &mut Tcb) {
+    for t in &mut tp.sndq.rtx {
+        t.flags &= !LOST;
+    }
+    tp.lost_out = 0;
+    tp.snd_cwnd = cc::undo_cwnd(tp, net.now);
+    tp.snd_ssthresh = tp.snd_ssthresh.max(tp.prior_ssthresh);
+    tp.undo_marker = None;
+    tp.reord_seen = true;
+}
+
+fn tcp_init_cwnd_reduction(net: &Net, tp: &mut Tcb) {
+    tp.prior_ssthresh = cc::current_ssthresh(tp);
+    tp.prior_cwnd = tp.snd_cwnd;
+    tp.prr_delivered = 0;
+    tp.prr_out = 0;
+    tp.snd_cwnd_cnt = 0;
+    tp.tlp_high_seq = None;
+    tp.snd_ssthresh = cc::ssthresh(tp, net.now);
+    tp.undo_marker = Some(tp.snd_una);
+    tp.undo_retrans = if tp.retrans_out > 0 { tp.retrans_out as i32 } else { -1 };
+}
+
+/// Fast recovery begins (`tcp_enter_recovery`).
+fn tcp_enter_recovery(net: &mut Net, tp: &mut Tcb) {
+    let sack = tp.sack_ok;
+    net.counts.inc(if sack { id::TcpExtTCPSackRecovery } else { id::TcpExtTCPRenoRecovery });
+    tcp_init_cwnd_reduction(net, tp);
+    tp.high_seq = tp.snd_nxt;
+    tp.ca_state = CaState::Recovery;
+}
+
+/// Moves the congestion window after an acknowledgement (`tcp_cong_control`).
+pub(crate) fn tcp_cong_control(net: &mut Net, tp: &mut Tcb, a: &Acked) {
+    let delivered = tp.delivered.wrapping_sub(a.prior_delivered);
+    if tp.ca_state == CaState::Recovery {
+        tcp_cwnd_reduction(tp, delivered, a);
+    } else if a.advanced || tp.reord_seen && delivered > 0 {
+        let left = cc::cong_avoid(tp, net.now, delivered, a.rtt_us.or(a.sack_rtt_us));
+        if left {
+            net.counts.inc(id::TcpExtTCPHystartDelayDetect);
+        }
+    }
+}
+
+/// Proportional rate reduction (RFC 6937; `tcp_cwnd_reduction`).
+fn tcp_cwnd_reduction(tp: &mut Tcb, delivered: u32, a: &Acked) {
+    if delivered == 0 && tp.sack_ok {
+        return;
+    }
+    let pipe = tp.in_flight();
+    tp.prr_delivered += delivered;
+    let sndcnt = if pipe > tp.snd_ssthresh {
+        let sum = tp.snd_ssthresh as u64 * tp.prr_delivered as u64;
+        let due = sum.div_ceil(tp.prior_cwnd.max(1) as u64) as u32;
+        due.saturating_sub(tp.prr_out)
+    } else {
+        let mut n = tp.prr_delivered.saturating_sub(tp.prr_out).max(delivered);
+        if a.advanced && tp.lost_out <= a.prior_lost {
+            n += 1;
+        }
+        n.min(tp.snd_ssthresh - pipe)
+    };
+    let first = u32::from(tp.prr_out == 0);
+    tp.snd_cwnd = pipe + sndcnt.max(first);
+}
+
+/// Marks what must be lost by now (`tcp_identify_packet_loss`).
+fn tcp_identify_packet_loss(net: &mut Net, tp: &mut Tcb, a: &Acked) {
+    if tp.sndq.rtx.is_empty() {
+        return;
+    }
+    if tp.sack_ok {
+        if tp.sacked_out > 0 || tp.ca_state >= CaState::Recovery {
+            tcp_rack_mark_lost(net, tp);
+        }
+    } else {
+        tcp_newreno_mark_lost(net, tp, a);
+    }
+}
+
+/// Without SACK: the first segment is lost after three duplicates, and after each partial
+/// acknowledgement in recovery (RFC 6582; `tcp_newreno_mark_lost`).
+fn tcp_newreno_mark_lost(net: &mut Net, tp: &mut Tcb, a: &Acked) {
+    let enter = tp.ca_state < CaState::Recovery && tp.sacked_out >= tp.reordering;
+    let partial = tp.ca_state == CaState::Recovery && a.advanced;
+    if !enter && !partial {
+        return;
+    }
+    if tp.sndq.rtx.front().is_some_and(|t| t.has(LOST)) && !partial {
+        return;
+    }
+    tp.sndq.split(0, 1);
+    tcp_mark_skb_lost(net, tp, 0);
+}
+
+fn tcp_mark_skb_lost(net: &Net, tp: &mut Tcb, i: usize) {
+    let Some(t) = tp.sndq.rtx.get_mut(i) else { return };
+    let segs = t.segs as u32;
+    if t.has(SACKED) {
+        return;
+    }
+    if t.has(RETRANS) {
+        t.flags &= !RETRANS;
+        tp.retrans_out = tp.retrans_out.saturating_sub(segs);
+        net.counts.inc_by(id::TcpExtTCPLostRetransmit, segs as u64);
+    }
+    if !t.has(LOST) {
+        t.flags |= LOST;
+        tp.lost_out += segs;
+    }
+}
+
+/// Marks what was sent long enough before something that was delivered (RFC 8985 §6.2 step 5;
+/// `tcp_rack_mark_lost`). What is not due yet is looked at again by a timer.
+fn tcp_rack_mark_lost(net: &mut Net, tp: &mut Tcb) {
+    if let Some(wait_us) = tcp_rack_detect_loss(net, tp) {
+        let at = net.now.plus((wait_us as u64 + 1) * 1000);
+        let rto_at = net.now.plus(rto_ns(tp));
+        if at < rto_at {
+            set_rtx(tp, Rtx::Reorder, at);
+        }
+    } else if tp.rtx_kind == Rtx::Reorder {
+        rearm_rto(net, tp);
+    }
+}
+
+/// The time that a segment may arrive late without being lost, in microseconds (RFC 8985 §6.2 step 4).
+fn tcp_rack_reo_wnd(tp: &Tcb) -> u32 {
+    if !tp.reord_seen && (tp.ca_state >= CaState::Recovery || tp.sacked_out >= tp.reordering) {
+        // Three duplicates and no reordering so far: as RFC 5681 has it.
+        return 0;
+    }
+    let quarter = if tp.min_rtt_us == u32::MAX { 0 } else { tp.min_rtt_us >> 2 };
+    quarter.min(tp.srtt_us8 >> 3)
+}
+
+fn tcp_rack_detect_loss(net: &Net, tp: &mut Tcb) -> Option<u32> {
+    let reo_wnd = tcp_rack_reo_wnd(tp);
+    let (rack_sent, rack_end) = (tp.rack_sent, tp.rack_end);
+    let due = tp.rack_rtt_us as u64 + reo_wnd as u64;
+    let mut wait = None;
+    for i in 0..tp.sndq.rtx.len() {
+        let Some(&t) = tp.sndq.rtx.get(i) else { break };
+        if t.has(SACKED) || t.has(LOST) && !t.has(RETRANS) {
+            continue;
+        }
+        let before = t.sent < rack_sent || t.sent == rack_sent && t.end().lt(rack_end);
+        if !before {
+            continue;
+        }
+        let elapsed = net.now.since(t.sent) / 1000;
+        if elapsed >= due {
+            tcp_mark_skb_lost(net, tp, i);
+        } else {
+            let left = (due - elapsed) as u32;
+            wait = Some(wait.map_or(left, |w: u32| w.max(left)));
+        }
+    }
+    wait
+}
+
+/// The reordering window is over (`tcp_rack_reo_timeout`).
+pub(crate) fn tcp_rack_reo_timeout(net: &mut Net, tp: &mut Tcb) {
+    let lost = tp.lost_out;
+    tcp_rack_mark_lost(net, tp);
+    if tp.lost_out > lost {
+        if tp.ca_state < CaState::Recovery {
+            tcp_enter_recovery(net, tp);
+            tp.snd_cwnd = tp.snd_cwnd.min(tp.in_flight() + 1).max(1);
+        }
+        tp.push = true;
+    }
+    if tp.rtx_kind == Rtx::None {
+        rearm_rto(net, tp);
+    }
+}
+
+/// Sends again what is marked lost, as far as the congestion window allows (`tcp_xmit_retransmit_queue`).
+pub(crate) fn tcp_xmit_retransmit_queue(net: &mut Net, tp: &mut Tcb) -> Pushed {
+    if tp.lost_out == 0 {
+        return Pushed::Done;
+    }
+    let mut i = 0;
+    while let Some(&t) = tp.sndq.rtx.get(i) {
+        if !t.has(LOST) || t.has(SACKED | RETRANS) {
+            i += 1;
+            continue;
+        }
+        let quota = tp.snd_cwnd.saturating_sub(tp.in_flight());
+        if quota == 0 {
+            break;
+        }
+        if way_is_full(net, tp.dev) {
+            return Pushed::Throttled;
+        }
+        if t.segs as u32 > quota {
+            tp.sndq.split(i, quota);
+        }
+        if !tcp_retransmit_skb(net, tp, i) {
+            break;
+        }
+        let fast = tp.ca_state == CaState::Recovery;
+        let segs = tp.sndq.rtx.get(i).map_or(1, |t| t.segs as u64);
+        net.counts.inc_by(
+            if fast { id::TcpExtTCPFastRetrans } else { id::TcpExtTCPSlowStartRetrans },
+            segs,
+        );
+        if i == 0 && tp.rtx_kind != Rtx::Reorder {
+            rearm_rto(net, tp);
+        }
+        i += 1;
+    }
+    Pushed::Done
+}
+
+/// Sends the segment at place `i` again (`tcp_retransmit_skb`). False if it can not be sent now.
+fn tcp_retransmit_skb(net: &mut Net, tp: &mut Tcb, i: usize) -> bool {
+    let mss = tcp_current_mss(tp);
+    fit_to_mss(tp, i, mss);
+    let Some(&t) = tp.sndq.rtx.get(i) else { return false };
+    let window = tp.wnd_end() - t.seq;
+    if t.seq != tp.snd_una && (window == 0 || window as i32 <= 0) {
+        return false;
+    }
+    let fin = t.has(FIN);
+    let mut flags = TcpFlags::ACK;
+    if fin {
+        flags |= TcpFlags::FIN;
+    }
+    let len = t.len - u32::from(fin);
+    if t.end() == tp.sndq.end && len > 0 {
+        flags |= TcpFlags::PSH;
+    }
+    if !tcp_transmit_skb(net, tp, t.seq, len, flags, (t.mss as u32).max(1)) {
+        net.counts.inc(id::TcpExtTCPRetransFail);
+        return false;
+    }
+    let (now, segs) = (net.now, t.segs as u32);
+    net.counts.inc_by(id::TcpRetransSegs, segs as u64);
+    tp.total_retrans = tp.total_retrans.wrapping_add(segs);
+    tp.bytes_retrans += len as u64;
+    if let Some(t) = tp.sndq.rtx.get_mut(i) {
+        t.sent = now;
+        t.retrans = t.retrans.saturating_add(1);
+        if !t.has(RETRANS) {
+            t.flags |= RETRANS;
+            tp.retrans_out += segs;
+        }
+    }
+    if tp.retrans_stamp == 0 {
+        tp.retrans_stamp = tp.ts_now(now).max(1);
+    }
+    tp.undo_retrans = tp.undo_retrans.max(0) + segs as i32;
+    tp.prr_out += segs;
+    true
+}
+
+/// The path's MTU may have shrunk since the segment was first sent: it stands for more wire
+/// segments now. And no packet is larger than one may be.
+fn fit_to_mss(tp: &mut Tcb, i: usize, mss: u32) {
+    let Some(t) = tp.sndq.rtx.get_mut(i) else { return };
+    let data = t.len - u32::from(t.has(FIN));
+    if t.mss as u32 > mss && data > mss {
+        let segs = data.div_ceil(mss);
+        let more = segs.saturating_sub(t.segs as u32);
+        t.mss = mss as u16;
+        t.segs = segs as u16;
+        tp.packets_out += more;
+        if t.has(LOST) {
+            tp.lost_out += more;
+        }
+        if t.has(RETRANS) {
+            tp.retrans_out += more;
+        }
+    }
+}
+
+/// Nothing was acknowledged for a whole RTO (RFC 6298 §5.4–5.7; `tcp_retransmit_timer`).
+pub(crate) fn tcp_retransmit_timer(net: &mut Net, tp: &mut Tcb) {
+    if !tp.state.synchronized() {
+        tcp_syn_timer(net, tp);
+        return;
+    }
+    if tp.sndq.rtx.is_empty() {
+        return;
+    }
+    if tp.stall_at == Instant::NEVER {
+        tp.stall_at = tp.sndq.rtx.front().map_or(net.now, |t| t.sent);
+    }
+    // A peer that closed its window but still answers is alive.
+    let alive = tp.snd_wnd == 0 && net.now.since(tp.rcv_tstamp) < TCP_RTO_MAX_US as u64 * 1000;
+    let most = if tp.orphan { orphan_retries(net, tp) } else { net.knobs.tcp_retries2 };
+    if !alive && (tp.retransmits as u64 >= most || user_timeout(net, tp)) {
+        tcp_write_err(net, tp);
+        return;
+    }
+    net.counts.inc(id::TcpExtTCPTimeouts);
+    tcp_enter_loss(net, tp);
+    tp.retransmits = tp.retransmits.saturating_add(1);
+    tp.sndq.split(0, 1);
+    if tcp_retransmit_skb(net, tp, 0) {
+        net.counts.inc(id::TcpExtTCPSlowStartRetrans);
+        tp.backoff = tp.backoff.saturating_add(1).min(15);
+    }
+    set_rtx(tp, Rtx::Retrans, net.now.plus(rto_ns(tp)));
+}
+
+/// All that is out counts as lost, and the window begins anew (`tcp_enter_loss`).
+fn tcp_enter_loss(net: &mut Net, tp: &mut Tcb) {
+    let first = tp.ca_state <= CaState::Disorder
+        || tp.high_seq.le(tp.snd_una)
+        || tp.ca_state == CaState::Loss && tp.retransmits == 0;
+    if first {
+        tcp_init_cwnd_reduction(net, tp);
+        tp.retrans_stamp = 0;
+        cc::reset(tp);
+    }
+    // The peer took back what it had reported (RFC 2018 §8).
+    let reneged = tp.sndq.rtx.front().is_some_and(|t| t.has(SACKED));
+    if reneged {
+        net.counts.inc(id::TcpExtTCPSACKReneging);
+    }
+    tp.lost_out = 0;
+    tp.retrans_out = 0;
+    for t in &mut tp.sndq.rtx {
+        if reneged {
+            t.flags &= !SACKED;
+        }
+        t.flags &= !RETRANS;
+        if !t.has(SACKED) {
+            t.flags |= LOST;
+            tp.lost_out += t.segs as u32;
+        }
+    }
+    if reneged || !tp.sack_ok {
+        tp.sacked_out = 0;
+    }
+    tp.snd_cwnd = tp.in_flight() + 1;
+    tp.snd_cwnd_cnt = 0;
+    tp.reordering = tp.reordering.min(TCP_REORDERING);
+    tp.tlp_high_seq = None;
+    tp.high_seq = tp.snd_nxt;
+    tp.ca_state = CaState::Loss;
+    tp.push = true;
+}
+
+/// Two round trips without an acknowledgement: a probe makes the peer tell whether the tail arrived
+/// (RFC 8985 §7.3; `tcp_send_loss_probe`).
+pub(crate) fn tcp_send_loss_probe(net: &mut Net, tp: &mut Tcb) {
+    if tp.sndq.rtx.is_empty() || tp.tlp_high_seq.is_some() {
+        rearm_rto(net, tp);
+        return;
+    }
+    let mss = tcp_current_mss(tp);
+    let window = tp.wnd_end() - tp.snd_nxt;
+    let unsent = tp.sndq.end - tp.snd_nxt;
+    let room = unsent > 0 && window as i32 > 0 && (window >= mss || window >= unsent);
+    let sent = if room && !tp.fin_sent {
+        tp.tlp_retrans = false;
+        send_new(net, tp, unsent.min(mss), false, mss)
+    } else {
+        tp.tlp_retrans = true;
+        retransmit_tail(net, tp)
+    };
+    if sent {
+        net.counts.inc(id::TcpExtTCPLossProbes);
+        tp.tlp_high_seq = Some(tp.snd_nxt);
+    }
+    rearm_rto(net, tp);
+}
+
+fn retransmit_tail(net: &mut Net, tp: &mut Tcb) -> bool {
+    let Some(last) = tp.sndq.rtx.len().checked_sub(1) else { return false };
+    let segs = tp.sndq.rtx.get(last).map_or(0, |t| t.segs as u32);
+    tp.sndq.split(last, segs.saturating_sub(1));
+    let last = tp.sndq.rtx.len() - 1;
+    tcp_retransmit_skb(net, tp, last)
+}
+
+/// What the answer to a loss probe means (RFC 8985 §7.4; `tcp_process_tlp_ack`).
+pub(crate) fn tcp_process_tlp_ack(net: &mut Net, tp: &mut Tcb, ack: Seq, a: &Acked) {
+    let Some(high) = tp.tlp_high_seq else { return };
+    if ack.lt(high) {
+        return;
+    }
+    if tp.tlp_retrans && !a.dsack && ack.gt(high) {
+        // The probe repaired a loss that nothing else told of: the window is reduced once.
+        tcp_init_cwnd_reduction(net, tp);
+        tp.snd_cwnd = tp.snd_ssthresh;
+        tp.undo_marker = None;
+        tp.tlp_high_seq = None;
+    } else if !tp.tlp_retrans || a.dsack || !a.advanced && !a.sacked {
+        // A plain duplicate: the tail and its probe both arrived.
+        tp.tlp_high_seq = None;
+    }
+}

@@ -1,0 +1,266 @@
+//! The timers of a connection. It has one node in the wheel, armed for the earliest of them and
+//! never moved back: a timer that fires too early is looked at and armed anew.
+//!
+//! | field | when | what happens |
+//! |---|---|---|
+//! | `rtx_at` as `Retrans` | RTO after the oldest unacknowledged segment | [`super::recovery::tcp_retransmit_timer`] |
+//! | `rtx_at` as `LossProbe` | two round trips after the last send | [`super::recovery::tcp_send_loss_probe`] |
+//! | `rtx_at` as `Reorder` | when RACK's reordering window ends | [`super::recovery::tcp_rack_reo_timeout`] |
+//! | `rtx_at` as `Probe0` | RTO, doubling, while the peer's window is closed | [`tcp_probe_timer`] |
+//! | `delack_at` | 40 ms after data | an acknowledgement |
+//! | `keep_at` | keepalive; end of FIN_WAIT_2 | [`tcp_keepalive_timer`] |
+//!
+//! Linux: net/ipv4/tcp_timer.c. RFCs: 6298, 9293 §3.8.4, §3.8.6.1, 8985 §7.
+
+use super::output::{tcp_send_ack, tcp_send_active_reset, tcp_send_syn, tcp_xmit_probe_skb};
+use super::recovery::{tcp_rack_reo_timeout, tcp_retransmit_timer, tcp_send_loss_probe};
+use super::{CaState, State, TCP_RTO_MAX_US, Tcb};
+use crate::shard::{Net, Shard};
+use crate::sock::error::TcpError;
+use crate::table::count::id;
+use crate::time::{Instant, SEC};
+
+/// What the retransmission timer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rtx {
+    /// It does not run.
+    None,
+    /// Retransmission (`ICSK_TIME_RETRANS`).
+    Retrans,
+    /// Zero-window probe (`ICSK_TIME_PROBE0`).
+    Probe0,
+    /// Tail loss probe (`ICSK_TIME_LOSS_PROBE`).
+    LossProbe,
+    /// RACK's reordering window (`ICSK_TIME_REO_TIMEOUT`).
+    Reorder,
+}
+
+impl Shard {
+    /// Serves timers that are due.
+    pub(crate) fn tcp_timers(&mut self) {
+        let now = self.net.now;
+        let mut fired = std::mem::take(&mut self.tcp.fired);
+        self.tcp.conn_timers.expire(now, &mut fired);
+        for index in fired.drain(..) {
+            let Some(tp) = self.tcp.conns.at_mut(index) else { continue };
+            tcp_conn_timer(&mut self.net, tp);
+            self.tcp_settle(index);
+        }
+        self.tcp.req_timers.expire(now, &mut fired);
+        for index in fired.drain(..) {
+            self.reqsk_timer(index);
+        }
+        self.tcp.tw_timers.expire(now, &mut fired);
+        for index in fired.drain(..) {
+            self.tw_timer(index);
+        }
+        self.tcp.fired = fired;
+    }
+}
+
+/// Looks at each timer of the connection; those that are due are served.
+fn tcp_conn_timer(net: &mut Net, tp: &mut Tcb) {
+    let now = net.now;
+    if tp.delack_at <= now {
+        tcp_delack_timer(net, tp);
+    }
+    if tp.rtx_at <= now {
+        let kind = std::mem::replace(&mut tp.rtx_kind, Rtx::None);
+        tp.rtx_at = Instant::NEVER;
+        match kind {
+            Rtx::None => {}
+            Rtx::Retrans => tcp_retransmit_timer(net, tp),
+            Rtx::Probe0 => tcp_probe_timer(net, tp),
+            Rtx::LossProbe => tcp_send_loss_probe(net, tp),
+            Rtx::Reorder => tcp_rack_reo_timeout(net, tp),
+        }
+    }
+    if tp.keep_at <= now {
+        tp.keep_at = Instant::NEVER;
+        tcp_keepalive_timer(net, tp);
+    }
+}
+
+fn tcp_delack_timer(net: &mut Net, tp: &mut Tcb) {
+    tp.delack_at = Instant::NEVER;
+    if !tp.ack_scheduled {
+        return;
+    }
+    if tp.pingpong {
+        // The application did not answer in time: the traffic is one-way after all.
+        tp.pingpong = false;
+    }
+    net.counts.inc(id::TcpExtDelayedACKs);
+    tcp_send_ack(net, tp);
+}
+
+/// The RTO with its backoff, in nanoseconds.
+pub(crate) fn rto_ns(tp: &Tcb) -> u64 {
+    ((tp.rto_us as u64) << tp.backoff.min(20)).min(TCP_RTO_MAX_US as u64) * 1000
+}
+
+/// Starts the retransmission timer anew, or stops it if nothing is under way (`tcp_rearm_rto`; RFC 6298 §5).
+pub(crate) fn rearm_rto(net: &Net, tp: &mut Tcb) {
+    if tp.sndq.rtx.is_empty() && tp.state.synchronized() {
+        tp.rtx_kind = Rtx::None;
+        tp.rtx_at = Instant::NEVER;
+    } else {
+        set_rtx(tp, Rtx::Retrans, net.now.plus(rto_ns(tp)));
+    }
+}
+
+pub(crate) fn set_rtx(tp: &mut Tcb, kind: Rtx, at: Instant) {
+    tp.rtx_kind = kind;
+    tp.rtx_at = at;
+}
+
+/// After sending: if the tail is lost nothing tells of it but a probe (RFC 8985 §7.2; `tcp_schedule_loss_probe`).
+pub(crate) fn schedule_loss_probe(net: &Net, tp: &mut Tcb) {
+    if tp.rtx_kind != Rtx::Retrans && tp.rtx_kind != Rtx::LossProbe
+        || !tp.sack_ok
+        || tp.ca_state >= CaState::Recovery
+        || tp.packets_out == 0
+        || tp.srtt_us8 == 0
+        || tp.tlp_high_seq.is_some()
+        || tp.retransmits > 0
+    {
+        return;
+    }
+    let mut us = (tp.srtt_us8 >> 2) as u64;
+    us += if tp.packets_out == 1 { 200_000 } else { 2_000 };
+    let rto_at = match tp.sndq.rtx.front() {
+        Some(first) => first.sent.plus(rto_ns(tp)).max(net.now),
+        None => return,
+    };
+    let at = net.now.plus(us * 1000);
+    if at < rto_at {
+        set_rtx(tp, Rtx::LossProbe, at);
+    } else {
+        set_rtx(tp, Rtx::Retrans, rto_at);
+    }
+}
+
+/// The peer's window is closed, or something else holds all data back while nothing is under way:
+/// nobody but this timer will notice a change that got lost (`tcp_check_probe_timer`).
+pub(crate) fn check_probe_timer(net: &Net, tp: &mut Tcb) {
+    if tp.rtx_kind == Rtx::None {
+        set_rtx(tp, Rtx::Probe0, net.now.plus(rto_ns(tp).max(200_000_000)));
+    }
+}
+
+/// Zero-window probe (RFC 9293 §3.8.6.1; `tcp_probe_timer`, `tcp_send_probe0`).
+fn tcp_probe_timer(net: &mut Net, tp: &mut Tcb) {
+    if tp.packets_out > 0 || !tp.unsent() {
+        tp.probes_out = 0;
+        return;
+    }
+    if tp.stall_at == Instant::NEVER || tp.probes_out == 0 {
+        tp.stall_at = net.now;
+    }
+    // As long as the peer answers, its window may stay closed for ever; `probes_out` is cleared by
+    // each acknowledgement.
+    let most = if tp.orphan { orphan_retries(net, tp) } else { net.knobs.tcp_retries2 };
+    if tp.probes_out as u64 >= most || user_timeout(net, tp) {
+        tcp_write_err(net, tp);
+        return;
+    }
+    net.counts.inc(id::TcpExtTCPWinProbe);
+    tp.probes_out = tp.probes_out.saturating_add(1);
+    let window = tp.wnd_end() - tp.snd_nxt;
+    if window > 0 && window as i32 > 0 && tp.snd_nxt.lt(tp.sndq.end) {
+        // There is room by now: data is the better probe.
+        tp.push = true;
+    } else {
+        tcp_xmit_probe_skb(net, tp);
+    }
+    tp.backoff = tp.backoff.saturating_add(1).min(15);
+    set_rtx(tp, Rtx::Probe0, net.now.plus(rto_ns(tp).max(200_000_000)));
+}
+
+/// Whether the user's own limit of patience is reached (TCP_USER_TIMEOUT; RFC 5482).
+pub(crate) fn user_timeout(net: &Net, tp: &Tcb) -> bool {
+    tp.user_timeout_ms > 0
+        && tp.stall_at != Instant::NEVER
+        && net.now.since(tp.stall_at) >= tp.user_timeout_ms as u64 * 1_000_000
+}
+
+/// Tries for a connection that nobody owns (`tcp_orphan_retries`).
+pub(crate) fn orphan_retries(net: &Net, tp: &Tcb) -> u64 {
+    match net.knobs.tcp_orphan_retries {
+        // A soft error says that the way is broken.
+        _ if tp.err_soft.is_some() => 0,
+        // RFC 1122 §4.2.3.5: at least 100 s, which 8 tries with doubling take.
+        0 => 8,
+        n => n,
+    }
+}
+
+/// The peer is given up (`tcp_write_err`).
+pub(crate) fn tcp_write_err(net: &mut Net, tp: &mut Tcb) {
+    net.counts.inc(id::TcpExtTCPAbortOnTimeout);
+    let err = tp.err_soft.unwrap_or(TcpError::TimedOut);
+    tp.done(net, Some(err));
+}
+
+/// Keepalive probes (RFC 9293 §3.8.4), and the end of FIN_WAIT_2 (`tcp_keepalive_timer`).
+fn tcp_keepalive_timer(net: &mut Net, tp: &mut Tcb) {
+    if tp.state == State::FinWait2 && tp.orphan {
+        // The peer does not close its side: it is told that nobody is here (`tcp_fin_timeout`).
+        tcp_send_active_reset(net, tp);
+        tp.done(net, None);
+        return;
+    }
+    let Some(keep) = tp.keepalive else { return };
+    if !tp.state.synchronized() {
+        return;
+    }
+    let (time, intvl) = (keep.time_s as u64 * SEC, keep.intvl_s as u64 * SEC);
+    if tp.packets_out > 0 || tp.unsent() {
+        // Data is under way: it is the probe.
+        tp.keep_at = net.now.plus(time);
+        return;
+    }
+    let elapsed = net.now.since(tp.rcv_tstamp.max(tp.lrcvtime));
+    if elapsed < time {
+        tp.keep_at = net.now.plus(time - elapsed);
+        return;
+    }
+    let patience = tp.user_timeout_ms as u64 * 1_000_000;
+    let give_up = match patience {
+        0 => tp.probes_out as u32 >= keep.probes,
+        _ => elapsed >= patience && tp.probes_out > 0,
+    };
+    if give_up {
+        tcp_send_active_reset(net, tp);
+        tcp_write_err(net, tp);
+        return;
+    }
+    net.counts.inc(id::TcpExtTCPKeepAlive);
+    tcp_xmit_probe_skb(net, tp);
+    tp.probes_out = tp.probes_out.saturating_add(1);
+    tp.keep_at = net.now.plus(intvl);
+}
+
+/// The handshake of a connection that we open got no answer (`tcp_retransmit_timer` in SYN_SENT).
+pub(crate) fn tcp_syn_timer(net: &mut Net, tp: &mut Tcb) {
+    let tries = if tp.state == State::SynSent {
+        net.knobs.tcp_syn_retries
+    } else {
+        net.knobs.tcp_synack_retries
+    };
+    if tp.stall_at == Instant::NEVER {
+        tp.stall_at = net.now;
+    }
+    if tp.retransmits as u64 >= tries || user_timeout(net, tp) {
+        tcp_write_err(net, tp);
+        return;
+    }
+    net.counts.inc(id::TcpExtTCPTimeouts);
+    net.counts.inc(id::TcpRetransSegs);
+    net.counts.inc(id::TcpExtTCPSynRetrans);
+    tp.retransmits = tp.retransmits.saturating_add(1);
+    tp.total_retrans += 1;
+    tcp_send_syn(net, tp);
+    tp.backoff = tp.backoff.saturating_add(1).min(15);
+    set_rtx(tp, Rtx::Retrans, net.now.plus(rto_ns(tp)));
+}
