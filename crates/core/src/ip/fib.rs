@@ -361,7 +361,9 @@ mod tests {
     #[test]
     fn the_longest_prefix_wins_and_deletion_uncovers_the_next() {
         let mut fib = Fib::default();
-        for (i, text) in ["0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "10.1.2.3/32"].iter().enumerate() {
+        for (i, text) in
+            ["0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "10.1.2.3/32"].iter().enumerate()
+        {
             fib.add(route(text, i as u8)).expect("added");
         }
         let dev = |fib: &Fib, a: &str| fib.lookup(a.parse().expect("addr")).map(|r| r.dev);

@@ -66,7 +66,8 @@ fn scope_ok(net: &mut Net, pkt: &Pkt) -> bool {
             !narrow(src) && !narrow(dst) && !dst.is_multicast() && !src.is_unspecified()
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
-            if src.is_unspecified() || src.is_loopback() || dst.is_loopback() || dst.is_multicast() {
+            if src.is_unspecified() || src.is_loopback() || dst.is_loopback() || dst.is_multicast()
+            {
                 return false;
             }
             if src.is_unicast_link_local() || dst.is_unicast_link_local() {

@@ -9,3 +9,8 @@ pub mod ndisc;
 pub mod output;
 pub mod reasm;
 pub mod route;
+
+#[cfg(test)]
+pub(crate) mod testkit;
+#[cfg(test)]
+mod tests;

@@ -131,13 +131,7 @@ fn ndisc_recv_ns(net: &mut Net, pkt: &Pkt, src: Ipv6Addr, target: Ipv6Addr, sour
 
 /// Whether we answer for an address that is not ours: never to a probe for duplicates, which would
 /// keep the asker from having any address, and never for the asker's own.
-fn nd_proxied(
-    net: &Net,
-    dev: u8,
-    src: Ipv6Addr,
-    target: Ipv6Addr,
-    source: Option<Mac>,
-) -> bool {
+fn nd_proxied(net: &Net, dev: u8, src: Ipv6Addr, target: Ipv6Addr, source: Option<Mac>) -> bool {
     let Some(iface) = net.ifaces.get(dev as usize) else { return false };
     if !iface.proxy_arp || src.is_unspecified() || src == target {
         return false;

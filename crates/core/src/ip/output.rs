@@ -214,7 +214,9 @@ impl Idents {
         if idle > 0 {
             *stamp = now;
             self.random = self.random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e);
-            *value = value.wrapping_add(((self.random >> 32) * idle as u64 >> 32) as u32);
+            // A random number of at most as many as milliseconds have passed.
+            let more = ((self.random >> 32) * idle as u64) >> 32;
+            *value = value.wrapping_add(more as u32);
         }
         let first = *value;
         *value = value.wrapping_add(pkt.segs() as u32);
@@ -225,7 +227,9 @@ impl Idents {
     fn flow_label(&self, pkt: &Pkt) -> u32 {
         let [s0, s1, d0, d1, proto] = Idents::pair(pkt);
         let ports = match (pkt.ip_proto, pkt.head()) {
-            (IPPROTO_TCP | IPPROTO_UDP, &[a, b, c, d, ..]) => u32::from_be_bytes([a, b, c, d]) as u64,
+            (IPPROTO_TCP | IPPROTO_UDP, &[a, b, c, d, ..]) => {
+                u32::from_be_bytes([a, b, c, d]) as u64
+            }
             _ => 0,
         };
         self.key.hash5([s0, s1, d0, d1, ports << 8 | proto]) & 0x000f_ffff

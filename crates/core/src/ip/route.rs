@@ -125,7 +125,9 @@ fn fib_validate_source(net: &Net, pkt: &Pkt) -> Result<(), Reason> {
         return Ok(());
     }
     match back {
-        Some(r) if r.kind == RouteKind::Unicast && (r.dev == pkt.dev || net.knobs.rp_filter == 2) => {
+        Some(r)
+            if r.kind == RouteKind::Unicast && (r.dev == pkt.dev || net.knobs.rp_filter == 2) =>
+        {
             Ok(())
         }
         _ => Err(Reason::IpRpFilter),
@@ -274,7 +276,12 @@ impl Net {
 
     /// The source address for a packet that leaves by `dev` (Linux: `inet_select_addr`,
     /// `ipv6_dev_get_saddr`; RFC 6724 §5 rules 1, 2, 5 and 8).
-    pub(crate) fn select_source(&self, dev: u8, dst: IpAddr, gateway: Option<IpAddr>) -> Option<IpAddr> {
+    pub(crate) fn select_source(
+        &self,
+        dev: u8,
+        dst: IpAddr,
+        gateway: Option<IpAddr>,
+    ) -> Option<IpAddr> {
         let own = self.ifaces.get(dev as usize)?;
         let found = match dst {
             IpAddr::V4(_) => source4(own, gateway.unwrap_or(dst)),

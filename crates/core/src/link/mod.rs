@@ -158,3 +158,6 @@ const SOLICITED_NODE: u128 = 0xff02_0000_0000_0000_0000_0001_ff00_0000;
 pub(crate) fn solicited_node(addr: Ipv6Addr) -> Ipv6Addr {
     Ipv6Addr::from(SOLICITED_NODE | (addr.to_bits() & 0x00ff_ffff))
 }
+
+#[cfg(test)]
+mod tests;

@@ -75,7 +75,8 @@ fn icmpv4_rcv(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
         ICMP_REDIRECT => noted(net, pkt, id::IcmpInRedirects),
         ICMP_ECHOREPLY => noted(net, pkt, id::IcmpInEchoReps),
         ICMP_TIMESTAMPREPLY => noted(net, pkt, id::IcmpInTimestampReps),
-        0..=18 => Verdict::Drop(pkt, Reason::IcmpIgnored),
+        // Types that were assigned once, and nobody answers any more (RFC 6918).
+        1..=2 | 6..=7 | 9..=10 | 15..=18 => Verdict::Drop(pkt, Reason::IcmpIgnored),
         _ => Verdict::Drop(pkt, Reason::IcmpInvalid),
     }
 }
@@ -129,7 +130,8 @@ pub(super) fn icmp_complete(pkt: &mut Pkt) {
 fn icmp_echo(cx: &mut Shard, mut pkt: Pkt, crowd: bool) -> Verdict {
     let net = &mut cx.net;
     let knobs = &net.knobs;
-    if knobs.icmp_echo_ignore_all || (crowd && pkt.src.is_ipv4() && knobs.icmp_echo_ignore_broadcasts)
+    if knobs.icmp_echo_ignore_all
+        || (crowd && pkt.src.is_ipv4() && knobs.icmp_echo_ignore_broadcasts)
     {
         return Verdict::Drop(pkt, Reason::IcmpIgnored);
     }

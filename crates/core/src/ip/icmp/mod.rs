@@ -10,8 +10,8 @@ pub mod output;
 pub mod ping;
 
 pub use input::icmp_rcv;
-pub(crate) use output::{icmp_send, icmp_send_from_tx};
 pub use output::{IcmpErr, icmp_error_quote, port_unreachable, proto_unreachable};
+pub(crate) use output::{icmp_send, icmp_send_from_tx};
 pub use output::{send_unreachable_quote, unreachable_err};
 pub use ping::{PingReply, PingRequest, PingSock, ping_queue_rcv_skb};
 

@@ -116,7 +116,7 @@ impl IcmpErr {
         }
     }
     /// Whether the destination host itself says so, and not somebody on the way.
-    fn from_destination(self) -> bool {
+    fn is_by_destination(self) -> bool {
         matches!(
             self,
             IcmpErr::ProtoUnreach
@@ -158,7 +158,7 @@ pub(crate) fn icmp_send(net: &mut Net, orig: &Pkt, err: IcmpErr) {
     }
     let any_ip = net.ifaces.get(orig.dev as usize).is_some_and(|i| i.any_ip);
     let ours = net.fib.is_local(about.dst);
-    let own = ours || (any_ip && err.from_destination() && !about.dst.is_multicast());
+    let own = ours || (any_ip && err.is_by_destination() && !about.dst.is_multicast());
     let from = own.then_some(about.dst);
     if !allowed(net, &about, err) || !within_limits(net, about.src, err, true) {
         return;
@@ -250,7 +250,8 @@ impl About {
             // be about just that.
             let Ok(ext) = ext else { break };
             if ext.kind == crate::wire::IPPROTO_FRAGMENT {
-                let frag = quote.get(ext.offset..).and_then(|b| crate::wire::FragHdr::parse(b).ok());
+                let frag =
+                    quote.get(ext.offset..).and_then(|b| crate::wire::FragHdr::parse(b).ok());
                 first_fragment = frag.is_some_and(|f| f.frag_off_bytes == 0);
             }
         }

@@ -1,0 +1,158 @@
+use crate::ip::testkit::*;
+use crate::udp::api::UdpBind;
+use crate::udp::output::SendTo;
+use crate::wire::*;
+
+fn send(kit: &mut Kit, how: SendTo, len: usize) {
+    let sock = kit.cx.udp_bind(Default::default()).expect("bound");
+    let data: Vec<u8> = (0..len).map(|i| i as u8).collect();
+    kit.cx.udp_send(sock, how, &[&data]).expect("sent");
+}
+
+/// The transport checksum of a packet that left, which may have been left to the device: here it
+/// has no such device, so that the test completes it as the stage before the ring would.
+fn udp_ok(packet: &[u8]) -> bool {
+    let (src, dst, at): (std::net::IpAddr, std::net::IpAddr, usize) = if packet[0] >> 4 == 4 {
+        let h = Ipv4Hdr::parse(packet).expect("a header");
+        (h.src.into(), h.dst.into(), 20)
+    } else {
+        let h = Ipv6Hdr::parse(packet).expect("a header");
+        (h.src.into(), h.dst.into(), 40)
+    };
+    let sum = crate::pkt::pseudo(src, dst, packet.len() - at, 17);
+    // Either whole, or the pseudo header's sum alone stands in the field.
+    let field = u16::from_be_bytes([packet[at + 6], packet[at + 7]]);
+    let whole =
+        linerate_arch::csum::csum_fold(linerate_arch::csum::csum_partial(&packet[at..], sum));
+    whole == 0 || field == !linerate_arch::csum::csum_fold(sum)
+}
+
+#[test]
+fn headers_are_right_and_the_source_is_chosen() {
+    let mut kit = Kit::tun();
+    let before = kit.read();
+    send(&mut kit, SendTo { tos: 0x28, ttl: 9, ..SendTo::to((ip(PEER), 9).into()) }, 100);
+    let sent = kit.tx();
+    assert_eq!(sent.len(), 1);
+    let h = Ipv4Hdr::parse(&sent[0]).expect("a header");
+    assert!(Ipv4Hdr::csum_ok(&sent[0]));
+    assert_eq!((h.src, h.dst, h.ttl, h.tos), (ip4(US), ip4(PEER), 9, 0x28));
+    assert_eq!(h.total_len as usize, sent[0].len());
+    assert!(udp_ok(&sent[0]), "the checksum knows of the source that was chosen");
+    let want = [
+        ("IpOutRequests", 1),
+        ("IpOutTransmits", 1),
+        ("UdpOutDatagrams", 1),
+        ("DevTxPackets", 1),
+        ("DevTxBytes", 128),
+    ];
+    kit.moved(&before, &want);
+    send(&mut kit, SendTo::to((ip(PEER6), 9).into()), 100);
+    let sent = kit.tx();
+    let h = Ipv6Hdr::parse(&sent[0]).expect("a header");
+    assert_eq!((h.src, h.dst, h.hop_limit), (ip6(US6), ip6(PEER6), 64));
+    assert_eq!(h.payload_len, 108);
+    assert!(udp_ok(&sent[0]));
+}
+
+#[test]
+fn knob_ip_default_ttl_and_hop_limit() {
+    let mut kit = Kit::tun();
+    kit.knob("net.ipv4.ip_default_ttl", "33");
+    kit.knob("net.ipv6.conf.all.hop_limit", "44");
+    send(&mut kit, SendTo::to((ip(PEER), 9).into()), 1);
+    send(&mut kit, SendTo::to((ip(PEER6), 9).into()), 1);
+    let sent = kit.tx();
+    assert_eq!((sent[0][8], sent[1][7]), (33, 44));
+}
+
+#[test]
+fn drop_ip_out_no_route() {
+    let mut kit = Kit::tun();
+    let before = kit.read();
+    send(&mut kit, SendTo::to((ip("192.0.2.1"), 9).into()), 1);
+    send(&mut kit, SendTo::to((ip("2001:db8::1"), 9).into()), 1);
+    assert!(kit.tx().is_empty());
+    let want = [
+        ("IpOutRequests", 1),
+        ("IpOutNoRoutes", 1),
+        ("UdpOutDatagrams", 1),
+        ("drop IpOutNoRoute", 1),
+        ("Ip6OutRequests", 1),
+        ("Ip6OutNoRoutes", 1),
+        ("Udp6OutDatagrams", 1),
+        ("drop Ip6OutNoRoute", 1),
+    ];
+    kit.moved(&before, &want);
+}
+
+#[test]
+fn packets_beyond_the_mtu_are_fragmented_and_the_pieces_fit() {
+    let mut kit = Kit::tun();
+    let before = kit.read();
+    send(&mut kit, SendTo::to((ip(PEER), 9).into()), 4000);
+    let sent = kit.tx();
+    assert_eq!(sent.iter().map(Vec::len).collect::<Vec<_>>(), [1500, 1500, 1068]);
+    let mut whole = Vec::new();
+    for (i, piece) in sent.iter().enumerate() {
+        assert!(Ipv4Hdr::csum_ok(piece));
+        let h = Ipv4Hdr::parse(piece).expect("a header");
+        assert_eq!((h.mf, h.frag_off_bytes as usize), (i < 2, whole.len()));
+        whole.extend_from_slice(&piece[20..]);
+    }
+    let sum = crate::pkt::pseudo(ip(US), ip(PEER), whole.len(), 17);
+    let csum = linerate_arch::csum::csum_partial(&whole, sum);
+    assert_eq!(linerate_arch::csum::csum_fold(csum), 0, "summed before it was split");
+    let now = kit.read();
+    assert_eq!(now["IpFragOKs"] - before["IpFragOKs"], 1);
+    assert_eq!(now["IpFragCreates"] - before["IpFragCreates"], 3);
+    send(&mut kit, SendTo::to((ip(PEER6), 9).into()), 4000);
+    let sent = kit.tx();
+    assert_eq!(sent.len(), 3);
+    assert!(sent.iter().all(|p| p.len() <= 1500 && p[6] == IPPROTO_FRAGMENT));
+    kit.conserved();
+}
+
+#[test]
+fn drop_frag_needed_tells_ourselves() {
+    let mut kit = Kit::tun();
+    let sock = kit.cx.udp_bind(UdpBind::default()).expect("bound");
+    let before = kit.read();
+    let how = SendTo { df: true, ..SendTo::to((ip(PEER), 9).into()) };
+    kit.cx.udp_send(sock, how, &[&[0; 1600]]).expect("sent");
+    assert!(kit.tx().is_empty());
+    let now = kit.read();
+    assert_eq!(now["drop FragNeeded"] - before["drop FragNeeded"], 1);
+    assert_eq!(now["IpFragFails"] - before["IpFragFails"], 1);
+    let (to, kind) = kit.cx.udp_take_error(sock).expect("the socket hears of it");
+    assert_eq!((to.ip(), kind), (ip(PEER), crate::tcp::icmp::ErrKind::FragNeeded(1500)));
+    assert_eq!(kit.cx.udp_take_error(sock), None);
+    kit.conserved();
+}
+
+#[test]
+fn drop_frag6_needed() {
+    let mut kit = Kit::tun();
+    let before = kit.read();
+    let how = SendTo { df: true, ..SendTo::to((ip(PEER6), 9).into()) };
+    send(&mut kit, how, 1600);
+    assert!(kit.tx().is_empty());
+    let now = kit.read();
+    assert_eq!(now["drop Frag6Needed"] - before["drop Frag6Needed"], 1);
+    assert_eq!(now["Ip6FragFails"] - before["Ip6FragFails"], 1);
+    kit.conserved();
+}
+
+#[test]
+fn identification_differs_between_packets_that_may_be_fragmented() {
+    let mut kit = Kit::tun();
+    let sock = kit.cx.udp_bind(Default::default()).expect("bound");
+    for df in [false, false, true] {
+        let how = SendTo { df, ..SendTo::to((ip(PEER), 9).into()) };
+        kit.cx.udp_send(sock, how, &[b"x"]).expect("sent");
+    }
+    let sent = kit.tx();
+    let ids: Vec<u16> = sent.iter().map(|p| Ipv4Hdr::parse(p).expect("a header").id).collect();
+    assert_eq!(ids[1], ids[0].wrapping_add(1));
+    assert_eq!(ids[2], 0, "a packet that can not be fragmented needs none");
+}
