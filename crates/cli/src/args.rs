@@ -72,6 +72,8 @@ pub enum Command {
 pub enum BenchCommand {
     /// Measure `linerate run` beside pasta, slirp4netns and a kernel relay
     Run(bench::BenchRunArgs),
+    /// Measure what each stage costs a packet, with nothing but memory below the stack
+    Path(bench::BenchPathArgs),
 }
 
 /// Move real traffic of a kernel TCP client through the path and print the path report.

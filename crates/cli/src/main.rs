@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         Command::Completions(args) => pages::completions(&args),
         Command::Man(args) => pages::man(&args),
         Command::Bench(BenchCommand::Run(args)) => bench::run::main(args),
+        Command::Bench(BenchCommand::Path(args)) => bench::path::main(&args),
         Command::Traffic(args) => bench::traffic::main(args),
     }
 }

@@ -104,8 +104,7 @@ fn replay(args: &ReplayArgs) -> Result<Done, PcapError> {
     let mut reader = Reader::open(&args.file)?;
     let mut replay = Replay::new(args);
     let mut traced = None;
-    loop {
-        let Some(frame) = reader.next_frame()? else { break };
+    while let Some(frame) = reader.next_frame()? {
         let offset = frame.offset;
         let number = replay.packets + 1;
         let trace = args.trace == Some(number);

@@ -9,12 +9,14 @@
 //! | [`host_end`], [`program_end`], [`relay`] | the server, the client and the kernel relay |
 //! | [`stats`] | median, spread, percentile |
 //! | [`table`] | what is printed |
+//! | [`path`] | `linerate bench path`: nanoseconds a packet and stage, in memory |
 //!
 //! Nothing here touches the host's network: the first thing done is to enter a new network, PID and
 //! mount namespace, and all that is started lives and dies with that PID namespace.
 
 pub mod host_end;
 pub mod inside;
+pub mod path;
 pub mod peers;
 pub mod program_end;
 pub mod relay;
@@ -23,5 +25,6 @@ pub mod stats;
 pub mod table;
 pub mod traffic;
 
+pub use path::BenchPathArgs;
 pub use run::BenchRunArgs;
 pub use traffic::TrafficArgs;

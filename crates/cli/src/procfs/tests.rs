@@ -237,7 +237,7 @@ fn lines_of_values_have_as_many_words_as_lines_of_names() {
     let s = snapshot();
     for text in [super::snmp(&s), super::netstat(&s)] {
         let lines: Vec<Vec<&str>> = text.lines().map(|l| l.split(' ').collect()).collect();
-        assert!(lines.len() % 2 == 0 && lines.len() >= 6);
+        assert!(lines.len().is_multiple_of(2) && lines.len() >= 6);
         for pair in lines.chunks(2) {
             assert_eq!(pair[0].len(), pair[1].len(), "{}", pair[0][0]);
             assert_eq!(pair[0][0], pair[1][0]);
