@@ -174,7 +174,7 @@ impl Lab {
         Ok(())
     }
 
-    /// Opens `n` connections at once to an application that listens with a backlog of `n` and
+    /// Opens `n` connections, one after the other, to an application that listens with a backlog of `n` and
     /// accepts nothing until all have knocked; returns how many it could then accept.
     pub fn connect(&mut self, n: u32) -> io::Result<Read> {
         let listen = Listen { port: PORT, backlog: n, ..Listen::default() };
@@ -184,8 +184,9 @@ impl Lab {
             let remote = SocketAddr::new(host_addr(0), PORT);
             let connect = Connect { local: None, remote, user: 0 };
             clients.push(self.peer.shard.tcp_connect(connect).map_err(io::Error::other)?);
+            // One after the other: a burst of SYNs would fill the queue of half-open connections.
+            self.settle_both()?;
         }
-        self.settle_both()?;
         let mut accepted = Vec::new();
         while let Some(id) = self.host.shard.tcp_accept(listener) {
             accepted.push(id);

@@ -44,7 +44,7 @@ pub enum Load {
         /// The application reads only when the burst is over.
         slow: bool,
     },
-    /// So many connections at once, to an application that is slow to accept.
+    /// So many connections, one after the other, to an application that is slow to accept.
     Connect(u32),
 }
 
@@ -139,8 +139,8 @@ pub const SCENES: [Scene; 5] = [
             Its length is the backlog that the application gave to listen(), but never more than \
             somaxconn. When it is full the kernel answers no more: SYNs are dropped, the client \
             repeats them after a second, and the user sees a slow service with an idle CPU.",
-        load_text: "32 clients connect at once; the application listens with a backlog of 32 and is \
-            slow to accept.",
+        load_text: "32 clients connect one after the other; the application listens with a backlog \
+            of 32 and is slow to accept.",
         load: Load::Connect(32),
         knob: "net.core.somaxconn",
         values: ["4", "4096"],
