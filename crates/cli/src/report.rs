@@ -61,10 +61,12 @@ fn title(out: &mut String, s: &Snapshot, style: Style) {
     if s.uptime_ns > 0 {
         let _ = write!(out, " · {} s", decimal(s.uptime_ns as f64 / 1e9));
     }
-    for d in s.devices.iter().filter(|d| d.rx_packets + d.tx_packets > 0) {
+    let used: Vec<_> = s.devices.iter().filter(|d| d.rx_packets + d.tx_packets > 0).collect();
+    for d in &used {
         let _ = write!(
             out,
-            " · {} (mtu {}): rx {} packets, {}; tx {} packets, {}",
+            "{}{} (mtu {}): rx {} packets, {}; tx {} packets, {}",
+            if used.len() == 1 { " · " } else { "\n  " },
             d.name,
             d.mtu,
             grouped(d.rx_packets),
@@ -270,8 +272,10 @@ fn decimal(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use linerate_core::link::{Iface, L2};
     use linerate_core::shard::Shard;
     use linerate_core::table::{Reason, Stage};
+    use linerate_core::wire::Mac;
     use linerate_gateway::control::Meta;
 
     fn report(shard: &Shard) -> String {
@@ -311,7 +315,13 @@ mod tests {
 
     #[test]
     fn lines_fit_a_hundred_columns() {
-        let shard = Shard::new(1);
+        let mut shard = Shard::new(1);
+        for name in ["tun0", "ethernet0"] {
+            let mut iface = Iface::new(name, L2::Ip, Mac([0; 6]), 65520);
+            (iface.rx_packets, iface.rx_bytes) = (123_456_789, 1 << 40);
+            (iface.tx_packets, iface.tx_bytes) = (123_456_789, 1 << 40);
+            shard.add_iface(iface);
+        }
         for stage in Stage::ALL {
             shard.net.counts.flow(*stage).batch(999_999_999, 999_999_999, 0);
             shard.net.counts.flow(*stage).timed(1_000_000, 1000);

@@ -77,7 +77,9 @@ impl ControlServer {
     /// # Errors
     /// [`BindError`].
     pub fn bind(name: &str) -> Result<ControlServer, BindError> {
-        ControlServer::bind_in(&directory(true)?, name)
+        let dir = directory(true)?;
+        sweep(&dir);
+        ControlServer::bind_in(&dir, name)
     }
 
     /// The same in a directory that the caller has chosen, and made private.
@@ -272,6 +274,19 @@ fn give_name(early: &Path, path: &Path) -> io::Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// Removes what instances left behind that were killed. A failure shows when it matters.
+pub(super) fn sweep(dir: &Path) {
+    let _names = super::client::instances_in(dir);
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let file = entry.file_name();
+        let pid = file.to_str().and_then(|f| f.strip_prefix('.')?.strip_suffix(".early"));
+        // Not by whether it listens: one that is being made does not yet.
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _gone = remove(&entry.path());
+        }
+    }
 }
 
 /// Removes a socket that nobody listens on; true if it is gone.

@@ -682,6 +682,23 @@ mod tests {
     }
 
     #[test]
+    fn sockets_are_counted_even_if_they_are_not_listed() {
+        use linerate_core::tcp::Listen;
+        let mut shard = Shard::new(1);
+        let addr = Some("10.0.2.2".parse().expect("an address"));
+        let listen = Listen { addr, port: 80, backlog: 5, ..Listen::default() };
+        shard.tcp_listen(listen).expect("the port is free");
+        let all = Snapshot::take(&shard, meta());
+        assert_eq!((all.totals.tcp, all.tcp.len()), (1, 1));
+        let row = &all.tcp[0];
+        assert_eq!((row.state.as_str(), row.remote, row.info.is_none()), ("LISTEN", None, true));
+        assert_eq!(row.local.to_string(), "10.0.2.2:80");
+        assert_eq!((row.rx_queue, row.tx_queue), (0, 5));
+        let none = Snapshot::take(&shard, Meta::default());
+        assert_eq!((none.totals.tcp, none.tcp.len()), (1, 0));
+    }
+
+    #[test]
     fn a_lost_packet_shows() {
         let shard = Shard::new(1);
         shard.net.counts.flow(Stage::Ip).enter(2);

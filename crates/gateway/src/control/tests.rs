@@ -174,6 +174,24 @@ fn a_name_belongs_to_one_and_a_dead_one_makes_room() {
 }
 
 #[test]
+fn what_killed_instances_left_is_swept_and_nothing_else() {
+    let dir = Dir::new();
+    let alive = ControlServer::bind_in(&dir.0, "alive").expect("a free name");
+    // Process numbers end at 4194304 on Linux: nobody has this one.
+    let own = format!(".{}.early", std::process::id());
+    for left in ["dead.sock", ".4194305.early", own.as_str()] {
+        drop(UnixListener::bind(dir.0.join(left)).expect("a socket"));
+    }
+    super::server::sweep(&dir.0);
+    let entries = std::fs::read_dir(&dir.0).expect("it is read").flatten();
+    let mut left: Vec<String> =
+        entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    left.sort();
+    assert_eq!(left, [own, "alive.sock".to_owned()]);
+    drop(alive);
+}
+
+#[test]
 fn the_directory_must_be_private() {
     let dir = Dir::new();
     let made = dir.0.join("made");
