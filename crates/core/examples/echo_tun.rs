@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use linerate_core::shard::Shard;
 use linerate_core::sock::{Ready, SockKind, SocketId};
-use linerate_core::tcp::{Listen, TcpError};
+use linerate_core::sock::error::TcpError;
+use linerate_core::tcp::Listen;
 use linerate_core::udp::api::UdpBind;
 use linerate_core::udp::output::SendTo;
 use linerate_dev::drive::{App, Drive};

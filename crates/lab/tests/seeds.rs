@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use linerate_core::link::L2;
 use linerate_core::rand::Rng;
 use linerate_core::sock::{Ready, SocketId};
-use linerate_core::tcp::{Connect, Listen, TcpError};
+use linerate_core::sock::error::TcpError;
+use linerate_core::tcp::{Connect, Listen};
 use linerate_core::time::{Instant, MS, SEC};
 use linerate_sim::{Link, NodeId, World};
 
