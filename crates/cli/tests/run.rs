@@ -14,6 +14,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
+use std::time::Duration;
 
 /// Uid and gid of the ordinary user.
 const NOBODY: &str = "65534";
@@ -191,9 +192,7 @@ fn the_network_inside_is_ours() {
 #[test]
 fn what_linerate_can_not_do_is_one_sentence_and_status_125() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let taken = taken.local_addr().expect("an address").port();
-    let forward = format!("{taken}:80");
-    let _keep = TcpListener::bind(("127.0.0.1", taken)).expect("the same port");
+    let forward = format!("{}:80", taken.local_addr().expect("an address").port());
     for user in able("what_linerate_can_not_do_is_one_sentence_and_status_125") {
         let cases: [&[&str]; 3] = [
             &["run", "--pcap", "/no/such/directory/x.pcapng", "--", "true"],
@@ -229,6 +228,56 @@ fn a_signal_is_the_programs() {
         let pid = child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
         assert_eq!(child.wait().expect("it ends").code(), Some(9));
+    }
+}
+
+/// Whether a process is there and no zombie.
+fn lives(pid: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+/// Processes whose command line has this word.
+fn with_word(word: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+        let pid = entry.file_name().to_string_lossy().into_owned();
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if line.split(|b| *b == 0).any(|w| w == word.as_bytes()) && lives(&pid) {
+            found.push(pid);
+        }
+    }
+    found
+}
+
+#[test]
+fn killed_it_leaves_nothing_and_the_recording_reads() {
+    for (i, user) in able("killed_it_leaves_nothing").into_iter().enumerate() {
+        // A word by which what the program starts is found again.
+        let word = format!("31{}{i}", std::process::id());
+        let (file, name) = (user.file("killed.pcapng"), format!("killed-{word}"));
+        let script = format!("sleep {word} & setsid sleep {word} & echo up; sleep {word}");
+        let args = ["run", "--name", &name, "--pcap", &file, "--", "sh", "-c", &script];
+        let mut child = user
+            .command(&args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("linerate starts");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("a pipe");
+        BufReader::new(stdout).read_line(&mut line).expect("a line");
+        assert_eq!(line, "up\n");
+        child.kill().expect("it is ours");
+        child.wait().expect("it ends");
+        // The kernel takes its time to tear a namespace down: a hang is what would fail here.
+        while !with_word(&word).is_empty() {
+            thread::sleep(Duration::from_millis(10));
+        }
+        let mut reader = Reader::open(file.as_ref()).expect("a capture");
+        while reader.next_frame().expect("whole blocks").is_some() {}
+        let again = user.output(&["run", "--name", &name, "--", "true"]);
+        assert_eq!(again.status.code(), Some(0), "the name is free: {}", text(&again.stderr));
     }
 }
 

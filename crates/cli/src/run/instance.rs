@@ -1,6 +1,7 @@
 //! One running instance: a program in its namespace, the stack it talks to, the gateway to the
 //! host, the control socket, the recording. `run` and `demo` are made of it.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -110,12 +111,13 @@ impl Instance {
             .map_err(|e| StartError::Other(e.to_string()))?;
         let recorder = match recorder {
             None => None,
-            Some(recorder) => {
+            Some(mut recorder) => {
                 let ethernet = drive.devices().any(|d| d.caps().mac.is_some());
-                let tap = recorder.tap(&setup.plan.device, ethernet);
-                let (recorder, tap) = tap.map_err(other("cannot record"))?;
-                drive.tap = Some(tap);
-                Some(Rc::clone(&recorder))
+                let described = recorder.describe(&setup.plan.device, ethernet);
+                described.map_err(other("cannot record"))?;
+                let recorder = Rc::new(RefCell::new(recorder));
+                drive.tap = Some(Recorder::tap(&recorder));
+                Some(recorder)
             }
         };
         let watch = |fd, token| drive.poller.add(fd, token, Interest::READ);

@@ -67,22 +67,19 @@ impl Recorder {
         })
     }
 
-    /// Describes the device, and gives what the loop is to feed.
+    /// Describes the device that is recorded.
     ///
     /// # Errors
     /// Those of writing.
-    pub fn tap(
-        self,
-        device: &str,
-        ethernet: bool,
-    ) -> io::Result<(Rc<RefCell<Recorder>>, Box<dyn Tap>)> {
-        let mut recorder = self;
+    pub fn describe(&mut self, device: &str, ethernet: bool) -> io::Result<()> {
         let link = if ethernet { LinkType::ETHERNET } else { LinkType::RAW };
-        recorder.writer.add_interface(device, link, 0)?;
-        recorder.writer.flush()?;
-        let recorder = Rc::new(RefCell::new(recorder));
-        let feed = Box::new(Feed(Rc::clone(&recorder)));
-        Ok((recorder, feed))
+        self.writer.add_interface(device, link, 0)?;
+        self.writer.flush()
+    }
+
+    /// What the loop is to feed; the recording itself stays with the caller.
+    pub fn tap(recorder: &Rc<RefCell<Recorder>>) -> Box<dyn Tap> {
+        Box::new(Feed(Rc::clone(recorder)))
     }
 
     fn record(&mut self, pkt: &Pkt, outbound: bool, now: Instant) {
@@ -155,8 +152,10 @@ mod tests {
     #[test]
     fn what_was_recorded_reads_back_with_both_directions() {
         let path = std::env::temp_dir().join(format!("linerate-rec-{}.pcapng", std::process::id()));
-        let recorder = Recorder::create(&path).expect("a file");
-        let (recorder, mut tap) = recorder.tap("lr0", false).expect("written");
+        let mut recorder = Recorder::create(&path).expect("a file");
+        recorder.describe("lr0", false).expect("written");
+        let recorder = Rc::new(RefCell::new(recorder));
+        let mut tap = Recorder::tap(&recorder);
         let mut pool = Pool::new(8, 8);
         for i in 0..4u8 {
             let mut pkt = pool.alloc().expect("a packet");
@@ -184,14 +183,18 @@ mod tests {
     #[test]
     fn a_full_disk_ends_the_recording_only() {
         let Ok(recorder) = Recorder::create(Path::new("/dev/full")) else { return };
-        // Refused at once or later: what lies behind must not fail.
-        if let Ok((recorder, mut tap)) = recorder.tap("lr0", false) {
-            let mut pool = Pool::new(8, 8);
+        let recorder = Rc::new(RefCell::new(recorder));
+        let mut tap = Recorder::tap(&recorder);
+        recorder.borrow_mut().writer.add_interface("lr0", LinkType::RAW, 0).expect("buffered");
+        let mut pool = Pool::new(8, 8);
+        for _ in 0..2 {
             let mut pkt = pool.alloc().expect("a packet");
             pkt.put(40).fill(0);
             tap.packet(0, &pkt, true, Instant::ZERO);
             pool.free(pkt);
-            assert_eq!(recorder.borrow_mut().finish(), 1);
+            recorder.borrow_mut().flush();
         }
+        assert!(recorder.borrow_mut().finish() >= 1);
+        assert!(recorder.borrow().failed.is_some());
     }
 }

@@ -34,6 +34,9 @@ pub struct Lab {
     sender: SocketId,
     wires: usize,
     next: u64,
+    /// Connections of the peer, and sockets of the host, that [`Lab::hang_up`] ends.
+    clients: Vec<SocketId>,
+    served: Vec<SocketId>,
 }
 
 /// What the application received.
@@ -131,7 +134,8 @@ impl Lab {
             .map_err(io::Error::other)?;
         let sender = peer.shard.udp_bind(UdpBind { port: PORT, ..UdpBind::default() });
         let sender = sender.map_err(io::Error::other)?;
-        Ok(Lab { host, peer, sender, wires, next: 1 })
+        let (clients, served) = (Vec::new(), Vec::new());
+        Ok(Lab { host, peer, sender, wires, next: 1, clients, served })
     }
 
     /// Sets a knob of the host, as `linerate set` does.
@@ -179,25 +183,27 @@ impl Lab {
     pub fn connect(&mut self, n: u32) -> io::Result<Read> {
         let listen = Listen { port: PORT, backlog: n, ..Listen::default() };
         let listener = self.host.shard.tcp_listen(listen).map_err(io::Error::other)?;
-        let mut clients = Vec::new();
         for _ in 0..n {
             let remote = SocketAddr::new(host_addr(0), PORT);
             let connect = Connect { local: None, remote, user: 0 };
-            clients.push(self.peer.shard.tcp_connect(connect).map_err(io::Error::other)?);
+            self.clients.push(self.peer.shard.tcp_connect(connect).map_err(io::Error::other)?);
             // One after the other: a burst of SYNs would fill the queue of half-open connections.
             self.settle_both()?;
         }
-        let mut accepted = Vec::new();
         while let Some(id) = self.host.shard.tcp_accept(listener) {
-            accepted.push(id);
+            self.served.push(id);
         }
-        let read = Read { items: accepted.len() as u64, damaged: 0 };
-        clients.into_iter().for_each(|id| self.peer.shard.tcp_abort(id));
-        self.settle_both()?;
-        accepted.into_iter().for_each(|id| self.host.shard.tcp_close(id));
-        self.host.shard.tcp_close(listener);
-        self.settle_both()?;
+        let read = Read { items: self.served.len() as u64, damaged: 0 };
+        self.served.push(listener);
         Ok(read)
+    }
+
+    /// Ends what [`Lab::connect`] opened; the resets that this takes are no part of a load.
+    pub fn hang_up(&mut self) -> io::Result<()> {
+        self.clients.drain(..).for_each(|id| self.peer.shard.tcp_abort(id));
+        self.settle_both()?;
+        self.served.drain(..).for_each(|id| self.host.shard.tcp_close(id));
+        self.settle_both()
     }
 
     fn settle_both(&mut self) -> io::Result<()> {
