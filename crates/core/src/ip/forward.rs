@@ -29,7 +29,7 @@ pub fn ip_forward(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
         return Verdict::Drop(pkt, reason);
     }
     // The route may have gone since the Route stage found it.
-    let Some(route) = net.route_out(pkt.dst).filter(|r| !r.local && !r.broadcast) else {
+    let Some(route) = net.route_out_nosrc(pkt.dst).filter(|r| !r.local && !r.broadcast) else {
         return Verdict::Drop(pkt, Reason::ForwardScope);
     };
     let came_by = pkt.dev;

@@ -24,12 +24,12 @@ pub fn ip_queue_xmit(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
     let net = &mut cx.net;
     let v4 = pkt.dst.is_ipv4();
     net.counts.inc(if v4 { id::IpOutRequests } else { id::Ip6OutRequests });
-    let Some(route) = net.route_out(pkt.dst) else {
+    let sourced = !pkt.src.is_unspecified();
+    let route = if sourced { net.route_out_nosrc(pkt.dst) } else { net.route_out(pkt.dst) };
+    let Some(route) = route else {
         return Verdict::Drop(pkt, if v4 { Reason::IpOutNoRoute } else { Reason::Ip6OutNoRoute });
     };
-    if pkt.src.is_unspecified()
-        && let Some(src) = route.src
-    {
+    if !sourced && let Some(src) = route.src {
         set_source(&mut pkt, src);
     }
     if !push_header(net, &mut pkt, &route) {

@@ -40,7 +40,7 @@ fn ip_route_input_v4(net: &mut Net, pkt: Pkt, src: Ipv4Addr, dst: Ipv4Addr) -> V
     }
     if dst.is_multicast() {
         let wanted = iface.is_none_or(|i| i.joined(pkt.dst));
-        return multicast_rcv(pkt, wanted, Reason::IpNotForUs);
+        return multicast_rcv(net, pkt, wanted, Reason::IpNotForUs);
     }
     if dst.is_broadcast() || (dst.is_unspecified() && src.is_unspecified()) {
         net.counts.inc(id::IpInBcastPkts);
@@ -74,7 +74,7 @@ fn ip_route_input_v6(net: &mut Net, pkt: Pkt, src: Ipv6Addr, dst: Ipv6Addr) -> V
     if dst.is_multicast() {
         let router = any_ip || net.knobs.ip6_forward;
         let wanted = iface.is_none_or(|i| i.joined(pkt.dst) || (router && i.router_group(dst)));
-        return multicast_rcv(pkt, wanted, Reason::Ip6NotForUs);
+        return multicast_rcv(net, pkt, wanted, Reason::Ip6NotForUs);
     }
     if dst.is_unspecified() {
         return Verdict::Drop(pkt, Reason::Ip6NotForUs);
@@ -144,14 +144,8 @@ fn local(net: &mut Net, pkt: Pkt) -> Verdict {
 }
 
 #[cold]
-fn multicast_rcv(pkt: Pkt, wanted: bool, reason: Reason) -> Verdict {
-    // A fragment of a group's datagram is put together like any other; it is rare enough not to be
-    // worth a second way.
-    match wanted {
-        true if pkt.frag => Verdict::Drop(pkt, reason),
-        true => Verdict::Pass(pkt),
-        false => Verdict::Drop(pkt, reason),
-    }
+fn multicast_rcv(net: &mut Net, pkt: Pkt, wanted: bool, reason: Reason) -> Verdict {
+    if wanted { local(net, pkt) } else { Verdict::Drop(pkt, reason) }
 }
 
 #[cold]
@@ -209,11 +203,22 @@ impl Net {
     /// that refuses (Linux: `ip_route_output_key`, `ip6_route_output`).
     #[inline]
     pub fn route_out(&self, dst: IpAddr) -> Option<RouteOut> {
+        let mut way = self.route_out_nosrc(dst)?;
+        if way.src.is_none() {
+            let gateway = (way.nexthop != dst).then_some(way.nexthop);
+            way.src = self.select_source(way.dev, dst, gateway);
+        }
+        Some(way)
+    }
+
+    /// The same for a packet that has a source address already: none is looked for.
+    #[inline]
+    pub(crate) fn route_out_nosrc(&self, dst: IpAddr) -> Option<RouteOut> {
         let Some(route) = self.fib.lookup(dst) else { return self.route_out_link(dst) };
         match route.kind {
             RouteKind::Local => Some(self.route_local(dst)),
             RouteKind::Unicast | RouteKind::Broadcast => {
-                if is_link_scope(dst) && route.prefix_len == 0 {
+                if route.prefix_len == 0 && is_link_scope(dst) {
                     return self.route_out_link(dst);
                 }
                 let iface = self.ifaces.get(route.dev as usize)?;
@@ -221,7 +226,7 @@ impl Net {
                 Some(RouteOut {
                     dev: route.dev,
                     mtu: self.icmp.pmtu(dst, self.now).map_or(mtu, |m| m.min(mtu)),
-                    src: route.src.or_else(|| self.select_source(route.dev, dst, route.gateway)),
+                    src: route.src,
                     nexthop: route.gateway.unwrap_or(dst),
                     local: false,
                     broadcast: route.kind == RouteKind::Broadcast,

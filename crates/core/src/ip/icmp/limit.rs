@@ -9,7 +9,7 @@ use super::place;
 use crate::rand::Keyed;
 use crate::shard::Net;
 use crate::table::count::id;
-use crate::time::{Instant, MS};
+use crate::time::{Instant, MS, SEC};
 
 /// Errors that a destination may get at once after a long silence (Linux: `XRLIM_BURST_FACTOR`).
 const BURST: u64 = 6;
@@ -61,10 +61,12 @@ impl Limits {
 pub(super) fn icmp_global_allow(net: &mut Net) -> bool {
     let (rate, burst) = (net.knobs.icmp_msgs_per_sec, net.knobs.icmp_msgs_burst);
     let limits = &mut net.icmp.limits;
-    let ms = net.now.since(limits.stamp) / MS;
-    if ms > 0 {
-        limits.stamp = limits.stamp.plus(ms * MS);
-        limits.credit = limits.credit.saturating_add(ms.saturating_mul(rate) / 1000);
+    let elapsed = net.now.since(limits.stamp);
+    let more = (elapsed as u128 * rate as u128 / SEC as u128) as u64;
+    if more > 0 {
+        // The time that was worth no whole message yet is kept for the next.
+        limits.stamp = limits.stamp.plus((more as u128 * SEC as u128 / rate as u128) as u64);
+        limits.credit = limits.credit.saturating_add(more);
     }
     limits.credit = limits.credit.min(burst);
     if limits.credit == 0 {

@@ -179,6 +179,19 @@ fn knob_icmp_ratelimit_ratemask_and_msgs() {
     kit.pass(100 * MS);
     let n = closed(&mut kit, 200, true);
     assert!((3..=40).contains(&n), "{n}");
+    // A slow rate fills up though it is asked far more often than it has something to give.
+    let mut kit = Kit::tun();
+    kit.knob("net.ipv4.icmp_ratelimit", "0");
+    kit.knob("net.ipv4.icmp_msgs_burst", "20");
+    kit.knob("net.ipv4.icmp_msgs_per_sec", "50");
+    closed(&mut kit, 100, true);
+    let n: usize = (0..4000)
+        .map(|_| {
+            kit.pass(MS);
+            closed(&mut kit, 1, true)
+        })
+        .sum();
+    assert!((100..=600).contains(&n), "{n} in four seconds at 50 a second");
     // IPv6 has a limit of its own.
     let mut kit = Kit::tun();
     for _ in 0..20 {
