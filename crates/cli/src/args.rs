@@ -38,29 +38,21 @@ pub struct Cli {
     pub command: Command,
 }
 
+// The help of a command is the doc comment of its arguments.
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Move real traffic through the path and print the path report; nothing to set up
     Demo(DemoArgs),
-    /// Run a program whose whole network is linerate
     Run(RunArgs),
-    /// Look at a running instance
     Show(ShowArgs),
-    /// Read a knob of a running instance
     Get(GetArgs),
-    /// Change a knob of a running instance
     Set(SetArgs),
-    /// Say what a counter, knob, stage or drop reason is
     Explain(ExplainArgs),
-    /// Send a recorded capture through the receive path
     Replay(ReplayArgs),
     /// Measure, beside peers
     #[command(subcommand)]
     Bench(BenchCommand),
-    /// Print a completion script for a shell
     Completions(CompletionsArgs),
-    /// Print the manual page, or those of all commands into a directory
     Man(ManArgs),
     /// One end of the traffic of `bench run`
     #[command(name = "__traffic", hide = true)]
@@ -70,7 +62,6 @@ pub enum Command {
 /// What can be measured.
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
-    /// Measure `linerate run` beside pasta, slirp4netns and a kernel relay
     Run(bench::BenchRunArgs),
     /// Measure what each stage costs a packet, with nothing but memory below the stack
     Path(bench::BenchPathArgs),

@@ -1,0 +1,262 @@
+//! The rows of a [`super::Snapshot`]: plain values with names, as reports and JSON have them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// What went through one stage, in packets.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StageRow {
+    /// Its name.
+    pub name: String,
+    /// `rx` or `tx`.
+    pub dir: String,
+    /// Came from the stage before.
+    #[serde(rename = "in")]
+    pub entered: u64,
+    /// Began here.
+    pub made: u64,
+    /// Became part of others.
+    pub merged: u64,
+    /// Went on.
+    pub out: u64,
+    /// Ended here as they should.
+    pub taken: u64,
+    /// Wait here now.
+    pub held: u64,
+    /// The most that ever waited.
+    pub held_max: u64,
+    /// Dropped here, by reason as users know it (Linux's name where there is one).
+    pub dropped: BTreeMap<String, u64>,
+    /// Batches that came through.
+    pub batches: u64,
+    /// Nanoseconds spent in batches that were timed.
+    pub ns: u64,
+    /// Packets in batches that were timed.
+    pub ns_pkts: u64,
+    /// What the law of conservation misses; 0 = every packet is accounted for.
+    pub missing: i64,
+}
+
+impl StageRow {
+    /// Packets dropped here for whatever reason.
+    pub fn drops(&self) -> u64 {
+        self.dropped.values().sum()
+    }
+    /// Whether nothing was ever here.
+    pub fn idle(&self) -> bool {
+        self.entered + self.made + self.out + self.taken + self.merged + self.drops() == 0
+    }
+}
+
+/// Drops for one reason.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DropRow {
+    /// Our name of the reason.
+    pub reason: String,
+    /// The name that users know: Linux's where there is one.
+    pub label: String,
+    /// The stage that dropped them.
+    pub stage: String,
+    /// Packets.
+    pub packets: u64,
+    /// The knob that governs it, if one does.
+    pub knob: Option<String>,
+    /// What it means.
+    pub help: String,
+}
+
+/// A knob.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct KnobRow {
+    /// Its path.
+    pub path: String,
+    /// Its value, as sysctl prints it.
+    pub value: String,
+    /// Its default.
+    pub default: String,
+    /// `default`, or `set` if the value is another.
+    pub source: String,
+    /// Its unit.
+    pub unit: String,
+}
+
+/// A device.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DeviceRow {
+    /// Its name.
+    pub name: String,
+    /// The largest IP packet, in bytes.
+    pub mtu: u32,
+    /// Its addresses with prefix lengths.
+    pub addrs: Vec<String>,
+    /// What it does by itself, in ethtool's words.
+    pub features: Vec<String>,
+    /// Packets read.
+    pub rx_packets: u64,
+    /// Bytes read.
+    pub rx_bytes: u64,
+    /// Bad packets (all devices together; on the first one).
+    pub rx_errors: u64,
+    /// Packets that the stack had no room for (likewise).
+    pub rx_dropped: u64,
+    /// Packets that the ring had no room for (likewise).
+    pub rx_missed: u64,
+    /// Multicast frames (likewise).
+    pub multicast: u64,
+    /// Packets that the device took.
+    pub tx_packets: u64,
+    /// Bytes that it took.
+    pub tx_bytes: u64,
+    /// Packets that it refused (all devices together; on the first one).
+    pub tx_errors: u64,
+    /// Packets that the transmit queue refused.
+    pub tx_dropped: u64,
+}
+
+/// A queue.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct QueueRow {
+    /// The stage it belongs to.
+    pub stage: String,
+    /// Packets in it now.
+    pub now: u64,
+    /// The most that ever were.
+    pub max: u64,
+    /// Its limit in packets, if it has one.
+    pub limit: Option<u64>,
+    /// The knob that sets the limit.
+    pub knob: Option<String>,
+}
+
+/// Memory of packets, in buffers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Small buffers (2 KiB) out there.
+    pub small_out: u64,
+    /// Their limit.
+    pub small_max: u64,
+    /// Large buffers (64 KiB) out there.
+    pub large_out: u64,
+    /// Their limit.
+    pub large_max: u64,
+}
+
+/// How many sockets there are.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SocketTotals {
+    /// UDP sockets, those of both families included.
+    pub udp: u64,
+    /// Bytes that wait in them.
+    pub udp_mem_bytes: u64,
+    /// TCP sockets, listeners included, TIME_WAIT not.
+    pub tcp: u64,
+    /// Those of them that the application has closed already.
+    pub tcp_orphan: u64,
+    /// TIME_WAIT entries.
+    pub tcp_tw: u64,
+    /// TCP sockets that hold memory.
+    pub tcp_alloc: u64,
+    /// Pages of 4096 bytes that TCP's queues hold.
+    pub tcp_mem_pages: u64,
+    /// Packets being put together from fragments, of both families.
+    pub frag: u64,
+    /// Bytes that those of IPv4 hold.
+    pub frag_mem_bytes: u64,
+    /// Bytes that those of IPv6 hold.
+    pub frag6_mem_bytes: u64,
+}
+
+/// A UDP socket.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UdpRow {
+    /// Its address; unspecified = all, port 0 = all ports.
+    pub local: SocketAddr,
+    /// Whether it hears both families.
+    pub any_family: bool,
+    /// Its peer, if it is connected.
+    pub remote: Option<SocketAddr>,
+    /// Bytes of true size that wait to be read.
+    pub rx_queue: u64,
+    /// Datagrams dropped at it.
+    pub drops: u64,
+}
+
+/// A TCP socket.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TcpRow {
+    /// Its address.
+    pub local: SocketAddr,
+    /// Its peer, unless it listens.
+    pub remote: Option<SocketAddr>,
+    /// `ESTABLISHED`, `LISTEN` …
+    pub state: String,
+    /// Bytes written and not acknowledged; of a listener: the limit of its accept queue.
+    pub tx_queue: u64,
+    /// Bytes that wait to be read; of a listener: connections that wait to be accepted.
+    pub rx_queue: u64,
+    /// Which timer runs, as in `/proc/net/tcp`: 0 none, 1 retransmission, 2 keepalive, 3 TIME_WAIT,
+    /// 4 zero-window probe.
+    pub timer: u8,
+    /// Milliseconds until it fires.
+    pub timer_ms: u64,
+    /// Time-outs in a row.
+    pub timeouts: u64,
+    /// Unanswered probes in a row.
+    pub probes: u64,
+    /// What is known of a connection; listeners and TIME_WAIT have none.
+    pub info: Option<TcpInfoRow>,
+}
+
+/// What `ss -ti` shows of a connection.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TcpInfoRow {
+    /// Congestion control.
+    pub cc: String,
+    /// Smoothed round-trip time, in microseconds; 0 = not measured.
+    pub rtt_us: u64,
+    /// Its variation.
+    pub rttvar_us: u64,
+    /// Retransmission time-out, in microseconds.
+    pub rto_us: u64,
+    /// Congestion window, in segments.
+    pub cwnd: u64,
+    /// Slow-start threshold, in segments; `None` = slow start never ended.
+    pub ssthresh: Option<u64>,
+    /// Payload bytes of a full segment.
+    pub mss: u64,
+    /// Segments retransmitted so far.
+    pub retrans: u64,
+    /// Bytes that the peer acknowledged.
+    pub bytes_acked: u64,
+    /// Bytes received in order.
+    pub bytes_received: u64,
+    /// The window that the peer announced, in bytes.
+    pub snd_wnd: u64,
+    /// The window that we announced, in bytes.
+    pub rcv_wnd: u64,
+}
+
+/// A flow, open or ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FlowRow {
+    /// `tcp` or `udp`.
+    pub proto: String,
+    /// The program's end.
+    pub program: SocketAddr,
+    /// The other end.
+    pub peer: SocketAddr,
+    /// `open` or `ended`.
+    pub state: String,
+    /// Bytes from the program.
+    pub up_bytes: u64,
+    /// Bytes to the program.
+    pub down_bytes: u64,
+    /// Smoothed round-trip time towards the program, in microseconds; 0 = not measured.
+    pub rtt_us: u64,
+    /// Congestion window towards the program, in segments.
+    pub cwnd: u64,
+    /// Segments retransmitted towards the program.
+    pub retrans: u64,
+}
