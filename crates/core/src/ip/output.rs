@@ -24,14 +24,12 @@ pub fn ip_queue_xmit(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
     let net = &mut cx.net;
     let v4 = pkt.dst.is_ipv4();
     net.counts.inc(if v4 { id::IpOutRequests } else { id::Ip6OutRequests });
-    let sourced = !pkt.src.is_unspecified();
-    let route = if sourced { net.route_out_nosrc(pkt.dst) } else { net.route_out(pkt.dst) };
-    let Some(route) = route else {
+    if pkt.src.is_unspecified() {
+        choose_source(net, &mut pkt);
+    }
+    let Some(route) = net.route_out_nosrc(pkt.dst) else {
         return Verdict::Drop(pkt, if v4 { Reason::IpOutNoRoute } else { Reason::Ip6OutNoRoute });
     };
-    if !sourced && let Some(src) = route.src {
-        set_source(&mut pkt, src);
-    }
     if !push_header(net, &mut pkt, &route) {
         return Verdict::Drop(pkt, if v4 { Reason::FragNeeded } else { Reason::Frag6Needed });
     }
@@ -66,9 +64,11 @@ impl Net {
     }
 }
 
-/// The source address is known only now: a checksum that was left to the sender is told of it.
-#[cold]
-fn set_source(pkt: &mut Pkt, src: IpAddr) {
+/// The source address is known only now: a checksum that was left to the sender is told of it. It
+/// stays unspecified if there is no route, or no address that fits.
+#[inline(never)]
+fn choose_source(net: &Net, pkt: &mut Pkt) {
+    let Some(src) = net.route_out(pkt.dst).and_then(|r| r.src) else { return };
     if let Csum::Partial { start, offset } = pkt.csum {
         let at = start as usize + offset as usize;
         // The old source, all zeros, has added nothing to the sum.
