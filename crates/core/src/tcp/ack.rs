@@ -18,8 +18,6 @@ use crate::time::{Instant, SEC};
 /// What one acknowledgement brought.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Acked {
-    /// SND.UNA before.
-    pub prior_una: Seq,
     /// SND.UNA moved.
     pub advanced: bool,
     /// It only repeats what was acknowledged before (RFC 5681 §2).
@@ -46,12 +44,8 @@ pub(crate) struct Acked {
 /// Why the segment is to be dropped; a challenge is asked for already.
 pub(crate) fn tcp_ack(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Result<(), Reason> {
     let ack = seg.ack;
-    let mut a = Acked {
-        prior_una: tp.snd_una,
-        prior_delivered: tp.delivered,
-        prior_lost: tp.lost_out,
-        ..Acked::default()
-    };
+    let mut a =
+        Acked { prior_delivered: tp.delivered, prior_lost: tp.lost_out, ..Acked::default() };
     if ack.gt(tp.snd_nxt) {
         tp.challenge = true;
         return Err(Reason::TcpInvalidAck);
@@ -157,8 +151,8 @@ fn tcp_new_space(net: &mut Net, tp: &mut Tcb) {
 /// The send buffer follows the congestion window: twice what a round trip takes (`tcp_sndbuf_expand`).
 pub(crate) fn tcp_sndbuf_expand(net: &Net, tp: &mut Tcb) {
     let segs = tp.snd_cwnd.max(super::TCP_INIT_CWND).max(tp.reordering + 1);
-    // As in Linux, each segment counts with what its headers and bookkeeping would take.
-    let per = tp.mss_cache.max(536) as u64 + 384;
+    // As in Linux, each segment counts with what its headers and bookkeeping would take there.
+    let per = (tp.mss_cache.max(536) as u64 + 640).next_power_of_two() + 256;
     let want = 2 * segs as u64 * per;
     let want = want.min(net.knobs.tcp_wmem[2]).min(1 << 30) as u32;
     tp.sndbuf = tp.sndbuf.max(want);
@@ -211,6 +205,13 @@ fn tcp_clean_rtx_queue(net: &mut Net, tp: &mut Tcb, ack: Seq, a: &mut Acked) {
             front.segs -= segs as u16;
         }
         break;
+    }
+    if let Some(front) = tp.sndq.rtx.front_mut()
+        && front.seq.lt(ack)
+    {
+        // An acknowledgement inside a segment: what lies before it is gone (`tcp_trim_head`).
+        front.len -= ack - front.seq;
+        front.seq = ack;
     }
     if !tp.sack_ok && a.advanced && tp.sacked_out > 0 {
         // Without SACK `sacked_out` counts duplicate acknowledgements; it can not exceed what is out.

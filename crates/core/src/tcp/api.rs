@@ -17,7 +17,7 @@ use crate::pkt::SendChunk;
 use crate::seq::Seq;
 use crate::shard::{Net, Shard};
 use crate::sock::error::{BindError, TcpError};
-use crate::sock::{Ready, SockKind, SocketId};
+use crate::sock::{Ready, Slab, SockKind, SocketId};
 use crate::table::count::id;
 use crate::table::knob::CcName;
 use crate::time::SEC;
@@ -166,6 +166,9 @@ impl Shard {
     pub fn tcp_accept(&mut self, listener: SocketId) -> Option<SocketId> {
         let Shard { net, tcp, .. } = self;
         let l = tcp.listeners.get_mut(listener.index, listener.generation)?;
+        if listener.kind != SockKind::Listen {
+            return None;
+        }
         while let Some(id) = l.accept.pop_front() {
             let Some(tp) = tcp.conns.get_mut(id.index, id.generation) else { continue };
             tp.listener = None;
@@ -237,7 +240,7 @@ impl Shard {
     /// `n` bytes were read: their packets are freed and the window opens.
     pub fn tcp_consume(&mut self, id: SocketId, n: usize) {
         let Shard { net, tcp, .. } = self;
-        let Some(tp) = tcp.conns.get_mut(id.index, id.generation) else { return };
+        let Some(tp) = owned(&mut tcp.conns, id) else { return };
         let n = tp.rcvq.consume(net, n);
         if n > 0 {
             tp.cleanup_rbuf(net, n);
@@ -273,7 +276,7 @@ impl Shard {
     /// `WouldBlock` without room, `Closed` after a shutdown, `NotConnected`, or the connection's own.
     pub fn tcp_send(&mut self, id: SocketId, data: &[u8]) -> Result<usize, TcpError> {
         let Shard { net, tcp, .. } = self;
-        let tp = tcp.conns.get_mut(id.index, id.generation).ok_or(TcpError::NotConnected)?;
+        let tp = owned(&mut tcp.conns, id).ok_or(TcpError::NotConnected)?;
         tp.may_send()?;
         let n = data.len().min(tp.send_space());
         tp.sndq.push_copy(&mut net.pool, &data[..n]);
@@ -296,7 +299,7 @@ impl Shard {
         chunk: SendChunk,
     ) -> Result<(), (SendChunk, TcpError)> {
         let Shard { net, tcp, .. } = self;
-        let Some(tp) = tcp.conns.get_mut(id.index, id.generation) else {
+        let Some(tp) = owned(&mut tcp.conns, id) else {
             return Err((chunk, TcpError::NotConnected));
         };
         if let Err(err) = tp.may_send() {
@@ -326,7 +329,7 @@ impl Shard {
     /// Sends a FIN after what is queued; receiving goes on (`shutdown(SHUT_WR)`).
     pub fn tcp_shutdown(&mut self, id: SocketId) {
         let Shard { net, tcp, .. } = self;
-        let Some(tp) = tcp.conns.get_mut(id.index, id.generation) else { return };
+        let Some(tp) = owned(&mut tcp.conns, id) else { return };
         tp.shutdown(net);
         self.tcp_settle(id.index);
     }
@@ -339,7 +342,7 @@ impl Shard {
             _ => {}
         }
         let Shard { net, tcp, .. } = self;
-        let Some(tp) = tcp.conns.get_mut(id.index, id.generation).filter(|t| !t.orphan) else {
+        let Some(tp) = owned(&mut tcp.conns, id) else {
             return;
         };
         let unread = tp.rcvq.bytes() > 0;
@@ -368,7 +371,7 @@ impl Shard {
             return self.tcp_close(id);
         }
         let Shard { net, tcp, .. } = self;
-        let Some(tp) = tcp.conns.get_mut(id.index, id.generation).filter(|t| !t.orphan) else {
+        let Some(tp) = owned(&mut tcp.conns, id) else {
             return;
         };
         tcp.orphans += 1;
@@ -390,9 +393,7 @@ impl Shard {
             SockKind::Listen => {
                 self.tcp.listeners.get_mut(id.index, id.generation).map(|l| &mut l.pending)
             }
-            SockKind::Tcp => {
-                self.tcp.conns.get_mut(id.index, id.generation).map(|c| &mut c.pending)
-            }
+            SockKind::Tcp => owned(&mut self.tcp.conns, id).map(|c| &mut c.pending),
             SockKind::Udp | SockKind::Syn | SockKind::Icmp => None,
         };
         pending.map(std::mem::take).unwrap_or_default()
@@ -407,7 +408,7 @@ impl Shard {
     /// `NotConnected` if there is no such connection.
     pub fn tcp_set(&mut self, id: SocketId, opt: TcpOpt) -> Result<(), TcpError> {
         let Shard { net, tcp, .. } = self;
-        let tp = tcp.conns.get_mut(id.index, id.generation).ok_or(TcpError::NotConnected)?;
+        let tp = owned(&mut tcp.conns, id).ok_or(TcpError::NotConnected)?;
         match opt {
             TcpOpt::NoDelay(on) => {
                 tp.nodelay = on;
@@ -483,6 +484,24 @@ impl Shard {
             alloc: (tcp.conns.len() + tcp.listeners.len()) as u64,
             mem: (tcp.mem as u64).div_ceil(4096),
         }
+    }
+}
+
+/// A connection that the application may name: not one that it has closed.
+fn owned(conns: &mut Slab<Box<Tcb>>, id: SocketId) -> Option<&mut Tcb> {
+    if id.kind != SockKind::Tcp {
+        return None;
+    }
+    let tp = conns.get_mut(id.index, id.generation)?;
+    (!tp.orphan).then_some(&mut **tp)
+}
+
+impl super::Sockets {
+    pub(crate) fn listener(&mut self, id: SocketId) -> Option<&mut Listener> {
+        if id.kind != SockKind::Listen {
+            return None;
+        }
+        self.listeners.get_mut(id.index, id.generation)
     }
 }
 

@@ -56,6 +56,12 @@ impl Demux {
         crate::sock::lookup::hash_tuple(&self.key, t.local, t.remote, (t.lport, t.rport))
     }
 
+    /// How many entries there are.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     #[inline]
     fn mask(&self) -> usize {
         self.slots.len() - 1

@@ -21,7 +21,7 @@ use super::output::{
     Bare, advmss, send_bare, tcp_select_initial_window, tcp_send_active_reset, tcp_v4_send_reset,
     unicast, way_to,
 };
-use super::{State, TCP_TIMEOUT_INIT_US, Tcb, Tuple};
+use super::{Sockets, State, TCP_TIMEOUT_INIT_US, Tcb, Tuple};
 use crate::pkt::{Pkt, Verdict};
 use crate::rand::{Keyed, KeyedMap};
 use crate::seq::Seq;
@@ -268,7 +268,7 @@ impl Shard {
 
     /// Sends, or sends again, the SYN-ACK of a half-open connection (`tcp_v4_send_synack`).
     fn send_synack(&mut self, index: u32) {
-        let rcvbuf = |tcp: &super::Sockets, id: SocketId| {
+        let rcvbuf = |tcp: &Sockets, id: SocketId| {
             tcp.listeners.get(id.index, id.generation).map_or(0, |l| l.rcvbuf)
         };
         let Some(req) = self.tcp.reqs.at(index) else { return };
@@ -517,10 +517,13 @@ impl Shard {
 
     /// The next held SYN; those that were given up meanwhile are passed over.
     pub(crate) fn held_next(&mut self, listener: SocketId) -> Option<HeldSyn> {
-        let tcp = &mut self.tcp;
-        let l = tcp.listeners.get_mut(listener.index, listener.generation)?;
+        let Sockets { listeners, reqs, .. } = &mut self.tcp;
+        if listener.kind != SockKind::Listen {
+            return None;
+        }
+        let l = listeners.get_mut(listener.index, listener.generation)?;
         while let Some(id) = l.held.pop_front() {
-            if let Some(req) = tcp.reqs.get(id.index, id.generation) {
+            if let Some(req) = reqs.get(id.index, id.generation) {
                 let (local, remote) = (req.tuple.local(), req.tuple.remote());
                 return Some(HeldSyn { id, local, remote, tos: req.tos });
             }
@@ -530,7 +533,8 @@ impl Shard {
 
     pub(crate) fn held_accept(&mut self, id: SocketId) -> bool {
         let Shard { net, tcp, .. } = self;
-        let Some(req) = tcp.reqs.get_mut(id.index, id.generation) else { return false };
+        let req = tcp.reqs.get_mut(id.index, id.generation);
+        let Some(req) = req.filter(|_| id.kind == SockKind::Syn) else { return false };
         if req.held.take().is_none() {
             return true;
         }
@@ -544,7 +548,8 @@ impl Shard {
     }
 
     pub(crate) fn held_refuse(&mut self, id: SocketId, how: Refuse) {
-        if !self.tcp.reqs.get(id.index, id.generation).is_some_and(|r| r.held.is_some()) {
+        let waits = self.tcp.reqs.get(id.index, id.generation).is_some_and(|r| r.held.is_some());
+        if id.kind != SockKind::Syn || !waits {
             return;
         }
         let Some(req) = self.reqsk_unlink(id.index) else { return };
@@ -572,11 +577,10 @@ impl Shard {
 
     /// Closes a listener: what was not accepted is reset (`inet_csk_listen_stop`).
     pub(crate) fn listen_stop(&mut self, id: SocketId) {
-        let Some(l) = self.tcp.listeners.get(id.index, id.generation) else { return };
-        let port = l.port;
+        let Some(port) = self.tcp.listener(id).map(|l| l.port) else { return };
         self.tcp.listen.remove(id.index, port);
-        let mine = |(i, _, r): (u32, u32, &Box<Req>)| (r.listener == id).then_some(i);
-        let reqs: Vec<u32> = self.tcp.reqs.iter().filter_map(mine).collect();
+        let all = self.tcp.reqs.iter();
+        let reqs: Vec<u32> = all.filter(|(_, _, r)| r.listener == id).map(|(i, _, _)| i).collect();
         for index in reqs {
             self.reqsk_drop(index);
         }

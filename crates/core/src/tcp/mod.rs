@@ -17,6 +17,7 @@ mod tests;
 mod timer;
 mod timewait;
 
+pub use crate::sock::error::TcpError;
 pub use api::{Connect, HeldSyn, KeepAlive, Listen, Refuse, RxState, TcpOpt};
 pub use icmp::{ErrKind, TcpQuote};
 pub use info::{SockRow, SockStat, TcpInfo};
@@ -28,7 +29,6 @@ use std::net::{IpAddr, SocketAddr};
 use crate::rand::Rng;
 use crate::seq::Seq;
 use crate::shard::{Net, Shard};
-use crate::sock::error::TcpError;
 use crate::sock::{Ready, Slab, SockKind, SocketId};
 use crate::table::count::id;
 use crate::time::{Instant, Wheel};
@@ -245,6 +245,8 @@ pub(crate) struct Tcb {
     pub delack_at: Instant,
     /// Keepalive, FIN_WAIT_2 and the end of orphans.
     pub keep_at: Instant,
+    /// When queues that are empty and large give their memory back.
+    pub idle_at: Instant,
 
     /// Smoothed round trip in microseconds, times 8; 0 = none measured.
     pub srtt_us8: u32,
@@ -467,6 +469,7 @@ impl Tcb {
             rtx_kind: Rtx::None,
             delack_at: Instant::NEVER,
             keep_at: Instant::NEVER,
+            idle_at: Instant::NEVER,
             srtt_us8: 0,
             mdev_us4: TCP_TIMEOUT_INIT_US,
             mdev_max_us4: 0,
@@ -675,6 +678,11 @@ impl Sockets {
         !self.dirty.is_empty()
     }
 
+    #[cfg(test)]
+    pub(crate) fn demux_len(&self) -> usize {
+        self.demux.len()
+    }
+
     /// Who has these two ends.
     pub(crate) fn find(&self, hash: u32, tuple: &Tuple) -> Option<Ref> {
         self.demux.find(hash, |what| match what {
@@ -776,7 +784,8 @@ impl Shard {
             tcb.dirty = true;
             tcp.dirty.push_back(index);
         }
-        let next = tcb.rtx_at.min2(tcb.delack_at).min2(tcb.keep_at);
+        timer::note_idle(net, tcb);
+        let next = tcb.rtx_at.min2(tcb.delack_at).min2(tcb.keep_at).min2(tcb.idle_at);
         // Lazily: a timer that fires too early is armed anew, which is cheaper than moving it on
         // every segment.
         if next != Instant::NEVER && tcp.conn_timers.armed_at(index).is_none_or(|at| next < at) {

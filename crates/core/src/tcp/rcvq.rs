@@ -339,12 +339,17 @@ impl RcvQ {
         self.num_sacks = 0;
     }
 
+    /// Memory of the queues themselves, in bytes.
+    pub fn capacity_bytes(&self) -> usize {
+        self.segs.capacity() * size_of::<Pkt>() + self.ooo.capacity() * size_of::<Ooo>()
+    }
+
     /// Gives memory back that only a busy connection needs.
     pub fn shrink(&mut self) {
-        if self.segs.is_empty() && self.segs.capacity() > 16 {
+        if self.segs.is_empty() && self.segs.capacity() > 0 {
             self.segs = VecDeque::new();
         }
-        if self.ooo.is_empty() && self.ooo.capacity() > 4 {
+        if self.ooo.is_empty() && self.ooo.capacity() > 0 {
             self.ooo = VecDeque::new();
         }
     }

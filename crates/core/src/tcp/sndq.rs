@@ -146,12 +146,17 @@ impl SndQ {
         self.end = end;
     }
 
+    /// Memory of the queues themselves, in bytes.
+    pub fn capacity_bytes(&self) -> usize {
+        self.pieces.capacity() * size_of::<Piece>() + self.rtx.capacity() * size_of::<TxSeg>()
+    }
+
     /// Gives memory back that only a busy connection needs.
     pub fn shrink(&mut self) {
-        if self.pieces.is_empty() && self.pieces.capacity() > 8 {
+        if self.pieces.is_empty() && self.pieces.capacity() > 0 {
             self.pieces = VecDeque::new();
         }
-        if self.rtx.is_empty() && self.rtx.capacity() > 8 {
+        if self.rtx.is_empty() && self.rtx.capacity() > 0 {
             self.rtx = VecDeque::new();
         }
     }

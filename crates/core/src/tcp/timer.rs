@@ -9,6 +9,7 @@
 //! | `rtx_at` as `Probe0` | RTO, doubling, while the peer's window is closed | [`tcp_probe_timer`] |
 //! | `delack_at` | 40 ms after data | an acknowledgement |
 //! | `keep_at` | keepalive; end of FIN_WAIT_2 | [`tcp_keepalive_timer`] |
+//! | `idle_at` | a second of idleness | large empty queues give their memory back |
 //!
 //! Linux: net/ipv4/tcp_timer.c. RFCs: 6298, 9293 §3.8.4, §3.8.6.1, 8985 §7.
 
@@ -78,6 +79,33 @@ fn tcp_conn_timer(net: &mut Net, tp: &mut Tcb) {
     if tp.keep_at <= now {
         tp.keep_at = Instant::NEVER;
         tcp_keepalive_timer(net, tp);
+    }
+    if tp.idle_at <= now {
+        tcp_idle_timer(net, tp);
+    }
+}
+
+/// How long a connection must be idle before its queues give their memory back.
+const IDLE_NS: u64 = SEC;
+/// Memory of empty queues that is not worth a timer, in bytes.
+const IDLE_BYTES: usize = 1024;
+
+/// Called whenever something happened: an idle connection keeps no large queues.
+pub(crate) fn note_idle(net: &Net, tp: &mut Tcb) {
+    if tp.idle_at == Instant::NEVER
+        && tp.rcvq.capacity_bytes() + tp.sndq.capacity_bytes() > IDLE_BYTES
+    {
+        tp.idle_at = net.now.plus(IDLE_NS);
+    }
+}
+
+fn tcp_idle_timer(net: &Net, tp: &mut Tcb) {
+    tp.idle_at = Instant::NEVER;
+    if net.now.since(tp.lsndtime.max(tp.lrcvtime)) >= IDLE_NS {
+        tp.rcvq.shrink();
+        tp.sndq.shrink();
+    } else {
+        note_idle(net, tp);
     }
 }
 

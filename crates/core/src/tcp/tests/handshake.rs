@@ -1,6 +1,8 @@
 use super::*;
+use crate::sock::SockKind;
+use crate::sock::error::{BindError, TcpError};
 use crate::table::count::Counter as C;
-use crate::tcp::State;
+use crate::tcp::{Refuse, State};
 
 /// RFC 9293 §3.5, figure 6: SYN, SYN-ACK, ACK, with the options that Linux sends.
 #[test]
@@ -27,4 +29,232 @@ fn three_segments_establish_a_connection() {
         assert_eq!((p.count(A, C::TcpCurrEstab), p.count(B, C::TcpCurrEstab)), (1, 1));
         assert_eq!((p.count(B, C::TcpInSegs), p.count(B, C::TcpOutSegs)), (2, 1));
     }
+}
+
+/// RFC 9293 §3.5, figure 7: both SYNs cross.
+#[test]
+fn opening_from_both_ends() {
+    let mut p = Pair::new(3, GOOD);
+    p.tick();
+    let (at_a, at_b) = (p.at(A, 1000), p.at(B, 2000));
+    let a = p.shards[A].tcp_connect(Connect { local: Some(at_a), remote: at_b, user: 0 });
+    let b = p.shards[B].tcp_connect(Connect { local: Some(at_b), remote: at_a, user: 0 });
+    let (a, b) = (a.expect("connects"), b.expect("connects"));
+    p.run(10 * MS);
+    assert_eq!(p.tcb(A, a).state, State::Established);
+    assert_eq!(p.tcb(B, b).state, State::Established);
+    exchange(&mut p, (a, b), [100_000, 50_000], 10 * SEC);
+}
+
+#[test]
+fn a_lost_syn_and_a_lost_syn_ack_are_sent_again() {
+    for from in [A, B] {
+        let mut p = Pair::new(4, GOOD);
+        p.lose = Some(if from == A {
+            |s| s.from == A && s.at < Instant::from_ns(3_500_000_000)
+        } else {
+            |s| s.from == B && s.at < Instant::from_ns(3_500_000_000)
+        });
+        let begun = p.now;
+        p.connected();
+        assert!((SEC..2 * SEC).contains(&p.now.since(begun)));
+    }
+}
+
+#[test]
+fn nobody_listens() {
+    let mut p = Pair::new(5, GOOD);
+    let a = p.connect(81);
+    p.run(10 * MS);
+    assert_eq!(p.shards[A].tcp_error(a), Some(TcpError::Refused));
+    assert!(p.ready(A, a).has(Ready::ERR));
+    assert_eq!((p.count(A, C::TcpAttemptFails), p.count(B, C::TcpOutRsts)), (1, 1));
+    assert_eq!(p.drops(B, Reason::NoSocket), 1);
+    p.shards[A].tcp_close(a);
+    assert!(p.shards[A].tcp.conns.is_empty());
+}
+
+#[test]
+fn nobody_answers() {
+    let mut p = Pair::new(6, GOOD);
+    p.lose = Some(|_| true);
+    let a = p.connect(80);
+    p.run(200 * SEC);
+    assert_eq!(p.shards[A].tcp_error(a), Some(TcpError::TimedOut));
+    // The SYN and six more, after 1, 2, 4, … seconds.
+    assert_eq!((p.seen.len(), p.count(A, C::TcpExtTCPSynRetrans)), (7, 6));
+}
+
+#[test]
+fn no_route_and_no_port() {
+    let mut p = Pair::new(7, GOOD);
+    let far = Connect { local: None, remote: "192.0.2.1:80".parse().expect("an address"), user: 0 };
+    assert_eq!(p.shards[A].tcp_connect(far), Err(TcpError::NetUnreachable));
+    for knob in ["net.ipv4.ip_local_port_range"] {
+        if p.shards[A].set_knob(knob, "40000 40001").is_err() {
+            p.shards[A].net.knobs.ip_local_port_low = 40000;
+            p.shards[A].net.knobs.ip_local_port_high = 40001;
+        }
+    }
+    p.connect(80);
+    p.connect(80);
+    let remote = p.at(B, 80);
+    let third = p.shards[A].tcp_connect(Connect { local: None, remote, user: 0 });
+    assert_eq!(third, Err(TcpError::NoPort));
+    let l = p.listen(80);
+    assert_eq!(
+        p.shards[B].tcp_listen(Listen { port: 80, ..Listen::default() }),
+        Err(BindError::AddrInUse)
+    );
+    p.shards[B].tcp_close(l);
+    p.listen(80);
+}
+
+/// The accept queue holds `backlog` + 1 connections, as in Linux; further SYNs are dropped, and
+/// counted as the kernel does.
+#[test]
+fn a_full_accept_queue_drops() {
+    let mut p = Pair::new(8, GOOD);
+    let l = p.listen_as(Listen { port: 80, backlog: 2, ..Listen::default() });
+    let conns: Vec<_> = (0..3)
+        .map(|_| {
+            let a = p.connect(80);
+            p.run(10 * MS);
+            a
+        })
+        .collect();
+    assert_eq!(p.count(B, C::TcpExtListenOverflows), 0);
+    let late = p.connect(80);
+    p.run(10 * MS);
+    assert_eq!((p.count(B, C::TcpExtListenOverflows), p.count(B, C::TcpExtListenDrops)), (1, 1));
+    assert_eq!(p.drops(B, Reason::TcpListenOverflow), 1);
+    // Room comes free before the SYN is sent again.
+    assert!(p.shards[B].tcp_accept(l).is_some());
+    p.run(2 * SEC);
+    assert_eq!(p.tcb(A, late).state, State::Established);
+    assert_eq!(p.count(B, C::TcpExtListenOverflows), 1);
+    for a in conns {
+        assert_eq!(p.tcb(A, a).state, State::Established);
+    }
+    // Closing the listener resets those that wait.
+    p.shards[B].tcp_close(l);
+    p.run(10 * MS);
+    assert_eq!(p.shards[A].tcp_error(late), Some(TcpError::Reset));
+    assert_eq!(p.shards[B].tcp.demux_len(), 1, "only the accepted one is left");
+}
+
+/// A SYN flood: what is kept is bounded, the rest is dropped and counted; it ends by itself.
+#[test]
+fn a_syn_flood_is_bounded() {
+    let mut p = Pair::new(9, GOOD);
+    p.lose = Some(|_| true);
+    p.watch = false;
+    p.shards[B].set_knob("net.ipv4.tcp_max_syn_backlog", "64").expect("a knob");
+    p.listen_as(Listen { port: 80, backlog: 4096, ..Listen::default() });
+    for port in 1..=5000 {
+        let syn =
+            Forged { seq: port as u32, flags: TcpFlags::SYN, window: 1000, ..Forged::default() };
+        p.inject(B, (port, 80), syn);
+    }
+    assert_eq!(p.shards[B].tcp.reqs.len(), 64);
+    assert_eq!(p.drops(B, Reason::TcpReqQFull), 5000 - 64);
+    assert_eq!(p.count(B, C::TcpExtListenDrops), 5000 - 64);
+    p.run(200 * SEC);
+    assert_eq!((p.shards[B].tcp.reqs.len(), p.shards[B].tcp.demux_len()), (0, 0));
+}
+
+fn held(p: &mut Pair) -> (SocketId, SocketId) {
+    let l = p.listen_as(Listen {
+        any_port: true,
+        hold_syn: true,
+        backlog: 16,
+        user: 5,
+        ..Listen::default()
+    });
+    let a = p.connect(1234);
+    (l, a)
+}
+
+/// A held SYN waits, is told of once however often it is sent, and can be accepted later.
+#[test]
+fn a_held_syn_waits_for_its_judgement() {
+    let mut p = Pair::new(70, GOOD);
+    let (l, a) = held(&mut p);
+    p.run(5 * SEC);
+    assert!(p.seen.iter().filter(|s| s.from == A).count() >= 3, "the SYN is sent again and again");
+    assert!(p.seen.iter().all(|s| s.from == A), "and not answered");
+    let event = p.shards[B].poll_event().expect("an event");
+    assert_eq!((event.id, event.user), (l, 5));
+    assert!(p.shards[B].poll_event().is_none());
+    assert_eq!(p.shards[B].take_ready(l), Ready::IN);
+    let syn = p.shards[B].syn_next(l).expect("it waits");
+    assert_eq!(syn.id.kind, SockKind::Syn);
+    assert_eq!((syn.local, syn.remote.ip()), (p.at(B, 1234), p.addr(A)));
+    assert!(p.shards[B].syn_next(l).is_none());
+    assert!(p.shards[B].syn_accept(syn.id));
+    p.run(SEC);
+    assert_eq!(p.tcb(A, a).state, State::Established);
+    let b = p.shards[B].tcp_accept(l).expect("established");
+    exchange(&mut p, (a, b), [10_000, 10_000], 10 * SEC);
+    assert!(!p.shards[B].syn_accept(syn.id), "its name is gone");
+}
+
+#[test]
+fn a_held_syn_can_be_refused() {
+    let cases = [
+        (Refuse::Reset, Some(TcpError::Refused)),
+        (Refuse::Unreachable { code: 1 }, Some(TcpError::HostUnreachable)),
+        (Refuse::Unreachable { code: 0 }, Some(TcpError::NetUnreachable)),
+        (Refuse::Unreachable { code: 13 }, Some(TcpError::Prohibited)),
+        (Refuse::Silent, None),
+    ];
+    for v6 in [false, true] {
+        for (how, err) in cases {
+            let mut p = Pair::over(71, GOOD, v6);
+            let (l, a) = held(&mut p);
+            p.run(10 * MS);
+            let syn = p.shards[B].syn_next(l).expect("it waits");
+            p.shards[B].syn_refuse(syn.id, how);
+            p.run(10 * MS);
+            assert_eq!(p.shards[A].tcp_error(a), err, "{how:?}, IPv6: {v6}");
+            assert!(p.shards[B].tcp.reqs.is_empty());
+            assert_eq!(p.shards[B].tcp.demux_len(), 0);
+        }
+    }
+}
+
+/// Whoever gives up while its SYN is held is forgotten, at once or in the end.
+#[test]
+fn a_held_syn_ends() {
+    let mut p = Pair::new(72, GOOD);
+    let (l, a) = held(&mut p);
+    p.run(10 * MS);
+    let syn = p.shards[B].syn_next(l).expect("it waits");
+    let (ports, seq) = ((syn.remote.port(), 1234), p.tcb(A, a).iss.0.wrapping_add(1));
+    p.inject(B, ports, Forged { seq, flags: TcpFlags::RST, ..Forged::default() });
+    assert!(!p.shards[B].syn_accept(syn.id));
+    let mut p = Pair::new(73, GOOD);
+    let (l, _) = held(&mut p);
+    p.run(300 * SEC);
+    assert!(p.shards[B].tcp.reqs.is_empty() && p.shards[B].syn_next(l).is_none());
+}
+
+/// Held SYNs are bounded by destination and in all.
+#[test]
+fn held_syns_are_bounded() {
+    let mut p = Pair::new(74, GOOD);
+    p.watch = false;
+    p.shards[B].set_knob("net.ipv4.tcp_max_syn_backlog", "100").expect("a knob");
+    p.listen_as(Listen { any_port: true, hold_syn: true, backlog: 4096, ..Listen::default() });
+    for i in 0..300 {
+        let syn = Forged { seq: i, flags: TcpFlags::SYN, window: 1000, ..Forged::default() };
+        p.inject(B, (1000 + i as u16, 80), syn);
+    }
+    assert_eq!(p.shards[B].tcp.reqs.len(), 50);
+    for i in 0..300 {
+        let syn = Forged { seq: i, flags: TcpFlags::SYN, window: 1000, ..Forged::default() };
+        p.inject(B, (1000, 100 + i as u16), syn);
+    }
+    assert_eq!(p.shards[B].tcp.reqs.len(), 100);
+    assert_eq!(p.drops(B, Reason::TcpReqQFull), 250 + 250);
 }
