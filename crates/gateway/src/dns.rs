@@ -108,8 +108,12 @@ impl Forwarder {
         self.timers.next()
     }
 
-    pub fn handle_stack(&mut self) {
+    /// The stack has queries, or errors about answers, which change nothing.
+    pub fn handle_stack(&mut self, cx: &mut Cx<'_>) {
         self.pending = true;
+        for &socket in &self.sockets {
+            while cx.shard.udp_take_error(socket).is_some() {}
+        }
     }
 
     /// Reads the list of resolvers again if it has changed.

@@ -214,8 +214,8 @@ impl App for Gateway {
             let token = Token(event.user);
             match (event.id.kind, token.kind()) {
                 (SockKind::Tcp, Some(Kind::Tcp)) => tcp.handle_stack(&mut cx, token, event.id),
-                (SockKind::Udp, Some(Kind::DnsSocket)) => dns.handle_stack(),
-                (SockKind::Udp, _) => udp.handle_stack(),
+                (SockKind::Udp, Some(Kind::DnsSocket)) => dns.handle_stack(&mut cx),
+                (SockKind::Udp, _) => udp.handle_stack(&mut cx),
                 (SockKind::Icmp, _) => echo.handle_stack(),
                 (SockKind::Listen, _) => tcp.handle_listener(&mut cx),
                 // A connection that nobody has accepted yet.

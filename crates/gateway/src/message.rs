@@ -21,12 +21,14 @@ const CONTROL: usize = 512;
 /// Switches on whatever a relay reads beside a datagram. Errors are reported wherever possible; an
 /// option that an older kernel lacks is left out.
 pub(crate) fn enable(fd: &OwnedFd, v6: bool) -> io::Result<()> {
-    setsockopt(fd, sockopt::Ipv4RecvErr, &true)?;
     if v6 {
+        // For IPv4 peers of a dual-stack socket; a raw one has none, and refuses.
+        let _ = setsockopt(fd, sockopt::Ipv4RecvErr, &true);
         setsockopt(fd, sockopt::Ipv6RecvErr, &true)?;
         setsockopt(fd, sockopt::Ipv6RecvTClass, &true)?;
         setsockopt(fd, sockopt::Ipv6RecvHopLimit, &true)?;
     } else {
+        setsockopt(fd, sockopt::Ipv4RecvErr, &true)?;
         setsockopt(fd, sockopt::IpRecvTos, &true)?;
         setsockopt(fd, sockopt::Ipv4RecvTtl, &true)?;
     }

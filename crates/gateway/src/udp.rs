@@ -81,6 +81,8 @@ pub(crate) struct Endpoints {
     pending: bool,
     all: Slab<Endpoint>,
     by_program: KeyedMap<SocketAddr, u32>,
+    /// The endpoints of forwarded ports; several may lead to one port of the program.
+    forwards: Vec<u32>,
     /// Endpoints by age of their last visit here, for eviction; some are gone already.
     order: VecDeque<(u32, u32, Instant)>,
     timers: Wheel,
@@ -106,6 +108,7 @@ impl Endpoints {
             pending: false,
             all: Slab::default(),
             by_program: KeyedMap::with_hasher(shard.net.rng.keyed()),
+            forwards: Vec::new(),
             order: VecDeque::new(),
             timers: Wheel::default(),
             due: Vec::new(),
@@ -138,8 +141,12 @@ impl Endpoints {
         Ok(())
     }
 
-    pub fn handle_stack(&mut self) {
+    /// The stack has datagrams of the program, or errors about what was sent to it.
+    pub fn handle_stack(&mut self, cx: &mut Cx<'_>) {
         self.pending = true;
+        // That the program has closed a port ends nothing: it may open it again, and whoever is
+        // outside can not be told through the host's socket.
+        while cx.shard.udp_take_error(self.socket).is_some() {}
     }
 
     /// A host socket has datagrams or errors.
@@ -176,8 +183,8 @@ impl Endpoints {
             cx.counts.inc(Count::TtlExceeded);
             return icmp::send_quote(cx, None, IcmpErr::TimeExceeded, datagram.quote());
         }
-        let index = match self.by_program.get(&program) {
-            Some(&index) => index,
+        let index = match self.find(cx, program, remote) {
+            Some(index) => index,
             // Denied before a socket is spent on it.
             None => match self.open(cx, datagram) {
                 Some(index) => index,
@@ -207,6 +214,18 @@ impl Endpoints {
                 }
             }
         }
+    }
+
+    /// The endpoint that a datagram belongs to: the forwarded port whose client it answers, or the
+    /// program's own.
+    fn find(&self, cx: &Cx<'_>, program: SocketAddr, remote: SocketAddr) -> Option<u32> {
+        let answers = |index: &&u32| {
+            let endpoint = self.all.at(**index);
+            endpoint
+                .is_some_and(|e| e.program == program && e.peers.contains_key(&e.key(cx, remote)))
+        };
+        let forward = self.forwards.iter().find(answers);
+        forward.or_else(|| self.by_program.get(&program)).copied()
     }
 
     /// A host socket for a new endpoint, if its first datagram may go anywhere.
@@ -251,8 +270,10 @@ impl Endpoints {
             self.all.remove(index);
             return Err(err);
         }
-        self.by_program.insert(program, index);
-        if !fixed {
+        if fixed {
+            self.forwards.push(index);
+        } else {
+            self.by_program.insert(program, index);
             self.order.push_back((index, generation, last));
             self.timers.arm(index, last.plus(ONE_WAY_NS));
         }
