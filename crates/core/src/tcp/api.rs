@@ -574,19 +574,10 @@ impl Shard {
 }
 
 impl Tcb {
-    /// Bytes queued and not acknowledged; a FIN is none of them.
+    /// Bytes queued and not acknowledged; neither SYN nor FIN is one of them.
     pub(crate) fn queued(&self) -> u32 {
-        let queued = self.sndq.end - self.snd_una;
-        if queued as i32 <= 0 || self.state == State::Close {
-            0
-        } else {
-            queued.min(self.queued_max())
-        }
-    }
-    fn queued_max(&self) -> u32 {
-        // Before the SYN is acknowledged SND.UNA counts it.
-        let syn = u32::from(self.snd_una == self.iss);
-        (self.sndq.end - self.snd_una).saturating_sub(syn)
+        let queued = self.sndq.end - self.snd_una.max(self.iss + 1);
+        if queued as i32 <= 0 || self.state == State::Close { 0 } else { queued }
     }
     /// Bytes that may be queued now: by count, and by the memory that they hold.
     pub(crate) fn send_space(&self) -> usize {

@@ -86,6 +86,10 @@ pub fn tcp_lookup(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
         pkt.sport = u16::from_be_bytes([s0, s1]);
         pkt.dport = u16::from_be_bytes([d0, d1]);
     }
+    if pkt.l2_multicast {
+        // A frame to many is no way to reach one peer, and many answers would follow.
+        return Verdict::Drop(pkt, Reason::NoSocket);
+    }
     let tuple = tuple_of(&pkt);
     let tcp = &cx.tcp;
     match tcp.find(tcp.demux.hash(&tuple), &tuple) {

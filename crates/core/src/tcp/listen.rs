@@ -69,8 +69,6 @@ pub(crate) struct Req {
     pub retries: u8,
     /// It waits for a judgement; the packet to be quoted in an ICMP error.
     pub held: Option<Box<[u8]>>,
-    /// The handshake is complete, but the accept queue was full.
-    pub acked: bool,
     pub ts_offset: u32,
     pub ts_recent: u32,
     pub sent_at: Instant,
@@ -220,7 +218,6 @@ impl Shard {
             tos: pkt.tos,
             retries: 0,
             held,
-            acked: false,
             ts_offset,
             ts_recent: seg.opts.ts.map_or(0, |(val, _)| val),
             sent_at: now,
@@ -255,7 +252,10 @@ impl Shard {
         if l.hold_syn {
             let to = (tuple.local, tuple.lport);
             let here = tcp.listen.held_to.get(&to).copied().unwrap_or(0) as u64;
-            if here >= (syn_max / 2).max(1) || tcp.listen.held as u64 >= syn_max {
+            let waiting = tcp.listen.held as u64;
+            // Those that were accepted and then not confirmed are bounded as well.
+            let all = l.qlen as u64;
+            if here >= (syn_max / 2).max(1) || waiting >= syn_max || all >= 2 * syn_max {
                 return Err(Reason::TcpReqQFull);
             }
             return Ok(());
@@ -395,7 +395,7 @@ impl Shard {
     /// The handshake is complete: a connection for the accept queue (`tcp_v4_syn_recv_sock`).
     fn tcp_v4_syn_recv_sock(&mut self, index: u32, seg: &Segment, pkt: Pkt) -> Verdict {
         let Shard { net, tcp, .. } = self;
-        let Some(req) = tcp.reqs.at_mut(index) else { return Verdict::Drop(pkt, Reason::NoSocket) };
+        let Some(req) = tcp.reqs.at(index) else { return Verdict::Drop(pkt, Reason::NoSocket) };
         let (lid, tuple) = (req.listener, req.tuple);
         let Some(l) = tcp.listeners.get(lid.index, lid.generation) else {
             return Verdict::Drop(pkt, Reason::NoSocket);
@@ -404,9 +404,8 @@ impl Shard {
             if net.knobs.tcp_abort_on_overflow {
                 tcp_v4_send_reset(net, &tuple, seg);
                 self.reqsk_drop(index);
-            } else {
-                req.acked = true;
             }
+            // Otherwise it stays half-open: what the peer sends next tries again.
             return Verdict::Drop(pkt, Reason::TcpListenOverflow);
         }
         let (rcvbuf, user) = (l.rcvbuf, l.user);
@@ -417,10 +416,6 @@ impl Shard {
         tp.state = State::SynRecv;
         tp.listener = Some(lid);
         tp.user = user;
-        if seg.opts.ts.is_some_and(|_| req.retries > 0) {
-            // The SYN-ACK went out more than once: its round trip is not known.
-            tp.retransmits = 1;
-        }
         self.reqsk_unlink(index);
         self.net.counts.inc(id::TcpPassiveOpens);
         tcp_ack_of_syn(&mut self.net, &mut tp, seg);
@@ -473,15 +468,10 @@ impl Shard {
         let wait = (TCP_TIMEOUT_INIT_US as u64 * 1000) << req.retries.min(7);
         req.due = net.now.plus(wait.min(120 * SEC));
         tcp.req_timers.arm(index, req.due);
-        if !req.acked {
-            net.counts.inc(id::TcpExtTCPTimeouts);
-            net.counts.inc(id::TcpRetransSegs);
-            net.counts.inc(id::TcpExtTCPSynRetrans);
-            self.send_synack(index);
-        } else {
-            // The peer believes that it is connected: only its data brings the acknowledgement again.
-            self.send_synack(index);
-        }
+        net.counts.inc(id::TcpExtTCPTimeouts);
+        net.counts.inc(id::TcpRetransSegs);
+        net.counts.inc(id::TcpExtTCPSynRetrans);
+        self.send_synack(index);
     }
 
     /// An ICMP error about a SYN-ACK of ours: the peer can not be reached.

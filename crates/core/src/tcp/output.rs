@@ -31,7 +31,7 @@ pub(crate) enum Pushed {
 }
 
 /// Packets of all connections that may wait for IpOut at once.
-const IP_OUT_MAX: usize = 256;
+const IP_OUT_MAX: usize = 512;
 /// Packets that one connection sends before the next one has its turn.
 const QUANTUM_PKTS: usize = 32;
 

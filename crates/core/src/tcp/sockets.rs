@@ -1,0 +1,253 @@
+//! All TCP sockets of a shard: the tables, the connections to be served, and what follows from a
+//! change of one of them.
+//!
+//! Linux: net/ipv4/inet_hashtables.c, tcp_ipv4.c `tcp_prot`. RFCs: 6528, 6056 §3.3.3, 5961 §7.
+
+use std::collections::VecDeque;
+use std::hash::Hasher;
+use std::net::IpAddr;
+
+use super::demux::{Demux, Ref};
+use super::listen::{self, Listener, Req};
+use super::timewait::TimeWait;
+use super::{Earlier, State, Tcb, Tuple, output, timer};
+use crate::rand::Rng;
+use crate::seq::Seq;
+use crate::shard::{Net, Shard};
+use crate::sock::{Slab, SockKind, SocketId};
+use crate::table::count::id;
+use crate::time::{Instant, Wheel};
+
+/// All TCP sockets of a shard.
+pub struct Sockets {
+    /// Connections, half-open ones and TIME_WAIT by their two ends.
+    pub(crate) demux: Demux,
+    pub(crate) conns: Slab<Box<Tcb>>,
+    pub(crate) listeners: Slab<Listener>,
+    pub(crate) reqs: Slab<Box<Req>>,
+    pub(crate) tws: Slab<TimeWait>,
+    pub(crate) listen: listen::Ports,
+    pub(crate) conn_timers: Wheel,
+    pub(crate) req_timers: Wheel,
+    pub(crate) tw_timers: Wheel,
+    /// Connections that `transmit` is to serve, in turn.
+    pub(crate) dirty: VecDeque<u32>,
+    /// When connections that found the device's queue full are to be served at the latest.
+    pub(crate) throttled_until: Instant,
+    pub(super) fired: Vec<u32>,
+    secret: [u64; 4],
+    /// RFC 6056 algorithm 3: moves on with each port that is chosen.
+    pub(super) port_counter: u32,
+    /// Challenge acknowledgements in the current second: which second, and how many are left.
+    challenge: (u64, u64),
+    /// Memory of all queues, in bytes.
+    pub(crate) mem: usize,
+    /// Connections that the application has closed.
+    pub(crate) orphans: usize,
+    /// Connections that hold memory charged: for `/proc/net/sockstat`.
+    pub(crate) hashed: usize,
+}
+
+impl Sockets {
+    /// No sockets; the keys of all tables and sequence numbers come from `rng`.
+    pub fn new(rng: &mut Rng) -> Sockets {
+        Sockets {
+            demux: Demux::new(rng.keyed()),
+            conns: Slab::default(),
+            listeners: Slab::default(),
+            reqs: Slab::default(),
+            tws: Slab::default(),
+            listen: listen::Ports::new(rng.keyed(), rng.keyed()),
+            conn_timers: Wheel::default(),
+            req_timers: Wheel::default(),
+            tw_timers: Wheel::default(),
+            dirty: VecDeque::new(),
+            throttled_until: Instant::NEVER,
+            fired: Vec::new(),
+            secret: std::array::from_fn(|_| rng.next_u64()),
+            port_counter: rng.next_u32(),
+            challenge: (u64::MAX, 0),
+            mem: 0,
+            orphans: 0,
+            hashed: 0,
+        }
+    }
+    /// When [`crate::path::timers`] or `transmit` has something to do for TCP.
+    pub fn next_timer(&self) -> Option<Instant> {
+        let wheels = [self.conn_timers.next(), self.req_timers.next(), self.tw_timers.next()];
+        let throttled = (!self.dirty.is_empty()).then_some(self.throttled_until);
+        wheels.into_iter().chain([throttled]).flatten().min()
+    }
+    /// Whether a connection waits to be served by `transmit`.
+    pub fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn demux_len(&self) -> usize {
+        self.demux.len()
+    }
+
+    /// Who has these two ends.
+    pub(crate) fn find(&self, hash: u32, tuple: &Tuple) -> Option<Ref> {
+        self.demux.find(hash, |what| match what {
+            Ref::Conn(i) => self.conns.at(i).is_some_and(|c| c.tuple == *tuple),
+            Ref::Req(i) => self.reqs.at(i).is_some_and(|r| r.tuple == *tuple),
+            Ref::Tw(i) => self.tws.at(i).is_some_and(|t| t.tuple == *tuple),
+        })
+    }
+
+    /// A keyed hash of 64 bits that an outsider can not predict (SipHash with a secret prefix).
+    fn secure_hash(&self, tuple: &Tuple, ports: bool, salt: u64) -> u64 {
+        // `DefaultHasher` is SipHash-1-3, which was made for this; its key is public, ours goes first.
+        let mut h = std::collections::hash_map::DefaultHasher::new();
+        for word in self.secret {
+            h.write_u64(word);
+        }
+        h.write_u64(salt);
+        for addr in [tuple.local, tuple.remote] {
+            match addr {
+                IpAddr::V4(a) => h.write_u32(a.to_bits()),
+                IpAddr::V6(a) => h.write_u128(a.to_bits()),
+            }
+        }
+        if ports {
+            h.write_u32((tuple.lport as u32) << 16 | tuple.rport as u32);
+        }
+        h.finish()
+    }
+    /// The initial sequence number (RFC 6528; `secure_tcp_seq`): a clock of 64 ns ticks and a keyed hash.
+    pub(crate) fn secure_seq(&self, tuple: &Tuple, now: Instant) -> Seq {
+        Seq((self.secure_hash(tuple, true, 1) as u32).wrapping_add((now.ns() >> 6) as u32))
+    }
+    /// Where the search for a local port begins (RFC 6056 §3.3.3).
+    pub(crate) fn secure_port_offset(&self, tuple: &Tuple) -> u32 {
+        self.secure_hash(&Tuple { lport: 0, ..*tuple }, true, 3) as u32
+    }
+    /// The offset of a connection's timestamps (`secure_tcp_ts_off`): the same for all ports of a
+    /// pair of addresses, so that PAWS works from one connection to the next.
+    pub(crate) fn secure_ts_off(&self, tuple: &Tuple) -> u32 {
+        self.secure_hash(tuple, false, 2) as u32
+    }
+
+    /// Adds a connection and lets look-ups find it. None if there are too many.
+    pub(crate) fn insert(&mut self, mut tcb: Box<Tcb>) -> u32 {
+        let (hash, orphan) = (tcb.hash, tcb.orphan);
+        debug_assert!(!orphan, "a connection begins with an owner");
+        tcb.hashed = true;
+        self.hashed += 1;
+        let (index, generation) = self.conns.insert(tcb);
+        if let Some(tcb) = self.conns.at_mut(index) {
+            tcb.id = SocketId { kind: SockKind::Tcp, index, generation };
+        }
+        self.demux.insert(hash, Ref::Conn(index));
+        index
+    }
+}
+
+impl Shard {
+    /// Serves connections that have something to send, in turn, until the way down is full.
+    pub(crate) fn tcp_push_pending(&mut self) {
+        self.tcp.throttled_until = Instant::NEVER;
+        while let Some(index) = self.tcp.dirty.pop_front() {
+            let Some(tcb) = self.tcp.conns.at_mut(index) else { continue };
+            if !std::mem::replace(&mut tcb.dirty, false) {
+                continue;
+            }
+            tcb.push = false;
+            let said = output::tcp_push(&mut self.net, tcb);
+            if said == output::Pushed::Throttled {
+                // The queue below is full: it is served again when the driver comes back, or soon.
+                tcb.dirty = true;
+                self.tcp.dirty.push_front(index);
+                self.tcp.throttled_until = self.net.now.plus(crate::time::MS);
+                self.tcp_settle(index);
+                return;
+            }
+            self.tcp_settle(index);
+        }
+    }
+
+    /// Brings everything outside a connection up to date after something happened to it: memory,
+    /// timers, the list of those to be served, its place in the tables, its end.
+    pub(crate) fn tcp_settle(&mut self, index: u32) {
+        let Shard { net, tcp, .. } = self;
+        let Some(tcb) = tcp.conns.at_mut(index) else { return };
+        let held = tcb.rcvq.rmem() + tcb.sndq.wmem();
+        tcp.mem = (tcp.mem + held).saturating_sub(tcb.charged);
+        tcb.charged = held;
+        match tcb.state {
+            State::TimeWait => return self.tcp_time_wait(index),
+            State::Close => return self.tcp_closed(index),
+            _ => {}
+        }
+        if std::mem::take(&mut tcb.challenge) && allow_challenge(&mut tcp.challenge, net) {
+            net.counts.inc(id::TcpExtTCPChallengeACK);
+            output::tcp_send_ack(net, tcb);
+        }
+        if (tcb.push || tcb.ack_now) && !tcb.dirty {
+            tcb.dirty = true;
+            tcp.dirty.push_back(index);
+        }
+        timer::note_idle(net, tcb);
+        let next = tcb.rtx_at.min2(tcb.delack_at).min2(tcb.keep_at).min2(tcb.idle_at);
+        // Lazily: a timer that fires too early is armed anew, which is cheaper than moving it on
+        // every segment.
+        if next != Instant::NEVER && tcp.conn_timers.armed_at(index).is_none_or(|at| next < at) {
+            tcp.conn_timers.arm(index, next);
+        }
+    }
+
+    /// The connection is over: nobody finds it any more, and if nobody owns it, it goes.
+    fn tcp_closed(&mut self, index: u32) {
+        self.tcp_unhash(index);
+        self.tcp.conn_timers.cancel(index);
+        let Some(tcb) = self.tcp.conns.at(index) else { return };
+        if tcb.orphan {
+            self.tcp_destroy(index);
+        }
+    }
+
+    /// Takes a connection out of the look-up table.
+    pub(crate) fn tcp_unhash(&mut self, index: u32) {
+        let tcp = &mut self.tcp;
+        let Some(tcb) = tcp.conns.at_mut(index) else { return };
+        if std::mem::take(&mut tcb.hashed) {
+            tcp.hashed -= 1;
+            let hash = tcb.hash;
+            tcp.demux.remove(hash, Ref::Conn(index));
+        }
+    }
+
+    /// Gives everything back that a closed connection holds (`inet_csk_destroy_sock`).
+    pub(crate) fn tcp_destroy(&mut self, index: u32) {
+        self.tcp_unhash(index);
+        let Shard { net, tcp, .. } = self;
+        tcp.conn_timers.cancel(index);
+        let Some(mut tcb) = tcp.conns.remove(index) else { return };
+        tcp.mem = tcp.mem.saturating_sub(tcb.charged);
+        if tcb.orphan {
+            tcp.orphans -= 1;
+        }
+        tcb.rcvq.purge(net);
+        let end = tcb.snd_nxt;
+        tcb.sndq.clear(&mut net.pool, end);
+    }
+}
+
+/// The limit of challenge acknowledgements of all connections together (RFC 5961 §7): a budget a
+/// second, with a random part so that nobody can count it from outside.
+fn allow_challenge(state: &mut (u64, u64), net: &mut Net) -> bool {
+    let limit = net.knobs.tcp_challenge_ack_limit;
+    if limit >= i32::MAX as u64 {
+        return true;
+    }
+    let second = net.now.ns() / crate::time::SEC;
+    if state.0 != second {
+        let half = limit.div_ceil(2);
+        *state = (second, half + net.rng.below(limit.max(1)));
+    }
+    let left = state.1 > 0;
+    state.1 = state.1.saturating_sub(1);
+    left
+}
