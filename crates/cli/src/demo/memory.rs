@@ -389,10 +389,15 @@ fn connection(
             continue;
         }
         // The stream of a source ends with the other end's verdict, the others without anything.
-        match drive.shard.tcp_recv(id, &mut verdict) {
+        // What came at once is read at once: nothing else would wake the loop.
+        let mut read = drive.shard.tcp_recv(id, &mut verdict);
+        while matches!(read, Ok(n) if n > 0) {
+            judged = verdict == [1];
+            read = drive.shard.tcp_recv(id, &mut verdict);
+        }
+        match read {
             Err(TcpError::WouldBlock) => {}
-            Ok(0) => break,
-            Ok(_) => judged = verdict == [1],
+            Ok(_) => break,
             Err(e) => return Err(io::Error::other(e)),
         }
     }

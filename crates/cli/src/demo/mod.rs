@@ -129,10 +129,9 @@ fn namespaces(time: Duration) -> Result<Demo, Failed> {
         (ns::Exit::Code(0), Ok(traffic)) => traffic,
         (exit, _) => return Err(Failed::Broken(format!("the client did not finish: {exit:?}"))),
     };
-    let setting = format!(
-        "A kernel TCP client in a namespace, {} (mtu {MTU}), linerate, an HTTP server on the host.",
-        instance.device()
-    );
+    let device = instance.device();
+    let setting =
+        format!("kernel TCP client → {device}, mtu {MTU} → linerate → HTTP server on the host");
     Ok(Demo::new(setting, None, traffic, vec![path]))
 }
 
@@ -140,6 +139,6 @@ fn namespaces(time: Duration) -> Result<Demo, Failed> {
 fn in_memory(time: Duration, missing: String) -> Result<Demo, String> {
     let (traffic, path) = memory::run(time).map_err(|e| format!("two stacks in memory: {e}"))?;
     let setting =
-        "Two linerate stacks over a wire in memory: no kernel was at either end.".to_owned();
+        "linerate → a wire in memory → linerate: two stacks, no kernel at either end".to_owned();
     Ok(Demo::new(setting, Some(missing), traffic, path))
 }

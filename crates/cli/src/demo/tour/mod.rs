@@ -254,39 +254,4 @@ fn wrap(text: &mut String, indent: &str, words: &str) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_scene_shows_its_loss_and_its_cure() {
-        for scene in &SCENES {
-            let seen = play(scene).expect("a bench in memory");
-            assert!(seen.faults.is_empty(), "{}: {:?}", scene.name, seen.faults);
-        }
-    }
-
-    #[test]
-    fn a_burst_is_the_same_every_time() {
-        // Clients of the last scene repeat their SYNs by the clock, which a test can not hold still.
-        for scene in SCENES.iter().filter(|s| matches!(s.load, Load::Burst { .. })) {
-            let [one, two] = [(), ()].map(|()| play(scene).expect("a bench in memory"));
-            let figures = |s: &Seen| serde_json::to_string(s).expect("plain values");
-            assert_eq!(figures(&one), figures(&two));
-        }
-    }
-
-    #[test]
-    fn a_knob_that_does_not_help_is_found_out() {
-        let scene = &SCENES[0];
-        let useless = Scene { values: [scene.values[0]; 2], ..*scene };
-        let seen = play(&useless).expect("a bench in memory");
-        assert!(!seen.faults.is_empty());
-    }
-
-    #[test]
-    fn texts_fit_the_width() {
-        let mut text = String::new();
-        SCENES.iter().for_each(|s| wrap(&mut text, "   ", s.lesson));
-        assert!(text.lines().all(|l| l.len() <= WIDTH && l.starts_with("   ")));
-    }
-}
+mod tests;
