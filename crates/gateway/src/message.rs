@@ -41,6 +41,12 @@ pub(crate) fn enable_gro(fd: &OwnedFd) {
     let _ = setsockopt(fd, sockopt::UdpGroSegment, &true);
 }
 
+/// An empty list with the memory of another, whose pieces it does not keep.
+pub(crate) fn recycle<'a>(mut pieces: Vec<IoSlice<'_>>) -> Vec<IoSlice<'a>> {
+    pieces.clear();
+    pieces.into_iter().map(|_| IoSlice::new(&[])).collect()
+}
+
 fn errno(err: nix::errno::Errno) -> Errno {
     Errno::from_raw_os_error(err as i32)
 }
@@ -182,4 +188,54 @@ fn address(storage: &SockaddrStorage) -> Option<SocketAddr> {
         return Some(SocketAddr::from((v4.ip(), v4.port())));
     }
     storage.as_sockaddr_in6().map(|v6| SocketAddr::from((v6.ip(), v6.port())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_pieces_keeps_its_memory() {
+        let data = [0u8; 8];
+        let mut pieces: Vec<IoSlice<'_>> = Vec::with_capacity(100);
+        pieces.push(IoSlice::new(&data));
+        let recycled: Vec<IoSlice<'static>> = recycle(pieces);
+        assert_eq!((recycled.len(), recycled.capacity()), (0, 100));
+    }
+
+    #[test]
+    fn several_datagrams_travel_as_one_where_the_kernel_can() {
+        let open = || std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (from, to) = (OwnedFd::from(open()), OwnedFd::from(open()));
+        enable(&to, false).unwrap();
+        enable_gro(&to);
+        let addr = SocketAddr::try_from(rustix::net::getsockname(&to).unwrap()).unwrap();
+        let data: Vec<u8> = (0..2500).map(|i| i as u8).collect();
+        send(&from, addr, &[IoSlice::new(&data)], Some(1000)).unwrap();
+        let mut receiver = Receiver::new();
+        let mut got = Vec::new();
+        while got.len() < data.len() {
+            let arrived = receiver.receive(to.as_raw_fd()).unwrap();
+            assert!(arrived.segment_size == 1000 || arrived.len <= 1000);
+            assert_eq!(arrived.ttl, 64);
+            got.extend_from_slice(receiver.bytes(&arrived));
+        }
+        assert_eq!(got, data);
+    }
+
+    #[test]
+    fn an_error_names_what_failed_and_who_says_so() {
+        let from = OwnedFd::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+        enable(&from, false).unwrap();
+        let gone = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let to = gone.local_addr().unwrap();
+        drop(gone);
+        send(&from, to, &[IoSlice::new(b"anybody?")], None).unwrap();
+        let mut receiver = Receiver::new();
+        let failed = receiver.receive_error(from.as_raw_fd()).unwrap();
+        assert_eq!((failed.to, failed.offender), (to, Some(to.ip())));
+        assert_eq!((failed.origin, failed.kind, failed.code), (2, 3, 3));
+        assert_eq!(receiver.error_bytes(&failed), b"anybody?");
+        assert_eq!(receiver.receive_error(from.as_raw_fd()).unwrap_err(), Errno::AGAIN);
+    }
 }

@@ -16,7 +16,7 @@ use crate::forward;
 use crate::gateway::{Cx, Kind, Token};
 use crate::host;
 use crate::icmp;
-use crate::message::{self, Arrived, Receiver};
+use crate::message::{self, Arrived, Receiver, recycle};
 use crate::policy::{Denied, Judgement};
 use linerate_core::ip::icmp::IcmpErr;
 use linerate_core::rand::KeyedMap;
@@ -568,10 +568,4 @@ fn prepare(v6: bool) -> io::Result<OwnedFd> {
     message::enable(&host, v6)?;
     message::enable_gro(&host);
     Ok(host)
-}
-
-/// An empty list with the memory of another, whose pieces it does not keep.
-fn recycle<'a>(mut pieces: Vec<IoSlice<'_>>) -> Vec<IoSlice<'a>> {
-    pieces.clear();
-    pieces.into_iter().map(|_| IoSlice::new(&[])).collect()
 }

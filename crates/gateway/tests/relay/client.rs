@@ -225,7 +225,7 @@ fn serve_echo(port: &str) {
     loop {
         let (mut stream, from) = listener.accept().expect("a client");
         std::thread::spawn(move || {
-            let _ = write!(stream, "{}\n", from.ip().to_canonical());
+            let _ = writeln!(stream, "{}", from.ip().to_canonical());
             let mut buf = vec![0; 65536];
             while let Ok(n @ 1..) = stream.read(&mut buf) {
                 if stream.write_all(&buf[..n]).is_err() {
