@@ -56,12 +56,6 @@ impl Demux {
         crate::sock::lookup::hash_tuple(&self.key, t.local, t.remote, (t.lport, t.rport))
     }
 
-    /// How many entries there are.
-    #[cfg(test)]
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
     #[inline]
     fn mask(&self) -> usize {
         self.slots.len() - 1
@@ -160,6 +154,13 @@ impl Demux {
 mod tests {
     use super::*;
     use crate::rand::Rng;
+
+    impl Demux {
+        /// How many entries there are.
+        pub fn len(&self) -> usize {
+            self.len
+        }
+    }
 
     #[test]
     fn finds_what_is_there_and_nothing_else_under_random_change() {

@@ -13,8 +13,6 @@ mod rcvq;
 mod recovery;
 mod sndq;
 mod sockets;
-#[cfg(test)]
-mod tests;
 mod timer;
 mod timewait;
 
@@ -620,3 +618,6 @@ impl Earlier for Instant {
         if other < self { other } else { self }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -83,11 +83,6 @@ impl Sockets {
         !self.dirty.is_empty()
     }
 
-    #[cfg(test)]
-    pub(crate) fn demux_len(&self) -> usize {
-        self.demux.len()
-    }
-
     /// Who has these two ends.
     pub(crate) fn find(&self, hash: u32, tuple: &Tuple) -> Option<Ref> {
         self.demux.find(hash, |what| match what {

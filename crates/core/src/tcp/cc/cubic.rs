@@ -38,11 +38,6 @@ pub(crate) struct Cubic {
 }
 
 impl Cubic {
-    #[cfg(test)]
-    pub fn w_max(&self) -> u32 {
-        self.w_max as u32
-    }
-
     /// Whether the delay has grown so much that the queue on the way must be filling (`hystart_update`).
     fn hystart(&mut self, w: &Window) -> bool {
         let Some(rtt) = w.rtt_us else { return false };
@@ -121,5 +116,12 @@ impl CongestionControl for Cubic {
     }
     fn reset(&mut self) {
         *self = Cubic { delay_min_us: self.delay_min_us, ..Cubic::default() };
+    }
+}
+
+#[cfg(test)]
+impl Cubic {
+    pub fn w_max(&self) -> u32 {
+        self.w_max as u32
     }
 }

@@ -8,7 +8,7 @@ mod hostile;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::{Connect, Listen, Tcb};
+use super::{Connect, Listen, Sockets, Tcb};
 use crate::link::{Features, Iface, L2};
 use crate::path;
 use crate::pkt::{Batch, Csum, Gso, Pkt};
@@ -452,4 +452,10 @@ pub(super) fn exchange(
     );
     assert_eq!((ends[A].read, ends[B].read), (bytes[1], bytes[0]));
     p.now.since(begun)
+}
+
+impl Sockets {
+    fn demux_len(&self) -> usize {
+        self.demux.len()
+    }
 }
