@@ -23,7 +23,7 @@ use shard::Shard;
 use wire::{IPPROTO_TCP, IPPROTO_UDP};
 
 /// Stage `Transport`, RX: to the protocol's input function.
-#[inline]
+#[inline(always)]
 fn transport_rcv(cx: &mut Shard, pkt: Pkt) -> Verdict {
     match pkt.ip_proto {
         IPPROTO_UDP => udp::input::udp_rcv(cx, pkt),

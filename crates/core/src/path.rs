@@ -13,12 +13,14 @@ use crate::time::Instant;
 use crate::trace::Said;
 use crate::{ip, link, rx, sock, transport_rcv, tx};
 
-/// One batch of one stage: what came in, went on, ended.
+/// What of a batch did not simply go on to the next stage of the group. A packet that does is not
+/// counted one by one.
 #[derive(Clone, Copy, Default)]
 struct Tally {
-    entered: u64,
-    out: u64,
     taken: u64,
+    queued: u64,
+    /// Held by the stage, or dropped: both are counted where they happen.
+    kept: u64,
 }
 
 type Run = fn(&mut Shard, Pkt) -> Verdict;
@@ -26,44 +28,39 @@ type Run = fn(&mut Shard, Pkt) -> Verdict;
 macro_rules! path {
     ($batch:ident, $cx:ident; $( $(if $on:expr =>)? { $($stage:ident : $run:path),+ $(,)? } )+) => { $(
         if true $(&& $on)? && !$batch.is_empty() {
-            if let Some(clock) = $cx.net.timed() {
-                $( one_stage($cx, $batch, Stage::$stage, $run, clock); )+
+            if let Some(how) = $cx.net.closely() {
+                $( one_stage($cx, $batch, Stage::$stage, $run, how); )+
             } else {
                 #[allow(non_snake_case)]
                 let ($(mut $stage,)+) = ($({ let _ = Stage::$stage; Tally::default() },)+);
-                let tracing = $cx.net.trace.is_some();
                 let mut now = std::mem::take(&mut $batch.now);
+                let mut _entered = now.len() as u64;
                 'packet: for pkt in now.drain(..) {
                     $(
-                        $stage.entered += 1;
-                        let number = if tracing { trace_enter(&pkt) } else { (0, None) };
                         let pkt = match $run($cx, pkt) {
                             Verdict::Pass(pkt) => pkt,
                             Verdict::Taken => {
                                 $stage.taken += 1;
-                                if tracing { trace_say($cx, Stage::$stage, number, Said::Taken) }
                                 continue 'packet;
                             }
                             Verdict::Queued => {
-                                $stage.out += 1;
-                                if tracing { trace_say($cx, Stage::$stage, number, Said::Queued) }
+                                $stage.queued += 1;
                                 continue 'packet;
                             }
                             Verdict::Held => {
-                                if tracing { trace_say($cx, Stage::$stage, number, Said::Held) }
+                                $stage.kept += 1;
                                 continue 'packet;
                             }
                             Verdict::Drop(pkt, reason) => {
+                                $stage.kept += 1;
                                 $cx.net.kfree_skb_reason(Stage::$stage, pkt, reason);
                                 continue 'packet;
                             }
                         };
-                        $stage.out += 1;
-                        if tracing { trace_say($cx, Stage::$stage, number, Said::Pass) }
                     )+
                     $batch.next.push(pkt);
                 }
-                $( $cx.net.tally(Stage::$stage, $stage); )+
+                $( _entered = $cx.net.tally(Stage::$stage, _entered, $stage); )+
                 $batch.now = std::mem::replace(&mut $batch.next, now);
             }
         }
@@ -157,31 +154,41 @@ fn take_side(side: &mut std::collections::VecDeque<Pkt>, batch: &mut Batch) {
     batch.now.extend(side.drain(..));
 }
 
-/// One stage alone over the whole batch, timed: every sixty-fourth batch goes this way.
-fn one_stage(cx: &mut Shard, batch: &mut Batch, stage: Stage, run: Run, clock: fn() -> u64) {
+/// Why a batch goes through its stages one by one.
+#[derive(Clone, Copy)]
+struct Closely {
+    clock: Option<fn() -> u64>,
+    tracing: bool,
+}
+
+/// One stage alone over the whole batch: timed, which every sixty-first batch is, or traced.
+fn one_stage(cx: &mut Shard, batch: &mut Batch, stage: Stage, run: Run, how: Closely) {
+    let Closely { clock, tracing } = how;
     let mut tally = Tally::default();
-    let tracing = cx.net.trace.is_some();
     let mut now = std::mem::take(&mut batch.now);
-    let begun = clock();
+    let entered = now.len() as u64;
+    let begun = clock.map(|clock| clock());
     for pkt in now.drain(..) {
-        tally.entered += 1;
         let number = if tracing { trace_enter(&pkt) } else { (0, None) };
         let said = match run(cx, pkt) {
             Verdict::Pass(pkt) => {
                 batch.next.push(pkt);
-                tally.out += 1;
                 Said::Pass
             }
             Verdict::Queued => {
-                tally.out += 1;
+                tally.queued += 1;
                 Said::Queued
             }
             Verdict::Taken => {
                 tally.taken += 1;
                 Said::Taken
             }
-            Verdict::Held => Said::Held,
+            Verdict::Held => {
+                tally.kept += 1;
+                Said::Held
+            }
             Verdict::Drop(pkt, reason) => {
+                tally.kept += 1;
                 cx.net.kfree_skb_reason(stage, pkt, reason);
                 continue;
             }
@@ -190,17 +197,29 @@ fn one_stage(cx: &mut Shard, batch: &mut Batch, stage: Stage, run: Run, clock: f
             trace_say(cx, stage, number, said);
         }
     }
-    cx.net.counts.flow(stage).timed(clock().saturating_sub(begun), tally.entered);
-    cx.net.tally(stage, tally);
+    if let (Some(clock), Some(begun)) = (clock, begun) {
+        cx.net.counts.flow(stage).timed(clock().saturating_sub(begun), entered);
+    }
+    cx.net.tally(stage, entered, tally);
     batch.now = std::mem::replace(&mut batch.next, now);
 }
 
 impl Net {
+    /// Whether this batch is looked at more closely, which the fused loop does not stop for.
     #[inline]
-    fn tally(&self, stage: Stage, tally: Tally) {
-        if tally.entered > 0 {
-            self.counts.flow(stage).batch(tally.entered, tally.out, tally.taken);
+    fn closely(&mut self) -> Option<Closely> {
+        let (clock, tracing) = (self.timed(), self.trace.is_some());
+        (clock.is_some() || tracing).then_some(Closely { clock, tracing })
+    }
+
+    /// Counts the batch of one stage; returns how many go straight on to the next.
+    #[inline]
+    fn tally(&self, stage: Stage, entered: u64, tally: Tally) -> u64 {
+        let out = entered - tally.taken - tally.kept;
+        if entered > 0 {
+            self.counts.flow(stage).batch(entered, out, tally.taken);
         }
+        out - tally.queued
     }
 }
 

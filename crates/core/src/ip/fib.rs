@@ -10,7 +10,7 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// What a route says of the packets that match it (Linux: `RTN_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,8 +109,7 @@ impl Bits for u128 {
     }
     #[inline]
     fn slot(self) -> usize {
-        let both = (self as u64) ^ (self >> 64) as u64;
-        (both.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60) as usize % CACHE
+        slot64((self as u64) ^ (self >> 64) as u64)
     }
 }
 
@@ -221,6 +220,8 @@ pub struct Fib {
     free: Vec<u32>,
     cache4: [Cell<(u32, Option<u32>)>; CACHE],
     cache6: [Cell<(u128, Option<u32>)>; CACHE],
+    /// What the input side found out lately: both addresses, and from where; see [`Fib::known_local`].
+    known: [Cell<(u64, u32)>; CACHE],
     /// How many routes carry an MTU of their own.
     with_mtu: usize,
 }
@@ -240,6 +241,19 @@ impl Fib {
     #[inline]
     pub fn is_local(&self, addr: IpAddr) -> bool {
         self.lookup(addr).is_some_and(|r| r.kind == RouteKind::Local)
+    }
+    /// Whether a packet of these addresses was found to be for us, and its source valid, since the
+    /// routes last changed. `way` is what else that depended on: device and knobs, never 0.
+    #[inline(always)]
+    pub(crate) fn known_local(&self, src: Ipv4Addr, dst: Ipv4Addr, way: u32) -> bool {
+        let pair = pair(src, dst);
+        self.known[slot64(pair)].get() == (pair, way)
+    }
+    /// Notes that it was.
+    #[inline]
+    pub(crate) fn learn_local(&self, src: Ipv4Addr, dst: Ipv4Addr, way: u32) {
+        let pair = pair(src, dst);
+        self.known[slot64(pair)].set((pair, way));
     }
     /// Whether some route has an MTU of its own.
     #[inline]
@@ -322,7 +336,18 @@ impl Fib {
     fn forget(&mut self) {
         self.cache4 = Default::default();
         self.cache6 = Default::default();
+        self.known = Default::default();
     }
+}
+
+#[inline(always)]
+fn pair(src: Ipv4Addr, dst: Ipv4Addr) -> u64 {
+    (u32::from_ne_bytes(src.octets()) as u64) << 32 | u32::from_ne_bytes(dst.octets()) as u64
+}
+
+#[inline(always)]
+fn slot64(bits: u64) -> usize {
+    (bits.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60) as usize % CACHE
 }
 
 /// The look-up through the cache. An empty slot holds `None`; `NONE` means: there is no route.

@@ -18,7 +18,7 @@ use crate::wire::ipv6::{ExtError, ParamCode, walk};
 use crate::wire::{ETH_P_IP, IPPROTO_HOPOPTS, Ipv4Hdr, Ipv4Options, Ipv6Hdr, WireError};
 
 /// Checks the header, fills the packet's addresses and protocol, takes the header off.
-#[inline]
+#[inline(always)]
 pub fn ip_rcv(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
     if pkt.proto != ETH_P_IP {
         return ipv6_rcv(cx, pkt);
@@ -125,7 +125,7 @@ fn is_broadcast(net: &Net, pkt: &Pkt) -> bool {
     dst.is_broadcast() || dst.is_unspecified() || route(pkt.dst) == Some(RouteKind::Broadcast)
 }
 
-#[inline]
+#[inline(always)]
 fn ecn4(tos: u8) -> Id<Segs> {
     match tos & 3 {
         0 => id::IpInNoECTPkts,
@@ -146,7 +146,7 @@ fn ecn6(tos: u8) -> Id<Segs> {
 }
 
 /// The same for IPv6, with its extension headers.
-#[inline]
+#[inline(never)]
 pub fn ipv6_rcv(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
     let net = &mut cx.net;
     net.counts.inc(id::Ip6InReceives);

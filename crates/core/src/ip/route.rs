@@ -20,18 +20,29 @@ pub const LOOPBACK_DEV: u8 = u8::MAX;
 pub const LOOPBACK_MTU: u32 = 65536;
 
 /// Decides where a packet goes whose header was checked.
-#[inline]
+#[inline(always)]
 pub fn ip_route_input(cx: &mut Shard, pkt: Pkt) -> Verdict {
     let net = &mut cx.net;
     match (pkt.src, pkt.dst) {
-        (IpAddr::V4(src), IpAddr::V4(dst)) => ip_route_input_v4(net, pkt, src, dst),
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            let iface = net.ifaces.get(pkt.dev as usize);
+            let looped = iface.is_none_or(|i| i.l2 == L2::Loopback);
+            // What the long way decides by, beside both addresses: a change of routes makes the
+            // table forget, all else is in here.
+            let rp_filter = net.knobs.rp_filter.min(3) as u32;
+            let way = 1 | (looped as u32) << 1 | rp_filter << 2 | (pkt.dev as u32) << 8;
+            if net.fib.known_local(src, dst, way) {
+                return local(net, pkt);
+            }
+            ip_route_input_slow(net, pkt, src, dst, way)
+        }
         (IpAddr::V6(src), IpAddr::V6(dst)) => ip_route_input_v6(net, pkt, src, dst),
         _ => unreachable!("the IP stage read both addresses from one header"),
     }
 }
 
-#[inline]
-fn ip_route_input_v4(net: &mut Net, pkt: Pkt, src: Ipv4Addr, dst: Ipv4Addr) -> Verdict {
+#[inline(never)]
+fn ip_route_input_slow(net: &mut Net, pkt: Pkt, src: Ipv4Addr, dst: Ipv4Addr, way: u32) -> Verdict {
     let iface = net.ifaces.get(pkt.dev as usize);
     let looped = iface.is_none_or(|i| i.l2 == L2::Loopback);
     let any_ip = iface.is_some_and(|i| i.any_ip);
@@ -54,7 +65,10 @@ fn ip_route_input_v4(net: &mut Net, pkt: Pkt, src: Ipv4Addr, dst: Ipv4Addr) -> V
     }
     let kind = net.fib.lookup(pkt.dst).map(|r| r.kind);
     match kind {
-        Some(RouteKind::Local) => local(net, pkt),
+        Some(RouteKind::Local) => {
+            net.fib.learn_local(src, dst, way);
+            local(net, pkt)
+        }
         Some(RouteKind::Broadcast) => {
             net.counts.inc(id::IpInBcastPkts);
             local(net, pkt)
@@ -66,7 +80,7 @@ fn ip_route_input_v4(net: &mut Net, pkt: Pkt, src: Ipv4Addr, dst: Ipv4Addr) -> V
     }
 }
 
-#[inline]
+#[inline(never)]
 fn ip_route_input_v6(net: &mut Net, pkt: Pkt, src: Ipv6Addr, dst: Ipv6Addr) -> Verdict {
     let iface = net.ifaces.get(pkt.dev as usize);
     let looped = iface.is_none_or(|i| i.l2 == L2::Loopback);
@@ -96,7 +110,7 @@ fn ip_route_input_v6(net: &mut Net, pkt: Pkt, src: Ipv6Addr, dst: Ipv6Addr) -> V
 }
 
 /// Source addresses that no packet of a wire may have (RFC 1122 §3.2.1.3).
-#[inline]
+#[inline(always)]
 fn martian_source4(src: Ipv4Addr, dst: Ipv4Addr, looped: bool) -> bool {
     let first = src.octets()[0];
     // 224/4 groups, 127/8 loopback, 0/8 this network: one comparison for the usual case.
@@ -115,7 +129,7 @@ fn martian_source4(src: Ipv4Addr, dst: Ipv4Addr, looped: bool) -> bool {
 
 /// Nobody sends with our own address but we; and with `rp_filter` a packet must come from where
 /// one to its source would go (RFC 3704 §2.2–2.3).
-#[inline]
+#[inline(always)]
 fn fib_validate_source(net: &Net, pkt: &Pkt) -> Result<(), Reason> {
     let back = net.fib.lookup(pkt.src);
     if back.is_some_and(|r| matches!(r.kind, RouteKind::Local | RouteKind::Broadcast)) {
@@ -134,7 +148,7 @@ fn fib_validate_source(net: &Net, pkt: &Pkt) -> Result<(), Reason> {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn local(net: &mut Net, pkt: Pkt) -> Verdict {
     if pkt.frag {
         net.reasm_in.push_back(pkt);

@@ -13,7 +13,7 @@ use crate::table::{Reason, count::id};
 use crate::wire::{ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, EthHdr, VlanTag};
 
 /// Takes the link header off and says which protocol follows.
-#[inline]
+#[inline(always)]
 pub fn netif_receive_skb(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
     let net = &mut cx.net;
     // A packet that loops back has no device if there is no loopback device.
@@ -47,6 +47,7 @@ fn no_version(mut pkt: Pkt) -> Verdict {
     Verdict::Pass(pkt)
 }
 
+#[inline(always)]
 fn eth_type_trans(net: &mut Net, mut pkt: Pkt) -> Verdict {
     if !pkt.may_pull(EthHdr::LEN) {
         return Verdict::Drop(pkt, Reason::LinkTruncated);

@@ -8,7 +8,7 @@ use super::{Csum, Pkt};
 
 /// The sum of the pseudo header (RFC 9293 §3.1, RFC 8200 §8.1; Linux: `csum_tcpudp_nofold`,
 /// `csum_ipv6_magic`), not folded. Addresses of different families sum as what they are.
-#[inline]
+#[inline(always)]
 pub fn pseudo(src: IpAddr, dst: IpAddr, len: usize, proto: u8) -> u32 {
     let addr = |a: IpAddr| match a {
         IpAddr::V4(a) => {
@@ -26,7 +26,7 @@ impl Pkt {
     /// header) is right, and notes that it is (Linux: `skb_checksum_init`, `__skb_checksum_complete`).
     /// `believe` is `features.rx`: what the device vouches for is not summed again. A partial
     /// checksum was never on a wire and has nothing to verify.
-    #[inline]
+    #[inline(always)]
     pub fn csum_verify(&mut self, believe: bool) -> bool {
         match self.csum {
             Csum::Verified if believe => return true,

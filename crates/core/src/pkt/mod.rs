@@ -490,12 +490,17 @@ impl Skb {
         sum
     }
     /// The memory that this packet holds, not only the bytes it carries (`skb->truesize`).
+    #[inline]
     pub fn truesize(&self) -> usize {
+        let head = size_of::<Skb>() + self.head.len();
+        if self.frags.is_empty() { head } else { head + self.frags_truesize() }
+    }
+    fn frags_truesize(&self) -> usize {
         let own = |f: &Frag| match &f.mem {
             Mem::Own(buf) => buf.len(),
             Mem::Shared(_) => 0,
         };
-        size_of::<Skb>() + self.head.len() + self.frags.iter().map(own).sum::<usize>()
+        self.frags.iter().map(own).sum()
     }
     /// How many wire packets it stands for.
     #[inline]

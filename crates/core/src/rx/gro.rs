@@ -78,11 +78,31 @@ pub struct Gro {
 /// the batch holds afterwards.
 pub fn dev_gro_receive(cx: &mut Shard, batch: &mut Batch) {
     let net = &mut cx.net;
-    let mut gro = std::mem::take(&mut net.gro);
     let entered = batch.now.len() as u64;
-    gro.tick = gro.tick.wrapping_add(1);
-    let clock = if gro.tick & 63 == 0 { net.clock } else { None };
+    net.gro.tick = net.gro.tick.wrapping_add(1);
+    let clock = if net.gro.tick & 63 == 0 { net.clock } else { None };
     let begun = clock.map(|clock| clock());
+    // Packets that are never held leave a batch as it is when no other waits: nothing is moved then.
+    let untouched = net.gro.held == 0 && batch.now.iter().all(|pkt| never_held(net, pkt));
+    let merged = if untouched { 0 } else { receive_all(net, batch) };
+
+    let flow = net.counts.flow(Stage::Gro);
+    flow.batch(entered, batch.now.len() as u64, 0);
+    if merged > 0 {
+        flow.merge(merged);
+    }
+    count_held(net);
+    if let (Some(clock), Some(begun)) = (clock, begun) {
+        net.counts.flow(Stage::Gro).timed(clock().saturating_sub(begun), entered);
+    }
+    if net.trace.is_some() {
+        batch.now.iter().for_each(|pkt| trace_say(net, pkt, Said::Pass));
+    }
+}
+
+/// The batch packet by packet; returns how many were merged into others.
+fn receive_all(net: &mut Net, batch: &mut Batch) -> u64 {
+    let mut gro = std::mem::take(&mut net.gro);
     let mut merged = 0;
     for pkt in batch.now.drain(..) {
         gro.receive(net, pkt, &mut batch.next, &mut merged);
@@ -92,20 +112,27 @@ pub fn dev_gro_receive(cx: &mut Shard, batch: &mut Batch) {
         gro.flush_older(net, timeout, &mut batch.next);
     }
     std::mem::swap(&mut batch.now, &mut batch.next);
-
-    let flow = net.counts.flow(Stage::Gro);
-    flow.batch(entered, batch.now.len() as u64, 0);
-    if merged > 0 {
-        flow.merge(merged);
-    }
-    gro.count_held(net);
-    if let (Some(clock), Some(begun)) = (clock, begun) {
-        net.counts.flow(Stage::Gro).timed(clock().saturating_sub(begun), entered);
-    }
     net.gro = gro;
-    if net.trace.is_some() {
-        batch.now.iter().for_each(|pkt| trace_say(net, pkt, Said::Pass));
+    merged
+}
+
+/// Tells the stage's count how many wait over the end of the poll.
+#[inline]
+fn count_held(net: &mut Net) {
+    let held = net.gro.held as u64;
+    if held != net.gro.counted {
+        let flow = net.counts.flow(Stage::Gro);
+        flow.release(net.gro.counted);
+        flow.hold(held);
+        net.gro.counted = held;
     }
+}
+
+/// Whether a look at one place says that receive offload passes this packet by.
+#[inline]
+fn never_held(net: &Net, pkt: &Pkt) -> bool {
+    let ethernet = net.ifaces.get(pkt.dev as usize).is_some_and(|i| i.l2 == L2::Ethernet);
+    header::is_other(pkt, ethernet, net.knobs.rx_udp_gro_forwarding)
 }
 
 #[cold]
@@ -233,17 +260,6 @@ impl Gro {
                     at += 1;
                 }
             }
-        }
-    }
-
-    /// Tells the stage's count how many wait over the end of the poll.
-    fn count_held(&mut self, net: &Net) {
-        let held = self.held as u64;
-        if held != self.counted {
-            let flow = net.counts.flow(Stage::Gro);
-            flow.release(self.counted);
-            flow.hold(held);
-            self.counted = held;
         }
     }
 }

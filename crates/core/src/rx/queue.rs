@@ -9,7 +9,7 @@ use crate::shard::Shard;
 use crate::sock::SockKind;
 
 /// Queues a datagram or a message to the socket that Demux found. TCP queues its own data.
-#[inline]
+#[inline(always)]
 pub fn sock_queue_rcv_skb(cx: &mut Shard, pkt: Pkt) -> Verdict {
     match pkt.sock {
         Some(id) if id.kind == SockKind::Udp => crate::udp::input::udp_queue_rcv_skb(cx, id, pkt),

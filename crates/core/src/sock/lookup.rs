@@ -13,7 +13,7 @@ use crate::table::{Reason, count::id};
 use crate::wire::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP};
 
 /// Hands the packet to its protocol's look-up.
-#[inline]
+#[inline(always)]
 pub fn ip_local_deliver(cx: &mut Shard, pkt: Pkt) -> Verdict {
     let v4 = pkt.src.is_ipv4();
     let verdict = match pkt.ip_proto {

@@ -16,7 +16,7 @@ use crate::table::{Reason, Stage};
 use crate::wire::UdpHdr;
 
 /// Reads the UDP header and finds the socket.
-#[inline]
+#[inline(always)]
 pub(crate) fn udp_lookup(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
     let v4 = pkt.src.is_ipv4();
     let bad = if v4 { Reason::UdpHdr } else { Reason::Udp6Hdr };
@@ -58,7 +58,7 @@ fn no_port(cx: &mut Shard, mut pkt: Pkt, v4: bool, no_csum: bool) -> Verdict {
 }
 
 /// Verifies the checksum and takes the header off.
-#[inline]
+#[inline(always)]
 pub(crate) fn udp_rcv(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
     let v4 = pkt.src.is_ipv4();
     let zero_v6 = !v4 && pkt.csum == Csum::None && pkt.head().get(6..8) == Some(&[0, 0]);
@@ -71,7 +71,7 @@ pub(crate) fn udp_rcv(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
 }
 
 /// Queues the datagram to its socket if the socket has room for its true size.
-#[inline]
+#[inline(always)]
 pub(crate) fn udp_queue_rcv_skb(cx: &mut Shard, id: SocketId, pkt: Pkt) -> Verdict {
     let Some(sock) = cx.udp.slab.get_mut(id.index, id.generation) else {
         return Verdict::Drop(pkt, Reason::SocketClosed);
@@ -97,8 +97,14 @@ pub(crate) fn udp_queue_rcv_skb(cx: &mut Shard, id: SocketId, pkt: Pkt) -> Verdi
 impl Sockets {
     /// The socket that wants a datagram most: a connected one before one bound to the address,
     /// before one bound to all addresses, before one that takes every port (`compute_score`).
-    #[inline]
-    pub(crate) fn lookup(&self, local: IpAddr, port: u16, remote: IpAddr, rport: u16) -> Option<SocketId> {
+    #[inline(always)]
+    pub(crate) fn lookup(
+        &self,
+        local: IpAddr,
+        port: u16,
+        remote: IpAddr,
+        rport: u16,
+    ) -> Option<SocketId> {
         // The usual port has one socket, and that one is not connected.
         let head = self.ports[port as usize];
         if let Some(sock) = self.slab.at(head.wrapping_sub(1))
@@ -112,7 +118,13 @@ impl Sockets {
     }
 
     #[cold]
-    fn lookup_slow(&self, port: u16, local: IpAddr, remote: IpAddr, rport: u16) -> Option<SocketId> {
+    fn lookup_slow(
+        &self,
+        port: u16,
+        local: IpAddr,
+        remote: IpAddr,
+        rport: u16,
+    ) -> Option<SocketId> {
         let best = self.best_on(port, local, remote, rport);
         best.or_else(|| self.best_on(0, local, remote, rport))
     }

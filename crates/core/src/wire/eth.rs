@@ -98,7 +98,7 @@ impl EthHdr {
     /// # Errors
     ///
     /// [`WireError::Truncated`] below 14 bytes.
-    #[inline]
+    #[inline(always)]
     pub fn parse(b: &[u8]) -> Result<EthHdr, WireError> {
         let &[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = head::<ETH_HLEN>(b)?;
         Ok(EthHdr {

@@ -25,7 +25,7 @@ impl UdpHdr {
     /// # Errors
     ///
     /// [`WireError::Truncated`] below 8 bytes.
-    #[inline]
+    #[inline(always)]
     pub fn parse(b: &[u8]) -> Result<UdpHdr, WireError> {
         let &[s0, s1, d0, d1, l0, l1, c0, c1] = head(b)?;
         Ok(UdpHdr {

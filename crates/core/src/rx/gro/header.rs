@@ -65,6 +65,29 @@ fn put16(b: &mut [u8], at: usize, value: u16) {
     }
 }
 
+/// Whether this is plainly of [`Class::Other`]: IPv4 of another protocol than those that are merged.
+/// It may say no where [`parse`] says yes.
+#[inline(always)]
+pub(super) fn is_other(pkt: &Skb, ethernet: bool, want_udp: bool) -> bool {
+    let head = pkt.head();
+    let proto = if ethernet {
+        match head.first_chunk::<34>() {
+            Some(frame) if [frame[12], frame[13]] == ETH_P_IP.to_be_bytes() => frame[23],
+            _ => return false,
+        }
+    } else {
+        match head.first_chunk::<20>() {
+            Some(ip) if ip[0] >> 4 != 6 => ip[9],
+            _ => return false,
+        }
+    };
+    match proto {
+        IPPROTO_UDP => !want_udp,
+        IPPROTO_TCP | IPPROTO_FRAGMENT => false,
+        _ => true,
+    }
+}
+
 /// Reads the headers of a frame.
 #[inline]
 pub(super) fn parse(pkt: &mut Pkt, ethernet: bool, want_udp: bool) -> Class {
