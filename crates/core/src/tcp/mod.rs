@@ -1,4 +1,6 @@
 #![doc = include_str!("README.md")]
+// The files of this folder refer to each other; only some of them are public.
+#![allow(rustdoc::private_intra_doc_links)]
 
 mod ack;
 pub mod api;

@@ -62,7 +62,7 @@ fn a_lost_syn_and_a_lost_syn_ack_are_sent_again() {
 }
 
 #[test]
-fn nobody_listens() {
+fn drop_no_socket() {
     let mut p = Pair::new(5, GOOD);
     let a = p.connect(81);
     p.run(10 * MS);
@@ -145,7 +145,7 @@ fn a_full_accept_queue_drops() {
 
 /// A SYN flood: what is kept is bounded, the rest is dropped and counted; it ends by itself.
 #[test]
-fn a_syn_flood_is_bounded() {
+fn drop_tcp_req_q_full() {
     let mut p = Pair::new(9, GOOD);
     p.lose = Some(|_| true);
     p.watch = false;

@@ -4,7 +4,7 @@ use crate::tcp::State;
 
 /// RFC 7323 §5: a segment with an old timestamp is dropped and answered.
 #[test]
-fn old_timestamps_are_dropped() {
+fn drop_tcp_paws() {
     let mut p = Pair::new(80, GOOD);
     let (a, b) = p.connected();
     p.run(100 * MS);
@@ -53,7 +53,7 @@ fn guesses_are_challenged_at_a_limited_rate() {
 
 /// RFC 5961 §5: an acknowledgement of what was never sent, or of long ago, changes nothing.
 #[test]
-fn impossible_acknowledgements_change_nothing() {
+fn drop_tcp_invalid_ack() {
     let mut p = Pair::new(82, GOOD);
     let (_, b) = p.connected();
     p.run(100 * MS);
@@ -187,7 +187,7 @@ fn storm(p: &mut Pair, side: usize, id: SocketId) {
 
 /// Headers that lie about their length, and packets cut anywhere.
 #[test]
-fn truncated_segments_are_dropped() {
+fn drop_tcp_hdr() {
     let mut p = Pair::new(84, GOOD);
     let (a, b) = p.connected();
     let tp = p.tcb(B, b);

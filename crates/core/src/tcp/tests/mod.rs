@@ -2,6 +2,7 @@
 
 mod close;
 mod data;
+mod drops;
 mod handshake;
 mod hostile;
 
