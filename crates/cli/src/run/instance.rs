@@ -4,11 +4,11 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use linerate_core::shard::Shard;
-use linerate_dev::device::Device;
+use linerate_dev::device::{Device, Layer};
 use linerate_dev::drive::Drive;
 use linerate_dev::netdev::Link;
 use linerate_dev::poller::Interest;
@@ -88,20 +88,15 @@ impl Instance {
         for Setting { path, value } in &setup.settings {
             shard.set_knob(path, value).map_err(|e| StartError::Other(e.to_string()))?;
         }
-        let recorder = match &setup.pcap {
-            None => None,
-            Some(path) => {
-                let doing = format!("cannot record to {}", path.display());
-                Some(Recorder::create(path).map_err(other(&doing))?)
-            }
-        };
-        let (control, mut notes) = match ControlServer::bind(&setup.name) {
+        let mut drive = Drive::new(shard).map_err(other("cannot wait for events"))?;
+        let (spawned, device) = ns::spawn(&setup.plan)?;
+        // After the namespace, whose helper removes the socket if this process is killed.
+        let bound = ControlServer::bind(&setup.name, &mut |left| spawned.remove_at_end(left));
+        let (control, notes) = match bound {
             Ok(control) => (Some(control), Vec::new()),
             Err(e) if setup.name_wanted => return Err(StartError::Other(e.to_string())),
             Err(e) => (None, vec![format!("`show` and `set` will not find this instance: {e}")]),
         };
-        let mut drive = Drive::new(shard).map_err(other("cannot wait for events"))?;
-        let (spawned, device) = ns::spawn(&setup.plan)?;
         let device = open(device, &setup.plan)?;
         let offloads = offloads(&*device);
         let number = drive
@@ -109,16 +104,11 @@ impl Instance {
             .map_err(other("cannot watch the device"))?;
         let gateway = Gateway::new(setup.gateway, &mut drive.shard, number, &drive.poller)
             .map_err(|e| StartError::Other(e.to_string()))?;
-        let recorder = match recorder {
+        let recorder = match &setup.pcap {
             None => None,
-            Some(mut recorder) => {
-                let ethernet = drive.devices().any(|d| d.caps().mac.is_some());
-                let described = recorder.describe(&setup.plan.device, ethernet);
-                described.map_err(other("cannot record"))?;
-                let recorder = Rc::new(RefCell::new(recorder));
-                drive.tap = Some(Recorder::tap(&recorder));
-                Some(recorder)
-            }
+            Some(path) => Some(record(path, &mut drive).map_err(|e| {
+                StartError::Other(format!("cannot record to {}: {e}", path.display()))
+            })?),
         };
         let watch = |fd, token| drive.poller.add(fd, token, Interest::READ);
         watch(spawned.ready_fd(), NAMESPACE).map_err(other("cannot watch the program"))?;
@@ -128,7 +118,6 @@ impl Instance {
         super::harden().map_err(other("cannot give up rights that are no longer needed"))?;
         spawned.go().map_err(other("cannot start the program"))?;
         notes.iter().for_each(|note| eprintln!("linerate: {note}"));
-        notes.shrink_to_fit();
         let host = Host::new(gateway, spawned, control, recorder, setup.name, offloads, notes);
         Ok(Instance { drive, host })
     }
@@ -153,8 +142,8 @@ impl Instance {
 
     /// What carries the packets, for people.
     pub fn device(&self) -> &'static str {
-        let ethernet = self.drive.devices().any(|d| d.caps().mac.is_some());
-        if ethernet { "a veth pair with a packet socket" } else { "a TUN device" }
+        let ethernet = self.drive.devices().any(|d| d.caps().layer == Layer::Ethernet);
+        if ethernet { "veth with packet socket" } else { "TUN" }
     }
 
     /// A reading of everything.
@@ -173,6 +162,17 @@ fn seed() -> io::Result<u64> {
     let mut bytes = [0; 8];
     io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
     Ok(u64::from_ne_bytes(bytes))
+}
+
+/// Begins to record what passes between the device and the stack.
+fn record(path: &Path, drive: &mut Drive) -> io::Result<Rc<RefCell<Recorder>>> {
+    let mut recorder = Recorder::create(path)?;
+    for device in drive.devices() {
+        recorder.describe(device.name(), device.caps().layer == Layer::Ethernet)?;
+    }
+    let recorder = Rc::new(RefCell::new(recorder));
+    drive.tap = Some(Recorder::tap(&recorder));
+    Ok(recorder)
 }
 
 /// Takes over the device that the helper made.

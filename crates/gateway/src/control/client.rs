@@ -80,7 +80,11 @@ impl std::error::Error for ClientError {}
 /// [`ClientError::Directory`].
 pub fn instances() -> Result<Vec<String>, ClientError> {
     match directory(false) {
-        Ok(dir) => instances_in(&dir).map_err(ClientError::Directory),
+        Ok(dir) => match instances_in(&dir) {
+            // It went with the last instance.
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            found => found.map_err(ClientError::Directory),
+        },
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         Err(e) => Err(ClientError::Directory(e)),
     }

@@ -6,7 +6,7 @@ mod server;
 pub mod snapshot;
 
 pub use client::{Client, ClientError, instances};
-pub use server::{BindError, ControlServer};
+pub use server::{BindError, ControlServer, Promise};
 pub use snapshot::{Meta, Snapshot};
 
 use std::fmt;
@@ -139,8 +139,13 @@ pub fn default_name(program: &str) -> String {
 /// `NotFound` if it does not exist and is not to be made; otherwise an error that says what is
 /// wrong with which path and what to do.
 fn directory(make: bool) -> io::Result<PathBuf> {
+    private_dir(&place(), rustix::process::geteuid().as_raw(), make)
+}
+
+/// Where that directory is, or is to be.
+fn place() -> PathBuf {
     let uid = rustix::process::geteuid().as_raw();
-    private_dir(&choose(std::env::var_os("XDG_RUNTIME_DIR").as_deref(), uid), uid, make)
+    choose(std::env::var_os("XDG_RUNTIME_DIR").as_deref(), uid)
 }
 
 fn choose(xdg: Option<&std::ffi::OsStr>, uid: u32) -> PathBuf {

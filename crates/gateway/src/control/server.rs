@@ -2,18 +2,23 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use super::{NameError, Request, Response, check_name, directory};
+use rustix::fs::{CWD, Mode, OFlags};
+
+use super::{NameError, Request, Response, check_name, directory, place};
+use crate::ns::leftover::{Leftover, lock, remove_same};
 
 /// Clients at a time; more are turned away with a sentence.
 const CLIENTS_MAX: usize = 16;
 /// Bytes of a request, line end included.
 const REQUEST_MAX: usize = 4096;
+/// How often the directory is made anew if somebody removes it at the same moment.
+const TRIES_MAX: usize = 8;
 /// Requests answered in one turn, all clients together: a turn of the loop stays short.
 const ANSWERS_PER_TURN: usize = 4;
 /// The listener's token; clients have their index.
@@ -26,8 +31,13 @@ pub struct ControlServer {
     epoll: Epoll,
     clients: Vec<Option<Peer>>,
     path: PathBuf,
+    /// The file behind the path: what is removed is ours.
+    file: OwnedFd,
     name: String,
 }
+
+/// Who is told what has to be removed if the process is killed.
+pub type Promise<'a> = &'a mut dyn FnMut(Leftover<'_>) -> io::Result<()>;
 
 /// Why an instance has no control socket.
 #[derive(Debug)]
@@ -72,14 +82,23 @@ struct Peer {
 }
 
 impl ControlServer {
-    /// Opens the control socket of the instance `name`.
+    /// Opens the control socket of the instance `name`. Before anything is made, `promise` is told
+    /// of it: it sees to it that a process that is killed leaves nothing.
     ///
     /// # Errors
-    /// [`BindError`].
-    pub fn bind(name: &str) -> Result<ControlServer, BindError> {
-        let dir = directory(true)?;
-        sweep(&dir);
-        ControlServer::bind_in(&dir, name)
+    /// [`BindError`], also for what `promise` returns.
+    pub fn bind(name: &str, promise: Promise<'_>) -> Result<ControlServer, BindError> {
+        promise(Leftover::Directory(&place()))?;
+        let mut tries = TRIES_MAX;
+        loop {
+            let dir = directory(true)?;
+            sweep(&dir);
+            match ControlServer::make(&dir, name, promise) {
+                // An instance that ended has taken the empty directory with it.
+                Err(BindError::Io(e)) if e.kind() == ErrorKind::NotFound && tries > 0 => tries -= 1,
+                made => return made,
+            }
+        }
     }
 
     /// The same in a directory that the caller has chosen, and made private.
@@ -87,12 +106,20 @@ impl ControlServer {
     /// # Errors
     /// [`BindError`].
     pub fn bind_in(dir: &Path, name: &str) -> Result<ControlServer, BindError> {
+        ControlServer::make(dir, name, &mut |_| Ok(()))
+    }
+
+    fn make(dir: &Path, name: &str, promise: Promise<'_>) -> Result<ControlServer, BindError> {
         check_name(name).map_err(BindError::Name)?;
         let path = dir.join(format!("{name}.sock"));
         // It listens before it has the name: nobody takes it for dead meanwhile.
         let early = dir.join(format!(".{}.early", std::process::id()));
+        promise(Leftover::Path(&early))?;
         remove(&early)?;
         let listener = UnixListener::bind(&early)?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&early, flags, Mode::empty()).map_err(io::Error::from)?;
+        promise(Leftover::File(&path, file.as_fd()))?;
         let named = give_name(&early, &path);
         remove(&early)?;
         match named {
@@ -105,7 +132,7 @@ impl ControlServer {
         let event = EpollEvent::new(EpollFlags::EPOLLIN, LISTENER);
         epoll.add(&listener, event).map_err(io::Error::from)?;
         let clients = std::iter::repeat_with(|| None).take(CLIENTS_MAX).collect();
-        Ok(ControlServer { listener, epoll, clients, path, name: name.to_owned() })
+        Ok(ControlServer { listener, epoll, clients, path, file, name: name.to_owned() })
     }
 
     /// The instance's name.
@@ -189,7 +216,8 @@ impl ControlServer {
 
 impl Drop for ControlServer {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        // Only while it is ours: nobody else takes the name of a socket that listens.
+        let _ = remove_same(CWD, &self.path, self.file.as_fd());
     }
 }
 
@@ -291,11 +319,27 @@ pub(super) fn sweep(dir: &Path) {
 
 /// Removes a socket that nobody listens on; true if it is gone.
 pub(super) fn remove_if_dead(path: &Path) -> io::Result<bool> {
+    match refused(path) {
+        Some(true) => {}
+        other => return Ok(other.is_none()),
+    }
+    // Dead sockets are removed one at a time: after this look nobody else makes room for a new one
+    // under the same name.
+    let dir = std::fs::File::open(path.parent().unwrap_or(Path::new("/")))?;
+    let _lock = lock(&dir)?;
+    match refused(path) {
+        Some(true) => remove(path).map(|()| true),
+        Some(false) => Ok(false),
+        None => Ok(true),
+    }
+}
+
+/// Whether nobody listens on a socket; `None` if there is none.
+fn refused(path: &Path) -> Option<bool> {
     match UnixStream::connect(path) {
-        Err(e) if e.kind() == ErrorKind::ConnectionRefused => remove(path).map(|()| true),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(true),
-        // It listens, or is too busy to say so.
-        _ => Ok(false),
+        Err(e) if e.kind() == ErrorKind::NotFound => None,
+        // Otherwise it listens, or is too busy to say so.
+        connected => Some(connected.is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused)),
     }
 }
 

@@ -1,15 +1,18 @@
 //! The helper: a single-threaded process that makes the namespaces and the device in them, starts
-//! the init, and reaps it.
+//! the init, reaps it, and removes what the parent must not leave behind.
 
 use super::device;
+use super::leftover::Leftovers;
 use super::message::{self, Message};
 use super::plan::{Config, IdMap};
 use super::refused::{Refused, Settings, Step};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::sethostname;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use std::ffi::OsString;
@@ -17,7 +20,7 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 
 /// First argument that makes our binary the helper.
 pub(super) const ARGUMENT: &str = "__ns-helper";
@@ -29,23 +32,26 @@ pub(super) fn main(program: &[OsString]) -> ExitCode {
     };
     // Signals from the terminal are for the program: the helper has to outlive it to reap the init.
     let quiet = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
-    let tied = prctl::set_pdeathsig(Signal::SIGKILL);
-    if quiet.and(tied).and(prctl::set_name(c"linerate-ns")).is_err() {
+    if quiet.and(prctl::set_name(c"linerate-ns")).is_err() {
         return ExitCode::from(2);
     }
     let config = match message::recv(control.as_fd(), true) {
-        Ok(Some(Message { name, fields, .. })) if name == "config" => Config::decode(&fields),
+        Ok(Some(Message { name, fields, fd: Some(leftovers) })) if name == "config" => {
+            Config::decode(&fields).map(|config| (config, Leftovers::new(leftovers)))
+        }
         // The parent is gone already.
         Ok(None) => return ExitCode::FAILURE,
         _ => None,
     };
-    let Some(config) = config else {
+    let Some((config, mut leftovers)) = config else {
         eprintln!("linerate: {ARGUMENT} is for linerate's own use");
         return ExitCode::from(2);
     };
-    match prepare(&config, &control).and_then(|()| start_init(&config, &control, program)) {
+    let started = prepare(&config, &control).and_then(|()| start_init(&config, &control, program));
+    let code = match started {
         Ok(mut init) => {
             // Nobody is left to tell if this fails; the parent sees the socket close.
+            let _ = attend(&mut init, &mut leftovers, config.pid_namespace);
             let _ = init.wait();
             ExitCode::SUCCESS
         }
@@ -53,7 +59,36 @@ pub(super) fn main(program: &[OsString]) -> ExitCode {
             let _ = message::send(control.as_fd(), "failed", &[step.name(), &why], None);
             ExitCode::FAILURE
         }
+    };
+    leftovers.remove();
+    code
+}
+
+/// Waits until the init or the parent is gone. A death signal from the parent would be simpler, and
+/// would leave nobody to remove what the parent left.
+fn attend(init: &mut Child, leftovers: &mut Leftovers, pid_namespace: bool) -> nix::Result<()> {
+    let child = SigSet::from(Signal::SIGCHLD);
+    let signals = SignalFd::with_flags(&child, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    while !matches!(init.try_wait(), Ok(Some(_))) {
+        let mut fds = [
+            PollFd::new(leftovers.socket(), PollFlags::POLLIN),
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(err) => return Err(err),
+        }
+        while signals.read_signal()?.is_some() {}
+        if !leftovers.receive() {
+            if pid_namespace {
+                // It ends by itself, unless something holds it up; without a PID namespace it has
+                // to live to kill the others.
+                let _ = init.kill();
+            }
+            break;
+        }
     }
+    Ok(())
 }
 
 /// Namespaces, then the device, which is sent to the parent.
@@ -88,7 +123,7 @@ fn net_namespace() -> Result<(u64, u64), Refused> {
     Ok((meta.dev(), meta.ino()))
 }
 
-/// Makes the user namespace and its id maps, and keeps the death signal.
+/// Makes the user namespace and its id maps.
 fn enter_user_namespace(ids: IdMap, control: &OwnedFd) -> Result<(), Refused> {
     let refused = |err| Refused::new(Step::Namespaces, Settings::read().user_namespace(err));
     unshare(CloneFlags::CLONE_NEWUSER).map_err(refused)?;
@@ -113,9 +148,7 @@ fn enter_user_namespace(ids: IdMap, control: &OwnedFd) -> Result<(), Refused> {
             }
         }
     }
-    // A change of credentials may have cleared it.
-    prctl::set_pdeathsig(Signal::SIGKILL)
-        .map_err(Refused::at(Step::Other, "cannot tie the helper to its parent"))
+    Ok(())
 }
 
 /// Starts the init, as PID 1 of a PID namespace if there is to be one.

@@ -5,12 +5,14 @@ mod device;
 mod exec;
 mod helper;
 mod init;
+pub(crate) mod leftover;
 mod message;
 mod mounts;
 mod plan;
 mod refused;
 mod spawn;
 
+pub use leftover::Leftover;
 pub use plan::{Backend, Inherited, Net, Plan, UserMode};
 pub use spawn::{Device, Event, Exit, SpawnError, Spawned, spawn};
 

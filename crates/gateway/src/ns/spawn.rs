@@ -1,6 +1,7 @@
 //! The parent's side: starts the helper, receives the device, and follows the program to its end.
 
 use super::device::Made;
+use super::leftover::Leftover;
 use super::message::{self, Message};
 use super::plan::{Backend, Config, IdMap, Plan, UserMode};
 use super::refused::{Refused, Step};
@@ -144,6 +145,8 @@ pub struct Device {
 #[derive(Debug)]
 pub struct Spawned {
     control: OwnedFd,
+    /// Tells the helper what to remove, and by its end that this process is gone.
+    leftovers: OwnedFd,
     helper: Child,
     #[expect(dead_code, reason = "the epoll set watches it for as long as it is open")]
     helper_fd: OwnedFd,
@@ -301,22 +304,25 @@ fn attempt(plan: &Plan, ids: IdMap, pid_namespace: bool) -> Result<(Spawned, Dev
         inherited: plan.inherited.clone(),
     };
     let failed = |doing| Refused::at::<io::Error>(Step::Other, doing);
-    let (control, theirs) =
+    let pair = || {
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map_err(Refused::at(Step::Other, "cannot make a socket pair"))?;
+            .map_err(Refused::at(Step::Other, "cannot make a socket pair"))
+    };
+    let (control, theirs) = pair()?;
+    let (leftovers, removes) = pair()?;
     let terminal = foreground_terminal();
     let mut helper = start_helper(plan, theirs).map_err(failed("cannot start the helper"))?;
-    let talked = talk(&config, control.as_fd(), &helper);
+    let talked = talk(&config, control.as_fd(), removes, &helper);
     let (device, notes) = match talked {
         Ok(talked) => talked,
         Err(refused) => {
-            drop(control);
+            drop((control, leftovers));
             let _ = helper.wait();
             return Err(refused);
         }
     };
-    let mut spawned =
-        Spawned::new(control, helper, terminal).map_err(failed("cannot watch the helper"))?;
+    let mut spawned = Spawned::new(control, leftovers, helper, terminal)
+        .map_err(failed("cannot watch the helper"))?;
     spawned.events.extend(notes.into_iter().map(Event::Note));
     Ok((spawned, device))
 }
@@ -334,12 +340,14 @@ fn start_helper(plan: &Plan, socket: OwnedFd) -> io::Result<Child> {
 fn talk(
     config: &Config,
     control: BorrowedFd<'_>,
+    removes: OwnedFd,
     helper: &Child,
 ) -> Result<(Device, Vec<String>), Refused> {
     let fields = config.encode();
     let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
     let failed = || Refused::at::<io::Error>(Step::Other, "cannot talk to the helper");
-    message::send(control, "config", &fields, None).map_err(failed())?;
+    message::send(control, "config", &fields, Some(removes.as_fd())).map_err(failed())?;
+    drop(removes);
     let mut device = None;
     let mut notes = Vec::new();
     loop {
@@ -391,7 +399,12 @@ fn foreground_terminal() -> Option<OwnedFd> {
 }
 
 impl Spawned {
-    fn new(control: OwnedFd, helper: Child, terminal: Option<OwnedFd>) -> io::Result<Spawned> {
+    fn new(
+        control: OwnedFd,
+        leftovers: OwnedFd,
+        helper: Child,
+        terminal: Option<OwnedFd>,
+    ) -> io::Result<Spawned> {
         let ours: SigSet = FORWARDED.into_iter().collect();
         let mut mask = SigSet::empty();
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&ours), Some(&mut mask))?;
@@ -404,6 +417,7 @@ impl Spawned {
         }
         Ok(Spawned {
             control,
+            leftovers,
             helper,
             helper_fd,
             signals,
@@ -423,6 +437,15 @@ impl Spawned {
     /// `EPIPE` if the namespace is gone already.
     pub fn go(&self) -> io::Result<()> {
         message::send(self.control.as_fd(), "go", &[], None)
+    }
+
+    /// Has this removed when the namespace or this process ends, even if it is killed. Ask for it
+    /// before the thing exists. What was asked for first is removed last.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a path that is not UTF-8, `EPIPE` if the namespace is gone already.
+    pub fn remove_at_end(&self, leftover: Leftover<'_>) -> io::Result<()> {
+        leftover.send(self.leftovers.as_fd())
     }
 
     /// Readable when [`Spawned::next_event`] has something to do.
