@@ -19,6 +19,10 @@ impl Skb {
     /// fragments (`skb_try_coalesce`). `other` is empty afterwards and goes back to the pool.
     pub fn append(&mut self, other: &mut Pkt, pool: &mut Pool) -> bool {
         let head = other.head_len();
+        let frags = self.frags.len() + other.frags.len() + 1;
+        if frags > self.frags.capacity() {
+            pool.widen(&mut self.frags, frags);
+        }
         if head > 0 {
             if self.frags.is_empty() && head <= self.tailroom() {
                 let at = self.tail as usize;

@@ -88,6 +88,9 @@ enum Mem {
     Shared(SendChunk),
 }
 
+/// Fragments that every packet has room for from the start (`MAX_SKB_FRAGS`).
+const FRAGS: usize = 17;
+
 /// A part of a packet beyond its head.
 struct Frag {
     mem: Mem,
@@ -205,7 +208,7 @@ impl Skb {
             data: HEADROOM as u32,
             tail: HEADROOM as u32,
             frag_len: 0,
-            frags: Vec::new(),
+            frags: Vec::with_capacity(FRAGS),
             rx_time: Instant::ZERO,
             src: NOWHERE,
             dst: NOWHERE,

@@ -3,7 +3,7 @@
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
-use super::{Mem, Pkt, Skb};
+use super::{FRAGS, Frag, Mem, Pkt, Skb};
 
 /// Bytes in a small buffer: the head of every packet.
 pub const SMALL: usize = 2048;
@@ -90,6 +90,10 @@ pub struct Pool {
     large: Vec<Buf>,
     chunks_small: Vec<SendChunk>,
     chunks_large: Vec<SendChunk>,
+    /// Lists of fragments: long ones for packets that are merged of many, and those that such
+    /// packets had before. They change hands, so that not every packet grows a long one in time.
+    frags_long: Vec<Vec<Frag>>,
+    frags_short: Vec<Vec<Frag>>,
     /// Packets out there now.
     small_out: usize,
     /// Large buffers out there now.
@@ -109,6 +113,8 @@ impl Pool {
             large: Vec::new(),
             chunks_small: Vec::new(),
             chunks_large: Vec::new(),
+            frags_long: Vec::new(),
+            frags_short: Vec::new(),
             small_out: 0,
             large_out: 0,
             small_max,
@@ -173,6 +179,18 @@ impl Pool {
                 Mem::Shared(chunk) => self.free_chunk(chunk),
             }
         }
+        if pkt.frags.capacity() > 2 * FRAGS {
+            let short = self.frags_short.pop().unwrap_or_else(|| Vec::with_capacity(FRAGS));
+            self.frags_long.push(std::mem::replace(&mut pkt.frags, short));
+        }
+    }
+    /// Gives a packet's list of fragments room for `n`.
+    #[cold]
+    pub(super) fn widen(&mut self, frags: &mut Vec<Frag>, n: usize) {
+        let mut long = self.frags_long.pop().unwrap_or_default();
+        long.reserve(n.max(64));
+        long.append(frags);
+        self.frags_short.push(std::mem::replace(frags, long));
     }
     /// A small buffer to become a packet's head; it counts as a packet until its holder goes back.
     pub(super) fn take_head(&mut self) -> Option<Buf> {
