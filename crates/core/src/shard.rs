@@ -118,7 +118,11 @@ impl Shard {
     ///
     /// # Errors
     /// [`crate::table::knob::SetError`] (ENOENT, EINVAL); nothing changes then.
-    pub fn set_knob(&mut self, path: &str, value: &str) -> Result<(), crate::table::knob::SetError> {
+    pub fn set_knob(
+        &mut self,
+        path: &str,
+        value: &str,
+    ) -> Result<(), crate::table::knob::SetError> {
         self.net.knobs.set(path, value)?;
         self.net.pool.small_max = self.net.knobs.pool_small as usize;
         self.net.pool.large_max = self.net.knobs.pool_large as usize;
@@ -154,7 +158,7 @@ impl Net {
     #[inline]
     pub(crate) fn timed(&mut self) -> Option<fn() -> u64> {
         self.tick = self.tick.wrapping_add(1);
-        if self.tick % 61 == 0 { self.clock } else { None }
+        if self.tick.is_multiple_of(61) { self.clock } else { None }
     }
 }
 

@@ -19,15 +19,28 @@ use crate::wire::{ETH_P_IP, IPPROTO_HOPOPTS, Ipv4Hdr, Ipv4Options, Ipv6Hdr, Wire
 
 /// Checks the header, fills the packet's addresses and protocol, takes the header off.
 #[inline(always)]
-pub fn ip_rcv(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
+pub fn ip_rcv(cx: &mut Shard, pkt: Pkt) -> Verdict {
     if pkt.proto != ETH_P_IP {
         return ipv6_rcv(cx, pkt);
     }
     let net = &mut cx.net;
     net.counts.inc(id::IpInReceives);
-    let len = pkt.len();
-    net.counts.add_bytes(id::IpInOctets, len as u64);
-    if pkt.head_len() < Ipv4Hdr::LEN && !pkt.may_pull(Ipv4Hdr::LEN) {
+    net.counts.add_bytes(id::IpInOctets, pkt.len() as u64);
+    // The usual header is read where it lies; everything else takes the longer way.
+    if let Some(first) = pkt.peek::<{ Ipv4Hdr::LEN }>()
+        && first[0] == 0x45
+        && let Ok(hdr) = Ipv4Hdr::parse(first)
+    {
+        let sound = Ipv4Hdr::csum_ok(first);
+        return ip_rcv_hdr(net, pkt, &hdr, sound);
+    }
+    ip_rcv_odd(net, pkt)
+}
+
+/// A header with options, one that lies in fragments, or one that is wrong.
+#[inline(never)]
+fn ip_rcv_odd(net: &mut Net, mut pkt: Pkt) -> Verdict {
+    if !pkt.may_pull(Ipv4Hdr::LEN) {
         return Verdict::Drop(pkt, Reason::IpHdr);
     }
     let hdr = match Ipv4Hdr::parse(pkt.head()) {
@@ -37,10 +50,18 @@ pub fn ip_rcv(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
             Err(reason) => return Verdict::Drop(pkt, reason),
         },
     };
+    let sound = Ipv4Hdr::csum_ok(pkt.head());
+    ip_rcv_hdr(net, pkt, &hdr, sound)
+}
+
+/// What the header says, once it was read; `sound` = its checksum is right.
+#[inline(always)]
+fn ip_rcv_hdr(net: &mut Net, mut pkt: Pkt, hdr: &Ipv4Hdr, sound: bool) -> Verdict {
     net.counts.inc_by(ecn4(hdr.tos), pkt.segs());
-    if !Ipv4Hdr::csum_ok(pkt.head()) {
+    if !sound {
         return Verdict::Drop(pkt, Reason::IpCsum);
     }
+    let len = pkt.len();
     let total = hdr.total_len as usize;
     if len != total {
         // What follows the packet is padding; a super-packet has none, so that its length lies.
@@ -61,7 +82,7 @@ pub fn ip_rcv(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
     pkt.frag = hdr.is_fragment();
     pkt.transport = pkt.network + hdr.ihl_bytes as u32;
     if hdr.ihl_bytes > Ipv4Hdr::LEN
-        && let Err(reason) = ip_rcv_options(net, &pkt, &hdr)
+        && let Err(reason) = ip_rcv_options(net, &pkt, hdr)
     {
         return Verdict::Drop(pkt, reason);
     }

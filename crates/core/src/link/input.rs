@@ -16,20 +16,24 @@ use crate::wire::{ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, EthHdr, VlanTag};
 #[inline(always)]
 pub fn netif_receive_skb(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
     let net = &mut cx.net;
-    // A packet that loops back has no device if there is no loopback device.
-    let l2 = net.ifaces.get(pkt.dev as usize).map_or(L2::Loopback, |i| i.l2);
-    match l2 {
-        L2::Ip | L2::Loopback => {
-            pkt.network = pkt.data_offset();
-            pkt.proto = match pkt.head().first().map(|b| b >> 4) {
-                Some(4) => ETH_P_IP,
-                Some(6) => ETH_P_IPV6,
-                _ => return no_version(pkt),
-            };
-            Verdict::Pass(pkt)
-        }
-        L2::Ethernet => eth_type_trans(net, pkt),
+    if let Some(iface) = net.ifaces.get(pkt.dev as usize)
+        && iface.l2 == L2::Ethernet
+    {
+        return match eth_type_trans(net, iface, &mut pkt) {
+            Ok(ETH_P_IP | ETH_P_IPV6) => Verdict::Pass(pkt),
+            Ok(ETH_P_ARP) => neigh::arp_rcv(net, pkt),
+            Ok(_) => Verdict::Drop(pkt, Reason::UnhandledProto),
+            Err(reason) => Verdict::Drop(pkt, reason),
+        };
     }
+    // Bare IP. A packet that loops back has no device if there is no loopback device.
+    pkt.network = pkt.data_offset();
+    pkt.proto = match pkt.head().first().map(|b| b >> 4) {
+        Some(4) => ETH_P_IP,
+        Some(6) => ETH_P_IPV6,
+        _ => return no_version(pkt),
+    };
+    Verdict::Pass(pkt)
 }
 
 /// A bare packet that does not begin with a version (Linux: `tun_get_user` refuses it). One without
@@ -47,41 +51,28 @@ fn no_version(mut pkt: Pkt) -> Verdict {
     Verdict::Pass(pkt)
 }
 
+/// Reads the Ethernet header and takes it off, with its tags; returns the protocol behind it.
 #[inline(always)]
-fn eth_type_trans(net: &mut Net, mut pkt: Pkt) -> Verdict {
+fn eth_type_trans(net: &Net, iface: &Iface, pkt: &mut Pkt) -> Result<u16, Reason> {
     if !pkt.may_pull(EthHdr::LEN) {
-        return Verdict::Drop(pkt, Reason::LinkTruncated);
+        return Err(Reason::LinkTruncated);
     }
-    let Ok(eth) = EthHdr::parse(pkt.head()) else {
-        return Verdict::Drop(pkt, Reason::LinkTruncated);
-    };
-    let Some(iface) = net.ifaces.get(pkt.dev as usize) else {
-        return Verdict::Drop(pkt, Reason::OtherHost);
-    };
+    let eth = pkt.peek::<{ EthHdr::LEN }>().ok_or(Reason::LinkTruncated)?;
+    let eth = EthHdr::parse(eth).map_err(|_| Reason::LinkTruncated)?;
     pkt.l2_multicast = eth.dst.is_multicast();
     if pkt.l2_multicast {
         if !eth.dst.is_broadcast() {
             net.counts.inc(id::DevRxMulticast);
         }
     } else if eth.dst != iface.mac && !net.knobs.promisc {
-        return Verdict::Drop(pkt, Reason::OtherHost);
+        return Err(Reason::OtherHost);
     }
     let pulled = pkt.pull(EthHdr::LEN);
     debug_assert!(pulled, "the header was parsed, so it lies in the head");
-    let mut ethertype = eth.ethertype;
-    if eth.is_vlan() {
-        match vlan_untag(iface, &mut pkt, eth) {
-            Ok(inner) => ethertype = inner,
-            Err(reason) => return Verdict::Drop(pkt, reason),
-        }
-    }
+    let ethertype = if eth.is_vlan() { vlan_untag(iface, pkt, eth)? } else { eth.ethertype };
     pkt.network = pkt.data_offset();
     pkt.proto = ethertype;
-    match ethertype {
-        ETH_P_IP | ETH_P_IPV6 => Verdict::Pass(pkt),
-        ETH_P_ARP => neigh::arp_rcv(net, pkt),
-        _ => Verdict::Drop(pkt, Reason::UnhandledProto),
-    }
+    Ok(ethertype)
 }
 
 /// Takes off the tags: a service tag (802.1ad) and the customer's behind it. VLAN 0 is a priority

@@ -10,6 +10,9 @@ use super::{Csum, Pkt};
 /// `csum_ipv6_magic`), not folded. Addresses of different families sum as what they are.
 #[inline(always)]
 pub fn pseudo(src: IpAddr, dst: IpAddr, len: usize, proto: u8) -> u32 {
+    if let (IpAddr::V4(src), IpAddr::V4(dst)) = (src, dst) {
+        return arch::csum_tcpudp_nofold(src, dst, len as u32, proto);
+    }
     let addr = |a: IpAddr| match a {
         IpAddr::V4(a) => {
             let bits = a.to_bits();
@@ -33,18 +36,25 @@ impl Pkt {
             Csum::Partial { .. } => return true,
             _ => {}
         }
-        let len = self.len();
-        let sum = pseudo(self.src, self.dst, len, self.ip_proto);
-        let sum = if self.nr_frags() == 0 {
-            arch::csum_partial(self.head(), sum)
-        } else {
-            self.checksum(0, len, sum)
+        let good = match (self.src, self.dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) if self.nr_frags() == 0 => {
+                let head = self.head();
+                let sum = arch::csum_tcpudp_nofold(src, dst, head.len() as u32, self.ip_proto);
+                arch::csum_fold(arch::csum_partial(head, sum)) == 0
+            }
+            _ => self.csum_good(),
         };
-        let good = arch::csum_fold(sum) == 0;
         if good {
             self.csum = Csum::Verified;
         }
         good
+    }
+
+    /// The same sum for a packet of any form.
+    #[inline(never)]
+    fn csum_good(&self) -> bool {
+        let len = self.len();
+        arch::csum_fold(self.checksum(0, len, pseudo(self.src, self.dst, len, self.ip_proto))) == 0
     }
 
     /// Leaves the transport checksum, whose field lies `offset` bytes into the transport header at

@@ -283,6 +283,15 @@ impl Skb {
     pub fn head_mut(&mut self) -> &mut [u8] {
         &mut self.head[self.data as usize..self.tail as usize]
     }
+    /// The first `N` bytes, if the head has so many.
+    #[inline(always)]
+    pub fn peek<const N: usize>(&self) -> Option<&[u8; N]> {
+        if self.head_len() < N {
+            return None;
+        }
+        let at = self.data as usize;
+        self.head.get(at..at + N)?.first_chunk()
+    }
     /// Room before the head's bytes.
     #[inline]
     pub fn headroom(&self) -> usize {

@@ -16,19 +16,21 @@ use crate::wire::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP};
 #[inline(always)]
 pub fn ip_local_deliver(cx: &mut Shard, pkt: Pkt) -> Verdict {
     let v4 = pkt.src.is_ipv4();
-    let verdict = match pkt.ip_proto {
+    let known = match pkt.ip_proto {
+        IPPROTO_UDP | IPPROTO_TCP => true,
+        IPPROTO_ICMP => v4,
+        IPPROTO_ICMPV6 => !v4,
+        _ => false,
+    };
+    if !known {
+        return ip_no_proto(cx, pkt, v4);
+    }
+    cx.net.counts.inc(if v4 { id::IpInDelivers } else { id::Ip6InDelivers });
+    match pkt.ip_proto {
         IPPROTO_UDP => crate::udp::input::udp_lookup(cx, pkt),
         IPPROTO_TCP => crate::tcp::input::tcp_lookup(cx, pkt),
-        IPPROTO_ICMP if v4 => Verdict::Pass(pkt),
-        IPPROTO_ICMPV6 if !v4 => Verdict::Pass(pkt),
-        _ => return ip_no_proto(cx, pkt, v4),
-    };
-    if v4 {
-        cx.net.counts.inc(id::IpInDelivers);
-    } else {
-        cx.net.counts.inc(id::Ip6InDelivers);
+        _ => Verdict::Pass(pkt),
     }
-    verdict
 }
 
 #[cold]

@@ -20,7 +20,8 @@ pub(crate) fn udp_err(
     remote: SocketAddr,
     kind: ErrKind,
 ) -> bool {
-    let found = cx.udp.lookup(local.ip(), local.port(), remote.ip(), remote.port());
+    let found = cx.udp.lookup(&local.ip(), local.port(), &remote.ip(), remote.port());
+    let found = found.map(|sock| sock.id);
     let Some(sock) = found.and_then(|id| cx.udp.slab.get_mut(id.index, id.generation)) else {
         return false;
     };

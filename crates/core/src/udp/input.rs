@@ -23,7 +23,8 @@ pub(crate) fn udp_lookup(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
     if !pkt.may_pull(UdpHdr::LEN) {
         return Verdict::Drop(pkt, bad);
     }
-    let Ok(hdr) = UdpHdr::parse(pkt.head()) else { return Verdict::Drop(pkt, bad) };
+    let hdr = pkt.peek::<{ UdpHdr::LEN }>().and_then(|h| UdpHdr::parse(h).ok());
+    let Some(hdr) = hdr else { return Verdict::Drop(pkt, bad) };
     // A super-packet's length field is that of the whole; a jumbogram (0) is not supported.
     let len = hdr.len as usize;
     if len < UdpHdr::LEN || len > pkt.len() {
@@ -34,9 +35,9 @@ pub(crate) fn udp_lookup(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
     }
     pkt.sport = hdr.src_port;
     pkt.dport = hdr.dst_port;
-    match cx.udp.lookup(pkt.dst, hdr.dst_port, pkt.src, hdr.src_port) {
-        Some(id) => {
-            pkt.sock = Some(id);
+    match cx.udp.lookup(&pkt.dst, hdr.dst_port, &pkt.src, hdr.src_port) {
+        Some(sock) => {
+            pkt.sock = Some(sock.id);
             if v4 && hdr.csum == 0 && pkt.csum == Csum::None {
                 // RFC 768: over IPv4 the sender may leave the checksum out.
                 pkt.csum = Csum::Verified;
@@ -50,7 +51,8 @@ pub(crate) fn udp_lookup(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
 #[cold]
 fn no_port(cx: &mut Shard, mut pkt: Pkt, v4: bool, no_csum: bool) -> Verdict {
     // Nobody is told of a datagram that is damaged.
-    if !(v4 && no_csum) && !pkt.csum_verify(cx.net.knobs.rx_checksum) {
+    let unsummed = v4 && no_csum;
+    if !unsummed && !pkt.csum_verify(cx.net.knobs.rx_checksum) {
         return Verdict::Drop(pkt, if v4 { Reason::UdpCsum } else { Reason::Udp6Csum });
     }
     crate::ip::icmp::port_unreachable(cx, &pkt);
@@ -100,48 +102,48 @@ impl Sockets {
     #[inline(always)]
     pub(crate) fn lookup(
         &self,
-        local: IpAddr,
+        local: &IpAddr,
         port: u16,
-        remote: IpAddr,
+        remote: &IpAddr,
         rport: u16,
-    ) -> Option<SocketId> {
+    ) -> Option<&UdpSock> {
         // The usual port has one socket, and that one is not connected.
         let head = self.ports[port as usize];
         if let Some(sock) = self.slab.at(head.wrapping_sub(1))
             && sock.next == 0
             && sock.remote.is_none()
-            && sock.local.is_none_or(|a| a == local)
+            && sock.local.as_ref().is_none_or(|a| a == local)
         {
-            return Some(sock.id);
+            return Some(sock);
         }
-        self.lookup_slow(port, local, remote, rport)
+        self.lookup_slow(*local, port, *remote, rport)
     }
 
-    #[cold]
+    #[inline(never)]
     fn lookup_slow(
         &self,
-        port: u16,
         local: IpAddr,
+        port: u16,
         remote: IpAddr,
         rport: u16,
-    ) -> Option<SocketId> {
+    ) -> Option<&UdpSock> {
         let best = self.best_on(port, local, remote, rport);
         best.or_else(|| self.best_on(0, local, remote, rport))
     }
 
-    fn best_on(&self, port: u16, local: IpAddr, remote: IpAddr, rport: u16) -> Option<SocketId> {
+    fn best_on(&self, port: u16, local: IpAddr, remote: IpAddr, rport: u16) -> Option<&UdpSock> {
         let mut at = self.ports[port as usize];
-        let mut best: Option<(u8, SocketId)> = None;
+        let mut best: Option<(u8, &UdpSock)> = None;
         while at != 0 {
             let sock = self.slab.at(at - 1)?;
             at = sock.next;
             if let Some(score) = score(sock, local, remote, rport)
                 && best.is_none_or(|(s, _)| score > s)
             {
-                best = Some((score, sock.id));
+                best = Some((score, sock));
             }
         }
-        best.map(|(_, id)| id)
+        best.map(|(_, sock)| sock)
     }
 
     pub(super) fn hash(&mut self, index: u32) {

@@ -205,3 +205,59 @@ fn what_is_for_ourselves_loops_back_with_and_without_a_loopback_device() {
         kit.conserved();
     }
 }
+
+/// Route remembers which pairs of addresses were for us. Whatever is changed, it must say of the
+/// next packet what a stack says that has seen no packet before.
+#[test]
+fn what_route_remembers_is_as_good_as_new() {
+    fn changed(change: u32) -> Kit {
+        let mut kit = Kit::tun();
+        kit.add_tun();
+        apply(&mut kit, change);
+        kit
+    }
+    fn apply(kit: &mut Kit, change: u32) {
+        match change {
+            0 => {}
+            1 => kit.knob("net.ipv4.conf.all.rp_filter", "1"),
+            2 => kit.knob("net.ipv4.conf.all.rp_filter", "2"),
+            3 => kit.cx.del_addr(0, ip(US)).expect("gone"),
+            4 => kit.cx.add_addr(1, ip(PEER), 32).expect("added"),
+            5 => kit.cx.add_addr(1, ip("192.0.2.1"), 32).expect("added"),
+            6 => kit.cx.net.ifaces[0].l2 = L2::Loopback,
+            _ => kit.cx.net.ifaces[0].any_ip = true,
+        }
+    }
+    let packets: Vec<(u8, Vec<u8>)> = [
+        (0, PEER, US),
+        (1, PEER, US),
+        (0, "10.1.0.9", US),
+        (0, "192.0.2.1", US),
+        (0, PEER, "10.1.0.1"),
+        (0, PEER, "192.0.2.1"),
+        (0, "127.0.0.1", US),
+        (0, PEER, "10.0.0.255"),
+    ]
+    .map(|(dev, src, dst)| (dev, udp4(src, dst, 1, 2, b"")))
+    .to_vec();
+    let outcome = |kit: &mut Kit, (dev, packet): &(u8, Vec<u8>)| {
+        let before = kit.read();
+        kit.rx_on(*dev, packet, None);
+        let after = kit.read();
+        // Answers of ICMP are rated, and so depend on what came before.
+        let of_route = |n: &&str| n.starts_with("drop ") || n.starts_with("IpIn");
+        let moved = after.iter().filter(|(n, v)| of_route(n) && before[*n] != **v);
+        moved.map(|(n, v)| (*n, v - before[n])).collect::<Vec<_>>()
+    };
+    for change in 0..8 {
+        let mut warm = changed(0);
+        for packet in packets.iter().chain(&packets) {
+            outcome(&mut warm, packet);
+        }
+        apply(&mut warm, change);
+        for (i, packet) in packets.iter().enumerate() {
+            let fresh = outcome(&mut changed(change), packet);
+            assert_eq!(outcome(&mut warm, packet), fresh, "packet {i} after change {change}");
+        }
+    }
+}
