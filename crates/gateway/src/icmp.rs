@@ -142,9 +142,26 @@ enum Way {
     Untried,
     /// A ping socket for each identifier.
     Ping,
+    /// A raw socket from the time when one was permitted, not watched yet: it gets whatever pings
+    /// the host gets, which is to wake nobody whose program sends none.
+    Opened(OwnedFd),
     /// One raw socket for all.
     Raw(OwnedFd),
     Barred,
+}
+
+impl Way {
+    /// Opens what needs a right that this process is about to give up.
+    fn open(v6: bool) -> Way {
+        if ping_socket(v6).is_ok() {
+            return Way::Ping;
+        }
+        let (family, proto) = protocol(v6);
+        match socket_with(family, SocketType::RAW, host::FLAGS, Some(proto)) {
+            Ok(fd) if message::enable(&fd, v6).is_ok() => Way::Opened(fd),
+            _ => Way::Untried,
+        }
+    }
 }
 
 struct Ident {
@@ -180,7 +197,7 @@ impl Echo {
         shard.ping_open(RCVBUF, Token::new(Kind::Ping, 0, 0).0);
         Echo {
             pending: false,
-            ways: [Way::Untried, Way::Untried],
+            ways: [false, true].map(Way::open),
             all: Slab::default(),
             by_program: KeyedMap::with_hasher(shard.net.rng.keyed()),
             by_outer: KeyedMap::with_hasher(shard.net.rng.keyed()),
@@ -305,7 +322,7 @@ impl Echo {
     fn open(&mut self, cx: &mut Cx<'_>, request: &PingRequest) -> Option<u32> {
         let v6 = request.src().is_ipv6();
         let way = usize::from(v6);
-        if matches!(self.ways[way], Way::Untried) {
+        if matches!(self.ways[way], Way::Untried | Way::Opened(_)) {
             self.ways[way] = self.find_way(cx, v6);
         }
         if matches!(self.ways[way], Way::Barred) {
@@ -358,19 +375,14 @@ impl Echo {
     }
 
     fn find_way(&mut self, cx: &mut Cx<'_>, v6: bool) -> Way {
-        if ping_socket(v6).is_ok() {
-            return Way::Ping;
-        }
-        let (family, proto) = protocol(v6);
-        let raw = socket_with(family, SocketType::RAW, host::FLAGS, Some(proto));
-        if let Ok(fd) = raw
-            && message::enable(&fd, v6).is_ok()
-            && cx
-                .poller
-                .add(&fd, Token::new(Kind::Ping, u32::from(v6), 0).0, Interest::READ)
-                .is_ok()
-        {
-            return Way::Raw(fd);
+        let token = Token::new(Kind::Ping, u32::from(v6), 0).0;
+        match std::mem::replace(&mut self.ways[usize::from(v6)], Way::Untried) {
+            Way::Opened(fd) if cx.poller.add(&fd, token, Interest::READ).is_ok() => {
+                return Way::Raw(fd);
+            }
+            // The group may have been permitted them since.
+            _ if ping_socket(v6).is_ok() => return Way::Ping,
+            _ => {}
         }
         self.notes.push(format!(
             "ICMPv{} echo cannot leave the host: put this user's group into net.ipv4.ping_group_range, \

@@ -155,14 +155,23 @@ fn forward(publish: &Publish) -> Forward {
     }
 }
 
-/// Gives up what the loop does not need: it executes nothing any more, and of root's capabilities
-/// keeps only that of raw sockets, which relay echo requests.
+/// Gives up what the loop does not need: it executes nothing any more, and what takes root's
+/// capabilities is open by now, raw sockets and low ports included.
 fn harden() -> io::Result<()> {
     rustix::thread::set_no_new_privs(true)?;
     let held = rustix::thread::capabilities(None)?;
-    let keep = held.permitted & CapabilitySet::NET_RAW;
+    if held.effective.contains(CapabilitySet::SETPCAP) {
+        // One bit at a time; those that this kernel does not know are of no use to anybody.
+        for bit in 0..u64::BITS {
+            let one = CapabilitySet::from_bits_retain(1 << bit);
+            if rustix::thread::capability_is_in_bounding_set(one).unwrap_or(false) {
+                rustix::thread::remove_capability_from_bounding_set(one)?;
+            }
+        }
+    }
+    rustix::thread::clear_ambient_capability_set()?;
     let none = CapabilitySet::empty();
-    let sets = CapabilitySets { effective: keep, permitted: keep, inheritable: none };
+    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
     Ok(rustix::thread::set_capabilities(None, sets)?)
 }
 

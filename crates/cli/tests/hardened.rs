@@ -1,0 +1,105 @@
+//! Goal: the process that handles packets holds no right that it does not need, and what needs one
+//! still works: low ports and pings as root.
+//! Method: the kernel's own account of the running process, in `/proc`.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+/// A test that can not run here says so, whatever the harness captures; CI forbids it.
+fn skip(name: &str, why: &str) {
+    assert!(std::env::var("LINERATE_SKIP").as_deref() != Ok("deny"), "SKIP {name}: {why}");
+    std::io::stderr().write_all(format!("SKIP {name}: {why}\n").as_bytes()).expect("stderr");
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").expect("/proc").uid() == 0
+}
+
+/// Starts a run that prints `up` and then waits for its input to end; `None` if it can not run.
+fn start(test: &str, prefix: &[&str], linerate: &str, options: &[&str]) -> Option<Child> {
+    let mut words = prefix.to_vec();
+    words.extend([linerate, "run"]);
+    words.extend(options);
+    words.extend(["--", "sh", "-c", "echo up; cat"]);
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).env_remove("XDG_RUNTIME_DIR");
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().expect("a pipe")).read_line(&mut line).expect("a line");
+    if line == "up\n" {
+        return Some(child);
+    }
+    let mut said = String::new();
+    child.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
+    assert_eq!(child.wait().expect("it ends").code(), Some(125), "{said}");
+    skip(test, said.trim());
+    None
+}
+
+fn end(mut child: Child) {
+    drop(child.stdin.take());
+    assert!(child.wait().expect("it ends").success());
+}
+
+/// The value of a line of `/proc/PID/status`.
+fn status(pid: u32, name: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+    let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {name} in:\n{text}")).trim().to_owned()
+}
+
+#[test]
+fn nothing_is_held_that_is_not_needed() {
+    const TEST: &str = "nothing_is_held_that_is_not_needed";
+    let dir = std::env::temp_dir().join(format!("lr-hard-{}", std::process::id()));
+    fs::create_dir(&dir).expect("a directory");
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("its mode");
+    let copy: PathBuf = dir.join("linerate");
+    fs::copy(env!("CARGO_BIN_EXE_linerate"), &copy).expect("a copy");
+    let copy = copy.display().to_string();
+    let mut users: Vec<&[&str]> = vec![&[]];
+    if is_root() {
+        users.push(&["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+    }
+    for prefix in users {
+        let Some(child) = start(TEST, prefix, &copy, &[]) else { continue };
+        let pid = child.id();
+        assert_eq!(status(pid, "Name"), "linerate");
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            assert_eq!(status(pid, set), "0000000000000000", "{set} of {prefix:?}");
+        }
+        if prefix.is_empty() && is_root() {
+            assert_eq!(status(pid, "CapBnd"), "0000000000000000");
+        }
+        assert_eq!(status(pid, "NoNewPrivs"), "1");
+        // The kernel gives the files of an undumpable process to root.
+        assert_eq!(fs::metadata(format!("/proc/{pid}/fd")).expect("it is there").uid(), 0);
+        end(child);
+    }
+    fs::remove_dir_all(dir).expect("it is removed");
+}
+
+#[test]
+fn a_low_port_of_the_host_is_forwarded() {
+    const TEST: &str = "a_low_port_of_the_host_is_forwarded";
+    // Asked of the kernel, then given back: somebody else may take it meanwhile, so several.
+    let free = (600..1000).filter(|p| TcpListener::bind(("127.0.0.1", *p)).is_ok()).nth(7);
+    let Some(port) = free else {
+        return skip(TEST, "no port below 1024 may be opened");
+    };
+    let forward = format!("{port}:7");
+    let linerate = env!("CARGO_BIN_EXE_linerate");
+    let Some(child) = start(TEST, &[], linerate, &["-p", &forward]) else { return };
+    // Nothing listens inside: what is tested is that the host's port is open.
+    TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+    end(child);
+}
