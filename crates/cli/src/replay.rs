@@ -33,12 +33,30 @@ use crate::{print, print_json};
 
 /// Replays and reports.
 pub fn main(args: ReplayArgs) -> ExitCode {
+    if let Some(why) = no_capture(&args.file) {
+        eprintln!("linerate replay: {}: {why}", args.file.display());
+        return ExitCode::from(2);
+    }
     match replay(&args) {
         Ok(done) => show(&args, done),
         Err(why) => {
             eprintln!("linerate replay: {why}");
             ExitCode::from(2)
         }
+    }
+}
+
+/// Why a path can hold no capture, where that shows before a byte of it is read.
+fn no_capture(path: &Path) -> Option<String> {
+    match std::fs::metadata(path) {
+        Err(e) => Some(format!("{e}: name a pcap or pcapng file that you may read")),
+        Ok(meta) if meta.is_dir() => {
+            Some("it is a directory: name a pcap or pcapng file in it".to_owned())
+        }
+        Ok(meta) if meta.is_file() && meta.len() == 0 => {
+            Some("it is empty: record again, and let the recorder end before you copy".to_owned())
+        }
+        Ok(_) => None,
     }
 }
 

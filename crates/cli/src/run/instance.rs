@@ -107,7 +107,10 @@ impl Instance {
         let recorder = match &setup.pcap {
             None => None,
             Some(path) => Some(record(path, &mut drive).map_err(|e| {
-                StartError::Other(format!("cannot record to {}: {e}", path.display()))
+                let path = path.display();
+                StartError::Other(format!(
+                    "cannot record to {path}: {e}: name a file you may write"
+                ))
             })?),
         };
         let watch = |fd, token| drive.poller.add(fd, token, Interest::READ);

@@ -1,7 +1,7 @@
 //! The device inside: a TUN, or a veth pair whose far end is read with a packet socket.
 
 use super::plan::{Backend, Config, Net};
-use super::refused::{Refused, Step, no_device};
+use super::refused::{Refused, Step, no_device, no_tun};
 use linerate_dev::netdev::{Netdev, NetdevError, PeerNetns, Route};
 use linerate_dev::sys::{packet, tun};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -70,7 +70,7 @@ fn decode_mac(text: &str) -> Option<[u8; 6]> {
 /// Makes the device that the plan asks for and configures the program's side of it.
 pub(super) fn make(config: &Config) -> Result<Made, Refused> {
     let mut made = match config.backend {
-        Backend::Tun => make_tun(config).map_err(|why| Refused::new(Step::Device, why))?,
+        Backend::Tun => make_tun(config).map_err(|why| Refused::new(Step::Device, no_tun(&why)))?,
         Backend::Packet => make_veth(config).map_err(|why| Refused::new(Step::Device, why))?,
         Backend::Auto => match make_tun(config) {
             Ok(made) => made,

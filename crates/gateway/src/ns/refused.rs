@@ -129,12 +129,20 @@ impl Settings {
     }
 }
 
+/// What grants the clone device.
+const GRANT_TUN: &str = "Grant /dev/net/tun (`modprobe tun` and `chmod 0666 /dev/net/tun` as root; \
+    in a container `--device /dev/net/tun --cap-add NET_ADMIN`)";
+
+/// The sentence for a TUN that was asked for and cannot be had.
+pub(super) fn no_tun(why: &str) -> String {
+    format!("no device for the packets: {why}. {GRANT_TUN}, or let a veth pair carry them")
+}
+
 /// The sentence for a network namespace without any device that could carry packets.
 pub(super) fn no_device(tun: &str, veth: &str) -> String {
     format!(
         "no device for the packets: {tun}; and a veth pair with a packet socket instead: {veth}. \
-         Grant /dev/net/tun (`modprobe tun` and `chmod 0666 /dev/net/tun` as root; in a container \
-         `--device /dev/net/tun --cap-add NET_ADMIN`)"
+         {GRANT_TUN}"
     )
 }
 

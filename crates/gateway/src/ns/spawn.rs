@@ -192,7 +192,7 @@ fn other(doing: &str, err: impl fmt::Display) -> SpawnError {
 fn check(plan: &Plan) -> Result<(), SpawnError> {
     let refuse = |why: String| Err(SpawnError::Plan(why));
     let name = &plan.device;
-    if plan.program.is_empty() {
+    if plan.program.first().is_none_or(|name| name.is_empty()) {
         return refuse("there is no program to run: name one after `--`".into());
     }
     if name.is_empty()
@@ -645,6 +645,7 @@ mod tests {
         assert_eq!(check(&good), Ok(()));
         let bad = [
             Plan { program: Vec::new(), ..good.clone() },
+            Plan { program: vec!["".into()], ..good.clone() },
             Plan { device: "a/b".into(), ..good.clone() },
             Plan { device: "sixteen-letters-".into(), ..good.clone() },
             Plan { mtu: 1279, ..good.clone() },
