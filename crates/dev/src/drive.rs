@@ -77,6 +77,8 @@ pub struct Drive {
     done: Vec<(Pkt, bool)>,
     clock: Clock,
     last_work: Instant,
+    /// Nanoseconds that the next wait looks before it sleeps.
+    halt_poll: u64,
     /// Which device is polled first: it moves on, so that all are treated alike.
     first: usize,
     app_busy: bool,
@@ -88,6 +90,9 @@ pub struct Drive {
 /// A gap between two turns that is longer than any wait asked for, by this much, is a pause of the
 /// whole process or machine, not a storm of time-outs.
 const PAUSE: u64 = 2_000_000_000;
+
+/// The shortest look before a sleep, in nanoseconds.
+const HALT_POLL_MIN: u64 = 10_000;
 
 /// Nanoseconds of a monotonic clock, for timing stages.
 pub fn clock_ns() -> u64 {
@@ -114,6 +119,7 @@ impl Drive {
             done: Vec::new(),
             clock: Clock::now(),
             last_work: Instant::ZERO,
+            halt_poll: 0,
             first: 0,
             app_busy: false,
             paused: 0,
@@ -168,7 +174,7 @@ impl Drive {
     pub fn turn(&mut self, app: &mut dyn App) -> io::Result<()> {
         let timeout = self.timeout(app);
         self.ready.clear();
-        self.ready.extend(self.poller.wait(timeout)?);
+        self.wait(timeout)?;
         let now = self.now(timeout.unwrap_or(u64::MAX));
         self.shard.net.now = now;
         self.note_devices();
@@ -181,6 +187,39 @@ impl Drive {
         if work || self.app_busy {
             self.last_work = now;
         }
+        Ok(())
+    }
+
+    /// Waits for something to do. Where the last waits were short, it looks for a moment before it
+    /// sleeps: a wake-up across cores costs more than the wait itself (as the haltpoll governor of
+    /// `drivers/cpuidle/governors/haltpoll.c` does for idle guests).
+    fn wait(&mut self, timeout: Option<u64>) -> io::Result<()> {
+        let most = self.shard.net.knobs.guest_halt_poll_ns.min(timeout.unwrap_or(u64::MAX));
+        if most == 0 {
+            self.ready.extend(self.poller.wait(timeout)?);
+            return Ok(());
+        }
+        let begun = clock_ns();
+        let spin = self.halt_poll.min(most);
+        let mut waited = 0;
+        while waited < spin && self.ready.is_empty() {
+            self.ready.extend(self.poller.wait(Some(0))?);
+            waited = clock_ns() - begun;
+        }
+        if !self.ready.is_empty() {
+            return Ok(());
+        }
+        let rest = timeout.map(|t| t.saturating_sub(waited));
+        self.ready.extend(self.poller.wait(rest)?);
+        // The wait was longer than the spin. Had a longer spin met it, spin longer; else give up soon.
+        let waited = clock_ns() - begun;
+        self.halt_poll = if waited <= self.shard.net.knobs.guest_halt_poll_ns {
+            (self.halt_poll * 2).max(HALT_POLL_MIN)
+        } else if self.halt_poll <= HALT_POLL_MIN {
+            0
+        } else {
+            self.halt_poll / 2
+        };
         Ok(())
     }
 

@@ -273,6 +273,8 @@ knobs! {
     dev_weight: u64 { path: "net.core.dev_weight", default: 64, range: 1..=4096, unit: "packets", scope: Host, takes: Now, stage: Poll }
     /// Whether the loop spins for this long after its last packet instead of sleeping.
     busy_poll: u64 { path: "net.core.busy_poll", default: 0, range: 0..=1000000, unit: "microseconds", scope: Host, takes: Now, stage: Poll }
+    /// The longest that the loop looks for work before it sleeps, where its last waits were as short; 0 = it sleeps at once.
+    guest_halt_poll_ns: u64 { path: "haltpoll.guest_halt_poll_ns", default: 50000, range: 0..=10000000, unit: "nanoseconds", scope: Host, takes: Now, stage: Poll, why: "200000 in Linux, where an idle guest gives up nothing by polling; here it is time that the program may want" }
     /// Packets that may wait in the shard's input queue.
     netdev_max_backlog: u64 { path: "net.core.netdev_max_backlog", default: 1000, range: 0..=10000000, unit: "packets", scope: Host, takes: Now, stage: Backlog }
     /// Whether receive offload merges segments (`ethtool -K gro`).
@@ -299,6 +301,8 @@ knobs! {
     ip6_forward: bool { path: "net.ipv6.conf.all.forwarding", default: false, range: 0..=1, unit: "switch", scope: Net, takes: Now, stage: Route }
     /// Whether IPv6 is switched off.
     disable_ipv6: bool { path: "net.ipv6.conf.all.disable_ipv6", default: false, range: 0..=1, unit: "switch", scope: Net, takes: Now, stage: Ip }
+    /// Whether an IPv4 packet for one host is dropped that came in a frame for many (RFC 1122 §3.3.6).
+    drop_unicast_in_l2_multicast: bool { path: "net.ipv4.conf.all.drop_unicast_in_l2_multicast", default: false, range: 0..=1, unit: "switch", scope: Net, takes: Now, stage: Ip }
     /// Reverse-path filter: 0 off, 1 strict, 2 loose (RFC 3704).
     rp_filter: u64 { path: "net.ipv4.conf.all.rp_filter", default: 0, range: 0..=2, unit: "mode", scope: Net, takes: Now, stage: Route }
     /// TTL of IPv4 packets that we send.
@@ -347,11 +351,9 @@ knobs! {
     base_reachable_time_ms: u64 { path: "net.ipv4.neigh.default.base_reachable_time_ms", default: 30000, range: 1000..=3600000, unit: "milliseconds", scope: Device, takes: Now, stage: Neigh }
     /// Receive buffer of a socket that does not ask for one.
     rmem_default: u64 { path: "net.core.rmem_default", default: 212992, range: 256..=2147483647, unit: "bytes", scope: Net, takes: NextSocket, stage: SockQueue }
-    /// The largest receive buffer that a socket may ask for.
+    /// The largest receive buffer that a socket may ask for (SO_RCVBUF); it gets twice as much, as in Linux.
     rmem_max: u64 { path: "net.core.rmem_max", default: 212992, range: 256..=2147483647, unit: "bytes", scope: Net, takes: NextSocket, stage: SockQueue }
-    /// Send buffer of a socket that does not ask for one.
-    wmem_default: u64 { path: "net.core.wmem_default", default: 212992, range: 4608..=2147483647, unit: "bytes", scope: Net, takes: NextSocket, stage: Send }
-    /// The largest send buffer that a socket may ask for.
+    /// The largest send buffer that a socket may ask for (SO_SNDBUF); it gets twice as much, as in Linux.
     wmem_max: u64 { path: "net.core.wmem_max", default: 212992, range: 4608..=2147483647, unit: "bytes", scope: Net, takes: NextSocket, stage: Send }
     /// Memory of all UDP sockets: low, pressure, maximum.
     udp_mem: [u64; 3] { path: "net.ipv4.udp_mem", default: [16384, 32768, 65536], range: 0..=1073741824, unit: "pages of 4096 bytes", scope: Net, takes: Now, stage: SockQueue, why: "Linux derives it from the machine's memory; this is 256 MiB at the most" }
@@ -405,8 +407,6 @@ knobs! {
     tcp_challenge_ack_limit: u64 { path: "net.ipv4.tcp_challenge_ack_limit", default: 1000, range: 0..=2147483647, unit: "packets", scope: Net, takes: Now, stage: Send, why: "Linux has no limit for all peers since 5.19; a user-space stack that is run for strangers keeps one" }
     /// Time between answers to segments that are out of the window.
     tcp_invalid_ratelimit: u64 { path: "net.ipv4.tcp_invalid_ratelimit", default: 500, range: 0..=3600000, unit: "milliseconds", scope: Net, takes: Now, stage: Send }
-    /// Bytes of one connection that may wait below TCP (small-queue limit).
-    tcp_limit_output_bytes: u64 { path: "net.ipv4.tcp_limit_output_bytes", default: 4194304, range: 4096..=1073741824, unit: "bytes", scope: Net, takes: Now, stage: Send }
     /// First and last local port that is chosen by itself.
     ip_local_port_low: u64 { path: "net.ipv4.ip_local_port_range.low", default: 32768, range: 1..=65535, unit: "port", scope: Net, takes: Now, stage: Send }
     /// Last local port that is chosen by itself.
