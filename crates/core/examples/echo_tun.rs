@@ -4,8 +4,8 @@ use std::io;
 use std::net::IpAddr;
 
 use linerate_core::shard::Shard;
-use linerate_core::sock::{Ready, SockKind, SocketId};
 use linerate_core::sock::error::TcpError;
+use linerate_core::sock::{Ready, SockKind, SocketId};
 use linerate_core::tcp::Listen;
 use linerate_core::udp::api::UdpBind;
 use linerate_core::udp::output::SendTo;
@@ -71,7 +71,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener = shard.tcp_listen(Listen { port: 7, backlog: 128, ..Listen::default() })?;
     let mut drive = Drive::new(shard)?;
     let dev = drive.add_device(Box::new(Tun::open(&Config::new(&name))?), |_| ())?;
-    drive.shard.add_addr(dev, addr, if addr.is_ipv4() { 24 } else { 64 });
+    drive.shard.add_addr(dev, addr, if addr.is_ipv4() { 24 } else { 64 })?;
     let mut echo = Echo { listener, udp };
     loop {
         drive.turn(&mut echo)?;

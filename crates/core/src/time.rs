@@ -216,7 +216,9 @@ mod tests {
     #[test]
     fn fires_never_early_and_at_most_an_eighth_late() {
         for start in [0u64, 12_345, 999 * MS, 3600 * SEC] {
-            for delta in [0, 1, 60 * US, 200 * US, 5 * MS, 40 * MS, 200 * MS, SEC, 60 * SEC, 7200 * SEC] {
+            for delta in
+                [0, 1, 60 * US, 200 * US, 5 * MS, 40 * MS, 200 * MS, SEC, 60 * SEC, 7200 * SEC]
+            {
                 let mut w = Wheel::default();
                 let mut out = Vec::new();
                 w.expire(Instant::from_ns(start), &mut out);
@@ -224,7 +226,11 @@ mod tests {
                 w.arm(3, at);
                 let fire = w.next().expect("armed");
                 assert!(fire >= at, "early: {fire:?} before {at:?}");
-                assert!(fire.since(at) <= delta / 8 + (2 << TICK_SHIFT), "late by {}", fire.since(at));
+                assert!(
+                    fire.since(at) <= delta / 8 + (2 << TICK_SHIFT),
+                    "late by {}",
+                    fire.since(at)
+                );
                 w.expire(Instant::from_ns(fire.ns() - 1), &mut out);
                 assert!(out.is_empty() || fire.since(at) == 0);
                 w.expire(fire, &mut out);

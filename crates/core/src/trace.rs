@@ -54,6 +54,7 @@ impl Trace {
 
 /// The packet in one line.
 pub(crate) fn describe(pkt: &Pkt) -> String {
-    let super_packet = pkt.gso.map_or(String::new(), |g| format!(", {} segments of {}", g.segs, g.size));
+    let super_packet =
+        pkt.gso.map_or(String::new(), |g| format!(", {} segments of {}", g.segs, g.size));
     format!("{} bytes{super_packet}, ethertype {:#06x}", pkt.len(), pkt.proto)
 }

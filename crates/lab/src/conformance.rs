@@ -35,9 +35,8 @@ use State::{None as Nothing, Open, Part, Tested};
 pub const ROWS: &[Row] = include!("conformance.in");
 
 fn cell(state: State) -> String {
-    let tests = |names: &[&str]| {
-        names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
-    };
+    let tests =
+        |names: &[&str]| names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
     match state {
         Nothing => "–".into(),
         Open => "open".into(),
@@ -50,7 +49,9 @@ fn cell(state: State) -> String {
 
 /// The page.
 pub fn page() -> String {
-    let mut out = String::from("# Conformance\n\n<!-- Generated: LINERATE_BLESS=1 cargo test -p linerate-lab --test golden -->\n\n");
+    let mut out = String::from(
+        "# Conformance\n\n<!-- Generated: LINERATE_BLESS=1 cargo test -p linerate-lab --test golden -->\n\n",
+    );
     let count = |f: fn(&Row) -> State| {
         let has = |s: &dyn Fn(State) -> bool| ROWS.iter().filter(|r| s(f(r))).count();
         let done = has(&|s| matches!(s, Tested(..)));
@@ -68,7 +69,14 @@ pub fn page() -> String {
     );
     out += "| stage | mechanism, knob or monitor | our path | the kernel's |\n|---|---|---|---|\n";
     for row in ROWS {
-        let _ = writeln!(out, "| {} | {} | {} | {} |", row.stage, row.what, cell(row.own), cell(row.host));
+        let _ = writeln!(
+            out,
+            "| {} | {} | {} | {} |",
+            row.stage,
+            row.what,
+            cell(row.own),
+            cell(row.host)
+        );
     }
     out
 }

@@ -17,8 +17,7 @@ pub const PAGES: &[Page] = &[
     ("CONFORMANCE.md", crate::conformance::page),
 ];
 
-const NOTE: &str =
-    "<!-- Generated from the tables: LINERATE_BLESS=1 cargo test -p linerate-lab --test golden -->\n";
+const NOTE: &str = "<!-- Generated from the tables: LINERATE_BLESS=1 cargo test -p linerate-lab --test golden -->\n";
 
 fn head(title: &str, text: &str) -> String {
     format!("# {title}\n\n{NOTE}\n{text}\n\n")
@@ -63,7 +62,8 @@ fn drops() -> String {
         let also = if also.is_empty() { "–".to_owned() } else { also.join(", ") };
         let (linux, knob) = (name_or_dash(row.linux), name_or_dash(row.knob));
         let stage = row.stage.name();
-        let _ = writeln!(out, "| {} | {linux} | {stage} | {also} | {knob} |{} |", row.name, row.help);
+        let _ =
+            writeln!(out, "| {} | {linux} | {stage} | {also} | {knob} |{} |", row.name, row.help);
     }
     out
 }

@@ -69,7 +69,9 @@ pub fn test_names() -> std::collections::BTreeSet<String> {
         }
         // Tests with a runner of their own are entries of a list: ("name", function).
         for line in source.text.lines().filter(|_| source.is_test()) {
-            if let Some((name, _)) = line.trim().strip_prefix("(\"").and_then(|r| r.split_once("\",")) {
+            if let Some((name, _)) =
+                line.trim().strip_prefix("(\"").and_then(|r| r.split_once("\","))
+            {
                 names.insert(name.to_owned());
             }
         }

@@ -65,7 +65,11 @@ struct Pair {
 
 impl Pair {
     fn new(offload: bool) -> Pair {
-        Pair { ends: [shard(1, offload), shard(2, offload)], batch: Batch::new(), now: Instant::ZERO }
+        Pair {
+            ends: [shard(1, offload), shard(2, offload)],
+            batch: Batch::new(),
+            now: Instant::ZERO,
+        }
     }
 
     /// One turn: both transmit, both receive, timers run; 20 µs pass.

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use linerate_core::link::L2;
 use linerate_core::rand::Rng;
-use linerate_core::sock::{Ready, SocketId};
 use linerate_core::sock::error::TcpError;
+use linerate_core::sock::{Ready, SocketId};
 use linerate_core::tcp::{Connect, Listen};
 use linerate_core::time::{Instant, MS, SEC};
 use linerate_sim::{Link, NodeId, World};
@@ -33,7 +33,16 @@ struct End {
 
 impl End {
     fn new(node: NodeId, send: Vec<u8>) -> End {
-        End { node, id: None, send, sent: 0, received: Vec::new(), shut: false, eof: false, failed: None }
+        End {
+            node,
+            id: None,
+            send,
+            sent: 0,
+            received: Vec::new(),
+            shut: false,
+            eof: false,
+            failed: None,
+        }
     }
 
     fn act(&mut self, world: &mut World) {
@@ -129,7 +138,8 @@ fn streams_arrive_intact_on_bad_links() {
         let (a, b) = (world.add_node(), world.add_node());
         let (addr_a, addr_b, prefix) = addrs(sky.v6);
         world.join((a, addr_a), (b, addr_b), (sky.l2, sky.mtu, prefix), (sky.there, sky.back));
-        let listener = world.node(b).tcp_listen(Listen { port: 80, backlog: 8, ..Listen::default() });
+        let listener =
+            world.node(b).tcp_listen(Listen { port: 80, backlog: 8, ..Listen::default() });
         let listener = listener.expect("the port is free");
         let mut client = End::new(a, bytes(&mut rng, sky.sizes.0));
         let mut server = End::new(b, bytes(&mut rng, sky.sizes.1));
@@ -144,14 +154,27 @@ fn streams_arrive_intact_on_bad_links() {
             }
             client.act(&mut world);
             server.act(&mut world);
-            assert_eq!((client.failed, server.failed), (None, None), "seed {seed}: a connection failed");
+            assert_eq!(
+                (client.failed, server.failed),
+                (None, None),
+                "seed {seed}: a connection failed"
+            );
             if !world.step() {
                 break;
             }
         }
-        assert!(client.done() && server.done(), "seed {seed}: not finished: client sent {} of {} got {} eof {}, server sent {} of {} got {} eof {}",
-            client.sent, client.send.len(), client.received.len(), client.eof,
-            server.sent, server.send.len(), server.received.len(), server.eof);
+        assert!(
+            client.done() && server.done(),
+            "seed {seed}: not finished: client sent {} of {} got {} eof {}, server sent {} of {} got {} eof {}",
+            client.sent,
+            client.send.len(),
+            client.received.len(),
+            client.eof,
+            server.sent,
+            server.send.len(),
+            server.received.len(),
+            server.eof
+        );
         assert!(client.received == server.send, "seed {seed}: what the client received differs");
         assert!(server.received == client.send, "seed {seed}: what the server received differs");
         assert_eq!(world.unaccounted(), [], "seed {seed}: packets are missing");
@@ -183,11 +206,15 @@ fn a_link_that_dies_ends_in_a_timeout() {
     let id = world.node(a).tcp_connect(to).expect("a route exists");
     let mut accepted = None;
     let limit = world.now().plus(SEC);
-    world.run(limit, |w| {
-        if accepted.is_none() {
-            accepted = w.node(b).tcp_accept(listener);
-        }
-    }, |w| w.node(a).take_ready(id).has(Ready::OUT));
+    world.run(
+        limit,
+        |w| {
+            if accepted.is_none() {
+                accepted = w.node(b).tcp_accept(listener);
+            }
+        },
+        |w| w.node(a).take_ready(id).has(Ready::OUT),
+    );
     for port in [there, back] {
         world.set_link(port, Link { loss_ppm: 1_000_000, ..link });
     }

@@ -145,7 +145,8 @@ fn frame(payload: usize) -> Vec<u8> {
     let udp = UdpHdr { src_port: 4000, dst_port: 53, len: len as u16, csum: 0 };
     udp.emit(&mut frame[34..]);
     let pseudo = linerate_core::pkt::pseudo(PEER.into(), LOCAL.into(), len, IPPROTO_UDP);
-    let sum = linerate_arch::csum::csum_fold(linerate_arch::csum::csum_partial(&frame[34..], pseudo));
+    let sum =
+        linerate_arch::csum::csum_fold(linerate_arch::csum::csum_partial(&frame[34..], pseudo));
     frame[40..42].copy_from_slice(&sum.to_be_bytes());
     frame
 }
@@ -217,7 +218,10 @@ fn finish(name: String, mut ns: Vec<f64>, shard: &Shard) -> Case {
 fn print_table(cases: &[Case], ghz: f64, pinned: Option<usize>, args: &BenchPathArgs) {
     let place = pinned.map_or("not pinned".to_owned(), |c| format!("pinned to processor {c}"));
     println!("{place}, {ghz:.2} GHz, {} rounds of {} packets", args.rounds, args.packets);
-    println!("{:<46} {:>8} {:>18} {:>8}", "ns of processor time per packet", "median", "min..max", "cycles");
+    println!(
+        "{:<46} {:>8} {:>18} {:>8}",
+        "ns of processor time per packet", "median", "min..max", "cycles"
+    );
     for case in cases {
         let (low, high) = (case.ns.first().unwrap_or(&0.0), case.ns.last().unwrap_or(&0.0));
         let (median, spread) = (case.median(), format!("{low:.1}..{high:.1}"));

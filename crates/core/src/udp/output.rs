@@ -43,7 +43,12 @@ impl Shard {
     ///
     /// # Errors
     /// [`SendError`]: `Closed` (EBADF), `Invalid` (EINVAL), `MessageSize` (EMSGSIZE), `NoBuffers` (ENOBUFS).
-    pub fn udp_send(&mut self, id: SocketId, how: SendTo, parts: &[&[u8]]) -> Result<usize, SendError> {
+    pub fn udp_send(
+        &mut self,
+        id: SocketId,
+        how: SendTo,
+        parts: &[&[u8]],
+    ) -> Result<usize, SendError> {
         let sock = self.udp.slab.get(id.index, id.generation).ok_or(SendError::Closed)?;
         let any = match how.dst {
             SocketAddr::V4(_) => IpAddr::from([0u8; 4]),
