@@ -24,8 +24,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-/// Signals that a process may send to linerate and that are for the program.
-const FORWARDED: [Signal; 10] = [
+/// Signals that a process may send to linerate and that are for the program. Those by which the
+/// terminal stops its background are among them: whether they stop anything is up to the program.
+const FORWARDED: [Signal; 12] = [
     Signal::SIGHUP,
     Signal::SIGINT,
     Signal::SIGQUIT,
@@ -35,6 +36,8 @@ const FORWARDED: [Signal; 10] = [
     Signal::SIGWINCH,
     Signal::SIGURG,
     Signal::SIGTSTP,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
     Signal::SIGCONT,
 ];
 
@@ -555,6 +558,8 @@ impl Spawned {
                 self.events.push_back(Event::Started(self.pid));
             }
             "note" => self.events.push_back(Event::Note(message.field(0).to_owned())),
+            // What stopped the whole group was perhaps undone for the whole group by now.
+            "stopped" if self.pid.is_some_and(|pid| !is_stopped(pid)) => {}
             "stopped" => self.stop()?,
             "exited" => self.ended(Exit::Code(byte(message))),
             "killed" => self.ended(Exit::Signal(byte(message))),
@@ -620,6 +625,13 @@ impl Drop for Spawned {
         while let Ok(Some(_)) = self.signals.read_signal() {}
         let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.mask), None);
     }
+}
+
+/// Whether a process is stopped now, as far as `/proc` tells.
+fn is_stopped(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name in parentheses may hold anything, parentheses too.
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
 }
 
 /// The first field as a byte; the kernel makes no others for statuses and signals.
