@@ -17,8 +17,8 @@ fn json(out: &Output) -> serde_json::Value {
 
 /// A test that can not run here says so, whatever the harness captures; CI forbids it.
 fn skip(name: &str, why: &str) {
-    assert!(std::env::var("LINERATE_SKIP").as_deref() != Ok("deny"), "SKIP: {name}: {why}");
-    io::stderr().write_all(format!("SKIP: {name}: {why}\n").as_bytes()).expect("stderr");
+    assert!(std::env::var("LINERATE_SKIP").as_deref() != Ok("deny"), "SKIP {name}: {why}");
+    io::stderr().write_all(format!("SKIP {name}: {why}\n").as_bytes()).expect("stderr");
 }
 
 fn traffic_is_good(demo: &serde_json::Value) {

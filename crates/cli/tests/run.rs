@@ -25,8 +25,8 @@ const TALK: usize = 3 << 20;
 
 /// A test that can not run here says so, whatever the harness captures; CI forbids it.
 fn skip(name: &str, why: &str) {
-    assert!(std::env::var("LINERATE_SKIP").as_deref() != Ok("deny"), "SKIP: {name}: {why}");
-    io::stderr().write_all(format!("SKIP: {name}: {why}\n").as_bytes()).expect("stderr");
+    assert!(std::env::var("LINERATE_SKIP").as_deref() != Ok("deny"), "SKIP {name}: {why}");
+    io::stderr().write_all(format!("SKIP {name}: {why}\n").as_bytes()).expect("stderr");
 }
 
 /// A directory with both binaries, which everybody may execute; it goes with the last test.
