@@ -221,7 +221,7 @@ pub struct Fib {
     cache4: [Cell<(u32, Option<u32>)>; CACHE],
     cache6: [Cell<(u128, Option<u32>)>; CACHE],
     /// What the input side found out lately: both addresses, and from where; see [`Fib::known_local`].
-    known: [Cell<(u64, u32)>; CACHE],
+    known: [Cell<(u64, u64)>; CACHE],
     /// How many routes carry an MTU of their own.
     with_mtu: usize,
 }
@@ -245,13 +245,13 @@ impl Fib {
     /// Whether a packet of these addresses was found to be for us, and its source valid, since the
     /// routes last changed. `way` is what else that depended on: device and knobs, never 0.
     #[inline(always)]
-    pub(crate) fn known_local(&self, src: Ipv4Addr, dst: Ipv4Addr, way: u32) -> bool {
+    pub(crate) fn known_local(&self, src: Ipv4Addr, dst: Ipv4Addr, way: u64) -> bool {
         let pair = pair(src, dst);
         self.known[slot64(pair)].get() == (pair, way)
     }
     /// Notes that it was.
     #[inline]
-    pub(crate) fn learn_local(&self, src: Ipv4Addr, dst: Ipv4Addr, way: u32) {
+    pub(crate) fn learn_local(&self, src: Ipv4Addr, dst: Ipv4Addr, way: u64) {
         let pair = pair(src, dst);
         self.known[slot64(pair)].set((pair, way));
     }

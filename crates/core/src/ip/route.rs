@@ -29,8 +29,7 @@ pub fn ip_route_input(cx: &mut Shard, pkt: Pkt) -> Verdict {
             let looped = iface.is_none_or(|i| i.l2 == L2::Loopback);
             // What the long way decides by, beside both addresses: a change of routes makes the
             // table forget, all else is in here.
-            let rp_filter = net.knobs.rp_filter.min(3) as u32;
-            let way = 1 | (looped as u32) << 1 | rp_filter << 2 | (pkt.dev as u32) << 8;
+            let way = 1 | (looped as u64) << 1 | (pkt.dev as u64) << 8 | net.knobs.rp_filter << 16;
             if net.fib.known_local(src, dst, way) {
                 return local(net, pkt);
             }
@@ -42,7 +41,7 @@ pub fn ip_route_input(cx: &mut Shard, pkt: Pkt) -> Verdict {
 }
 
 #[inline(never)]
-fn ip_route_input_slow(net: &mut Net, pkt: Pkt, src: Ipv4Addr, dst: Ipv4Addr, way: u32) -> Verdict {
+fn ip_route_input_slow(net: &mut Net, pkt: Pkt, src: Ipv4Addr, dst: Ipv4Addr, way: u64) -> Verdict {
     let iface = net.ifaces.get(pkt.dev as usize);
     let looped = iface.is_none_or(|i| i.l2 == L2::Loopback);
     let any_ip = iface.is_some_and(|i| i.any_ip);

@@ -10,7 +10,7 @@ use super::{Iface, L2, neigh};
 use crate::pkt::{Pkt, Verdict};
 use crate::shard::{Net, Shard};
 use crate::table::{Reason, count::id};
-use crate::wire::{ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, EthHdr, VlanTag};
+use crate::wire::{ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, EthHdr, VlanTag};
 
 /// Takes the link header off and says which protocol follows.
 #[inline(always)]
@@ -19,12 +19,25 @@ pub fn netif_receive_skb(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
     if let Some(iface) = net.ifaces.get(pkt.dev as usize)
         && iface.l2 == L2::Ethernet
     {
-        return match eth_type_trans(net, iface, &mut pkt) {
-            Ok(ETH_P_IP | ETH_P_IPV6) => Verdict::Pass(pkt),
-            Ok(ETH_P_ARP) => neigh::arp_rcv(net, pkt),
-            Ok(_) => Verdict::Drop(pkt, Reason::UnhandledProto),
-            Err(reason) => Verdict::Drop(pkt, reason),
-        };
+        if !pkt.may_pull(EthHdr::LEN) {
+            return Verdict::Drop(pkt, Reason::LinkTruncated);
+        }
+        let eth = pkt.peek::<{ EthHdr::LEN }>().and_then(|h| EthHdr::parse(h).ok());
+        let Some(eth) = eth else { return Verdict::Drop(pkt, Reason::LinkTruncated) };
+        pkt.l2_multicast = eth.dst.is_multicast();
+        if pkt.l2_multicast {
+            if !eth.dst.is_broadcast() {
+                net.counts.inc(id::DevRxMulticast);
+            }
+        } else if eth.dst != iface.mac && !net.knobs.promisc {
+            return Verdict::Drop(pkt, Reason::OtherHost);
+        }
+        let pulled = pkt.pull(EthHdr::LEN);
+        debug_assert!(pulled, "the header was parsed, so it lies in the head");
+        if eth.is_vlan() {
+            return vlan_do_receive(net, pkt);
+        }
+        return eth_type_trans(net, pkt, eth.ethertype);
     }
     // Bare IP. A packet that loops back has no device if there is no loopback device.
     pkt.network = pkt.data_offset();
@@ -51,35 +64,32 @@ fn no_version(mut pkt: Pkt) -> Verdict {
     Verdict::Pass(pkt)
 }
 
-/// Reads the Ethernet header and takes it off, with its tags; returns the protocol behind it.
+/// The link header is off: what follows it decides who takes the packet.
 #[inline(always)]
-fn eth_type_trans(net: &Net, iface: &Iface, pkt: &mut Pkt) -> Result<u16, Reason> {
-    if !pkt.may_pull(EthHdr::LEN) {
-        return Err(Reason::LinkTruncated);
-    }
-    let eth = pkt.peek::<{ EthHdr::LEN }>().ok_or(Reason::LinkTruncated)?;
-    let eth = EthHdr::parse(eth).map_err(|_| Reason::LinkTruncated)?;
-    pkt.l2_multicast = eth.dst.is_multicast();
-    if pkt.l2_multicast {
-        if !eth.dst.is_broadcast() {
-            net.counts.inc(id::DevRxMulticast);
-        }
-    } else if eth.dst != iface.mac && !net.knobs.promisc {
-        return Err(Reason::OtherHost);
-    }
-    let pulled = pkt.pull(EthHdr::LEN);
-    debug_assert!(pulled, "the header was parsed, so it lies in the head");
-    let ethertype = if eth.is_vlan() { vlan_untag(iface, pkt, eth)? } else { eth.ethertype };
+fn eth_type_trans(net: &mut Net, mut pkt: Pkt, ethertype: u16) -> Verdict {
     pkt.network = pkt.data_offset();
     pkt.proto = ethertype;
-    Ok(ethertype)
+    match ethertype {
+        ETH_P_IP | ETH_P_IPV6 => Verdict::Pass(pkt),
+        ETH_P_ARP => neigh::arp_rcv(net, pkt),
+        _ => Verdict::Drop(pkt, Reason::UnhandledProto),
+    }
+}
+
+/// A frame with tags.
+#[inline(never)]
+fn vlan_do_receive(net: &mut Net, mut pkt: Pkt) -> Verdict {
+    let iface = net.ifaces.get(pkt.dev as usize);
+    match iface.ok_or(Reason::VlanUnknown).and_then(|iface| vlan_untag(iface, &mut pkt)) {
+        Ok(ethertype) => eth_type_trans(net, pkt, ethertype),
+        Err(reason) => Verdict::Drop(pkt, reason),
+    }
 }
 
 /// Takes off the tags: a service tag (802.1ad) and the customer's behind it. VLAN 0 is a priority
 /// only; every other must exist.
-#[cold]
-fn vlan_untag(iface: &Iface, pkt: &mut Pkt, eth: EthHdr) -> Result<u16, Reason> {
-    let mut outer = eth;
+fn vlan_untag(iface: &Iface, pkt: &mut Pkt) -> Result<u16, Reason> {
+    let mut ethertype = 0;
     // A frame may bear two tags; a third is nobody's.
     for _ in 0..2 {
         if !pkt.may_pull(VlanTag::LEN) {
@@ -94,10 +104,10 @@ fn vlan_untag(iface: &Iface, pkt: &mut Pkt, eth: EthHdr) -> Result<u16, Reason> 
         }
         let pulled = pkt.pull(VlanTag::LEN);
         debug_assert!(pulled, "the tag was parsed, so it lies in the head");
-        outer.ethertype = tag.ethertype;
-        if !outer.is_vlan() {
+        ethertype = tag.ethertype;
+        if !matches!(ethertype, ETH_P_8021Q | ETH_P_8021AD) {
             break;
         }
     }
-    Ok(outer.ethertype)
+    Ok(ethertype)
 }

@@ -1,6 +1,6 @@
 //! Transport checksums of packets: verifying what came, preparing what leaves.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use linerate_arch::csum as arch;
 
@@ -24,6 +24,37 @@ pub fn pseudo(src: IpAddr, dst: IpAddr, len: usize, proto: u8) -> u32 {
     addr(src) + addr(dst) + proto as u32 + (len as u32 & 0xffff) + (len as u32 >> 16)
 }
 
+/// Heads of so many bytes are summed together with their pseudo header.
+const SHORT: std::ops::Range<usize> = 8..256;
+
+/// Whether a short IPv4 packet sums to zero. All of it is summed in the order in which it lies in
+/// memory, which the answer does not depend on (RFC 1071 §2).
+#[inline(always)]
+fn short_good(head: &[u8], src: Ipv4Addr, dst: Ipv4Addr, proto: u8) -> bool {
+    let word = |bytes: [u8; 4]| u64::from(u32::from_le_bytes(bytes));
+    let last = (head.len() as u32 + u32::from(proto)).to_be_bytes();
+    // A sum of less than 2^64, and at most 32 words of 64 bits.
+    let mut sum = u128::from(word(src.octets()) + word(dst.octets()) + word(last));
+    let (blocks, rest) = head.as_chunks::<32>();
+    for block in blocks {
+        let (words, _) = block.as_chunks::<8>();
+        words.iter().for_each(|w| sum += u128::from(u64::from_le_bytes(*w)));
+    }
+    // Written out: a loop over so few words costs more than the words.
+    let (words, tail) = rest.as_chunks::<8>();
+    for at in 0..3 {
+        sum += words.get(at).map_or(0, |w| u128::from(u64::from_le_bytes(*w)));
+    }
+    if !tail.is_empty() {
+        let Some(last) = head.last_chunk::<8>() else { return false };
+        // Bytes that were summed already are shifted out.
+        sum += u128::from(u64::from_le_bytes(*last) >> (64 - 8 * tail.len()));
+    }
+    let sum = (sum.wrapping_add(sum.rotate_left(64)) >> 64) as u64;
+    let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
+    arch::csum_fold(sum) == 0
+}
+
 impl Pkt {
     /// Whether the transport checksum over the whole packet (its data begins at the transport
     /// header) is right, and notes that it is (Linux: `skb_checksum_init`, `__skb_checksum_complete`).
@@ -37,10 +68,10 @@ impl Pkt {
             _ => {}
         }
         let good = match (self.src, self.dst) {
-            (IpAddr::V4(src), IpAddr::V4(dst)) if self.nr_frags() == 0 => {
-                let head = self.head();
-                let sum = arch::csum_tcpudp_nofold(src, dst, head.len() as u32, self.ip_proto);
-                arch::csum_fold(arch::csum_partial(head, sum)) == 0
+            (IpAddr::V4(src), IpAddr::V4(dst))
+                if self.nr_frags() == 0 && SHORT.contains(&self.head_len()) =>
+            {
+                short_good(self.head(), src, dst, self.ip_proto)
             }
             _ => self.csum_good(),
         };
@@ -88,5 +119,33 @@ impl Pkt {
         self.head_mut()[at..at + 2].copy_from_slice(&field.to_be_bytes());
         self.csum = Csum::None;
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rand::Rng;
+
+    #[test]
+    fn short_packets_sum_as_long_ones_do() {
+        let mut rng = Rng::new(5);
+        for len in SHORT {
+            let mut bytes: Vec<u8> = (0..len).map(|_| rng.below(256) as u8).collect();
+            let (src, dst) =
+                (Ipv4Addr::from(rng.below(1 << 32) as u32), Ipv4Addr::new(10, 0, 0, 1));
+            bytes[6..8].fill(0);
+            let sum = pseudo(src.into(), dst.into(), len, 17);
+            let sum = arch::csum_fold(arch::csum_partial(&bytes, sum));
+            bytes[6..8].copy_from_slice(&sum.to_be_bytes());
+            assert!(short_good(&bytes, src, dst, 17), "{len} bytes");
+            assert!(!short_good(&bytes, src, dst, 6), "{len} bytes of another protocol");
+            for at in 0..len {
+                bytes[at] ^= 0x10;
+                assert!(!short_good(&bytes, src, dst, 17), "byte {at} of {len}");
+                bytes[at] ^= 0x10;
+            }
+        }
+        assert!(!short_good(&[0; 8], Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED, 0x37));
     }
 }

@@ -83,7 +83,7 @@ pub fn dev_gro_receive(cx: &mut Shard, batch: &mut Batch) {
     let clock = if net.gro.tick & 63 == 0 { net.clock } else { None };
     let begun = clock.map(|clock| clock());
     // Packets that are never held leave a batch as it is when no other waits: nothing is moved then.
-    let untouched = net.gro.held == 0 && batch.now.iter().all(|pkt| never_held(net, pkt));
+    let untouched = net.gro.held == 0 && none_is_held(net, &batch.now);
     let merged = if untouched { 0 } else { receive_all(net, batch) };
 
     let flow = net.counts.flow(Stage::Gro);
@@ -128,11 +128,17 @@ fn count_held(net: &mut Net) {
     }
 }
 
-/// Whether a look at one place says that receive offload passes this packet by.
+/// Whether a look at one place in each says that receive offload passes all these packets by.
 #[inline]
-fn never_held(net: &Net, pkt: &Pkt) -> bool {
-    let ethernet = net.ifaces.get(pkt.dev as usize).is_some_and(|i| i.l2 == L2::Ethernet);
-    header::is_other(pkt, ethernet, net.knobs.rx_udp_gro_forwarding)
+fn none_is_held(net: &Net, pkts: &[Pkt]) -> bool {
+    let ethernet = |dev: u8| net.ifaces.get(dev as usize).is_some_and(|i| i.l2 == L2::Ethernet);
+    let mut last = pkts.first().map_or((0, false), |pkt| (pkt.dev, ethernet(pkt.dev)));
+    pkts.iter().all(|pkt| {
+        if pkt.dev != last.0 {
+            last = (pkt.dev, ethernet(pkt.dev));
+        }
+        header::is_other(pkt, last.1, net.knobs.rx_udp_gro_forwarding)
+    })
 }
 
 #[cold]

@@ -16,21 +16,26 @@ use crate::wire::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP};
 #[inline(always)]
 pub fn ip_local_deliver(cx: &mut Shard, pkt: Pkt) -> Verdict {
     let v4 = pkt.src.is_ipv4();
-    let known = match pkt.ip_proto {
-        IPPROTO_UDP | IPPROTO_TCP => true,
-        IPPROTO_ICMP => v4,
-        IPPROTO_ICMPV6 => !v4,
-        _ => false,
-    };
-    if !known {
-        return ip_no_proto(cx, pkt, v4);
-    }
-    cx.net.counts.inc(if v4 { id::IpInDelivers } else { id::Ip6InDelivers });
     match pkt.ip_proto {
-        IPPROTO_UDP => crate::udp::input::udp_lookup(cx, pkt),
-        IPPROTO_TCP => crate::tcp::input::tcp_lookup(cx, pkt),
-        _ => Verdict::Pass(pkt),
+        IPPROTO_UDP => {
+            delivered(cx, v4);
+            crate::udp::input::udp_lookup(cx, pkt)
+        }
+        IPPROTO_TCP => {
+            delivered(cx, v4);
+            crate::tcp::input::tcp_lookup(cx, pkt)
+        }
+        proto if proto == if v4 { IPPROTO_ICMP } else { IPPROTO_ICMPV6 } => {
+            delivered(cx, v4);
+            Verdict::Pass(pkt)
+        }
+        _ => ip_no_proto(cx, pkt, v4),
     }
+}
+
+#[inline(always)]
+fn delivered(cx: &Shard, v4: bool) {
+    cx.net.counts.inc(if v4 { id::IpInDelivers } else { id::Ip6InDelivers });
 }
 
 #[cold]
