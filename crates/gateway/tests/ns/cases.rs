@@ -52,6 +52,7 @@ pub const CASES: &[Case] = &[
     case("sigkill_leaves_nothing", sigkill_leaves_nothing),
     case("sigkill_at_any_moment", sigkill_at_any_moment),
     case("job_control", job_control),
+    case("background_reader", background_reader),
     case("shell_returns_the_terminal", shell_returns_the_terminal),
     only("tun_missing", |s| s.name.ends_with("TUN"), tun_missing),
     only("proc_masked", |s| s.name == "user, veth", proc_masked),
@@ -504,6 +505,25 @@ fn job_control(setup: &Setup) -> Result<(), Skip> {
     terminal.expect("$ ");
     terminal.type_in("echo status=$?\n");
     terminal.expect("status=130");
+    Ok(())
+}
+
+/// The terminal stops whoever reads it from the background, with all of its process group: one `fg`
+/// is enough to go on.
+fn background_reader(setup: &Setup) -> Result<(), Skip> {
+    let mut terminal = Terminal::open()?;
+    terminal.expect("$ ");
+    terminal.type_in(&format!("{} &\n", setup.line(&[], &["cat"])));
+    terminal.type_in("while test $(jobs -s | wc -l) = 0; do sleep 0.05; done; echo now=$((1+1))\n");
+    terminal.expect("now=2");
+    terminal.type_in("fg\n");
+    terminal.expect("'cat'");
+    terminal.type_in("hello\n");
+    terminal.expect("hello\r\nhello\r\n");
+    terminal.type_in("\x04");
+    terminal.expect("$ ");
+    terminal.type_in("echo status=$?\n");
+    terminal.expect("status=0");
     Ok(())
 }
 
