@@ -151,7 +151,12 @@ pub fn next_timer(cx: &Shard) -> Option<Instant> {
 }
 
 fn take_side(side: &mut std::collections::VecDeque<Pkt>, batch: &mut Batch) {
-    batch.now.extend(side.drain(..));
+    if !batch.now.is_empty() {
+        return batch.now.extend(side.drain(..));
+    }
+    // The two lists change places: no packet is moved.
+    let free = std::mem::replace(&mut batch.now, Vec::from(std::mem::take(side)));
+    *side = free.into();
 }
 
 /// Why a batch goes through its stages one by one.

@@ -483,6 +483,11 @@ impl Skb {
     }
     /// The unfolded Internet checksum of `len` bytes from offset `off`, added to `sum` (`skb_checksum`).
     pub fn checksum(&self, off: usize, len: usize, sum: u32) -> u32 {
+        if self.frags.is_empty() {
+            let head = self.head();
+            let part = head.get(off..head.len().min(off + len)).unwrap_or_default();
+            return arch::csum_partial(part, sum);
+        }
         let (mut skip, mut left, mut at, mut sum) = (off, len, 0usize, sum);
         for slice in self.slices() {
             if skip >= slice.len() {
@@ -517,7 +522,10 @@ impl Skb {
     /// How many wire packets it stands for.
     #[inline]
     pub fn segs(&self) -> u64 {
-        self.gso.map_or(1, |g| g.segs.max(1) as u64)
+        match &self.gso {
+            None => 1,
+            Some(gso) => gso.segs.max(1) as u64,
+        }
     }
 }
 
