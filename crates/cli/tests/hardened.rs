@@ -89,6 +89,49 @@ fn nothing_is_held_that_is_not_needed() {
 }
 
 #[test]
+fn only_the_same_user_and_root_may_ask() {
+    const TEST: &str = "only_the_same_user_and_root_may_ask";
+    if !is_root() {
+        return skip(TEST, "only root can be several users");
+    }
+    let dir = std::env::temp_dir().join(format!("lr-ask-{}", std::process::id()));
+    let runtime = dir.join("runtime");
+    fs::create_dir_all(&runtime).expect("a directory");
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("its mode");
+    std::os::unix::fs::chown(&runtime, Some(65534), Some(65534)).expect("its owner");
+    fs::set_permissions(&runtime, fs::Permissions::from_mode(0o700)).expect("its mode");
+    let copy = dir.join("linerate");
+    fs::copy(env!("CARGO_BIN_EXE_linerate"), &copy).expect("a copy");
+    let copy = copy.display().to_string();
+    let env = format!("XDG_RUNTIME_DIR={}", runtime.display());
+    let socket = runtime.join("linerate/asked.sock").display().to_string();
+    let is = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "env", &env];
+    let Some(child) = start(TEST, &is, &copy, &["--name", "asked"]) else { return };
+    let ask = |uid: Option<&str>| {
+        let id = uid.unwrap_or("0");
+        let words = ["--reuid", id, "--regid", id, "--clear-groups", &copy, "show"];
+        let words = words.into_iter().chain(["--name", &socket, "path"]);
+        Command::new("setpriv").args(words).output().expect("setpriv starts")
+    };
+    for uid in [None, Some("65534")] {
+        let out = ask(uid);
+        assert!(out.status.success(), "{uid:?}: {}", String::from_utf8_lossy(&out.stderr));
+    }
+    // By the modes of the directories, and where somebody has opened those, by its own judgement.
+    for mode in [0o700, 0o755] {
+        for dir in [&runtime, &runtime.join("linerate")] {
+            fs::set_permissions(dir, fs::Permissions::from_mode(mode)).expect("its mode");
+        }
+        fs::set_permissions(&socket, fs::Permissions::from_mode(0o777)).expect("its mode");
+        let out = ask(Some("65533"));
+        assert_eq!(out.status.code(), Some(1), "{}", String::from_utf8_lossy(&out.stdout));
+        assert!(out.stdout.is_empty());
+    }
+    end(child);
+    fs::remove_dir_all(dir).expect("it is removed");
+}
+
+#[test]
 fn a_low_port_of_the_host_is_forwarded() {
     const TEST: &str = "a_low_port_of_the_host_is_forwarded";
     // Asked of the kernel, then given back: somebody else may take it meanwhile, so several.
