@@ -14,7 +14,10 @@ fn generated_pages_are_current() {
             std::fs::write(&path, &want).expect("docs/ is writable");
         }
         let have = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(have == want, "docs/{name} is out of date: run LINERATE_BLESS=1 cargo test -p linerate-lab --test golden");
+        assert!(
+            have == want,
+            "docs/{name} is out of date: run LINERATE_BLESS=1 cargo test -p linerate-lab --test golden"
+        );
     }
 }
 
@@ -24,7 +27,9 @@ fn conformance_names_tests_that_exist() {
     let have = tree::test_names();
     for row in conformance::ROWS {
         for state in [row.own, row.host] {
-            if let conformance::State::Tested(_, names) | conformance::State::Part(_, names, _) = state {
+            if let conformance::State::Tested(_, names) | conformance::State::Part(_, names, _) =
+                state
+            {
                 assert!(!names.is_empty(), "{}: tested, but by nothing", row.what);
                 for name in names {
                     assert!(have.contains(*name), "{}: no test is called {name}", row.what);

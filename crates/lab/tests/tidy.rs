@@ -28,7 +28,8 @@ fn unsafe_code_lies_in_arch_and_sys_only() {
             continue;
         }
         for (n, line) in code_lines(&source.text) {
-            let word = line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == "unsafe");
+            let word =
+                line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == "unsafe");
             if word && !line.contains("forbid(unsafe") {
                 faults.push(format!("{}:{n}: {line}", source.path));
             }
@@ -42,8 +43,17 @@ fn unsafe_code_lies_in_arch_and_sys_only() {
 #[test]
 fn core_asks_nobody_for_the_time() {
     let banned = [
-        "Instant::now", "SystemTime", "std::thread", "println!", "eprintln!", "std::net::TcpStream",
-        "std::fs", "std::env", "HashMap::new()", "RandomState", "std::process",
+        "Instant::now",
+        "SystemTime",
+        "std::thread",
+        "println!",
+        "eprintln!",
+        "std::net::TcpStream",
+        "std::fs",
+        "std::env",
+        "HashMap::new()",
+        "RandomState",
+        "std::process",
     ];
     let mut faults = Vec::new();
     for source in tree::sources(".rs").iter().filter(|s| s.path.starts_with("crates/core/src/")) {
@@ -95,7 +105,12 @@ fn every_row_of_the_tables_is_used() {
             faults.push(format!("counter {}", row.name));
         }
     }
-    faults.extend(Reason::ROWS.iter().filter(|r| !have.contains(r.name)).map(|r| format!("reason {}", r.name)));
+    faults.extend(
+        Reason::ROWS
+            .iter()
+            .filter(|r| !have.contains(r.name))
+            .map(|r| format!("reason {}", r.name)),
+    );
     let table = std::fs::read_to_string(tree::root().join("crates/core/src/table/knob.rs"));
     let table = table.expect("the knob table is readable");
     for row in Knobs::ROWS {
@@ -121,9 +136,12 @@ fn drops_lists_are_exact() {
             if i > 0 && (text.trim().is_empty() || text.contains(": ")) {
                 break;
             }
-            listed.extend(words(text).into_iter().filter(|w| Reason::ROWS.iter().any(|r| r.name == *w)));
+            listed.extend(
+                words(text).into_iter().filter(|w| Reason::ROWS.iter().any(|r| r.name == *w)),
+            );
         }
-        let code: String = code_lines(source.shipped()).map(|(_, l)| l).collect::<Vec<_>>().join("\n");
+        let code: String =
+            code_lines(source.shipped()).map(|(_, l)| l).collect::<Vec<_>>().join("\n");
         let used: BTreeSet<&str> =
             code.split("Reason::").skip(1).filter_map(|r| words_first(r)).collect();
         let used: BTreeSet<&str> =
@@ -181,7 +199,10 @@ fn pages_have_one_title_and_no_dead_links() {
         let dir = dir.parent().expect("a page lies in a folder");
         for link in page.text.split("](").skip(1).filter_map(|l| l.split(')').next()) {
             let file = link.split('#').next().unwrap_or_default();
-            let relative = !file.is_empty() && !file.contains("://") && !file.contains("::") && file.contains('.');
+            let relative = !file.is_empty()
+                && !file.contains("://")
+                && !file.contains("::")
+                && file.contains('.');
             if relative && !dir.join(file).exists() {
                 faults.push(format!("{}: {link} is not there", page.path));
             }
@@ -220,9 +241,11 @@ fn reasons_and_knobs_have_their_tests() {
         }
         out
     };
-    let lacking: Vec<&str> = include_str!("untested.txt").lines().filter(|l| !l.starts_with('#')).collect();
+    let lacking: Vec<&str> =
+        include_str!("untested.txt").lines().filter(|l| !l.starts_with('#')).collect();
     let mut faults = Vec::new();
-    let mut want: Vec<String> = Reason::ROWS.iter().map(|r| format!("drop_{}", snake(r.name))).collect();
+    let mut want: Vec<String> =
+        Reason::ROWS.iter().map(|r| format!("drop_{}", snake(r.name))).collect();
     want.extend(Knobs::ROWS.iter().map(|r| format!("knob_{}", r.path.replace(['.', '-'], "_"))));
     for test in &want {
         let tested = have.iter().any(|t| t == test || t.starts_with(&format!("{test}_and")));

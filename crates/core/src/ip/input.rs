@@ -88,7 +88,8 @@ fn ip_rcv_hdr(net: &mut Net, mut pkt: Pkt, hdr: &Ipv4Hdr, sound: bool) -> Verdic
     }
     if hdr.dst.is_multicast() {
         net.counts.inc(id::IpInMcastPkts);
-    } else if pkt.l2_multicast && !is_broadcast(net, &pkt) {
+    } else if pkt.l2_multicast && net.knobs.drop_unicast_in_l2_multicast && !is_broadcast(net, &pkt)
+    {
         return Verdict::Drop(pkt, Reason::UnicastInL2Multicast);
     }
     let pulled = pkt.pull(hdr.ihl_bytes);
@@ -211,7 +212,7 @@ pub fn ipv6_rcv(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
         },
     };
     pkt.ip_proto = upper.proto;
-    pkt.frag = upper.frag.is_some_and(|f| !f.is_atomic());
+    pkt.frag = upper.frag.is_some();
     pkt.transport = pkt.network + upper.offset as u32;
     if hdr.dst.is_multicast() {
         net.counts.inc(id::Ip6InMcastPkts);

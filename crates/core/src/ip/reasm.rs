@@ -158,6 +158,8 @@ enum Outcome {
     Duplicate(Pkt),
     /// It is dropped alone.
     Drop(Pkt, Reason),
+    /// It is a whole IPv6 packet by itself (RFC 6946): it waits for nobody.
+    Atomic(Pkt),
     /// Its packet is complete, at this index.
     Complete(u32),
 }
@@ -178,6 +180,12 @@ pub fn ip_defrag(cx: &mut Shard, batch: &mut Batch) {
                 net.pool.free(pkt);
             }
             Outcome::Drop(pkt, reason) => net.kfree_skb_reason(Stage::Reasm, pkt, reason),
+            Outcome::Atomic(mut pkt) => {
+                net.counts.inc(id::Ip6ReasmOKs);
+                net.counts.flow(Stage::Reasm).pass(1);
+                pkt.frag = false;
+                batch.push(pkt);
+            }
             Outcome::Complete(index) => {
                 if let Some(pkt) = frag_reasm(net, index) {
                     net.counts.inc(if v4 { id::IpReasmOKs } else { id::Ip6ReasmOKs });
@@ -225,6 +233,9 @@ fn frag_queue(net: &mut Net, pkt: Pkt) -> Outcome {
     let v = family(pkt.src);
     let why = REASONS[v];
     let Some(place) = place_of(&pkt) else { return Outcome::Drop(pkt, why.invalid) };
+    if v == 1 && place.start == 0 && !place.more {
+        return Outcome::Atomic(pkt);
+    }
     if let Some(fault) = place_fault(&place) {
         if v == 1 {
             let pointer = if fault { 4 } else { place.frag_at as u32 + 2 };

@@ -120,6 +120,15 @@ impl Kit {
         }
         out
     }
+    /// Everything that is to leave by device 0 is refused by it; how many packets these were.
+    pub fn refuse(&mut self) -> usize {
+        path::transmit(&mut self.cx, &mut self.batch);
+        let ring = path::qdisc_run(&mut self.cx.net, 0, 1024).expect("the device exists");
+        let pkts: Vec<_> = ring.drain(..).collect();
+        let n = pkts.len();
+        pkts.into_iter().for_each(|pkt| tx_done(&mut self.cx.net, pkt, false));
+        n
+    }
     /// All counters and drops now.
     pub fn read(&self) -> Reading {
         let counts = &self.cx.net.counts;

@@ -198,12 +198,13 @@ fn resolve_new(net: &mut Net, pkt: Pkt) -> Found {
 /// A new entry, if the table has room for it or somebody can go.
 fn create(net: &mut Net, dev: u8, addr: IpAddr) -> Option<u32> {
     let (low, high) = (net.knobs.gc_thresh1 as usize, net.knobs.gc_thresh3 as usize);
-    if net.neigh.len() >= low {
+    if net.neigh.len() >= low.min(high) {
         neigh_forced_gc(net, net.neigh.len() >= high);
         if net.neigh.len() >= high {
             return None;
         }
     }
+    let reachable = reachable_time(net);
     let (index, generation) = net.neigh.slab.insert(Neighbour {
         dev,
         addr,
@@ -212,7 +213,7 @@ fn create(net: &mut Net, dev: u8, addr: IpAddr) -> Option<u32> {
         confirmed: Instant::ZERO,
         updated: Instant::ZERO,
         used: net.now,
-        reachable: 0,
+        reachable,
         probes: 0,
         queue: VecDeque::new(),
         queue_bytes: 0,
@@ -220,6 +221,13 @@ fn create(net: &mut Net, dev: u8, addr: IpAddr) -> Option<u32> {
     net.neigh.map.insert((dev, addr), index);
     net.neigh.order.push_back((index, generation));
     Some(index)
+}
+
+/// How long a neighbour counts as reachable: between half and one and a half times the base (RFC
+/// 4861 §6.3.4; `neigh_rand_reach_time`).
+fn reachable_time(net: &mut Net) -> u64 {
+    let base = net.knobs.base_reachable_time_ms * MS;
+    base / 2 + net.rng.below(base.max(1))
 }
 
 /// Lets go of the oldest entry that nobody needs. Entries that were used within the last seconds,
@@ -304,9 +312,7 @@ pub(crate) struct Advert {
 pub(crate) fn neigh_update(net: &mut Net, dev: u8, addr: IpAddr, said: Advert) {
     let Some(index) = net.neigh.find(dev, addr) else { return };
     let now = net.now;
-    let base = net.knobs.base_reachable_time_ms * MS;
-    // RFC 4861 §6.3.4: between half and one and a half times the base.
-    let reachable = base / 2 + net.rng.below(base.max(1));
+    let reachable = reachable_time(net);
     let Some(n) = net.neigh.slab.at_mut(index) else { return };
     let unknown = matches!(n.state, Nud::Incomplete | Nud::Failed);
     let other = said.mac.is_some_and(|m| unknown || m != n.mac);

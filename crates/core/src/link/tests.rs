@@ -53,16 +53,27 @@ fn drop_link_truncated() {
     }
 }
 
+fn for_another() -> Vec<u8> {
+    eth(Mac([2, 9, 9, 9, 9, 9]), PEER_MAC, ETH_P_IP, &udp4(PEER, US, 1, 2, b""))
+}
+
 #[test]
-fn drop_other_host_and_knob_promisc() {
+fn drop_other_host() {
     let mut kit = Kit::eth();
-    let frame = eth(Mac([2, 9, 9, 9, 9, 9]), PEER_MAC, ETH_P_IP, &udp4(PEER, US, 1, 2, b""));
     let before = kit.read();
-    kit.rx(&frame);
+    kit.rx(&for_another());
     kit.moved(&before, &[("DevRxOtherhostDropped", 1), ("drop OtherHost", 1)]);
-    kit.knob("dev.promisc", "1");
-    kit.rx(&frame);
-    assert_eq!(kit.read()["IpInReceives"], 1);
+}
+
+#[test]
+fn knob_dev_promisc() {
+    let mut kit = Kit::eth();
+    for (value, taken) in [("0", 0), ("1", 1), ("0", 1)] {
+        kit.knob("dev.promisc", value);
+        kit.rx(&for_another());
+        assert_eq!(kit.read()["IpInReceives"], taken, "{value}");
+    }
+    assert_eq!(kit.read()["drop OtherHost"], 2);
     kit.conserved();
 }
 
@@ -193,7 +204,7 @@ fn packets_wait_until_the_neighbour_answers() {
 }
 
 #[test]
-fn drop_neigh_failed_and_knobs_mcast_solicit_retrans() {
+fn drop_neigh_failed() {
     for v6 in [false, true] {
         let mut kit = Kit::eth();
         kit.knob("net.ipv4.neigh.default.mcast_solicit", "2");
@@ -223,7 +234,7 @@ fn drop_neigh_failed_and_knobs_mcast_solicit_retrans() {
 }
 
 #[test]
-fn drop_neigh_queue_full_and_knob_unres_qlen_bytes() {
+fn drop_neigh_queue_full() {
     let mut kit = Kit::eth();
     kit.knob("net.ipv4.neigh.default.unres_qlen_bytes", "10000");
     send(&mut kit, PEER, 20);
@@ -239,7 +250,7 @@ fn drop_neigh_queue_full_and_knob_unres_qlen_bytes() {
 }
 
 #[test]
-fn drop_neigh_table_full_and_knobs_gc_thresh() {
+fn drop_neigh_table_full() {
     let mut kit = Kit::eth();
     kit.knob("net.ipv4.neigh.default.gc_thresh1", "4");
     kit.knob("net.ipv4.neigh.default.gc_thresh3", "8");
@@ -266,6 +277,172 @@ fn drop_neigh_table_full_and_knobs_gc_thresh() {
     assert_eq!(state(&kit, "10.0.0.101"), None);
     assert!(kit.cx.net.neigh.len() <= 8);
     kit.conserved();
+}
+
+/// How often somebody who does not answer is asked in ten seconds, and when the first two
+/// questions go out, in milliseconds.
+fn asked(knob: &str, value: &str) -> (usize, Vec<u64>) {
+    let mut kit = Kit::eth();
+    kit.knob(knob, value);
+    send(&mut kit, PEER, 1);
+    let mut at = Vec::new();
+    for ms in 0..10_000 {
+        at.extend(std::iter::repeat_n(ms, arps(&kit.tx()).len()));
+        kit.pass(MS);
+    }
+    (at.len(), at)
+}
+
+#[test]
+fn knob_net_ipv4_neigh_default_mcast_solicit() {
+    for tries in [1, 3, 5] {
+        let (n, _) = asked("net.ipv4.neigh.default.mcast_solicit", &tries.to_string());
+        assert_eq!(n, tries);
+    }
+}
+
+#[test]
+fn knob_net_ipv4_neigh_default_retrans_time_ms() {
+    for ms in [100, 1000, 3000] {
+        let (_, at) = asked("net.ipv4.neigh.default.retrans_time_ms", &ms.to_string());
+        let gap = at[1] - at[0];
+        assert!((ms..=ms + ms / 8 + 2).contains(&gap), "{gap} ms for {ms}");
+    }
+}
+
+#[test]
+fn knob_net_ipv4_neigh_default_unres_qlen_bytes() {
+    let lost = ["0", "10000", "20000", "212992"].map(|bytes| {
+        let mut kit = Kit::eth();
+        kit.knob("net.ipv4.neigh.default.unres_qlen_bytes", bytes);
+        send(&mut kit, PEER, 20);
+        kit.tx();
+        kit.conserved();
+        kit.read()["NeighUnresDiscards"]
+    });
+    assert!(lost[0] == 20 && lost[3] == 0 && lost.is_sorted_by(|a, b| a > b), "{lost:?}");
+}
+
+#[test]
+fn knob_net_ipv4_neigh_default_gc_thresh3() {
+    for (most, refused) in [("4", 6), ("8", 2), ("10", 0), ("1024", 0)] {
+        let mut kit = Kit::eth();
+        kit.knob("net.ipv4.neigh.default.gc_thresh3", most);
+        for i in 0..10 {
+            send(&mut kit, &format!("10.0.0.{}", 100 + i), 1);
+        }
+        kit.tx();
+        assert_eq!(kit.read()["NeighTableFulls"], refused, "{most}");
+    }
+}
+
+/// From so many entries on, those that failed make room for new ones.
+#[test]
+fn knob_net_ipv4_neigh_default_gc_thresh1() {
+    for (keep, left) in [("128", 12), ("4", 10)] {
+        let mut kit = Kit::eth();
+        kit.knob("net.ipv4.neigh.default.gc_thresh1", keep);
+        for i in 0..10 {
+            send(&mut kit, &format!("10.0.0.{}", 100 + i), 1);
+        }
+        for _ in 0..4 {
+            kit.tx();
+            kit.pass(2 * SEC);
+        }
+        for i in 0..2 {
+            kit.pass(10 * SEC);
+            send(&mut kit, &format!("10.0.0.{}", 200 + i), 1);
+            kit.tx();
+        }
+        assert_eq!(kit.cx.net.neigh.len(), left, "gc_thresh1 {keep}");
+    }
+}
+
+/// A neighbour that was known and is silent is asked itself so often, then given up.
+#[test]
+fn knob_net_ipv4_neigh_default_ucast_solicit() {
+    for tries in [1, 2, 5] {
+        let mut kit = Kit::eth();
+        kit.knob("net.ipv4.neigh.default.ucast_solicit", &tries.to_string());
+        send(&mut kit, PEER, 1);
+        kit.tx();
+        kit.rx(&answer(PEER));
+        kit.pass(60 * SEC);
+        kit.tx();
+        assert_eq!(state(&kit, PEER), Some(Nud::Stale));
+        send(&mut kit, PEER, 1);
+        let mut asked = 0;
+        for _ in 0..200 {
+            asked += arps(&kit.tx()).len();
+            kit.pass(100 * MS);
+        }
+        assert_eq!((asked, state(&kit, PEER)), (tries, Some(Nud::Failed)));
+    }
+}
+
+/// Between half and one and a half times as long, and what the wheel adds.
+#[test]
+fn knob_net_ipv4_neigh_default_base_reachable_time_ms() {
+    for ms in [2000, 30_000, 300_000] {
+        let mut kit = Kit::eth();
+        kit.knob("net.ipv4.neigh.default.base_reachable_time_ms", &ms.to_string());
+        send(&mut kit, PEER, 1);
+        kit.tx();
+        kit.rx(&answer(PEER));
+        kit.tx();
+        // Within five seconds of its last use it would be asked instead of being let go.
+        kit.pass(ms / 2 * MS - MS);
+        assert_eq!(state(&kit, PEER), Some(Nud::Reachable), "{ms}");
+        kit.pass((ms + ms / 2) * MS);
+        assert!(matches!(state(&kit, PEER), Some(Nud::Stale | Nud::Delay)), "{ms}");
+    }
+}
+
+/// TCP's word that data arrived keeps the neighbour from being asked (`sk_dst_confirm`).
+#[test]
+fn tcp_progress_confirms_the_neighbour() {
+    for talk in [true, false] {
+        let mut kit = Kit::eth();
+        let l = kit.cx.tcp_listen(crate::tcp::Listen { port: 80, ..Default::default() });
+        let l = l.expect("a free port");
+        kit.rx(&ask(PEER, US));
+        kit.tx();
+        let syn = tcp(1000, 0, TcpFlags::SYN);
+        kit.rx(&eth(MAC, PEER_MAC, ETH_P_IP, &syn));
+        let frames = kit.tx();
+        let syn_ack = TcpHdr::parse(&frames[0][34..]).expect("a SYN-ACK");
+        kit.rx(&eth(MAC, PEER_MAC, ETH_P_IP, &tcp(1001, syn_ack.seq + 1, TcpFlags::ACK)));
+        let id = kit.cx.tcp_accept(l).expect("established");
+        let mut acked = syn_ack.seq.wrapping_add(1);
+        let mut asked = 0;
+        for _ in 0..30 {
+            kit.pass(SEC);
+            // Data goes out each second; without its acknowledgement nothing is confirmed.
+            if talk {
+                kit.cx.tcp_send(id, b"data").expect("room");
+                acked = acked.wrapping_add(4);
+            } else {
+                send(&mut kit, PEER, 1);
+            }
+            asked += arps(&kit.tx()).len();
+            if talk {
+                kit.rx(&eth(MAC, PEER_MAC, ETH_P_IP, &tcp(1001, acked, TcpFlags::ACK)));
+            }
+        }
+        assert_eq!(asked > 0, !talk, "asked {asked} times");
+        assert_eq!(state(&kit, PEER) == Some(Nud::Reachable), talk);
+    }
+}
+
+fn tcp(seq: u32, ack: u32, flags: TcpFlags) -> Vec<u8> {
+    let mut out = vec![0; 20];
+    let (src_port, dst_port, data_off_bytes, window) = (5, 80, 20, 1000);
+    TcpHdr { src_port, dst_port, seq, ack, data_off_bytes, flags, window, csum: 0, urg: 0 }
+        .emit(&mut out);
+    let sum = crate::pkt::pseudo(ip(PEER), ip(US), out.len(), 6);
+    let sum = linerate_arch::csum::csum_partial(&out, sum);
+    out[16..18].copy_from_slice(&linerate_arch::csum::csum_fold(sum).to_be_bytes());
+    v4(PEER, US, 6, &out)
 }
 
 #[test]

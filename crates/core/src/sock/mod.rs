@@ -33,3 +33,14 @@ pub struct SocketId {
     /// Which of the sockets that had this place.
     pub generation: u32,
 }
+
+impl crate::shard::Net {
+    /// The receive buffer of a socket that asks for `bytes` (SO_RCVBUF; Linux: `sk_setsockopt`).
+    pub(crate) fn asked_rcvbuf(&self, bytes: usize) -> usize {
+        2 * bytes.min(self.knobs.rmem_max as usize)
+    }
+    /// The send buffer of a socket that asks for `bytes` (SO_SNDBUF).
+    pub(crate) fn asked_sndbuf(&self, bytes: usize) -> usize {
+        2 * bytes.min(self.knobs.wmem_max as usize)
+    }
+}

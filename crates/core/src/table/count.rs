@@ -235,14 +235,10 @@ counters! {
     IpForwDatagrams { Forward, Packets, "Ip:ForwDatagrams" }
     /// IPv4 packets of a protocol that nobody here speaks.
     IpInUnknownProtos { Demux, Packets, "Ip:InUnknownProtos" }
-    /// IPv4 packets dropped though nothing was wrong with them.
-    IpInDiscards { Ip, Packets, "Ip:InDiscards" }
     /// IPv4 packets handed to a transport protocol.
     IpInDelivers { Demux, Packets, "Ip:InDelivers" }
     /// IPv4 packets that transport protocols asked to send.
     IpOutRequests { IpOut, Packets, "Ip:OutRequests" }
-    /// IPv4 packets of ours dropped though nothing was wrong with them.
-    IpOutDiscards { IpOut, Packets, "Ip:OutDiscards" }
     /// IPv4 packets of ours for which there was no route.
     IpOutNoRoutes { IpOut, Packets, "Ip:OutNoRoutes" }
     /// Packets whose fragments did not all arrive in time.
@@ -309,8 +305,6 @@ counters! {
     Ip6OutForwDatagrams { Forward, Packets, "Ip6:OutForwDatagrams" }
     /// IPv6 packets that transport protocols asked to send.
     Ip6OutRequests { IpOut, Packets, "Ip6:OutRequests" }
-    /// IPv6 packets of ours dropped though nothing was wrong with them.
-    Ip6OutDiscards { IpOut, Packets, "Ip6:OutDiscards" }
     /// IPv6 packets of ours for which there was no route.
     Ip6OutNoRoutes { IpOut, Packets, "Ip6:OutNoRoutes" }
     /// IPv6 packets whose fragments did not all arrive in time.
@@ -383,10 +377,6 @@ counters! {
     IcmpOutTimeExcds { Send, Packets, "Icmp:OutTimeExcds" }
     /// Parameter-problem messages sent.
     IcmpOutParmProbs { Send, Packets, "Icmp:OutParmProbs" }
-    /// Redirects sent.
-    IcmpOutRedirects { Send, Packets, "Icmp:OutRedirects" }
-    /// Echo requests sent.
-    IcmpOutEchos { Send, Packets, "Icmp:OutEchos" }
     /// Echo replies sent.
     IcmpOutEchoReps { Send, Packets, "Icmp:OutEchoReps" }
     /// ICMPv6 messages received.
@@ -433,8 +423,6 @@ counters! {
     Icmp6OutTimeExcds { Send, Packets, "Icmp6:OutTimeExcds" }
     /// ICMPv6 parameter-problem messages sent.
     Icmp6OutParmProblems { Send, Packets, "Icmp6:OutParmProblems" }
-    /// ICMPv6 echo requests sent.
-    Icmp6OutEchos { Send, Packets, "Icmp6:OutEchos" }
     /// ICMPv6 echo replies sent.
     Icmp6OutEchoReplies { Send, Packets, "Icmp6:OutEchoReplies" }
     /// Neighbour solicitations sent.
@@ -457,8 +445,6 @@ counters! {
     UdpSndbufErrors { Send, Packets, "Udp:SndbufErrors" }
     /// UDP datagrams with a wrong checksum.
     UdpInCsumErrors { Transport, Packets, "Udp:InCsumErrors" }
-    /// UDP datagrams that the multicast or lookup rules ignored.
-    UdpIgnoredMulti { Demux, Packets, "Udp:IgnoredMulti" }
     /// UDP datagrams dropped because all UDP sockets together hold too much memory.
     UdpMemErrors { SockQueue, Packets, "Udp:MemErrors" }
     /// IPv6 UDP datagrams delivered to sockets.
@@ -497,12 +483,6 @@ counters! {
     TcpOutRsts { Send, Segs, "Tcp:OutRsts" }
     /// Segments with a wrong checksum.
     TcpInCsumErrors { Transport, Packets, "Tcp:InCsumErrors" }
-    /// SYN cookies sent.
-    TcpExtSyncookiesSent { Send, Packets, "TcpExt:SyncookiesSent" }
-    /// SYN cookies that came back right.
-    TcpExtSyncookiesRecv { Transport, Packets, "TcpExt:SyncookiesRecv" }
-    /// SYN cookies that came back wrong.
-    TcpExtSyncookiesFailed { Transport, Packets, "TcpExt:SyncookiesFailed" }
     /// Resets that ended half-open connections.
     TcpExtEmbryonicRsts { Transport, Events, "TcpExt:EmbryonicRsts" }
     /// Times the receive queue was pruned for want of memory.
@@ -517,8 +497,6 @@ counters! {
     TcpExtTWRecycled { Transport, Events, "TcpExt:TWRecycled" }
     /// Segments rejected in established connections for an old timestamp.
     TcpExtPAWSEstab { Transport, Packets, "TcpExt:PAWSEstab" }
-    /// SYNs rejected for an old timestamp.
-    TcpExtPAWSActive { Transport, Packets, "TcpExt:PAWSActive" }
     /// Delayed acknowledgements sent.
     TcpExtDelayedACKs { Send, Packets, "TcpExt:DelayedACKs" }
     /// Times the delayed-ACK mode was left because the peer retransmitted.
@@ -563,12 +541,6 @@ counters! {
     TcpExtTCPAbortOnClose { Send, Events, "TcpExt:TCPAbortOnClose" }
     /// Connections given up after too many time-outs.
     TcpExtTCPAbortOnTimeout { Send, Events, "TcpExt:TCPAbortOnTimeout" }
-    /// Connections given up while lingering.
-    TcpExtTCPAbortOnLinger { Send, Events, "TcpExt:TCPAbortOnLinger" }
-    /// Connections given up for want of memory.
-    TcpExtTCPAbortOnMemory { Transport, Events, "TcpExt:TCPAbortOnMemory" }
-    /// Half-open connections beyond `tcp_max_syn_backlog`: SYNs answered by cookies.
-    TcpExtTCPReqQFullDoCookies { Transport, Events, "TcpExt:TCPReqQFullDoCookies" }
     /// Half-open connections beyond `tcp_max_syn_backlog`: SYNs dropped.
     TcpExtTCPReqQFullDrop { Transport, Events, "TcpExt:TCPReqQFullDrop" }
     /// Segments retransmitted, SYNs included, that failed to be sent.
@@ -607,12 +579,8 @@ counters! {
     TcpExtTCPWinProbe { Send, Packets, "TcpExt:TCPWinProbe" }
     /// Segments whose delivery was confirmed.
     TcpExtTCPDelivered { Transport, Segs, "TcpExt:TCPDelivered" }
-    /// Segments delivered with a congestion mark.
-    TcpExtTCPDeliveredCE { Transport, Segs, "TcpExt:TCPDeliveredCE" }
     /// Times the slow start ended by a train of ACKs or by delay (HyStart).
     TcpExtTCPHystartDelayDetect { Transport, Events, "TcpExt:TCPHystartDelayDetect" }
-    /// Spurious time-outs found (F-RTO).
-    TcpExtTCPSpuriousRtxHostQueues { Send, Events, "TcpExt:TCPSpuriousRtxHostQueues" }
     /// Packets that the reverse-path filter refused.
     TcpExtIPReversePathFilter { Route, Packets, "TcpExt:IPReversePathFilter" }
     /// Neighbour-table entries refused because the table was full.

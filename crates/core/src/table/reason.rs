@@ -88,7 +88,7 @@ reasons! {
     /// An ARP packet that is malformed or not for us.
     ArpInvalid { stage: Link, linux: "none", also: [], knob: "none" }
     /// A multicast or broadcast frame that carries a unicast IP packet (RFC 1122 §3.3.6).
-    UnicastInL2Multicast { stage: Ip, linux: "UNICAST_IN_L2_MULTICAST", also: [], knob: "none" }
+    UnicastInL2Multicast { stage: Ip, linux: "UNICAST_IN_L2_MULTICAST", also: [], knob: "net.ipv4.conf.all.drop_unicast_in_l2_multicast" }
     /// The packet is shorter than its IP header says.
     IpTruncated { stage: Ip, linux: "PKT_TOO_SMALL", also: [IpInTruncatedPkts], knob: "none" }
     /// An IPv4 header field is wrong: version, length or options.

@@ -9,6 +9,7 @@ use super::output::tcp_sync_mss;
 use super::sndq::{FIN, LOST, RETRANS, SACKED, TxSeg};
 use super::timer::{Rtx, check_probe_timer, rearm_rto, schedule_loss_probe, set_rtx};
 use super::{TCP_RTO_MAX_US, Tcb, recovery};
+use crate::link::L2;
 use crate::seq::Seq;
 use crate::shard::Net;
 use crate::sock::Ready;
@@ -71,6 +72,7 @@ pub(crate) fn tcp_ack(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Result<(), 
         tcp_sacktag_write_queue(net, tp, seg, &mut a);
     }
     if a.advanced {
+        confirm_neighbour(net, tp);
         tp.retransmits = 0;
         tp.stall_at = Instant::NEVER;
         tp.err_soft = None;
@@ -97,6 +99,25 @@ pub(crate) fn tcp_ack(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Result<(), 
         tp.push = true;
     }
     Ok(())
+}
+
+/// What we sent arrived: so the next hop is alive, and need not be asked (RFC 4861 §7.3.1;
+/// `sk_dst_confirm`). Once a second is enough for a neighbour that counts as reachable for longer.
+#[inline]
+fn confirm_neighbour(net: &mut Net, tp: &mut Tcb) {
+    if net.now.since(tp.confirmed_at) >= SEC {
+        confirm_now(net, tp);
+    }
+}
+
+#[cold]
+fn confirm_now(net: &mut Net, tp: &mut Tcb) {
+    tp.confirmed_at = net.now;
+    if let Some(way) = net.route_out_nosrc(tp.tuple.remote)
+        && net.ifaces.get(way.dev as usize).is_some_and(|i| i.l2 == L2::Ethernet)
+    {
+        net.neigh_confirm(way.dev, way.nexthop);
+    }
 }
 
 /// Takes the peer's window over if this segment is newer than the one that last did

@@ -112,10 +112,18 @@ pub enum TcpOpt {
     QuickAck(bool),
     /// Whether the peer is probed when it is silent; [`Shard::tcp_keepalive`] gives the knobs' times.
     KeepAlive(Option<KeepAlive>),
-    /// Bytes of receive buffer, true size; it grows no more by itself (SO_RCVBUFFORCE).
+    /// Bytes of receive buffer, at most `net.core.rmem_max`, and doubled, as Linux does for its
+    /// bookkeeping; it grows no more by itself (SO_RCVBUF).
     RcvBuf(usize),
-    /// Bytes of send buffer; it grows no more by itself (SO_SNDBUFFORCE).
+    /// Bytes of receive buffer, true size, whatever `net.core.rmem_max` says; it grows no more by
+    /// itself (SO_RCVBUFFORCE).
+    RcvBufForce(usize),
+    /// Bytes of send buffer, at most `net.core.wmem_max`, and doubled; it grows no more by itself
+    /// (SO_SNDBUF).
     SndBuf(usize),
+    /// Bytes of send buffer, whatever `net.core.wmem_max` says; it grows no more by itself
+    /// (SO_SNDBUFFORCE).
+    SndBufForce(usize),
     /// Congestion control (TCP_CONGESTION).
     Congestion(CcName),
     /// Milliseconds that sent data may stay unacknowledged; 0 = as `tcp_retries2` says
@@ -429,15 +437,10 @@ impl Shard {
                     tp.keep_at = tp.keep_at.min2(net.now.plus(keep.time_s as u64 * SEC));
                 }
             }
-            TcpOpt::RcvBuf(bytes) => {
-                tp.rcvbuf = bytes.clamp(2304, 1 << 30) as u32;
-                tp.rcvbuf_locked = true;
-                tp.window_clamp = tp.rcvq.win_from_space(tp.rcvbuf);
-            }
-            TcpOpt::SndBuf(bytes) => {
-                tp.sndbuf = bytes.clamp(4608, 1 << 30) as u32;
-                tp.sndbuf_locked = true;
-            }
+            TcpOpt::RcvBuf(bytes) => tp.set_rcvbuf(net.asked_rcvbuf(bytes)),
+            TcpOpt::RcvBufForce(bytes) => tp.set_rcvbuf(bytes),
+            TcpOpt::SndBuf(bytes) => tp.set_sndbuf(net.asked_sndbuf(bytes)),
+            TcpOpt::SndBufForce(bytes) => tp.set_sndbuf(bytes),
             TcpOpt::Congestion(name) => tp.cc = Cc::new(name),
             TcpOpt::UserTimeout(ms) => tp.user_timeout_ms = ms,
             TcpOpt::Tos(tos) => tp.tos = tos,
@@ -574,6 +577,15 @@ impl Shard {
 }
 
 impl Tcb {
+    fn set_rcvbuf(&mut self, bytes: usize) {
+        self.rcvbuf = bytes.clamp(2304, 1 << 30) as u32;
+        self.rcvbuf_locked = true;
+        self.window_clamp = self.rcvq.win_from_space(self.rcvbuf);
+    }
+    fn set_sndbuf(&mut self, bytes: usize) {
+        self.sndbuf = bytes.clamp(4608, 1 << 30) as u32;
+        self.sndbuf_locked = true;
+    }
     /// Bytes queued and not acknowledged; neither SYN nor FIN is one of them.
     pub(crate) fn queued(&self) -> u32 {
         let queued = self.sndq.end - self.snd_una.max(self.iss + 1);

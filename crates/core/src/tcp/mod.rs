@@ -324,6 +324,8 @@ pub(crate) struct Tcb {
     pub lsndtime: Instant,
     /// When anything was last received.
     pub rcv_tstamp: Instant,
+    /// When the next hop was last told to be alive.
+    pub confirmed_at: Instant,
     /// When an out-of-window segment was last answered.
     pub oow_ack_at: Instant,
 
@@ -505,6 +507,7 @@ impl Tcb {
             lrcvtime: Instant::ZERO,
             lsndtime: net.now,
             rcv_tstamp: net.now,
+            confirmed_at: Instant::ZERO,
             oow_ack_at: Instant::ZERO,
             sndbuf,
             sndbuf_locked: false,

@@ -135,8 +135,10 @@ impl Shard {
         Ok(())
     }
 
-    /// Changes the receive buffer, in bytes of true size (SO_RCVBUFFORCE); for what comes from now on.
+    /// Asks for a receive buffer (SO_RCVBUF), for what comes from now on: `bytes`, at most
+    /// `net.core.rmem_max`, and doubled, as Linux does for its bookkeeping.
     pub fn udp_set_rcvbuf(&mut self, id: SocketId, bytes: usize) {
+        let bytes = self.net.asked_rcvbuf(bytes);
         if let Some(sock) = self.udp.slab.get_mut(id.index, id.generation) {
             sock.rcvbuf = bytes;
         }

@@ -88,3 +88,6 @@ impl UdpSock {
         self.drops
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -54,54 +54,103 @@ fn echo_is_answered_over_both_versions() {
 }
 
 #[test]
-fn knob_icmp_echo_ignore_and_drop_icmp_ignored() {
+fn drop_icmp_ignored() {
     let mut kit = Kit::tun();
-    let ignored = |kit: &mut Kit, dst: &str, bcast: bool| {
-        let before = kit.read();
-        kit.rx(&echo4(PEER, dst, b""));
-        let mut want = vec![("IpInReceives", 1), ("IpInDelivers", 1), ("IcmpInMsgs", 1)];
-        want.extend_from_slice(&[("IcmpInEchos", 1), ("drop IcmpIgnored", 1)]);
-        if bcast {
-            want.push(("IpInBcastPkts", 1));
-        }
-        kit.moved(&before, &want);
-    };
-    ignored(&mut kit, "10.0.0.255", true);
-    kit.knob("net.ipv4.icmp_echo_ignore_broadcasts", "0");
+    let before = kit.read();
     kit.rx(&echo4(PEER, "10.0.0.255", b""));
-    let sent = kit.tx();
-    assert_eq!(Ipv4Hdr::parse(&sent[0]).expect("a header").src, ip4(US));
-    kit.knob("net.ipv4.icmp_echo_ignore_all", "1");
-    ignored(&mut kit, US, false);
+    let came = [("IpInReceives", 1), ("IpInBcastPkts", 1), ("IpInDelivers", 1), ("IcmpInMsgs", 1)];
+    let want = [("IcmpInEchos", 1), ("drop IcmpIgnored", 1)];
+    kit.moved(&before, &[&came[..], &want].concat());
+    assert!(kit.tx().is_empty());
 }
 
 #[test]
-fn drop_icmp_csum_and_invalid() {
+fn knob_net_ipv4_icmp_echo_ignore_broadcasts() {
+    let mut kit = Kit::tun();
+    for (value, answers) in [("1", 0), ("0", 1)] {
+        kit.knob("net.ipv4.icmp_echo_ignore_broadcasts", value);
+        kit.rx(&echo4(PEER, "10.0.0.255", b""));
+        let sent = kit.tx();
+        assert_eq!(sent.len(), answers, "{value}");
+        assert!(sent.iter().all(|p| Ipv4Hdr::parse(p).expect("a header").src == ip4(US)));
+    }
+    assert_eq!(kit.read()["drop IcmpIgnored"], 1);
+}
+
+#[test]
+fn knob_net_ipv4_icmp_echo_ignore_all() {
+    let mut kit = Kit::tun();
+    for (value, answers) in [("0", 1), ("1", 1), ("0", 2)] {
+        kit.knob("net.ipv4.icmp_echo_ignore_all", value);
+        kit.rx(&echo4(PEER, US, b""));
+        assert_eq!(kit.read()["IcmpOutEchoReps"], answers, "{value}");
+    }
+    assert_eq!(kit.read()["drop IcmpIgnored"], 1);
+}
+
+const CAME: [(&str, i64); 3] = [("IpInReceives", 1), ("IpInDelivers", 1), ("IcmpInMsgs", 1)];
+const CAME6: [(&str, i64); 3] = [("Ip6InReceives", 1), ("Ip6InDelivers", 1), ("Icmp6InMsgs", 1)];
+
+#[test]
+fn drop_icmp_csum() {
     let mut kit = Kit::tun();
     let mut bad = echo4(PEER, US, b"x");
     bad[28] ^= 1;
     let before = kit.read();
     kit.rx(&bad);
-    let came = [("IpInReceives", 1), ("IpInDelivers", 1), ("IcmpInMsgs", 1)];
     let want = [("IcmpInCsumErrors", 1), ("IcmpInErrors", 1), ("drop IcmpCsum", 1)];
-    kit.moved(&before, &[came, want].concat());
+    kit.moved(&before, &[CAME, want].concat());
+}
+
+#[test]
+fn drop_icmp6_csum() {
+    let mut kit = Kit::tun();
     let mut bad = echo6(PEER6, US6, b"x");
     bad[48] ^= 1;
     let before = kit.read();
     kit.rx(&bad);
-    let came6 = [("Ip6InReceives", 1), ("Ip6InDelivers", 1), ("Icmp6InMsgs", 1)];
     let want = [("Icmp6InCsumErrors", 1), ("Icmp6InErrors", 1), ("drop Icmp6Csum", 1)];
-    kit.moved(&before, &[came6, want].concat());
-    // An error that quotes nothing.
+    kit.moved(&before, &[CAME6, want].concat());
+}
+
+/// An error that quotes nothing.
+#[test]
+fn drop_icmp_invalid() {
+    let mut kit = Kit::tun();
     let before = kit.read();
     kit.rx(&v4(PEER, US, 1, &icmp4(Icmpv4Hdr::plain(3, 1), &[0; 12])));
     let want = [("IcmpInErrors", 1), ("IcmpInDestUnreachs", 1), ("drop IcmpInvalid", 1)];
-    kit.moved(&before, &[came, want].concat());
+    kit.moved(&before, &[CAME, want].concat());
+}
+
+#[test]
+fn drop_icmp6_invalid() {
+    let mut kit = Kit::tun();
     let before = kit.read();
     let err = icmp6(PEER6, US6, Icmpv6Hdr::error(1, 0, 0), &[0; 12]);
     kit.rx(&v6(PEER6, US6, 58, &err));
     let want = [("Icmp6InErrors", 1), ("Icmp6InDestUnreachs", 1), ("drop Icmp6Invalid", 1)];
-    kit.moved(&before, &[came6, want].concat());
+    kit.moved(&before, &[CAME6, want].concat());
+}
+
+#[test]
+fn drop_ip_no_proto() {
+    let mut kit = Kit::tun();
+    let before = kit.read();
+    kit.rx(&v4(PEER, US, 200, b"12345678"));
+    let told = [("IcmpOutMsgs", 1), ("IcmpOutDestUnreachs", 1)];
+    let want = [("IpInReceives", 1), ("IpInUnknownProtos", 1), ("drop IpNoProto", 1)];
+    kit.moved(&before, &[&want[..], &told].concat());
+}
+
+#[test]
+fn drop_ip6_no_proto() {
+    let mut kit = Kit::tun();
+    let before = kit.read();
+    kit.rx(&v6(PEER6, US6, 200, b"12345678"));
+    let told = [("Icmp6OutMsgs", 1), ("Icmp6OutParmProblems", 1)];
+    let want = [("Ip6InReceives", 1), ("Ip6InUnknownProtos", 1), ("drop Ip6NoProto", 1)];
+    kit.moved(&before, &[&want[..], &told].concat());
 }
 
 #[test]
@@ -146,64 +195,89 @@ fn no_error_answers_what_rfc_1122_forbids() {
     assert_eq!(kit.tx().len(), 1);
 }
 
+/// So many datagrams for a closed port, from one host or from many: how many errors they cause.
+fn closed(kit: &mut Kit, n: usize, spread: bool) -> usize {
+    for i in 0..n {
+        let src = if spread { format!("10.0.0.{}", 10 + i % 200) } else { PEER.to_owned() };
+        kit.rx(&udp4(&src, US, 5, 6, b""));
+    }
+    kit.tx().len()
+}
+
+/// One destination: six at once, then one in each of these times.
 #[test]
-fn knob_icmp_ratelimit_ratemask_and_msgs() {
-    let closed = |kit: &mut Kit, n: usize, spread: bool| {
-        for i in 0..n {
-            let src = if spread { format!("10.0.0.{}", 10 + i % 200) } else { PEER.to_owned() };
-            kit.rx(&udp4(&src, US, 5, 6, b""));
-        }
-        kit.tx().len()
-    };
-    // One destination: six at once, then one a second.
+fn knob_net_ipv4_icmp_ratelimit() {
+    for (value, later) in [("1000", 1), ("250", 4)] {
+        let mut kit = Kit::tun();
+        kit.knob("net.ipv4.icmp_ratelimit", value);
+        assert_eq!(closed(&mut kit, 20, false), 6);
+        assert_eq!(kit.read()["IcmpOutRateLimitHost"], 14);
+        kit.pass(SEC);
+        assert_eq!(closed(&mut kit, 20, false), later, "{value} ms");
+    }
     let mut kit = Kit::tun();
-    assert_eq!(closed(&mut kit, 20, false), 6);
-    assert_eq!(kit.read()["IcmpOutRateLimitHost"], 14);
-    kit.pass(SEC);
-    assert_eq!(closed(&mut kit, 20, false), 1);
     kit.knob("net.ipv4.icmp_ratelimit", "0");
-    kit.pass(SEC);
     assert!(closed(&mut kit, 20, false) >= 19);
-    // Types outside the mask are free.
-    let mut kit = Kit::tun();
-    kit.knob("net.ipv4.icmp_ratemask", "0");
-    assert_eq!(closed(&mut kit, 300, false), 300);
-    // All together: about the burst, then about the rate.
-    let mut kit = Kit::tun();
-    kit.knob("net.ipv4.icmp_ratelimit", "0");
-    kit.knob("net.ipv4.icmp_msgs_burst", "20");
-    kit.knob("net.ipv4.icmp_msgs_per_sec", "100");
-    let n = closed(&mut kit, 200, true);
-    assert!((10..=60).contains(&n), "{n}");
-    assert_eq!(kit.read()["IcmpOutRateLimitGlobal"], 200 - n as i64);
-    kit.pass(100 * MS);
-    let n = closed(&mut kit, 200, true);
-    assert!((3..=40).contains(&n), "{n}");
-    // A slow rate fills up though it is asked far more often than it has something to give.
-    let mut kit = Kit::tun();
-    kit.knob("net.ipv4.icmp_ratelimit", "0");
-    kit.knob("net.ipv4.icmp_msgs_burst", "20");
-    kit.knob("net.ipv4.icmp_msgs_per_sec", "50");
-    closed(&mut kit, 100, true);
-    let n: usize = (0..4000)
-        .map(|_| {
+}
+
+/// Types outside of the mask are free.
+#[test]
+fn knob_net_ipv4_icmp_ratemask() {
+    for (mask, told) in [("6168", 6), ("8", 6), ("0", 300), ("4294967287", 300)] {
+        let mut kit = Kit::tun();
+        kit.knob("net.ipv4.icmp_ratemask", mask);
+        assert_eq!(closed(&mut kit, 300, false), told, "{mask}");
+    }
+}
+
+/// All destinations together: about the burst at once.
+#[test]
+fn knob_net_ipv4_icmp_msgs_burst() {
+    for (burst, told) in [("20", 10..=60), ("100", 70..=180)] {
+        let mut kit = Kit::tun();
+        kit.knob("net.ipv4.icmp_ratelimit", "0");
+        kit.knob("net.ipv4.icmp_msgs_burst", burst);
+        kit.knob("net.ipv4.icmp_msgs_per_sec", "100");
+        let n = closed(&mut kit, 200, true);
+        assert!(told.contains(&n), "{n} of a burst of {burst}");
+        assert_eq!(kit.read()["IcmpOutRateLimitGlobal"], 200 - n as i64);
+        kit.pass(100 * MS);
+        let n = closed(&mut kit, 200, true);
+        assert!((3..=40).contains(&n), "{n}");
+    }
+}
+
+/// A slow rate fills up though it is asked far more often than it has something to give.
+#[test]
+fn knob_net_ipv4_icmp_msgs_per_sec() {
+    for (rate, told) in [("50", 100..=600), ("500", 1300..=3000)] {
+        let mut kit = Kit::tun();
+        kit.knob("net.ipv4.icmp_ratelimit", "0");
+        kit.knob("net.ipv4.icmp_msgs_burst", "20");
+        kit.knob("net.ipv4.icmp_msgs_per_sec", rate);
+        closed(&mut kit, 100, true);
+        let mut n = 0;
+        for _ in 0..4000 {
             kit.pass(MS);
-            closed(&mut kit, 1, true)
-        })
-        .sum();
-    assert!((100..=600).contains(&n), "{n} in four seconds at 50 a second");
-    // IPv6 has a limit of its own.
-    let mut kit = Kit::tun();
-    for _ in 0..20 {
-        kit.rx(&udp6(PEER6, US6, 5, 6, b""));
+            n += closed(&mut kit, 1, true);
+        }
+        assert!(told.contains(&n), "{n} in four seconds at {rate} a second");
     }
-    assert_eq!(kit.tx().len(), 6);
-    kit.knob("net.ipv6.icmp.ratelimit", "0");
-    for _ in 0..20 {
-        kit.rx(&udp6(PEER6, US6, 5, 6, b""));
+}
+
+/// IPv6 has a limit of its own.
+#[test]
+fn knob_net_ipv6_icmp_ratelimit() {
+    for (value, told) in [("1000", 6), ("0", 20)] {
+        let mut kit = Kit::tun();
+        kit.knob("net.ipv6.icmp.ratelimit", value);
+        for _ in 0..20 {
+            kit.rx(&udp6(PEER6, US6, 5, 6, b""));
+        }
+        assert_eq!(kit.tx().len(), told);
+        assert_eq!(kit.read()["Icmp6OutRateLimitHost"], 20 - told as i64);
+        kit.conserved();
     }
-    assert_eq!(kit.tx().len(), 20);
-    kit.conserved();
 }
 
 #[test]

@@ -87,7 +87,13 @@ fn drop_forward_too_big() {
     // What may be split is split.
     kit.rx(&big(false));
     assert_eq!(kit.tx_on(1).len(), 2);
-    // IPv6 packets of others never are.
+}
+
+/// IPv6 packets of others are never split.
+#[test]
+fn drop_forward6_too_big() {
+    let mut kit = router();
+    kit.cx.net.ifaces[1].mtu = 1300;
     let before = kit.read();
     kit.rx(&udp6(PEER6, FAR6, 1, 2, &[3; 1400]));
     let told = [("Icmp6OutMsgs", 1), ("Icmp6OutPktTooBigs", 1)];

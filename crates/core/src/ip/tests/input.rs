@@ -129,12 +129,18 @@ fn options_are_checked_and_source_routes_refused() {
     assert_eq!((icmp.kind, icmp.pointer()), (12, 22));
 }
 
+/// A frame for all, with a packet for us alone.
+fn unicast_in_broadcast() -> Vec<u8> {
+    eth(Mac::BROADCAST, PEER_MAC, ETH_P_IP, &udp4(PEER, US, 1, 2, b""))
+}
+
 #[test]
 fn drop_unicast_in_l2_multicast() {
     let mut kit = Kit::eth();
+    kit.knob("net.ipv4.conf.all.drop_unicast_in_l2_multicast", "1");
     let sock = bind(&mut kit, 2);
     let before = kit.read();
-    kit.rx(&eth(Mac::BROADCAST, PEER_MAC, ETH_P_IP, &udp4(PEER, US, 1, 2, b"")));
+    kit.rx(&unicast_in_broadcast());
     kit.moved(&before, &received(&[("drop UnicastInL2Multicast", 1)]));
     // What was meant for all arrives.
     let before = kit.read();
@@ -145,15 +151,49 @@ fn drop_unicast_in_l2_multicast() {
 }
 
 #[test]
-fn drop_ip6_hdr_truncated_addr() {
+fn knob_net_ipv4_conf_all_drop_unicast_in_l2_multicast() {
+    for (value, dropped) in [("0", 0), ("1", 1)] {
+        let mut kit = Kit::eth();
+        kit.knob("net.ipv4.conf.all.drop_unicast_in_l2_multicast", value);
+        bind(&mut kit, 2);
+        kit.rx(&unicast_in_broadcast());
+        let now = kit.read();
+        assert_eq!((now["drop UnicastInL2Multicast"], now["IpInDelivers"]), (dropped, 1 - dropped));
+    }
+}
+
+/// Nobody answers what came to many: not a closed port, not TCP.
+#[test]
+fn what_came_to_many_is_not_answered() {
+    let mut kit = Kit::eth();
+    kit.rx(&unicast_in_broadcast());
+    kit.rx(&eth(Mac::BROADCAST, PEER_MAC, ETH_P_IP, &v4(PEER, US, 6, &[0x50; 20])));
+    assert!(kit.tx().is_empty());
+    let now = kit.read();
+    assert_eq!((now["drop UdpNoPort"], now["drop NoSocket"], now["IcmpOutMsgs"]), (1, 1, 0));
+    kit.conserved();
+}
+
+#[test]
+fn drop_ip6_hdr() {
+    let mut kit = Kit::tun();
+    let before = kit.read();
+    kit.rx(&udp6(PEER6, US6, 1, 2, b"12345678")[..39]);
+    kit.moved(&before, &received6(&[("Ip6InHdrErrors", 1), ("drop Ip6Hdr", 1)]));
+}
+
+#[test]
+fn drop_ip6_truncated() {
     let mut kit = Kit::tun();
     let packet = udp6(PEER6, US6, 1, 2, b"12345678");
     let before = kit.read();
-    kit.rx(&packet[..39]);
-    kit.moved(&before, &received6(&[("Ip6InHdrErrors", 1), ("drop Ip6Hdr", 1)]));
-    let before = kit.read();
     kit.rx(&packet[..packet.len() - 1]);
     kit.moved(&before, &received6(&[("Ip6InTruncatedPkts", 1), ("drop Ip6Truncated", 1)]));
+}
+
+#[test]
+fn drop_ip6_addr() {
+    let mut kit = Kit::tun();
     for (src, dst) in [("ff02::5", US6), ("::1", US6), (PEER6, "::1"), (PEER6, "ff01::1")] {
         let before = kit.read();
         kit.rx(&v6(src, dst, 17, &[0; 8]));
@@ -198,12 +238,22 @@ fn hop_by_hop_must_come_first() {
 }
 
 #[test]
-fn knob_disable_ipv6_and_drop_ip6_disabled() {
+fn drop_ip6_disabled() {
     let mut kit = Kit::tun();
     kit.knob("net.ipv6.conf.all.disable_ipv6", "1");
     let before = kit.read();
     kit.rx(&udp6(PEER6, US6, 1, 2, b""));
     kit.moved(&before, &received6(&[("Ip6InDiscards", 1), ("drop Ip6Disabled", 1)]));
+}
+
+#[test]
+fn knob_net_ipv6_conf_all_disable_ipv6() {
+    let mut kit = Kit::tun();
+    for (value, dropped) in [("0", 0), ("1", 1), ("0", 1)] {
+        kit.knob("net.ipv6.conf.all.disable_ipv6", value);
+        kit.rx(&udp6(PEER6, US6, 1, 2, b""));
+        assert_eq!(kit.read()["drop Ip6Disabled"], dropped, "{value}");
+    }
 }
 
 #[test]

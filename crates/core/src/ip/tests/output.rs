@@ -56,14 +56,88 @@ fn headers_are_right_and_the_source_is_chosen() {
 }
 
 #[test]
-fn knob_ip_default_ttl_and_hop_limit() {
+fn knob_net_ipv4_ip_default_ttl() {
+    for ttl in [64, 33, 255] {
+        let mut kit = Kit::tun();
+        kit.knob("net.ipv4.ip_default_ttl", &ttl.to_string());
+        send(&mut kit, SendTo::to((ip(PEER), 9).into()), 1);
+        assert_eq!(kit.tx()[0][8], ttl);
+    }
+}
+
+#[test]
+fn knob_net_ipv6_conf_all_hop_limit() {
+    for hops in [64, 44, 255] {
+        let mut kit = Kit::tun();
+        kit.knob("net.ipv6.conf.all.hop_limit", &hops.to_string());
+        send(&mut kit, SendTo::to((ip(PEER6), 9).into()), 1);
+        assert_eq!(kit.tx()[0][7], hops);
+    }
+}
+
+#[test]
+fn knob_net_ipv4_ip_no_pmtu_disc() {
+    for (value, df) in [("0", true), ("1", false)] {
+        let mut kit = Kit::tun();
+        kit.knob("net.ipv4.ip_no_pmtu_disc", value);
+        let remote = (ip(PEER), 80).into();
+        let connect = crate::tcp::Connect { local: None, remote, user: 0 };
+        kit.cx.tcp_connect(connect).expect("a way");
+        let syn = &kit.tx()[0];
+        assert_eq!(Ipv4Hdr::parse(syn).expect("a header").df, df, "{value}");
+    }
+}
+
+/// Sixty datagrams for a device that takes nothing.
+fn crowd(queue: &str) -> Kit {
     let mut kit = Kit::tun();
-    kit.knob("net.ipv4.ip_default_ttl", "33");
-    kit.knob("net.ipv6.conf.all.hop_limit", "44");
-    send(&mut kit, SendTo::to((ip(PEER), 9).into()), 1);
-    send(&mut kit, SendTo::to((ip(PEER6), 9).into()), 1);
-    let sent = kit.tx();
-    assert_eq!((sent[0][8], sent[1][7]), (33, 44));
+    kit.knob("dev.txqueuelen", queue);
+    let sock = kit.cx.udp_bind(Default::default()).expect("bound");
+    for _ in 0..60 {
+        kit.cx.udp_send(sock, SendTo::to((ip(PEER), 9).into()), &[b"x"]).expect("sent");
+    }
+    kit
+}
+
+#[test]
+fn drop_qdisc_drop() {
+    let mut kit = crowd("10");
+    let before = kit.read();
+    assert_eq!(kit.tx().len(), 10);
+    let want = [
+        ("IpOutRequests", 60),
+        ("IpOutTransmits", 60),
+        ("DevTxDropped", 50),
+        ("drop QdiscDrop", 50),
+        ("DevTxPackets", 10),
+        ("DevTxBytes", 290),
+    ];
+    kit.moved(&before, &want);
+    assert_eq!(kit.cx.net.ifaces[0].qdisc_drops, 50);
+}
+
+#[test]
+fn knob_dev_txqueuelen() {
+    for (queue, lost) in [("1", 59), ("59", 1), ("60", 0), ("1000", 0)] {
+        let mut kit = crowd(queue);
+        kit.tx();
+        assert_eq!(kit.read()["drop QdiscDrop"], lost, "{queue}");
+    }
+}
+
+#[test]
+fn drop_dev_tx_error() {
+    let mut kit = crowd("1000");
+    let before = kit.read();
+    let refused = kit.refuse();
+    assert_eq!(refused, 60);
+    let want = [
+        ("IpOutRequests", 60),
+        ("IpOutTransmits", 60),
+        ("DevTxErrors", 60),
+        ("drop DevTxError", 60),
+    ];
+    kit.moved(&before, &want);
 }
 
 #[test]
@@ -71,19 +145,19 @@ fn drop_ip_out_no_route() {
     let mut kit = Kit::tun();
     let before = kit.read();
     send(&mut kit, SendTo::to((ip("192.0.2.1"), 9).into()), 1);
+    assert!(kit.tx().is_empty());
+    let want = [("IpOutRequests", 1), ("IpOutNoRoutes", 1), ("UdpOutDatagrams", 1)];
+    kit.moved(&before, &[want[0], want[1], want[2], ("drop IpOutNoRoute", 1)]);
+}
+
+#[test]
+fn drop_ip6_out_no_route() {
+    let mut kit = Kit::tun();
+    let before = kit.read();
     send(&mut kit, SendTo::to((ip("2001:db8::1"), 9).into()), 1);
     assert!(kit.tx().is_empty());
-    let want = [
-        ("IpOutRequests", 1),
-        ("IpOutNoRoutes", 1),
-        ("UdpOutDatagrams", 1),
-        ("drop IpOutNoRoute", 1),
-        ("Ip6OutRequests", 1),
-        ("Ip6OutNoRoutes", 1),
-        ("Udp6OutDatagrams", 1),
-        ("drop Ip6OutNoRoute", 1),
-    ];
-    kit.moved(&before, &want);
+    let want = [("Ip6OutRequests", 1), ("Ip6OutNoRoutes", 1), ("Udp6OutDatagrams", 1)];
+    kit.moved(&before, &[want[0], want[1], want[2], ("drop Ip6OutNoRoute", 1)]);
 }
 
 #[test]
@@ -114,7 +188,7 @@ fn packets_beyond_the_mtu_are_fragmented_and_the_pieces_fit() {
 }
 
 #[test]
-fn drop_frag_needed_tells_ourselves() {
+fn drop_frag_needed() {
     let mut kit = Kit::tun();
     let sock = kit.cx.udp_bind(UdpBind::default()).expect("bound");
     let before = kit.read();

@@ -48,14 +48,40 @@ fn fragments_in_any_order_become_the_packet() {
     kit.conserved();
 }
 
+/// RFC 6946; counted as Linux does: asked for, and done.
 #[test]
 fn an_atomic_fragment_is_a_packet() {
     let (mut kit, sock) = kit();
+    let before = kit.read();
     let pieces = fragment6(&udp6(PEER6, US6, 5, 9, b"whole"), 1440, 1);
     assert_eq!(pieces.len(), 1);
     kit.rx(&pieces[0]);
+    let counted = [("Ip6ReasmReqds", 1), ("Ip6ReasmOKs", 1)];
+    kit.moved(&before, &[("Ip6InReceives", 1), ("Ip6InDelivers", 1), counted[0], counted[1]]);
     assert_eq!(take(&mut kit, sock), Some(b"whole".to_vec()));
     assert!(kit.cx.net.reasm.is_empty());
+    // Another packet of the same identification waits undisturbed (RFC 6946 §4).
+    let parts = fragment6(&udp6(PEER6, US6, 5, 9, &data(2000)), 1440, 1);
+    kit.rx(&parts[0]);
+    kit.rx(&pieces[0]);
+    assert_eq!(take(&mut kit, sock), Some(b"whole".to_vec()));
+    kit.rx(&parts[1]);
+    assert_eq!(take(&mut kit, sock), Some(data(2000)));
+    kit.conserved();
+}
+
+/// What a router passes on is no reassembly of its own.
+#[test]
+fn an_atomic_fragment_for_others_goes_on_as_it_is() {
+    let (mut kit, _) = kit();
+    kit.add_tun();
+    kit.knob("net.ipv6.conf.all.forwarding", "1");
+    let pieces = fragment6(&udp6(PEER6, "fd01::9", 5, 9, b"whole"), 1440, 1);
+    kit.rx(&pieces[0]);
+    let sent = kit.tx_on(1);
+    assert_eq!((sent[0][6], &sent[0][40..]), (IPPROTO_FRAGMENT, &pieces[0][40..]));
+    assert_eq!(kit.read()["Ip6ReasmReqds"], 0);
+    kit.conserved();
 }
 
 #[test]
@@ -85,7 +111,16 @@ fn an_exact_duplicate_changes_nothing() {
 
 #[test]
 fn drop_frag_overlap() {
-    for v6 in [false, true] {
+    overlap(false);
+}
+
+#[test]
+fn drop_frag6_overlap() {
+    overlap(true);
+}
+
+fn overlap(v6: bool) {
+    {
         let (mut kit, sock) = kit();
         let (a, b, c);
         if v6 {
@@ -146,7 +181,7 @@ fn drop_frag_invalid() {
 }
 
 #[test]
-fn drop_frag6_invalid_tells_where() {
+fn drop_frag6_invalid() {
     let (mut kit, _) = kit();
     let mut payload = vec![0; 8 + 9];
     FragHdr { next_header: 17, frag_off_bytes: 0, mf: true, id: 5 }.emit(&mut payload);
@@ -163,7 +198,7 @@ fn drop_frag6_invalid_tells_where() {
 }
 
 #[test]
-fn drop_frag_timeout_and_knob_ipfrag_time() {
+fn drop_frag_timeout() {
     let (mut kit, _) = kit();
     kit.knob("net.ipv4.ipfrag_time", "5");
     let pieces = fragment4(&udp4(PEER, US, 5, 9, &data(4000)), 1480, 1);
@@ -187,7 +222,7 @@ fn drop_frag_timeout_and_knob_ipfrag_time() {
 }
 
 #[test]
-fn drop_frag6_timeout_and_knob_ip6frag_time() {
+fn drop_frag6_timeout() {
     let (mut kit, _) = kit();
     kit.knob("net.ipv6.ip6frag_time", "5");
     let pieces = fragment6(&udp6(PEER6, US6, 5, 9, &data(4000)), 1440, 1);
@@ -199,33 +234,99 @@ fn drop_frag6_timeout_and_knob_ip6frag_time() {
     kit.moved(&before, &[want[0], want[1], want[2], told[0], told[1]]);
 }
 
-#[test]
-fn drop_frag_mem_and_knob_high_thresh() {
-    for v in [4, 6] {
-        let (mut kit, _) = kit();
-        kit.knob("net.ipv4.ipfrag_high_thresh", "20000");
-        kit.knob("net.ipv6.ip6frag_high_thresh", "20000");
-        for i in 0..200 {
-            if v == 4 {
-                kit.rx(&fragment4(&udp4(PEER, US, 5, 9, &data(3000)), 1480, i as u16)[0]);
-            } else {
-                kit.rx(&fragment6(&udp6(PEER6, US6, 5, 9, &data(3000)), 1440, i)[0]);
-            }
-            assert!(kit.cx.net.reasm.mem().iter().all(|m| *m <= 20000));
-        }
-        let now = kit.read();
-        let (drop, fails) = if v == 4 {
-            (now["drop FragMem"], now["IpReasmFails"])
+/// How many fragments of packets that are never completed are dropped with this much memory.
+fn dropped_with(v6: bool, bytes: &str) -> i64 {
+    let (mut kit, _) = kit();
+    let knob = if v6 { "net.ipv6.ip6frag_high_thresh" } else { "net.ipv4.ipfrag_high_thresh" };
+    kit.knob(knob, bytes);
+    let most: usize = bytes.parse().expect("a number");
+    for i in 0..200 {
+        if v6 {
+            kit.rx(&fragment6(&udp6(PEER6, US6, 5, 9, &data(3000)), 1440, i)[0]);
         } else {
-            (now["drop Frag6Mem"], now["Ip6ReasmFails"])
-        };
-        assert!(drop > 150 && drop == fails, "{drop} {fails}");
-        kit.conserved();
+            kit.rx(&fragment4(&udp4(PEER, US, 5, 9, &data(3000)), 1480, i as u16)[0]);
+        }
+        assert!(kit.cx.net.reasm.mem().iter().all(|m| *m <= most));
+    }
+    kit.conserved();
+    let now = kit.read();
+    let (drop, fails) = if v6 {
+        (now["drop Frag6Mem"], now["Ip6ReasmFails"])
+    } else {
+        (now["drop FragMem"], now["IpReasmFails"])
+    };
+    assert_eq!(drop, fails);
+    drop
+}
+
+#[test]
+fn drop_frag_mem() {
+    assert!(dropped_with(false, "20000") > 150);
+}
+
+#[test]
+fn drop_frag6_mem() {
+    assert!(dropped_with(true, "20000") > 150);
+}
+
+#[test]
+fn knob_net_ipv4_ipfrag_high_thresh() {
+    let lost = ["0", "20000", "200000", "4194304"].map(|bytes| dropped_with(false, bytes));
+    assert!(lost[0] == 200 && lost[3] == 0 && lost.is_sorted_by(|a, b| a > b), "{lost:?}");
+}
+
+#[test]
+fn knob_net_ipv6_ip6frag_high_thresh() {
+    let lost = ["0", "20000", "200000", "4194304"].map(|bytes| dropped_with(true, bytes));
+    assert!(lost[0] == 200 && lost[3] == 0 && lost.is_sorted_by(|a, b| a > b), "{lost:?}");
+}
+
+#[test]
+fn knob_net_ipv4_ipfrag_time() {
+    for seconds in [2, 30, 100] {
+        let (mut kit, _) = kit();
+        kit.knob("net.ipv4.ipfrag_time", &seconds.to_string());
+        kit.rx(&fragment4(&udp4(PEER, US, 5, 9, &data(4000)), 1480, 1)[0]);
+        kit.pass((seconds - 1) * SEC);
+        assert_eq!(kit.read()["IpReasmTimeout"], 0, "{seconds} s");
+        // The wheel may be late by an eighth.
+        kit.pass((2 + seconds / 8) * SEC);
+        assert_eq!(kit.read()["IpReasmTimeout"], 1, "{seconds} s");
     }
 }
 
 #[test]
-fn drop_frag_too_far_and_knob_ipfrag_max_dist() {
+fn knob_net_ipv6_ip6frag_time() {
+    for seconds in [2, 60, 100] {
+        let (mut kit, _) = kit();
+        kit.knob("net.ipv6.ip6frag_time", &seconds.to_string());
+        kit.rx(&fragment6(&udp6(PEER6, US6, 5, 9, &data(4000)), 1440, 1)[0]);
+        kit.pass((seconds - 1) * SEC);
+        assert_eq!(kit.read()["Ip6ReasmTimeout"], 0, "{seconds} s");
+        // The wheel may be late by an eighth.
+        kit.pass((2 + seconds / 8) * SEC);
+        assert_eq!(kit.read()["Ip6ReasmTimeout"], 1, "{seconds} s");
+    }
+}
+
+#[test]
+fn drop_frag_too_far() {
+    let (mut kit, sock) = kit();
+    kit.knob("net.ipv4.ipfrag_max_dist", "1");
+    let old = fragment4(&udp4(PEER, US, 5, 9, &data(2000)), 1480, 1);
+    kit.rx(&old[0]);
+    for id in 10..13 {
+        kit.rx(&fragment4(&udp4(PEER, US, 5, 9, &data(2000)), 1480, id)[0]);
+    }
+    let before = kit.read();
+    kit.rx(&old[1]);
+    let want = [("IpInReceives", 1), ("IpReasmReqds", 1), ("IpReasmFails", 1)];
+    kit.moved(&before, &[want[0], want[1], want[2], ("drop FragTooFar", 1)]);
+    assert_eq!(take(&mut kit, sock), None);
+}
+
+#[test]
+fn knob_net_ipv4_ipfrag_max_dist() {
     for (max, far) in [("4", true), ("64", false), ("0", false)] {
         let (mut kit, sock) = kit();
         kit.knob("net.ipv4.ipfrag_max_dist", max);

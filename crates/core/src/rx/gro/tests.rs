@@ -268,7 +268,7 @@ fn a_right_checksum_is_noted_for_transport() {
 }
 
 #[test]
-fn knob_rx_checksum() {
+fn knob_features_rx() {
     for (value, csum, left) in
         [("on", Csum::Verified, 1), ("off", Csum::Verified, 2), ("on", Csum::None, 2)]
     {
@@ -287,7 +287,7 @@ fn knob_rx_checksum() {
 }
 
 #[test]
-fn knob_gro() {
+fn knob_features_gro() {
     let specs = train(&Spec::default(), 10);
     for (value, left) in [("on", 1), ("off", 10)] {
         let mut cx = stack(false);
@@ -297,7 +297,7 @@ fn knob_gro() {
 }
 
 #[test]
-fn knob_rx_udp_gro_forwarding() {
+fn knob_features_rx_udp_gro_forwarding() {
     let specs = train(&Spec { udp: true, ..Spec::default() }, 10);
     for (value, left) in [("on", 1), ("off", 10)] {
         let mut cx = stack(false);
@@ -307,7 +307,7 @@ fn knob_rx_udp_gro_forwarding() {
 }
 
 #[test]
-fn knob_gro_flush_timeout() {
+fn knob_dev_gro_flush_timeout() {
     let specs = train(&Spec::default(), 4);
     let mut cx = stack(false);
     let at = |ms: u64| Instant::from_ns(ms * MS);

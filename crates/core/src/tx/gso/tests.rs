@@ -279,7 +279,7 @@ fn features_of_the_device_decide() {
 }
 
 #[test]
-fn knob_tso() {
+fn knob_features_tso() {
     let mut cx = able();
     assert_eq!(verdicts(&mut cx, false), [LEFT; 3]);
     cx.set_knob("features.tso", "off").expect("a legal value");
@@ -288,14 +288,14 @@ fn knob_tso() {
 }
 
 #[test]
-fn knob_gso() {
+fn knob_features_gso() {
     let mut cx = able();
     cx.set_knob("features.gso", "off").expect("a legal value");
     assert_eq!(verdicts(&mut cx, false), ["taken", "taken", LEFT]);
 }
 
 #[test]
-fn knob_tx_checksum() {
+fn knob_features_tx() {
     let mut cx = able();
     cx.set_knob("features.tx", "off").expect("a legal value");
     assert_eq!(verdicts(&mut cx, false), ["taken", "taken", "summed"]);
