@@ -130,8 +130,19 @@ impl Ipv4Hdr {
         h[10..12].copy_from_slice(&[0, 0]);
         h[12..16].copy_from_slice(&self.src.octets());
         h[16..20].copy_from_slice(&self.dst.octets());
-        let csum = csum_fold(csum_partial(out, 0));
-        out[10..12].copy_from_slice(&csum.to_be_bytes());
+        if self.ihl_bytes == IPV4_HLEN {
+            // From the values: reading back bytes that were just written has to wait for them.
+            let word = |hi: u8, lo: u8| u64::from(hi) << 8 | u64::from(lo);
+            let first = word(0x45, self.tos) + u64::from(self.total_len);
+            let second = u64::from(self.id) + u64::from(frag) + word(self.ttl, self.proto);
+            let addrs = u64::from(self.src.to_bits()) + u64::from(self.dst.to_bits());
+            let sum = first + second + addrs;
+            let csum = csum_fold(csum_add(sum as u32, (sum >> 32) as u32));
+            h[10..12].copy_from_slice(&csum.to_be_bytes());
+        } else {
+            let csum = csum_fold(csum_partial(out, 0));
+            out[10..12].copy_from_slice(&csum.to_be_bytes());
+        }
     }
 
     /// Whether this is a piece of a larger packet. Linux: `ip_is_fragment`.
