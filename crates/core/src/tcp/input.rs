@@ -74,6 +74,10 @@ fn tuple_of(pkt: &Pkt) -> Tuple {
 /// [`tcp_rcv`], because packets of the same batch may change it meanwhile.
 #[inline]
 pub fn tcp_lookup(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
+    if pkt.l2_multicast {
+        // A frame to many is no way to reach one peer, and many answers would follow.
+        return Verdict::Drop(pkt, Reason::NoSocket);
+    }
     cx.net.counts.inc_by(id::TcpInSegs, pkt.segs());
     if !pkt.may_pull(TCP_HLEN) {
         return Verdict::Drop(pkt, Reason::TcpHdr);
@@ -85,10 +89,6 @@ pub fn tcp_lookup(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
     if let Some(&[s0, s1, d0, d1]) = pkt.head().first_chunk() {
         pkt.sport = u16::from_be_bytes([s0, s1]);
         pkt.dport = u16::from_be_bytes([d0, d1]);
-    }
-    if pkt.l2_multicast {
-        // A frame to many is no way to reach one peer, and many answers would follow.
-        return Verdict::Drop(pkt, Reason::NoSocket);
     }
     let tuple = tuple_of(&pkt);
     let tcp = &cx.tcp;
