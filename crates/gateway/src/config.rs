@@ -50,7 +50,7 @@ pub enum Filtering {
     AddressAndPortDependent,
 }
 
-/// What is bounded, and by how much. Reaching a limit is counted, see [`crate::gateway::Counts`].
+/// What is bounded, and by how much. Reaching a limit is counted, see [`crate::count::Counts`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// TCP connections relayed at once; the process's descriptors bound them as well.

@@ -13,7 +13,9 @@ pub fn udp_endpoints(world: &World) -> Outcome {
     let ran = world.client(&["--udp-endpoints", "64"], &["udp-flood", &to, "5000"]);
     assert_eq!(ran.good(), "last");
     assert!(ran.count("endpoints") <= 64);
-    assert!(ran.count("UdpEvicted") > 1000, "{}", ran.count("UdpEvicted"));
+    // How much of the flood comes through depends on the machine; what does has to make room.
+    assert!(ran.count("UdpEvicted") > 0);
+    assert_eq!(ran.count("UdpEndpoints"), ran.count("UdpEvicted") + ran.count("endpoints"));
     assert!(ran.count("peak_kib") < PEAK_KIB);
     Ok(())
 }
