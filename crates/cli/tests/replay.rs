@@ -237,6 +237,41 @@ fn refused(out: &Output) -> String {
     String::from_utf8_lossy(&out.stderr).into_owned()
 }
 
+/// A raw capture of `n` first fragments of different packets, all of the same moment.
+fn first_fragments(n: u32) -> Vec<u8> {
+    let mut out = Vec::new();
+    for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 65535, 101] {
+        out.extend(word.to_le_bytes());
+    }
+    for id in 0..n {
+        let mut packet = [0u8; 36];
+        packet[..10].copy_from_slice(&[0x45, 0, 0, 36, 0, id as u8, 0x20, 0, 64, 17]);
+        packet[12..20].copy_from_slice(&[192, 0, 2, 1, 192, 0, 2, 2]);
+        let words = packet[..20].chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])));
+        let sum: u32 = words.sum();
+        packet[10..12].copy_from_slice(&(!((sum >> 16) + (sum & 0xffff)) as u16).to_be_bytes());
+        for word in [1, 0, 36, 36] {
+            out.extend(u32::to_le_bytes(word));
+        }
+        out.extend(packet);
+    }
+    out
+}
+
+/// Fragments that wait for their rest hold all of the packet memory there is.
+#[test]
+fn drop_ring_no_buf() {
+    let path = std::env::temp_dir().join(format!("linerate-{}-pool", std::process::id()));
+    std::fs::write(&path, first_fragments(200)).expect("it is written");
+    for (buffers, lost) in [("64", 136), ("150", 50), ("16384", 0)] {
+        let v = json_of(&path, &["--set", &format!("pool.small={buffers}")]);
+        assert_conserved("fragments without memory", &v);
+        let said = stage(&v, "Ring")["dropped"]["NOMEM"].as_u64().unwrap_or(0);
+        assert_eq!((said, counter(&v, "dev", "rx_missed_errors")), (lost, lost), "{buffers}");
+    }
+    std::fs::remove_file(&path).expect("it is removed");
+}
+
 #[test]
 fn what_is_no_capture_is_refused_with_its_byte_offset() {
     let good = std::fs::read(captures().join("zeek/icmp__5-pings.pcap")).expect("it is there");

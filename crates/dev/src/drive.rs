@@ -2,7 +2,7 @@
 //!
 //! before: the devices   after: [`linerate_core::path`]
 //! Linux:  net/core/dev.c `net_rx_action`, `napi_poll`, `process_backlog`, `net_tx_action`
-//! drops:  RingFull, VnetHdr
+//! drops:  RingFull, and what a device gives
 //!
 //! One turn is: wait, poll the devices within the budget, serve timers, let the application run,
 //! transmit. Each part is bounded, so that no load on one starves another: at any overload the
@@ -453,4 +453,25 @@ fn iface_of(name: &str, caps: Caps) -> Iface {
         iface.gso_max_size = caps.gso_bytes_max;
     }
     iface
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A loop that looks before it sleeps comes to do so when its waits are short; one that may
+    /// not, never does.
+    #[test]
+    fn knob_haltpoll_guest_halt_poll_ns() {
+        for (value, looks) in [("0", false), ("10000000", true)] {
+            let mut drive = Drive::new(Shard::new(1)).expect("a poller");
+            drive.shard.set_knob("haltpoll.guest_halt_poll_ns", value).expect("in range");
+            // A busy machine may make a short wait long, but not each of so many.
+            let came = (0..1000).any(|_| {
+                drive.wait(Some(1000)).expect("a wait");
+                drive.halt_poll > 0
+            });
+            assert_eq!(came, looks, "{value}");
+        }
+    }
 }

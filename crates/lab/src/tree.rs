@@ -17,9 +17,26 @@ pub struct Source {
 }
 
 impl Source {
-    /// The text before the first inline test module: what ships.
-    pub fn shipped(&self) -> &str {
-        self.text.split("#[cfg(test)]\nmod ").next().unwrap_or_default()
+    /// The text without items that only tests see: what ships.
+    pub fn shipped(&self) -> String {
+        let mut out = String::new();
+        let mut lines = self.text.lines();
+        while let Some(line) = lines.next() {
+            if line.trim_start().starts_with("#[cfg(test)]") {
+                let indent = &line[..line.len() - line.trim_start().len()];
+                skip_item(&mut lines, indent);
+            } else {
+                out += line;
+                out.push('\n');
+            }
+        }
+        out
+    }
+    /// The code of what ships: no comments.
+    pub fn code(&self) -> String {
+        let shipped = self.shipped();
+        let lines = shipped.lines().filter(|l| !l.trim_start().starts_with("//"));
+        lines.collect::<Vec<_>>().join("\n")
     }
     /// Whether the file itself is a test.
     pub fn is_test(&self) -> bool {
@@ -27,6 +44,24 @@ impl Source {
             || self.path.contains("/benches/")
             || self.path.ends_with("/tests.rs")
             || self.path.ends_with("testkit.rs")
+    }
+}
+
+/// Passes over the item that follows an attribute at this indentation. The tree is formatted: an
+/// item ends with the first line that closes it at its own indentation, or is one line.
+fn skip_item<'a>(lines: &mut impl Iterator<Item = &'a str>, indent: &str) {
+    let mut open = false;
+    for line in lines {
+        let inner = line.strip_prefix(indent).unwrap_or(line.trim_start());
+        if inner.starts_with("#[") || inner.starts_with("//") {
+            continue;
+        }
+        let closes = inner.starts_with(['}', ')', ']']);
+        let done = if open { closes } else { inner.ends_with([';', '}', ',']) };
+        if done && !inner.ends_with('{') {
+            return;
+        }
+        open |= inner.ends_with(['{', '(', '[']);
     }
 }
 
@@ -67,10 +102,12 @@ pub fn test_names() -> std::collections::BTreeSet<String> {
                 armed = false;
             }
         }
-        // Tests with a runner of their own are entries of a list: ("name", function).
+        // Tests with a runner of their own are entries of a list: ("name", function),
         for line in source.text.lines().filter(|_| source.is_test()) {
-            if let Some((name, _)) =
-                line.trim().strip_prefix("(\"").and_then(|r| r.split_once("\","))
+            let entry = line.trim().strip_prefix("(\"").and_then(|r| r.split_once("\", "));
+            if let Some((name, rest)) = entry
+                && let Some(function) = rest.strip_suffix("),")
+                && function.chars().all(|c| c.is_alphanumeric() || "_:".contains(c))
             {
                 names.insert(name.to_owned());
             }

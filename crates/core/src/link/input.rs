@@ -4,7 +4,7 @@
 //! Linux:  net/ethernet/eth.c `eth_type_trans`, net/core/dev.c `__netif_receive_skb_core`,
 //!         net/8021q/vlan_core.c `vlan_do_receive`, net/ipv4/arp.c `arp_rcv`
 //! RFCs:   894, 2464, 826; IEEE 802.1Q
-//! drops:  LinkTruncated, OtherHost, VlanUnknown, UnhandledProto, ArpInvalid
+//! drops:  LinkTruncated, OtherHost, VlanUnknown, UnhandledProto
 
 use super::{Iface, L2, neigh};
 use crate::pkt::{Pkt, Verdict};

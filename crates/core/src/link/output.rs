@@ -3,7 +3,7 @@
 //! before: [`crate::ip::frag`]   after: [`crate::tx::qdisc`]
 //! Linux:  net/ipv4/ip_output.c `ip_finish_output2`, net/core/neighbour.c `neigh_output`, `neigh_resolve_output`
 //! RFCs:   894, 1112 §6.4, 2464 §3 and §7
-//! drops:  NeighFailed, NeighQueueFull, NeighTableFull
+//! drops:  NeighFailed; [`super::neigh`] gives the others
 
 use std::net::IpAddr;
 

@@ -413,3 +413,27 @@ fn a_partial_checksum_outside_the_packet_is_refused() {
         pool.free(pkt);
     }
 }
+
+/// How many packets, or large buffers, a stack can have out at once.
+fn buffers(knob: &str, value: &str, large: bool) -> usize {
+    let mut cx = crate::shard::Shard::new(1);
+    cx.set_knob(knob, value).expect("in range");
+    let pool = &mut cx.net.pool;
+    let more =
+        |_: &usize| if large { pool.alloc_large().is_some() } else { pool.alloc().is_some() };
+    (0..100_000).take_while(more).count()
+}
+
+#[test]
+fn knob_pool_small() {
+    for n in [64, 1000, 20_000] {
+        assert_eq!(buffers("pool.small", &n.to_string(), false), n);
+    }
+}
+
+#[test]
+fn knob_pool_large() {
+    for n in [4, 100, 300] {
+        assert_eq!(buffers("pool.large", &n.to_string(), true), n);
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! before: [`crate::udp::input`]   after: the application
 //! Linux:  net/core/sock.c `sock_queue_rcv_skb`, net/ipv4/udp.c `__udp_enqueue_schedule_skb`
-//! drops:  SocketRcvbuff, Socket6Rcvbuff, ProtoMem
+//! drops:  none here: each kind of socket has its own limits
 
 use crate::pkt::{Pkt, Verdict};
 use crate::shard::Shard;

@@ -3,6 +3,7 @@
 //! before: [`super::input`]   after: [`super::recovery`]
 //! Linux:  net/ipv4/tcp_input.c `tcp_ack`, `tcp_sacktag_write_queue`, `tcp_clean_rtx_queue`, `tcp_rtt_estimator`
 //! RFCs:   9293 §3.10.7.4 (fifth check), 5961 §5, 2018, 2883, 6298, 7323 §4, 8985 §6
+//! drops:  TcpInvalidAck
 
 use super::input::Segment;
 use super::output::tcp_sync_mss;

@@ -1,4 +1,9 @@
 //! UDP as the application sees it: bind, connect, receive, close.
+//!
+//! before: [`super::input`]   after: the application
+//! Linux:  net/ipv4/udp.c `udp_recvmsg`, `udp_lib_close`, `udp_lib_get_port`
+//! RFCs:   768, 6056 §3.3.1
+//! drops:  SocketClosed
 
 use std::net::{IpAddr, SocketAddr};
 

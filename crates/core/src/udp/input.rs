@@ -4,7 +4,8 @@
 //! before: [`crate::sock::lookup`]   after: [`crate::udp::api`]
 //! Linux:  net/ipv4/udp.c `__udp4_lib_rcv`, `__udp4_lib_lookup`, `udp_queue_rcv_skb`
 //! RFCs:   768, 1122 §4.1, 8200 §8.1
-//! drops:  UdpHdr, Udp6Hdr, UdpNoPort, Udp6NoPort, UdpCsum, Udp6Csum, SocketRcvbuff, Socket6Rcvbuff, ProtoMem
+//! drops:  UdpHdr, Udp6Hdr, UdpNoPort, Udp6NoPort, UdpCsum, Udp6Csum, SocketRcvbuff, Socket6Rcvbuff,
+//!         ProtoMem, SocketClosed
 
 use std::net::IpAddr;
 

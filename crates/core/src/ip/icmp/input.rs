@@ -3,7 +3,7 @@
 //! before: [`crate::sock::lookup`]   after: [`crate::ip::icmp::ping`], transports' error functions, [`crate::ip::ndisc`]
 //! Linux:  net/ipv4/icmp.c `icmp_rcv`, `icmp_echo`, `icmp_unreach`; net/ipv6/icmp.c `icmpv6_rcv`, `icmpv6_notify`
 //! RFCs:   792, 1122 §3.2.2, 1191, 4443, 5927, 6633, 8201
-//! drops:  IcmpCsum, Icmp6Csum, IcmpInvalid, Icmp6Invalid, IcmpIgnored, NdInvalid
+//! drops:  IcmpCsum, Icmp6Csum, IcmpInvalid, Icmp6Invalid, IcmpIgnored
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -2,6 +2,7 @@
 //! answers in their name.
 //!
 //! Linux: net/ipv4/ping.c, in spirit; the kernel has no such socket.
+//! drops: IcmpIgnored, SocketClosed
 
 use std::collections::VecDeque;
 use std::net::IpAddr;

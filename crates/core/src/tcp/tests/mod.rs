@@ -5,6 +5,7 @@ mod data;
 mod drops;
 mod handshake;
 mod hostile;
+mod knobs;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -1,0 +1,476 @@
+//! Each knob of TCP, moved, moves what its row says.
+
+use super::*;
+use crate::sock::error::TcpError;
+use crate::table::count::Counter as C;
+use crate::tcp::{Refuse, State, TcpOpt};
+
+fn pair(seed: u64, fate: Fate, knobs: &[(&str, &str)]) -> Pair {
+    let mut p = Pair::new(seed, fate);
+    for shard in &mut p.shards {
+        for (path, value) in knobs {
+            shard.set_knob(path, value).expect("the knob takes the value");
+        }
+    }
+    p
+}
+
+fn with(path: &str, value: &str) -> Pair {
+    pair(200, GOOD, &[(path, value)])
+}
+
+/// The SYN that a connection begins with under this value.
+fn syn(path: &str, value: &str) -> Seen {
+    let mut p = with(path, value);
+    p.connect(80);
+    p.run(MS / 2);
+    p.seen.first().cloned().expect("a SYN")
+}
+
+/// The link is cut; what A has queued is never acknowledged. How often the timer fired until A gave up.
+fn timeouts_until_death(path: &str, value: &str, orphan: bool) -> u64 {
+    let mut p = with(path, value);
+    let (a, _) = p.connected();
+    p.run(100 * MS);
+    p.lose = Some(|_| true);
+    p.shards[A].tcp_send(a, b"into the void").expect("room");
+    if orphan {
+        p.shards[A].tcp_close(a);
+    }
+    p.run(4000 * SEC);
+    if orphan {
+        assert!(p.shards[A].tcp.conns.is_empty(), "it was given up");
+    } else {
+        assert_eq!(p.shards[A].tcp_error(a), Some(TcpError::TimedOut));
+    }
+    p.count(A, C::TcpExtTCPTimeouts)
+}
+
+#[test]
+fn knob_net_ipv4_tcp_retries2() {
+    for tries in [0, 3, 8] {
+        let path = "net.ipv4.tcp_retries2";
+        assert_eq!(timeouts_until_death(path, &tries.to_string(), false), tries);
+    }
+}
+
+/// 0 means 8.
+#[test]
+fn knob_net_ipv4_tcp_orphan_retries() {
+    for (value, tries) in [("2", 2), ("5", 5), ("0", 8)] {
+        assert_eq!(timeouts_until_death("net.ipv4.tcp_orphan_retries", value, true), tries);
+    }
+}
+
+#[test]
+fn knob_net_ipv4_tcp_syn_retries() {
+    for tries in [1, 3, 6] {
+        let mut p = with("net.ipv4.tcp_syn_retries", &tries.to_string());
+        p.lose = Some(|_| true);
+        let a = p.connect(80);
+        p.run(400 * SEC);
+        assert_eq!(p.shards[A].tcp_error(a), Some(TcpError::TimedOut));
+        assert_eq!(p.count(A, C::TcpExtTCPSynRetrans), tries);
+        assert_eq!(p.seen.len() as u64, tries + 1);
+    }
+}
+
+#[test]
+fn knob_net_ipv4_tcp_synack_retries() {
+    for tries in [0, 2, 5] {
+        let mut p = with("net.ipv4.tcp_synack_retries", &tries.to_string());
+        p.listen(80);
+        p.lose = Some(|_| true);
+        let flags = TcpFlags::SYN;
+        p.inject(B, (5, 80), Forged { seq: 1, flags, window: 1000, ..Forged::default() });
+        p.run(400 * SEC);
+        assert_eq!(p.count(B, C::TcpExtTCPSynRetrans), tries);
+        assert_eq!(p.shards[B].tcp.reqs.len(), 0);
+    }
+}
+
+/// A closes; B acknowledges and never closes its side.
+#[test]
+fn knob_net_ipv4_tcp_fin_timeout() {
+    for seconds in [3, 60] {
+        let mut p = with("net.ipv4.tcp_fin_timeout", &seconds.to_string());
+        let (a, _) = p.connected();
+        p.shards[A].tcp_close(a);
+        p.run((seconds - 1) * SEC);
+        assert_eq!(p.shards[A].tcp.conns.len(), 1, "{seconds} s");
+        // The wheel may be late by an eighth.
+        p.run((2 + seconds / 8) * SEC);
+        assert_eq!(p.shards[A].tcp.conns.len(), 0, "{seconds} s");
+        assert_eq!(p.count(A, C::TcpOutRsts), 1, "the peer is told");
+    }
+}
+
+#[test]
+fn knob_net_ipv4_tcp_max_tw_buckets() {
+    for (most, kept) in [("0", 0), ("2", 2), ("100", 5)] {
+        let mut p = with("net.ipv4.tcp_max_tw_buckets", most);
+        let l = p.listen(80);
+        for _ in 0..5 {
+            let (a, b) = p.connect_to(l);
+            p.shards[A].tcp_close(a);
+            p.run(10 * MS);
+            p.shards[B].tcp_close(b);
+            p.run(10 * MS);
+        }
+        assert_eq!(p.shards[A].tcp_sockstat().tw, kept, "{most}");
+    }
+}
+
+/// An idle connection whose peer is gone from the start: when probes were sent, and when it ended.
+fn probes(path: &str, value: &str) -> (Vec<u64>, u64) {
+    let keep = [
+        ("net.ipv4.tcp_keepalive_time", "100"),
+        ("net.ipv4.tcp_keepalive_intvl", "10"),
+        ("net.ipv4.tcp_keepalive_probes", "3"),
+        (path, value),
+    ];
+    let mut p = pair(201, GOOD, &keep);
+    let (a, _) = p.connected();
+    p.run(100 * MS);
+    p.lose = Some(|_| true);
+    let times = p.shards[A].tcp_keepalive();
+    p.shards[A].tcp_set(a, TcpOpt::KeepAlive(Some(times))).expect("set");
+    let (begun, sent) = (p.now, p.seen.len());
+    p.until(1000 * SEC, |p| p.shards[A].tcp_error(a).is_some());
+    assert_eq!(p.shards[A].tcp_error(a), Some(TcpError::TimedOut));
+    let ended = p.now.since(begun) / SEC;
+    let is_probe = |s: &&Seen| s.from == A && !s.hdr.flags.rst();
+    let at = p.seen[sent..].iter().filter(is_probe).map(|s| s.at.since(begun) / SEC).collect();
+    (at, ended)
+}
+
+/// So many seconds, or what the wheel adds: an eighth.
+fn about(got: u64, want: u64) -> bool {
+    (want.saturating_sub(1)..=want + want / 8 + 1).contains(&got)
+}
+
+#[test]
+fn knob_net_ipv4_tcp_keepalive_time() {
+    for time in [20, 100, 300] {
+        let (at, _) = probes("net.ipv4.tcp_keepalive_time", &time.to_string());
+        assert!(about(at[0], time), "{at:?} for {time}");
+    }
+}
+
+#[test]
+fn knob_net_ipv4_tcp_keepalive_intvl() {
+    for intvl in [3, 10, 75] {
+        let (at, _) = probes("net.ipv4.tcp_keepalive_intvl", &intvl.to_string());
+        assert!(about(at[1] - at[0], intvl), "{at:?} for {intvl}");
+    }
+}
+
+#[test]
+fn knob_net_ipv4_tcp_keepalive_probes() {
+    for n in [1, 3, 9] {
+        let (at, ended) = probes("net.ipv4.tcp_keepalive_probes", &n.to_string());
+        assert_eq!(at.len() as u64, n);
+        assert!(ended > at[at.len() - 1], "the last one has its time to be answered");
+    }
+}
+
+#[test]
+fn knob_net_ipv4_tcp_timestamps() {
+    for (value, on) in [("1", true), ("0", false)] {
+        assert_eq!(syn("net.ipv4.tcp_timestamps", value).opts.ts.is_some(), on);
+    }
+}
+
+#[test]
+fn knob_net_ipv4_tcp_window_scaling() {
+    for (value, shift) in [("1", Some(7)), ("0", None)] {
+        assert_eq!(syn("net.ipv4.tcp_window_scaling", value).opts.wscale, shift);
+    }
+}
+
+#[test]
+fn knob_net_ipv4_tcp_sack() {
+    for (value, on) in [("1", true), ("0", false)] {
+        assert_eq!(syn("net.ipv4.tcp_sack", value).opts.sack_permitted, on);
+    }
+}
+
+/// What comes twice is reported as such.
+#[test]
+fn knob_net_ipv4_tcp_dsack() {
+    for (value, told) in [("1", 1), ("0", 0)] {
+        let mut p = with("net.ipv4.tcp_dsack", value);
+        let (a, b) = p.connected();
+        p.shards[A].tcp_send(a, b"once").expect("room");
+        p.run(SEC);
+        let tp = p.tcb(B, b);
+        let (ports, seq, ack, ts) =
+            ((tp.tuple.rport, 80), tp.rcv_nxt.0 - 4, tp.snd_nxt.0, tp.ts_recent);
+        let opts = TcpOptions { ts: Some((ts, 0)), ..TcpOptions::NONE };
+        let twice = Forged { seq, ack, flags: TcpFlags::ACK, window: 500, opts, data: b"once" };
+        p.inject(B, ports, twice);
+        p.run(SEC);
+        assert_eq!(p.count(B, C::TcpExtTCPDSACKOldSent), told, "tcp_dsack {value}");
+        assert_eq!(p.last_of(B).opts.sack.is_empty(), told == 0);
+    }
+}
+
+#[test]
+fn knob_net_ipv4_tcp_congestion_control() {
+    for name in ["cubic", "reno"] {
+        let mut p = with("net.ipv4.tcp_congestion_control", name);
+        let (a, _) = p.connected();
+        assert_eq!(p.shards[A].tcp_info(a).map(|i| i.ca_name), Some(name));
+    }
+}
+
+/// After ten idle seconds a window that had grown begins anew, or does not.
+#[test]
+fn knob_net_ipv4_tcp_slow_start_after_idle() {
+    for (value, anew) in [("1", true), ("0", false)] {
+        let mut p = with("net.ipv4.tcp_slow_start_after_idle", value);
+        let (a, b) = p.connected();
+        let (mut end, mut reader) = (End::new(300_000), End::new(0));
+        (end.shut, reader.shut) = (true, true);
+        let all = p.until(10 * SEC, |p| {
+            end.turn(&mut p.shards[A], a);
+            reader.turn(&mut p.shards[B], b);
+            reader.read == 300_000
+        });
+        assert!(all, "{} arrived", reader.read);
+        let grown = p.tcb(A, a).snd_cwnd;
+        assert!(grown > 20, "{grown}");
+        p.run(10 * SEC);
+        p.shards[A].tcp_send(a, b"after the pause").expect("room");
+        p.run(MS / 2);
+        assert_eq!(p.tcb(A, a).snd_cwnd < grown, anew, "tcp_slow_start_after_idle {value}");
+    }
+}
+
+/// The round trip takes 2 ms: the timeout is what the knob allows as the least.
+#[test]
+fn knob_net_ipv4_tcp_rto_min_us() {
+    let rto = ["20000", "200000", "1000000"].map(|least| {
+        let mut p = with("net.ipv4.tcp_rto_min_us", least);
+        let (a, b) = p.connected();
+        exchange(&mut p, (a, b), [100_000, 0], 10 * SEC);
+        let rto = p.tcb(A, a).rto_us as u64;
+        let least: u64 = least.parse().expect("a number");
+        assert!((least..least + 50_000).contains(&rto), "{rto} for {least}");
+        rto
+    });
+    assert!(rto.is_sorted_by(|a, b| a < b));
+}
+
+/// A SYN inside a connection is challenged, as long as the budget lasts.
+#[test]
+fn knob_net_ipv4_tcp_challenge_ack_limit() {
+    let sent = ["0", "4", "1000", "2147483647"].map(|limit| {
+        let mut p = with("net.ipv4.tcp_challenge_ack_limit", limit);
+        let (_, b) = p.connected();
+        p.run(SEC);
+        p.lose = Some(|_| true);
+        let tp = p.tcb(B, b);
+        let (ports, seq) = ((tp.tuple.rport, 80), tp.rcv_nxt.0);
+        for _ in 0..20 {
+            p.inject(B, ports, Forged { seq, flags: TcpFlags::SYN, ..Forged::default() });
+        }
+        assert_eq!(p.count(B, C::TcpExtTCPSYNChallenge), 20);
+        p.count(B, C::TcpExtTCPChallengeACK)
+    });
+    assert!(sent[0] == 0 && (2..6).contains(&sent[1]), "{sent:?}");
+    assert_eq!(sent[2..], [20, 20]);
+}
+
+/// Acknowledgements far out of the window, one each 100 ms: how many are answered in a second.
+#[test]
+fn knob_net_ipv4_tcp_invalid_ratelimit() {
+    for (ms, skipped) in [("0", 0), ("150", 5), ("500", 8)] {
+        let mut p = with("net.ipv4.tcp_invalid_ratelimit", ms);
+        let (_, b) = p.connected();
+        p.run(SEC);
+        p.lose = Some(|_| true);
+        let tp = p.tcb(B, b);
+        let (ports, seq, ack, ts) =
+            ((tp.tuple.rport, 80), tp.rcv_nxt.0 - 100_000, tp.snd_nxt.0, tp.ts_recent);
+        let opts = TcpOptions { ts: Some((ts, 0)), ..TcpOptions::NONE };
+        for _ in 0..10 {
+            let flags = TcpFlags::ACK;
+            p.inject(B, ports, Forged { seq, ack, flags, opts, ..Forged::default() });
+            p.run(100 * MS);
+        }
+        assert_eq!(p.count(B, C::TcpExtTCPACKSkipped), skipped, "{ms} ms");
+    }
+}
+
+#[test]
+fn knob_net_ipv4_tcp_max_syn_backlog() {
+    for most in [1, 8, 64] {
+        let mut p = with("net.ipv4.tcp_max_syn_backlog", &most.to_string());
+        p.lose = Some(|_| true);
+        p.listen_as(Listen { port: 80, backlog: 4096, ..Listen::default() });
+        for port in 1..=100 {
+            let flags = TcpFlags::SYN;
+            p.inject(B, (port, 80), Forged { flags, window: 1000, ..Forged::default() });
+        }
+        assert_eq!(p.shards[B].tcp.reqs.len() as u64, most);
+        assert_eq!(p.drops(B, Reason::TcpReqQFull), 100 - most);
+    }
+}
+
+/// Two handshakes end while there is room for one: the other is reset, or waits.
+#[test]
+fn knob_net_ipv4_tcp_abort_on_overflow() {
+    for (value, err) in [("0", None), ("1", Some(TcpError::Reset))] {
+        let mut p = with("net.ipv4.tcp_abort_on_overflow", value);
+        p.listen_as(Listen { port: 80, backlog: 2, ..Listen::default() });
+        for _ in 0..2 {
+            p.connect(80);
+            p.run(10 * MS);
+        }
+        p.connect(80);
+        let late = p.connect(80);
+        p.run(10 * MS);
+        assert_eq!(p.count(B, C::TcpExtListenOverflows), 1);
+        assert_eq!(p.shards[A].tcp_error(late), err, "tcp_abort_on_overflow {value}");
+    }
+}
+
+/// Listeners for every port, which hold SYNs, are bounded by `somaxconn` as well.
+#[test]
+fn a_listener_for_every_port_has_the_same_limit() {
+    let mut p = with("net.core.somaxconn", "2");
+    let all = Listen { any_port: true, hold_syn: true, backlog: 1000, ..Listen::default() };
+    let l = p.listen_as(all);
+    for port in 1..=5 {
+        p.connect(port);
+        p.run(10 * MS);
+        while let Some(syn) = p.shards[B].syn_next(l) {
+            assert!(p.shards[B].syn_accept(syn.id));
+        }
+        p.run(10 * MS);
+    }
+    // As in Linux, one more than the limit may wait.
+    assert_eq!(p.count(B, C::TcpPassiveOpens), 3);
+    assert_eq!(p.drops(B, Reason::TcpListenOverflow), 2);
+    // What waits for a judgement is bounded at once, too.
+    assert!(p.shards[B].tcp_accept(l).is_some());
+    p.connect(9);
+    p.run(10 * MS);
+    let syn = p.shards[B].syn_next(l).expect("there is room again");
+    p.shards[B].syn_refuse(syn.id, Refuse::Reset);
+}
+
+fn local_port(path: &str, value: &str) -> u16 {
+    let mut p = with(path, value);
+    let a = p.connect(80);
+    p.shards[A].tcp_addrs(a).expect("it has ends").0.port()
+}
+
+#[test]
+fn knob_net_ipv4_ip_local_port_range_low() {
+    for port in [60_900, 60_999] {
+        let got = local_port("net.ipv4.ip_local_port_range.low", &port.to_string());
+        assert!((port..=60_999).contains(&got), "{got}");
+    }
+}
+
+#[test]
+fn knob_net_ipv4_ip_local_port_range_high() {
+    for port in [32_868, 32_768] {
+        let got = local_port("net.ipv4.ip_local_port_range.high", &port.to_string());
+        assert!((32_768..=port).contains(&got), "{got}");
+    }
+}
+
+/// The second number is what a connection begins with, the third what it grows to.
+#[test]
+fn knob_net_ipv4_tcp_rmem() {
+    let small = "4096 20000 20000";
+    let first = |value| syn("net.ipv4.tcp_rmem", value).hdr.window;
+    assert!(first(small) < first("4096 131072 6291456"));
+    for (value, most) in [(small, 20_000), ("4096 20000 300000", 300_000)] {
+        let mut p = pair(202, Fate { delay: 10 * MS, ..GOOD }, &[("net.ipv4.tcp_rmem", value)]);
+        p.watch = false;
+        let (a, b) = p.connected();
+        assert_eq!(p.tcb(B, b).rcvbuf, 20_000);
+        exchange(&mut p, (a, b), [5_000_000, 0], 600 * SEC);
+        let grown = p.shards[B].tcp_info(b).expect("it lives").rcvbuf;
+        assert!(grown <= most && grown > most / 2, "{grown} for {value}");
+    }
+}
+
+/// How much can be queued at once.
+#[test]
+fn knob_net_ipv4_tcp_wmem() {
+    let queued = ["4096 4096 8192", "4096 16384 65536", "4096 1000000 4194304"].map(|value| {
+        let mut p = with("net.ipv4.tcp_wmem", value);
+        let (a, _) = p.connected();
+        p.shards[A].tcp_send(a, &[0; 2_000_000]).expect("room")
+    });
+    assert!(queued[0] <= 8192 && queued[1] <= 65_536 && queued[2] == 1_000_000, "{queued:?}");
+    assert!(queued.is_sorted_by(|a, b| a < b), "{queued:?}");
+}
+
+/// Over the limit of all connections together nobody may queue more than is under way.
+#[test]
+fn knob_net_ipv4_tcp_mem() {
+    for (value, room) in [("0 0 1", false), ("32768 49152 65536", true)] {
+        let mut p = with("net.ipv4.tcp_mem", value);
+        let (a, b) = p.connected();
+        let mut queued = 0;
+        p.until(SEC, |p| {
+            queued += p.shards[A].tcp_send(a, &[0; 1000]).unwrap_or(0);
+            false
+        });
+        p.shards[B].tcp_send(b, b"a word, so that A looks").expect("room");
+        p.run(10 * MS);
+        p.lose = Some(|_| true);
+        let _ = p.shards[A].tcp_send(a, b"x");
+        let space = p.shards[A].tcp_send_space(a);
+        assert_eq!(space > 0, room, "{value}: {space} after {queued}");
+    }
+}
+
+/// The buffer follows the reader, or stays as it began.
+#[test]
+fn knob_net_ipv4_tcp_moderate_rcvbuf() {
+    for (value, grows) in [("1", true), ("0", false)] {
+        let fate = Fate { delay: 25 * MS, ..GOOD };
+        let mut p = pair(203, fate, &[("net.ipv4.tcp_moderate_rcvbuf", value)]);
+        p.watch = false;
+        let (a, b) = p.connected();
+        exchange(&mut p, (a, b), [5_000_000, 0], 600 * SEC);
+        let buf = p.shards[B].tcp_info(b).expect("it lives").rcvbuf;
+        assert_eq!(buf > 131_072, grows, "{buf}");
+    }
+}
+
+/// What an application asks for is granted up to this, and doubled; by force it gets all.
+#[test]
+fn knob_net_core_wmem_max() {
+    for (most, asked, got) in [("20000", 1_000_000, 40_000), ("20000", 10_000, 20_000)] {
+        let mut p = with("net.core.wmem_max", most);
+        let (a, _) = p.connected();
+        p.shards[A].tcp_set(a, TcpOpt::SndBuf(asked)).expect("set");
+        assert_eq!(p.shards[A].tcp_send(a, &[0; 2_000_000]), Ok(got));
+        p.shards[A].tcp_set(a, TcpOpt::SndBufForce(100_000)).expect("set");
+        assert_eq!(p.shards[A].tcp_info(a).map(|i| i.sndbuf), Some(100_000));
+    }
+}
+
+/// The same for the receive buffer of TCP.
+#[test]
+fn a_receive_buffer_is_granted_up_to_rmem_max() {
+    let mut p = with("net.core.rmem_max", "20000");
+    let (_, b) = p.connected();
+    for (opt, got) in [
+        (TcpOpt::RcvBuf(1_000_000), 40_000),
+        (TcpOpt::RcvBuf(5000), 10_000),
+        (TcpOpt::RcvBufForce(1_000_000), 1_000_000),
+    ] {
+        p.shards[B].tcp_set(b, opt).expect("set");
+        assert_eq!(p.shards[B].tcp_info(b).map(|i| i.rcvbuf), Some(got));
+    }
+    assert_eq!(p.tcb(B, b).state, State::Established);
+}

@@ -1,0 +1,101 @@
+//! Goal: the knobs of the loop and of its rings do what their rows say.
+//! Method: two loops in one thread, joined by a wire in memory.
+
+use std::io;
+
+use linerate_core::shard::Shard;
+use linerate_core::sock::SocketId;
+use linerate_core::table::{Counter, Reason};
+use linerate_core::time::{Instant, MS};
+use linerate_core::udp::api::UdpBind;
+use linerate_core::udp::output::SendTo;
+use linerate_dev::drive::{App, Drive};
+use linerate_dev::mem::{self, Config};
+use linerate_dev::poller::{Event, Poller};
+
+/// An application that only counts its turns, and wants one at a certain time.
+struct Idle {
+    turns: u64,
+    wake: Instant,
+    seen: Instant,
+}
+
+impl App for Idle {
+    fn turn(&mut self, shard: &mut Shard, _: &Poller, _: &[Event]) -> io::Result<bool> {
+        self.turns += 1;
+        self.seen = shard.net.now;
+        Ok(false)
+    }
+    fn next_timer(&self) -> Option<Instant> {
+        Some(self.wake)
+    }
+}
+
+fn idle() -> Idle {
+    Idle { turns: 0, wake: Instant::ZERO, seen: Instant::ZERO }
+}
+
+/// A loop with one device and one UDP socket, and the other end of its wire.
+fn drive(config: Config) -> (Drive, SocketId, mem::Mem) {
+    let (near, far) = mem::pair(config).expect("descriptors");
+    let mut drive = Drive::new(Shard::new(1)).expect("a poller");
+    let dev = drive.add_device(Box::new(near), |_| {}).expect("it is watched");
+    drive.shard.add_addr(dev, "10.0.0.1".parse().expect("an address"), 24).expect("added");
+    let sock = drive.shard.udp_bind(UdpBind { port: 9, ..UdpBind::default() }).expect("free");
+    (drive, sock, far)
+}
+
+fn send(drive: &mut Drive, sock: SocketId, n: usize, len: usize, gso_size: u16) {
+    let how = SendTo { gso_size, ..SendTo::to("10.0.0.2:9".parse().expect("an address")) };
+    for _ in 0..n {
+        drive.shard.udp_send(sock, how, &[&vec![7; len]]).expect("room");
+    }
+}
+
+/// In a turn the ring is filled sixteen times at the most: a small one carries less.
+#[test]
+fn knob_ring_tx() {
+    for (slots, sent) in [("1", 16), ("4", 64), ("1024", 200)] {
+        let (mut drive, sock, far) = drive(Config::default());
+        drive.shard.set_knob("ring.tx", slots).expect("in range");
+        send(&mut drive, sock, 200, 10, 0);
+        drive.turn(&mut idle()).expect("a turn");
+        assert_eq!(far.backlog(), sent, "ring.tx {slots}");
+    }
+}
+
+/// After work the loop looks again without sleeping, or sleeps until somebody wants a turn.
+#[test]
+fn knob_net_core_busy_poll() {
+    let turns = ["0", "1000000"].map(|value| {
+        let (mut drive, sock, _far) = drive(Config::default());
+        drive.shard.set_knob("net.core.busy_poll", value).expect("in range");
+        send(&mut drive, sock, 1, 10, 0);
+        let mut app = idle();
+        drive.turn(&mut app).expect("a turn");
+        app.turns = 0;
+        app.wake = app.seen.plus(300 * MS);
+        while app.seen < app.wake {
+            drive.turn(&mut app).expect("a turn");
+        }
+        app.turns
+    });
+    // The device may be looked at once more before the first sleep.
+    assert!(turns[0] <= 4 && turns[1] > 4, "{turns:?}");
+}
+
+/// A super-packet from a wire that promised plain packets.
+#[test]
+fn drop_vnet_hdr() {
+    let mut config = Config::default();
+    config.caps.rx_offload = false;
+    let (mut sender, sock, far) = drive(config);
+    send(&mut sender, sock, 3, 3000, 1000);
+    sender.turn(&mut idle()).expect("a turn");
+    let mut receiver = Drive::new(Shard::new(2)).expect("a poller");
+    receiver.add_device(Box::new(far), |_| {}).expect("it is watched");
+    receiver.turn(&mut idle()).expect("a turn");
+    let counts = &receiver.shard.net.counts;
+    assert_eq!((counts.drops(Reason::VnetHdr), counts.get(Counter::DevRxErrors)), (3, 3));
+    assert_eq!(counts.unaccounted(), []);
+}
