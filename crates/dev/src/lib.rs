@@ -4,6 +4,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("linerate-dev drives Linux's devices: it builds on Linux only");
 
+mod burst;
 pub mod device;
 pub mod drive;
 pub mod mem;

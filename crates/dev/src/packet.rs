@@ -5,11 +5,11 @@
 //! frame it shows us and tells it aside: it goes into the packet's metadata, or back into the
 //! frame if it is not 802.1Q. Linux: net/packet/af_packet.c `packet_rcv`, `packet_snd`.
 
+use crate::burst::{self, OneByOne};
 use crate::device::{Caps, Counts, Device, Layer, RxCx};
 use crate::netdev::Link;
 use crate::offload;
 use crate::sys::packet::{self as sys, Flag, Received};
-use crate::tun::is_busy;
 use crate::vnet::{self, Vnet};
 use linerate_core::pkt::{Batch, Buf, LARGE, Pkt};
 use linerate_core::table::Reason;
@@ -314,6 +314,24 @@ fn insert_tag(pkt: &mut Pkt, tpid: u16, tci: u16) {
     }
 }
 
+impl OneByOne for Packet {
+    fn read(&mut self, cx: &mut RxCx<'_>) -> io::Result<Option<(Pkt, Option<Reason>)>> {
+        self.packet_recvmsg(cx)
+    }
+
+    fn write(&mut self, pkt: &Pkt) -> io::Result<usize> {
+        self.packet_snd(pkt)
+    }
+
+    fn is_gone(_: &io::Error) -> bool {
+        false
+    }
+
+    fn counts_mut(&mut self) -> &mut Counts {
+        &mut self.counts
+    }
+}
+
 impl Device for Packet {
     fn name(&self) -> &str {
         &self.name
@@ -325,18 +343,7 @@ impl Device for Packet {
 
     fn rx_burst(&mut self, cx: &mut RxCx<'_>, out: &mut Batch, budget: usize) -> io::Result<usize> {
         self.count_overflow(cx.now);
-        for taken in 0..budget {
-            match self.packet_recvmsg(cx) {
-                Ok(Some((pkt, None))) => out.push(pkt),
-                Ok(Some((pkt, Some(reason)))) => cx.dropped.push((pkt, reason)),
-                Ok(None) => return Ok(taken),
-                // A socket reports an error once and then forgets it: the interface went down.
-                // What came before is delivered; poll still says what state it is in.
-                Err(_) if taken > 0 => return Ok(taken),
-                Err(err) => return Err(err),
-            }
-        }
-        Ok(budget)
+        burst::rx_burst(self, cx, out, budget)
     }
 
     fn tx_burst(
@@ -344,24 +351,7 @@ impl Device for Packet {
         ring: &mut VecDeque<Pkt>,
         done: &mut Vec<(Pkt, bool)>,
     ) -> io::Result<usize> {
-        let mut left = 0;
-        while let Some(pkt) = ring.front() {
-            let sent = match self.packet_snd(pkt) {
-                Ok(_) => true,
-                Err(err) if is_busy(&err) => {
-                    self.counts.tx_busy += 1;
-                    break;
-                }
-                Err(err) => {
-                    self.counts.tx_refused += 1;
-                    self.counts.tx_errno = err.raw_os_error().unwrap_or(0);
-                    false
-                }
-            };
-            done.extend(ring.pop_front().map(|pkt| (pkt, sent)));
-            left += 1;
-        }
-        Ok(left)
+        burst::tx_burst(self, ring, done)
     }
 
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -9,6 +9,7 @@
 //! The offload mask belongs to the device and outlives us on a persistent one: it is always set,
 //! also to nothing.
 
+use crate::burst::{self, OneByOne};
 use crate::device::{Caps, Counts, Device, Layer, RxCx};
 use crate::offload;
 use crate::sys::tun::{self as sys, IffFlags};
@@ -398,6 +399,24 @@ fn set_offload(fd: &OwnedFd, config: &Config) -> io::Result<u32> {
     Err(refused.unwrap_or_else(|| io::ErrorKind::Unsupported.into()))
 }
 
+impl OneByOne for Tun {
+    fn read(&mut self, cx: &mut RxCx<'_>) -> io::Result<Option<(Pkt, Option<Reason>)>> {
+        self.tun_do_read(cx)
+    }
+
+    fn write(&mut self, pkt: &Pkt) -> io::Result<usize> {
+        self.tun_do_write(pkt)
+    }
+
+    fn is_gone(err: &io::Error) -> bool {
+        err.raw_os_error() == Some(libc::EBADFD)
+    }
+
+    fn counts_mut(&mut self) -> &mut Counts {
+        &mut self.counts
+    }
+}
+
 impl Device for Tun {
     fn name(&self) -> &str {
         &self.name
@@ -408,17 +427,7 @@ impl Device for Tun {
     }
 
     fn rx_burst(&mut self, cx: &mut RxCx<'_>, out: &mut Batch, budget: usize) -> io::Result<usize> {
-        for taken in 0..budget {
-            match self.tun_do_read(cx) {
-                Ok(Some((pkt, None))) => out.push(pkt),
-                Ok(Some((pkt, Some(reason)))) => cx.dropped.push((pkt, reason)),
-                Ok(None) => return Ok(taken),
-                // What came before the error is delivered first; the error comes again.
-                Err(_) if taken > 0 => return Ok(taken),
-                Err(err) => return Err(err),
-            }
-        }
-        Ok(budget)
+        burst::rx_burst(self, cx, out, budget)
     }
 
     fn tx_burst(
@@ -426,25 +435,7 @@ impl Device for Tun {
         ring: &mut VecDeque<Pkt>,
         done: &mut Vec<(Pkt, bool)>,
     ) -> io::Result<usize> {
-        let mut left = 0;
-        while let Some(pkt) = ring.front() {
-            let sent = match self.tun_do_write(pkt) {
-                Ok(_) => true,
-                Err(err) if is_busy(&err) => {
-                    self.counts.tx_busy += 1;
-                    break;
-                }
-                Err(err) if err.raw_os_error() == Some(libc::EBADFD) => return Err(err),
-                Err(err) => {
-                    self.counts.tx_refused += 1;
-                    self.counts.tx_errno = err.raw_os_error().unwrap_or(0);
-                    false
-                }
-            };
-            done.extend(ring.pop_front().map(|pkt| (pkt, sent)));
-            left += 1;
-        }
-        Ok(left)
+        burst::tx_burst(self, ring, done)
     }
 
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
@@ -454,11 +445,6 @@ impl Device for Tun {
     fn counts(&self) -> Counts {
         self.counts
     }
-}
-
-/// Errors after which the same packet may go later.
-pub(crate) fn is_busy(err: &io::Error) -> bool {
-    matches!(err.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM))
 }
 
 #[cfg(test)]
