@@ -107,6 +107,7 @@ pub fn test_names() -> std::collections::BTreeSet<String> {
             let entry = line.trim().strip_prefix("(\"").and_then(|r| r.split_once("\", "));
             if let Some((name, rest)) = entry
                 && let Some(function) = rest.strip_suffix("),")
+                && function.starts_with(|c: char| c.is_lowercase())
                 && function.chars().all(|c| c.is_alphanumeric() || "_:".contains(c))
             {
                 names.insert(name.to_owned());
