@@ -310,7 +310,7 @@ knobs! {
     /// Hop limit of IPv6 packets that we send.
     hop_limit: u64 { path: "net.ipv6.conf.all.hop_limit", default: 64, range: 1..=255, unit: "hops", scope: Net, takes: Now, stage: IpOut }
     /// Path MTU discovery off (1): packets may be fragmented on their way.
-    ip_no_pmtu_disc: bool { path: "net.ipv4.ip_no_pmtu_disc", default: false, range: 0..=1, unit: "switch", scope: Net, takes: NextSocket, stage: IpOut }
+    ip_no_pmtu_disc: bool { path: "net.ipv4.ip_no_pmtu_disc", default: false, range: 0..=1, unit: "switch", scope: Net, takes: Now, stage: IpOut }
     /// How long fragments wait for the rest.
     ipfrag_time: u64 { path: "net.ipv4.ipfrag_time", default: 30, range: 1..=3600, unit: "seconds", scope: Net, takes: Now, stage: Reasm }
     /// Memory that IPv4 fragments may hold.
@@ -352,9 +352,9 @@ knobs! {
     /// Receive buffer of a socket that does not ask for one.
     rmem_default: u64 { path: "net.core.rmem_default", default: 212992, range: 256..=2147483647, unit: "bytes", scope: Net, takes: NextSocket, stage: SockQueue }
     /// The largest receive buffer that a socket may ask for (SO_RCVBUF); it gets twice as much, as in Linux.
-    rmem_max: u64 { path: "net.core.rmem_max", default: 212992, range: 256..=2147483647, unit: "bytes", scope: Net, takes: NextSocket, stage: SockQueue }
+    rmem_max: u64 { path: "net.core.rmem_max", default: 212992, range: 256..=2147483647, unit: "bytes", scope: Net, takes: Now, stage: SockQueue }
     /// The largest send buffer that a socket may ask for (SO_SNDBUF); it gets twice as much, as in Linux.
-    wmem_max: u64 { path: "net.core.wmem_max", default: 212992, range: 4608..=2147483647, unit: "bytes", scope: Net, takes: NextSocket, stage: Send }
+    wmem_max: u64 { path: "net.core.wmem_max", default: 212992, range: 4608..=2147483647, unit: "bytes", scope: Net, takes: Now, stage: Send }
     /// Memory of all UDP sockets: low, pressure, maximum.
     udp_mem: [u64; 3] { path: "net.ipv4.udp_mem", default: [16384, 32768, 65536], range: 0..=1073741824, unit: "pages of 4096 bytes", scope: Net, takes: Now, stage: SockQueue, why: "Linux derives it from the machine's memory; this is 256 MiB at the most" }
     /// Receive buffer of a TCP socket: smallest, default, largest.
@@ -364,9 +364,9 @@ knobs! {
     /// Memory of all TCP sockets: low, pressure, maximum.
     tcp_mem: [u64; 3] { path: "net.ipv4.tcp_mem", default: [32768, 49152, 65536], range: 0..=1073741824, unit: "pages of 4096 bytes", scope: Net, takes: Now, stage: SockQueue, why: "Linux derives it from the machine's memory; this is 256 MiB at the most" }
     /// Whether the receive buffer grows with what the application reads.
-    tcp_moderate_rcvbuf: bool { path: "net.ipv4.tcp_moderate_rcvbuf", default: true, range: 0..=1, unit: "switch", scope: Net, takes: Now, stage: SockQueue }
+    tcp_moderate_rcvbuf: bool { path: "net.ipv4.tcp_moderate_rcvbuf", default: true, range: 0..=1, unit: "switch", scope: Net, takes: NextSocket, stage: SockQueue }
     /// Connections that may wait to be accepted, whatever the application asks for.
-    somaxconn: u64 { path: "net.core.somaxconn", default: 4096, range: 0..=2147483647, unit: "connections", scope: Net, takes: NextSocket, stage: Transport }
+    somaxconn: u64 { path: "net.core.somaxconn", default: 4096, range: 0..=2147483647, unit: "connections", scope: Net, takes: Now, stage: Transport }
     /// Half-open connections of one listener.
     tcp_max_syn_backlog: u64 { path: "net.ipv4.tcp_max_syn_backlog", default: 1024, range: 1..=2147483647, unit: "connections", scope: Net, takes: Now, stage: Transport }
     /// Reset, instead of silence, when the accept queue overflows.
@@ -402,7 +402,7 @@ knobs! {
     /// Whether the congestion window shrinks after an idle time.
     tcp_slow_start_after_idle: bool { path: "net.ipv4.tcp_slow_start_after_idle", default: true, range: 0..=1, unit: "switch", scope: Net, takes: Now, stage: Send }
     /// Smallest retransmission time-out.
-    tcp_rto_min_us: u64 { path: "net.ipv4.tcp_rto_min_us", default: 200000, range: 1000..=1000000, unit: "microseconds", scope: Net, takes: NextSocket, stage: Send }
+    tcp_rto_min_us: u64 { path: "net.ipv4.tcp_rto_min_us", default: 200000, range: 1000..=1000000, unit: "microseconds", scope: Net, takes: Now, stage: Send }
     /// Challenge acknowledgements in a second, to all peers together (RFC 5961 §10).
     tcp_challenge_ack_limit: u64 { path: "net.ipv4.tcp_challenge_ack_limit", default: 1000, range: 0..=2147483647, unit: "packets", scope: Net, takes: Now, stage: Send, why: "Linux has no limit for all peers since 5.19; a user-space stack that is run for strangers keeps one" }
     /// Time between answers to segments that are out of the window.
