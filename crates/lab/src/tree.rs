@@ -116,3 +116,36 @@ pub fn test_names() -> std::collections::BTreeSet<String> {
     }
     names
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shipped(text: &str) -> String {
+        Source { path: String::new(), text: text.to_owned() }.shipped()
+    }
+
+    #[test]
+    fn what_only_tests_see_does_not_ship() {
+        let text = "use a;\n#[cfg(test)]\nuse b;\nfn c() {\n    d();\n}\n\
+                    impl E {\n    #[cfg(test)]\n    fn f(\n        &self,\n    ) {\n        g();\n    }\n    fn h() {}\n}\n\
+                    #[cfg(test)]\nmod i;\n#[cfg(test)]\n#[allow(j)]\nmod k {\n    fn l() {\n    }\n}\nfn m() {}\n";
+        let want = "use a;\nfn c() {\n    d();\n}\nimpl E {\n    fn h() {}\n}\nfn m() {}\n";
+        assert_eq!(shipped(text), want);
+    }
+
+    #[test]
+    fn tests_are_found_wherever_they_are_declared() {
+        let names = test_names();
+        for name in [
+            "tests_are_found_wherever_they_are_declared",
+            // Behind a line of documentation, in a module of a crate.
+            "knob_net_ipv4_tcp_rmem",
+            // An entry of a list with a runner of its own.
+            "udp_echo",
+        ] {
+            assert!(names.contains(name), "{name}");
+        }
+        assert!(!names.contains("made"), "a list of widths is none of tests");
+    }
+}
