@@ -86,8 +86,11 @@ impl Relay {
                 Ok((_, Err(_))) => return Visit::HostFailed,
                 Err(None) => {
                     flow.flags.set(Flags::UP_DONE);
-                    // It fails only if the connection is gone, which reading tells.
-                    let _ = rustix::net::shutdown(&flow.host, Shutdown::Write);
+                    // Where the outside has ended as well, closing says it. Otherwise: it fails
+                    // only if the connection is gone, which reading tells.
+                    if !flow.flags.has(Flags::DOWN_DONE) {
+                        let _ = rustix::net::shutdown(&flow.host, Shutdown::Write);
+                    }
                 }
                 Err(Some(TcpError::WouldBlock)) => flow.flags.clear(Flags::PROGRAM_IN),
                 Err(Some(_)) => return Visit::ProgramFailed,
