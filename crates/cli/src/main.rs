@@ -1,4 +1,4 @@
-//! `linerate`: see and tune the Linux network path, your host's and a complete one in user space.
+//! `linerate`: see and tune the Linux network path, a complete one in user space.
 //!
 //! This file only dispatches; each command is a module of its own, its options are in [`args`].
 #![forbid(unsafe_code)]

@@ -1,9 +1,10 @@
 //! The spine: the whole journey of a packet on one page, one line a stage.
 //!
 //! A group in braces runs as one loop over the batch; a stage with nothing to do is skipped whole.
-//! Every verdict is counted here and nowhere else. Packets that a stage makes, or that leave the
+//! The verdicts of stages in braces are counted here; Gro, Reasm, Gso and Xmit, which take and give
+//! different numbers of packets, count their own. Packets that a stage makes, or that leave the
 //! straight way (fragments, packets for others), wait in a side queue of [`Net`] and enter where
-//! they belong.
+//! they belong; on the way out every stage hands over by one.
 
 use crate::link::TxRing;
 use crate::pkt::{Batch, Pkt, Verdict};

@@ -162,5 +162,5 @@ impl Net {
     }
 }
 
-/// Timers of protocols that are not sockets live in wheels of their own; see [`Shard::poll_timers`].
+/// A wheel of timers; each protocol has its own, and [`crate::path::timers`] serves them all.
 pub type Timers = Wheel;

@@ -1,6 +1,6 @@
 //! Waiting: epoll with 64-bit tokens, and a waker that any thread may ring.
 //!
-//! This is the `Irq` stage's ground: readiness is the interrupt. A wait is exact to the
+//! Readiness is what an interrupt is to the kernel. A wait is exact to the
 //! nanosecond clock of the kernel: a wait with a finite time uses `ppoll` on the epoll descriptor
 //! (which is itself pollable), because `epoll_wait` counts milliseconds and `epoll_pwait2` is
 //! refused by many containers' seccomp filters. Linux: fs/eventpoll.c.

@@ -1,6 +1,6 @@
 //! Stage `Link`, RX: the frame's header, and whose packet it is.
 //!
-//! before: the device's ring, [`crate::rx::backlog`], [`crate::rx::gro`]   after: [`crate::ip::input`]
+//! before: [`crate::rx::gro`]; if that is off, the device's ring or [`crate::rx::backlog`]   after: [`crate::ip::input`]
 //! Linux:  net/ethernet/eth.c `eth_type_trans`, net/core/dev.c `__netif_receive_skb_core`,
 //!         net/8021q/vlan_core.c `vlan_do_receive`, net/ipv4/arp.c `arp_rcv`
 //! RFCs:   894, 2464, 826; IEEE 802.1Q

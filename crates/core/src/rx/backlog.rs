@@ -1,6 +1,7 @@
 //! Stage `Backlog`, RX: the shard's bounded input queue.
 //!
-//! before: [`crate::link::output`] (loopback), devices without NAPI   after: [`crate::link::input`]
+//! before: [`crate::ip::output`] (loopback), devices without NAPI
+//! after:  [`crate::path::process_backlog`], which sends them up from [`crate::rx::gro`] on
 //! Linux:  net/core/dev.c `enqueue_to_backlog`, `netif_rx`
 //! drops:  CpuBacklog
 

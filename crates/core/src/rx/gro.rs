@@ -1,7 +1,7 @@
 //! Stage `Gro`, RX: merges consecutive segments of one flow into a super-packet, so that all later
 //! stages work once for many.
 //!
-//! before: the poll loop   after: [`crate::link::input`]
+//! before: the poll loop, [`crate::rx::backlog`]   after: [`crate::link::input`]
 //! Linux:  net/core/gro.c `dev_gro_receive`, `napi_gro_complete`, `napi_gro_flush`,
 //!         net/ipv4/tcp_offload.c `tcp_gro_receive`, `tcp_gro_complete`,
 //!         net/ipv4/udp_offload.c `udp_gro_receive_segment`, net/ipv4/af_inet.c `inet_gro_receive`

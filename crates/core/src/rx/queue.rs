@@ -1,6 +1,7 @@
-//! Stage `SockQueue`, RX: the datagram waits for its reader.
+//! Stage `SockQueue`, RX: the datagram, or the echo request, waits for its reader. TCP has a queue of
+//! its own, which Transport fills (`tcp/rcvq.rs`).
 //!
-//! before: [`crate::udp::input`]   after: the application
+//! before: [`crate::udp::input`], [`crate::ip::icmp`]   after: the application
 //! Linux:  net/core/sock.c `sock_queue_rcv_skb`, net/ipv4/udp.c `__udp_enqueue_schedule_skb`
 //! drops:  none here: each kind of socket has its own limits
 
