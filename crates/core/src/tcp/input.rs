@@ -467,6 +467,10 @@ pub(crate) fn tcp_ack_of_syn(net: &mut Net, tp: &mut Tcb, seg: &Segment) {
     set_rtx(tp, Rtx::None, Instant::NEVER);
     tcp_init_transfer(net, tp);
     tp.raise(net, Ready::OUT);
+    if tp.fin_queued {
+        // It was closed before it was established (RFC 9293 §3.10.4, SYN-SENT and SYN-RECEIVED).
+        tp.set_state(net, State::FinWait1);
+    }
     tp.push = tp.unsent();
 }
 

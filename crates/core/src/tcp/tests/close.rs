@@ -54,6 +54,36 @@ fn closing_at_once() {
     assert!(p.shards.iter().all(|s| s.tcp.tws.is_empty() && s.tcp.demux_len() == 0));
 }
 
+/// RFC 9293 §3.10.4: what is closed before it is established is closed once it is, both where it
+/// was opened from one end and where it was from both.
+#[test]
+fn closing_before_the_other_end_has_answered() {
+    let mut p = Pair::new(58, GOOD);
+    let l = p.listen(80);
+    let a = p.connect(80);
+    p.shards[A].tcp_send(a, b"early").expect("room");
+    p.shards[A].tcp_shutdown(a);
+    p.run(10 * MS);
+    let b = p.shards[B].tcp_accept(l).expect("it is established");
+    assert_eq!(states(&mut p, a, b), (Some(State::FinWait2), Some(State::CloseWait)));
+    p.shards[B].tcp_close(b);
+    p.shards[A].tcp_close(a);
+    let (at_a, at_b) = (p.at(A, 1000), p.at(B, 2000));
+    let a = p.shards[A].tcp_connect(Connect { local: Some(at_a), remote: at_b, user: 0 });
+    let b = p.shards[B].tcp_connect(Connect { local: Some(at_b), remote: at_a, user: 0 });
+    let (a, b) = (a.expect("connects"), b.expect("connects"));
+    p.until(SEC, |p| [(A, a), (B, b)].iter().all(|&(s, id)| p.tcb(s, id).state == State::SynRecv));
+    for (side, id) in [(A, a), (B, b)] {
+        assert_eq!(p.tcb(side, id).state, State::SynRecv);
+        p.shards[side].tcp_close(id);
+    }
+    p.run(200 * SEC);
+    for shard in &p.shards {
+        let tcp = &shard.tcp;
+        assert_eq!((tcp.conns.len(), tcp.tws.len(), tcp.orphans), (0, 0, 0), "nothing stays");
+    }
+}
+
 /// A close with data queued sends all of it first.
 #[test]
 fn closing_sends_what_is_queued() {
