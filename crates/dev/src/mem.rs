@@ -5,6 +5,9 @@
 //! cross as they are, if both ends are configured to take them. A full ring either holds the
 //! sender back, as a device with flow control does, or loses the packet and counts it, as a
 //! network card does.
+//!
+//! before: the other end   after: [`crate::drive`]
+//! drops:  VnetHdr; what the ring had no room for is counted as RingFull
 
 use crate::device::{Caps, Counts, Device, Layer, RxCx};
 use linerate_core::pkt::{Batch, Csum, Gso, LARGE, Pkt};

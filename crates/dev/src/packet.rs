@@ -3,7 +3,11 @@
 //! The way to a veth where `/dev/net/tun` may not be opened. `PACKET_VNET_HDR` brings and takes
 //! super-packets and partial checksums as on a TUN. The kernel takes one VLAN tag out of each
 //! frame it shows us and tells it aside: it goes into the packet's metadata, or back into the
-//! frame if it is not 802.1Q. Linux: net/packet/af_packet.c `packet_rcv`, `packet_snd`.
+//! frame if it is not 802.1Q.
+//!
+//! before: the interface   after: [`crate::drive`]; on the way out the other way round
+//! Linux:  net/packet/af_packet.c `packet_rcv`, `packet_snd`
+//! drops:  VnetHdr, RingNoBuf; what the socket's buffer had no room for is counted as RingFull
 
 use crate::burst::{self, OneByOne};
 use crate::device::{Caps, Counts, Device, Layer, RxCx};

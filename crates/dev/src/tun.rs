@@ -4,7 +4,10 @@
 //! its checksums unfinished, and takes ours likewise: one system call moves up to 64 KiB.
 //! A read goes into the packet's head first and into a large buffer behind it, so that a small
 //! packet never takes a large buffer; a write gathers the packet from where its parts lie.
-//! Linux: drivers/net/tun.c `tun_get_user`, `tun_put_user`.
+//!
+//! before: the program's kernel   after: [`crate::drive`]; on the way out the other way round
+//! Linux:  drivers/net/tun.c `tun_get_user`, `tun_put_user`
+//! drops:  VnetHdr
 //!
 //! The offload mask belongs to the device and outlives us on a persistent one: it is always set,
 //! also to nothing.
