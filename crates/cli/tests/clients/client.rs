@@ -165,9 +165,11 @@ fn keep(to: &str, n: u64) {
 /// Keeps streams and datagrams going for ever, with children that have `word` as an argument.
 fn load(word: &str, to: &[&str]) {
     let [sink, firehose, echo] = to else { panic!("three addresses") };
+    let mut children = Vec::new();
     for _ in 0..2 {
-        Command::new("sleep").arg(word).spawn().expect("sleep");
-        Command::new("setsid").args(["sleep", word]).spawn().expect("setsid");
+        // Nobody waits for them: they are there to outlive everything that is killed.
+        children.push(Command::new("sleep").arg(word).spawn().expect("sleep"));
+        children.push(Command::new("setsid").args(["sleep", word]).spawn().expect("setsid"));
         let mut out = dial(sink);
         spawn(move || while out.write_all(&[7; 1 << 16]).is_ok() {});
         let mut hose = dial(firehose);

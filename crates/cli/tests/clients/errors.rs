@@ -1,11 +1,11 @@
 //! What goes wrong outside, or is forbidden, reaches the program as the kernel would say it; and
 //! connections end as their ends say.
 
+use crate::Outcome;
 use crate::server::{CLOSED, ECHO, HALF, HALF_TOLD, RESET, SINK};
 use crate::world::{
     GATEWAYS, HOST, HOST_V6, PROHIBITED, SERVERS, UNREACHABLE, World, at, need, own, until,
 };
-use crate::{Outcome, Skip};
 
 const ECONNREFUSED: &str = "111";
 const EHOSTUNREACH: &str = "113";
@@ -117,7 +117,7 @@ pub fn udp(world: &World<'_>) -> Outcome {
         let ran = world.run_client(&[], &["udp", &at(server, ECHO)]);
         assert_eq!(ran.good(), "ok", "{server}");
     }
-    let [sh, socat] = need(["sh", "socat"]).map_err(|Skip(why)| Skip(why))?;
+    let [sh, socat] = need(["sh", "socat"])?;
     for (server, family) in SERVERS.iter().zip(["UDP4", "UDP6"]) {
         // The answer goes to standard error, because standard output leads back into the socket.
         let to = format!("{family}:{}", at(server, ECHO));
