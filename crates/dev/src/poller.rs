@@ -47,6 +47,9 @@ impl Interest {
         if self.read {
             flags |= EventFlags::IN | EventFlags::RDHUP;
         }
+        if self.read && self.edge {
+            flags |= EventFlags::PRI;
+        }
         if self.write {
             flags |= EventFlags::OUT;
         }
@@ -72,6 +75,9 @@ pub struct Event {
     pub hangup: bool,
     /// `EPOLLRDHUP`: the peer will send no more.
     pub read_closed: bool,
+    /// `EPOLLPRI`: urgent data came, and reading stops once before it even if more is there. Only
+    /// where changes are reported.
+    pub urgent: bool,
 }
 
 /// An epoll instance with its waker.
@@ -160,6 +166,7 @@ impl Poller {
                 error: flags.contains(EventFlags::ERR),
                 hangup: flags.contains(EventFlags::HUP),
                 read_closed: flags.contains(EventFlags::RDHUP),
+                urgent: flags.contains(EventFlags::PRI),
             }
         }))
     }

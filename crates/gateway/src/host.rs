@@ -30,9 +30,11 @@ pub(crate) fn connect(to: SocketAddr) -> Result<(OwnedFd, bool), Errno> {
 }
 
 /// What every relayed TCP socket has: no Nagle, because the program's own stack has decided
-/// already what is sent when, and keepalive, because a silent dead peer must not hold a flow.
+/// already what is sent when, keepalive, because a silent dead peer must not hold a flow, and
+/// urgent data in its place in the stream (RFC 6093 section 3.1): otherwise it would be lost.
 pub(crate) fn tune(fd: &OwnedFd) -> Result<(), Errno> {
     sockopt::set_tcp_nodelay(fd, true)?;
+    sockopt::set_socket_oobinline(fd, true)?;
     sockopt::set_tcp_keepidle(fd, Duration::from_secs(KEEPALIVE_S))?;
     sockopt::set_socket_keepalive(fd, true)
 }

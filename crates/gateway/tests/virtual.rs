@@ -295,6 +295,38 @@ fn half_open_connections_are_given_up_on_both_sides() {
     assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
 }
 
+/// Goal: urgent data is nothing but data (RFC 6093 §3.1), and what comes behind it does not wait
+/// for more. Method: all of it is there before the gateway reads; reading stops before the mark.
+#[test]
+fn urgent_data_arrives_in_its_place_and_so_does_what_follows() {
+    use rustix::net::{SendFlags, send};
+    let mut world = World::new(Limits::default());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    world.tcp((7000, port), 100, 0, SYN);
+    let packet = world.answer();
+    let ack = u32::from_be_bytes(packet[24..28].try_into().unwrap()).wrapping_add(1);
+    world.tcp((7000, port), 101, ack, ACK);
+    world.turn();
+    let (outside, _) = listener.accept().unwrap();
+    for (bytes, flags) in
+        [("before ", SendFlags::empty()), ("!", SendFlags::OOB), (" behind", SendFlags::empty())]
+    {
+        send(&outside, bytes.as_bytes(), flags).unwrap();
+    }
+    let mut got = Vec::new();
+    for _ in 0..5000 {
+        for packet in world.turn() {
+            got.extend_from_slice(&packet[20 + usize::from(packet[32] >> 4) * 4..]);
+        }
+        if got.len() >= 15 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(String::from_utf8_lossy(&got), "before ! behind");
+}
+
 #[test]
 fn a_syn_sent_again_connects_once() {
     let mut world = World::new(Limits::default());

@@ -65,7 +65,8 @@ impl Flags {
     const HOST_IN: u8 = 1;
     /// The host's socket may take something.
     const HOST_OUT: u8 = 2;
-    /// The peer outside has ended its stream: a short read is no proof that nothing is left.
+    /// The peer outside has ended its stream, or sent urgent data, before which reading stops: a
+    /// short read is no proof that nothing is left.
     const HOST_END: u8 = 4;
     /// The program's side may have something to read.
     const PROGRAM_IN: u8 = 8;
@@ -201,7 +202,7 @@ impl Relay {
     /// A descriptor of the host is ready.
     pub fn handle_host(&mut self, cx: &mut Cx<'_>, token: Token, event: &Event) {
         let Some(flow) = token.find(&mut self.flows) else { return };
-        if event.read_closed || event.hangup || event.error {
+        if event.read_closed || event.hangup || event.error || event.urgent {
             flow.flags.set(Flags::HOST_END);
         }
         match flow.phase {
