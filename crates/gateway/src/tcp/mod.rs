@@ -135,6 +135,8 @@ pub(crate) struct Relay {
     /// How many of these wait for each destination.
     waiting: KeyedMap<SocketAddr, u32>,
     connecting: usize,
+    /// Those that connect outside, oldest first, by index and generation; some have ended.
+    oldest: VecDeque<(u32, u32)>,
     ready: VecDeque<u32>,
     /// One timer a flow, named by its index, until it is open.
     timers: Wheel,
@@ -179,6 +181,7 @@ impl Relay {
             pending: KeyedMap::with_hasher(shard.net.rng.keyed()),
             waiting: KeyedMap::with_hasher(shard.net.rng.keyed()),
             connecting: 0,
+            oldest: VecDeque::new(),
             ready: VecDeque::new(),
             timers: Wheel::default(),
             due: Vec::new(),

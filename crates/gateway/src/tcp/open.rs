@@ -71,6 +71,7 @@ impl Relay {
             cx.counts.inc(why);
             return cx.shard.syn_refuse(syn.id, how);
         }
+        self.make_room(cx);
         let (host, connected) = match host::connect(to) {
             Ok(made) => made,
             Err(err) => {
@@ -98,6 +99,7 @@ impl Relay {
         self.pending.insert((syn.remote, syn.local), index);
         *self.waiting.entry(syn.local).or_insert(0) += 1;
         self.connecting += 1;
+        self.oldest.push_back((index, self.flows.generation(index)));
         self.timers.arm(index, cx.shard.net.now.plus(CONNECT_NS));
         if connected {
             self.answer(cx, index);
@@ -115,6 +117,39 @@ impl Relay {
         }
     }
 
+    /// Forgets the connections that have waited longest for the outside, so that those to where
+    /// nobody answers do not keep out those to where somebody does. The program's kernel tries
+    /// again by itself. Below what the stack holds, so that a burst is still judged.
+    fn make_room(&mut self, cx: &mut Cx<'_>) {
+        let held = cx.shard.net.knobs.tcp_max_syn_backlog;
+        let held = usize::try_from(held - held / 4).unwrap_or(usize::MAX);
+        let room = cx.config.limits.pending.min(held).max(1);
+        while self.connecting >= room {
+            let Some((index, generation)) = self.oldest.pop_front() else { break };
+            let Some(flow) = self.flows.get(index, generation) else { continue };
+            if flow.phase != Phase::Connecting {
+                continue;
+            }
+            // It may be connected without our having been told yet: a burst within one turn must
+            // not push out what was answered at once.
+            if rustix::net::getpeername(&flow.host).is_ok() {
+                self.answer(cx, index);
+                continue;
+            }
+            cx.counts.inc(Count::TcpPendingFull);
+            cx.shard.syn_refuse(flow.sock, Refuse::Silent);
+            self.end(cx, index, End::Quiet);
+        }
+        // What ended by itself goes now and then, so that the list stays in proportion.
+        if self.oldest.len() > 2 * room {
+            let flows = &self.flows;
+            let connects = |at: &(u32, u32)| {
+                flows.get(at.0, at.1).is_some_and(|flow| flow.phase == Phase::Connecting)
+            };
+            self.oldest.retain(connects);
+        }
+    }
+
     /// Why there is no room for one more connection, and how to say it.
     fn full(&self, cx: &Cx<'_>, syn: &HeldSyn) -> Option<(Count, Refuse)> {
         let limits = &cx.config.limits;
@@ -122,9 +157,6 @@ impl Relay {
             return Some((Count::TcpFlowsFull, Refuse::Reset));
         }
         // Silence makes the program's kernel try again, when there may be room.
-        if self.connecting >= limits.pending {
-            return Some((Count::TcpPendingFull, Refuse::Silent));
-        }
         let waiting = self.waiting.get(&syn.local).copied().unwrap_or(0);
         let full = waiting >= limits.pending_per_destination;
         full.then_some((Count::TcpPendingDestinationFull, Refuse::Silent))
