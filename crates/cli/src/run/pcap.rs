@@ -27,9 +27,32 @@ pub struct Recorder {
     at: Instant,
     /// When something was last written that still lies in the buffer.
     dirty: Option<Instant>,
+    /// Whether frames are recorded, and not bare IP packets.
+    ethernet: bool,
     recorded: u64,
     lost: u64,
     failed: Option<io::Error>,
+}
+
+/// Bytes before the IP header of an Ethernet frame, for each number of VLAN tags in it.
+const ETH_HLEN: usize = 14;
+const VLAN_HLEN: usize = 4;
+
+/// Puts the checksum into a copy of the packet's head that it will have on a wire: between two
+/// kernels of one machine it travels unfinished, and readers of the file would call it wrong.
+fn complete(pkt: &Pkt, ethernet: bool, head: &mut [u8]) {
+    let mut before = 0;
+    if ethernet {
+        before = ETH_HLEN;
+        while matches!(head.get(before - 2..before), Some([0x81, 0] | [0x88, 0xa8])) {
+            before += VLAN_HLEN;
+        }
+    }
+    if let Some((at, field)) = pkt.csum_completed(before)
+        && let Some(place) = head.get_mut(at..at + 2)
+    {
+        place.copy_from_slice(&field);
+    }
 }
 
 /// The end of a recording that the loop feeds.
@@ -61,6 +84,7 @@ impl Recorder {
             wall_ns: wall_ns(),
             at: Instant::ZERO,
             dirty: None,
+            ethernet: false,
             recorded: 0,
             lost: 0,
             failed: None,
@@ -73,6 +97,7 @@ impl Recorder {
     /// Those of writing.
     pub fn describe(&mut self, device: &str, ethernet: bool) -> io::Result<()> {
         let link = if ethernet { LinkType::ETHERNET } else { LinkType::RAW };
+        self.ethernet = ethernet;
         self.writer.add_interface(device, link, 0)?;
         self.writer.flush()
     }
@@ -91,7 +116,12 @@ impl Recorder {
             (self.wall_ns, self.at) = (wall_ns(), now);
         }
         let direction = if outbound { Direction::Outbound } else { Direction::Inbound };
-        let parts: Vec<&[u8]> = pkt.slices().collect();
+        let mut head = pkt.head().to_vec();
+        complete(pkt, self.ethernet, &mut head);
+        let mut parts: Vec<&[u8]> = pkt.slices().collect();
+        if let Some(first) = parts.first_mut().filter(|_| !head.is_empty()) {
+            *first = &head;
+        }
         match self.writer.packet(0, self.wall_ns, &parts, direction, None) {
             Ok(()) => {
                 self.recorded += 1;

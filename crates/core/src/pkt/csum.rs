@@ -105,20 +105,34 @@ impl Pkt {
     #[must_use]
     pub fn csum_complete(&mut self, before: usize) -> bool {
         let Csum::Partial { start, offset } = self.csum else { return true };
-        let start = before + start as usize;
-        let at = start + offset as usize;
-        if start > self.len() || !self.may_pull(at + 2) {
+        let at = before + start as usize + offset as usize;
+        if !self.may_pull(at + 2) {
             return false;
         }
-        let sum = self.checksum(start, self.len() - start, 0);
-        let field = match arch::csum_fold(sum) {
-            // UDP says "no checksum" by zero, so that a computed zero is sent as all ones (RFC 768).
-            0 if self.ip_proto == crate::wire::IPPROTO_UDP => 0xffff,
-            sum => sum,
-        };
-        self.head_mut()[at..at + 2].copy_from_slice(&field.to_be_bytes());
+        let Some((at, field)) = self.csum_completed(before) else { return false };
+        self.head_mut()[at..at + 2].copy_from_slice(&field);
         self.csum = Csum::None;
         true
+    }
+
+    /// What a partial checksum will be once it is completed, and where in the data it goes; for
+    /// those who may not write. `None` if it is not partial, or if the packet contradicts itself.
+    pub fn csum_completed(&self, before: usize) -> Option<(usize, [u8; 2])> {
+        /// Where UDP has its checksum; no other protocol has one there.
+        const UDP: u16 = 6;
+        let Csum::Partial { start, offset } = self.csum else { return None };
+        let start = before + start as usize;
+        let at = start + offset as usize;
+        if at + 2 > self.len() {
+            return None;
+        }
+        let sum = self.checksum(start, self.len() - start, 0);
+        let field: u16 = match arch::csum_fold(sum) {
+            // UDP says "no checksum" by zero, so that a computed zero is sent as all ones (RFC 768).
+            0 if offset == UDP => 0xffff,
+            sum => sum,
+        };
+        Some((at, field.to_be_bytes()))
     }
 }
 
