@@ -379,16 +379,20 @@ fn fit_to_mss(tp: &mut Tcb, i: usize, mss: u32) {
     let Some(t) = tp.sndq.rtx.get_mut(i) else { return };
     let data = t.len - u32::from(t.has(FIN));
     if t.mss as u32 > mss && data > mss {
-        let segs = data.div_ceil(mss);
-        let more = segs.saturating_sub(t.segs as u32);
+        let (old, segs) = (t.segs as u32, data.div_ceil(mss));
+        // They may be fewer: a part of the first may have been acknowledged.
+        let instead = |out: u32| (out + segs).saturating_sub(old);
         t.mss = mss as u16;
         t.segs = segs as u16;
-        tp.packets_out += more;
+        tp.packets_out = instead(tp.packets_out);
         if t.has(LOST) {
-            tp.lost_out += more;
+            tp.lost_out = instead(tp.lost_out);
+        }
+        if t.has(SACKED) {
+            tp.sacked_out = instead(tp.sacked_out);
         }
         if t.has(RETRANS) {
-            tp.retrans_out += more;
+            tp.retrans_out = instead(tp.retrans_out);
         }
     }
 }

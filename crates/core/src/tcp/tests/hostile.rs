@@ -68,6 +68,35 @@ fn drop_tcp_invalid_ack() {
     assert_eq!((p.tcb(B, b).snd_una, p.shards[B].tcp_readable(b).map(|r| r.bytes)), (una, Ok(0)));
 }
 
+/// An acknowledgement inside a segment, then a smaller MSS: what is under way is counted anew, so
+/// that in the end nothing is, and the timer is set for what is sent next.
+#[test]
+fn a_part_of_a_segment_is_acknowledged_before_the_mss_shrinks() {
+    let mut p = Pair::new(86, Fate { offload: true, ..GOOD });
+    let (a, _) = p.connected();
+    p.run(100 * MS);
+    let tp = p.tcb(A, a);
+    let (lport, seq, una, ts, mss) =
+        (tp.tuple.lport, tp.rcv_nxt.0, tp.snd_una.0, tp.ts_recent, tp.mss_cache as usize);
+    p.lose = Some(|_| true);
+    p.shards[A].tcp_send(a, &vec![7; 2 * mss + 10]).expect("room");
+    p.run(MS);
+    assert_eq!(p.tcb(A, a).packets_out, 3);
+    let opts = TcpOptions { ts: Some((ts, 0)), ..TcpOptions::NONE };
+    let ack = una + mss as u32 - 8;
+    let flags = TcpFlags::ACK;
+    p.inject(A, (80, lport), Forged { seq, ack, flags, window: 500, opts, data: b"" });
+    assert_eq!(p.tcb(A, a).snd_una.0, ack);
+    let tp = p.shards[A].tcp.conns.get_mut(a.index, a.generation).expect("it is open");
+    tp.mss_cache -= 12;
+    // The first bytes never came, whatever the peer was made to say: only A's view counts.
+    p.run(3 * SEC);
+    let tp = p.tcb(A, a);
+    let (out, rtx) = (tp.packets_out, tp.sndq.rtx.iter().map(|t| t.segs as u32).sum::<u32>());
+    assert_eq!(out, rtx, "what is counted is what is there");
+    assert!(tp.total_retrans > 0);
+}
+
 /// What came too early is kept up to the buffer's size, in whatever pieces it comes.
 #[test]
 fn early_data_is_bounded() {
