@@ -21,6 +21,8 @@ pub struct Seen {
     /// What it sends next, and what it expects.
     pub seq: u32,
     pub ack: u32,
+    /// The flags of its last segment.
+    pub flags: u8,
     /// Its last timestamp and the one it echoed.
     pub ts: Option<(u32, u32)>,
 }
@@ -249,7 +251,7 @@ pub fn tcp(rng: &mut Rng, seen: &Seen) -> (IpAddr, IpAddr, Vec<u8>) {
         0 => rng.next_u32() as u8,
         1 => 0x02,
         2 => 0x11,
-        3 => 0x04,
+        3 if rng.below(4) == 0 => 0x04,
         4 => 0x12,
         5 => 0x18 | 0x20,
         6 => 0x10 | 0x40 | 0x80,
@@ -268,6 +270,80 @@ pub fn tcp(rng: &mut Rng, seen: &Seen) -> (IpAddr, IpAddr, Vec<u8>) {
     let way = (seen.peer.0, seen.us.0);
     sum(rng, way, TCP, &mut out, 16);
     (way.0, way.1, out)
+}
+
+/// What an honest peer would send next: the answer to a SYN, or some segments in a row that
+/// acknowledge all, and mostly carry data. Without these no connection would live long.
+pub fn polite(rng: &mut Rng, seen: &Seen) -> Vec<Vec<u8>> {
+    let way = (seen.peer.0, seen.us.0);
+    let (first, count) = match seen.flags & 0x17 {
+        0x02 => (0x12, 1),
+        0x12 => (0x10, 1),
+        0 => (0x02, 1),
+        _ => (0x18, 1 + rng.below(8)),
+    };
+    let mut seq = if first == 0x12 { rng.next_u32() } else { seen.ack };
+    let size = pick(rng, &[0, 1, 100, 536, 1200, 1400]);
+    // Now and then some of what the stack sent is missing, and what came behind it is told.
+    let missing = if rng.below(3) == 0 { pick(rng, &[1u32, 1000, 1400, 2800, 9000]) } else { 0 };
+    let mut all = Vec::new();
+    for at in 0..count {
+        let mut out = vec![0; 20];
+        out[0..2].copy_from_slice(&seen.peer.1.to_be_bytes());
+        out[2..4].copy_from_slice(&seen.us.1.to_be_bytes());
+        out[4..8].copy_from_slice(&seq.to_be_bytes());
+        let acked = if first == 0x18 { seen.seq.wrapping_sub(missing) } else { seen.seq };
+        out[8..12].copy_from_slice(&acked.to_be_bytes());
+        let last = at + 1 == count;
+        out[13] = if first == 0x18 && last && rng.below(16) == 0 { 0x11 } else { first };
+        let window = pick(rng, &[0u16, 500, 30_000, 65535, 65535]);
+        out[14..16].copy_from_slice(&window.to_be_bytes());
+        if first & 2 != 0 {
+            out.extend([2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 9]);
+            out.extend(seen.ts.map_or(0, |ts| ts.0).to_be_bytes());
+            out.extend([1, 3, 3, 7]);
+        } else if let Some((val, echo)) = seen.ts {
+            out.extend([1, 1, 8, 10]);
+            out.extend(echo.wrapping_add(at as u32 / 6).to_be_bytes());
+            out.extend(val.to_be_bytes());
+        }
+        if missing > 100 && first == 0x18 {
+            out.extend([1, 1, 5, 10]);
+            out.extend(acked.wrapping_add(missing / 2).to_be_bytes());
+            out.extend(seen.seq.to_be_bytes());
+        }
+        out[12] = (out.len() as u8 / 4) << 4;
+        let n = if first == 0x18 { size } else { 0 };
+        out.resize(out.len() + n, 0x5a);
+        seq = seq.wrapping_add(n as u32);
+        sum(&mut Rng::new(1), way, TCP, &mut out, 16);
+        all.push(bare_ip(way, TCP, &out));
+    }
+    all
+}
+
+/// An IP packet with nothing odd in it.
+fn bare_ip(way: (IpAddr, IpAddr), proto: u8, payload: &[u8]) -> Vec<u8> {
+    let mut out = vec![0; 40];
+    match way {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            out.truncate(20);
+            (out[0], out[6], out[8], out[9]) = (0x45, 0x40, 64, proto);
+            out[2..4].copy_from_slice(&((20 + payload.len()) as u16).to_be_bytes());
+            out[12..16].copy_from_slice(&src.octets());
+            out[16..20].copy_from_slice(&dst.octets());
+            right_header(&mut out);
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            (out[0], out[6], out[7]) = (0x60, proto, 64);
+            out[4..6].copy_from_slice(&(payload.len() as u16).to_be_bytes());
+            out[8..24].copy_from_slice(&src.octets());
+            out[24..40].copy_from_slice(&dst.octets());
+        }
+        _ => {}
+    }
+    out.extend_from_slice(payload);
+    out
 }
 
 pub fn udp(rng: &mut Rng, from: (IpAddr, u16), to: (IpAddr, u16)) -> Vec<u8> {

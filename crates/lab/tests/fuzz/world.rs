@@ -112,6 +112,13 @@ impl<'a> World<'a> {
             ("net.ipv4.neigh.default.gc_thresh3", NEIGHBOURS.to_string()),
             ("net.ipv4.neigh.default.gc_thresh1", (NEIGHBOURS / 2).to_string()),
             ("net.ipv4.tcp_max_syn_backlog", SYNS.to_string()),
+            (
+                "net.ipv4.tcp_rmem",
+                pick(&mut rng, &["4096 8192 16384", "4096 131072 6291456"]).to_owned(),
+            ),
+            ("net.ipv4.tcp_mem", pick(&mut rng, &["4 8 40", "32768 49152 65536"]).to_owned()),
+            ("dev.txqueuelen", pick(&mut rng, &["20", "1000"]).to_owned()),
+            ("dev.gro_flush_timeout", pick(&mut rng, &["0", "0", "100000"]).to_owned()),
         ];
         for path in [
             "net.ipv4.tcp_sack",
@@ -130,6 +137,11 @@ impl<'a> World<'a> {
             shard.set_knob(path, &value).unwrap_or_else(|e| panic!("{path}: {e}"));
         }
         shard.net.now = Instant::from_ns(SEC);
+        if rng.below(4) > 0 {
+            for peer in [PEER, PEER6] {
+                shard.neigh_add(dev, peer, Mac([2, 0, 0, 0, 1, 0]));
+            }
+        }
         let mut world = World {
             listeners: [listen(&mut shard, false), listen(&mut shard, true)],
             udp: Vec::new(),
@@ -153,17 +165,23 @@ impl<'a> World<'a> {
 
     /// Batches of frames, with the application's work and time between them.
     pub fn storm(&mut self) {
-        for _ in 0..40 + self.rng.below(80) {
+        for _ in 0..60 + self.rng.below(120) {
             for _ in 0..1 + self.rng.below(12) {
-                let frames = self.some_frames();
-                for frame in frames {
+                for frame in self.some_frames() {
                     self.throw(&frame);
+                    if self.rng.below(4) == 0 {
+                        self.receive();
+                    }
+                }
+                self.receive();
+                if self.rng.below(2) == 0 {
+                    self.settle();
                 }
             }
             self.settle();
             let ns = match self.rng.below(10) {
-                0 => self.rng.below(40 * SEC),
-                1 | 2 => self.rng.below(2 * SEC),
+                0 if self.rng.below(4) == 0 => self.rng.below(40 * SEC),
+                0..3 => self.rng.below(2 * SEC),
                 _ => self.rng.below(50 * MS),
             };
             self.pass(ns);
@@ -262,17 +280,17 @@ impl<'a> World<'a> {
                 _ => drop(shard.syn_accept(syn.id)),
             }
         }
-        if !self.closed && self.conns.len() < 8 && rng.below(4) == 0 {
+        if !self.closed && self.conns.len() < 8 && rng.below(30) == 0 {
             let peer = if rng.below(2) == 0 { PEER } else { PEER6 };
             let remote = SocketAddr::new(peer, 8000 + rng.below(3) as u16);
             self.conns.extend(shard.tcp_connect(Connect { local: None, remote, user: 0 }));
         }
         let mut buf = [0; 5000];
-        let closing = rng.below(12) == 0;
+        let closing = rng.below(40) == 0;
         for &id in &self.conns {
             match rng.below(8) {
-                0 | 1 => drop(shard.tcp_recv(id, &mut buf)),
-                2 => {
+                0 => drop(shard.tcp_recv(id, &mut buf)),
+                1 | 2 => {
                     let n = 1 + rng.below(5000) as usize;
                     let _ = shard.tcp_send(id, &buf[..n]);
                 }
@@ -351,8 +369,11 @@ impl<'a> World<'a> {
     fn learn(&mut self, packet: Vec<u8>) {
         if let Some(seen) = look(&packet) {
             self.seen.retain(|s| (s.proto, s.us, s.peer) != (seen.proto, seen.us, seen.peer));
-            self.seen.push_back(seen);
-            if self.seen.len() > 48 {
+            // What a reset ended is no aim any more.
+            if seen.flags & 4 == 0 {
+                self.seen.push_back(seen);
+            }
+            if self.seen.len() > 24 {
                 self.seen.pop_front();
             }
         }
@@ -407,6 +428,7 @@ impl<'a> World<'a> {
             peer: (way.0, 1000 + rng.below(64) as u16),
             seq: 0,
             ack: rng.next_u32(),
+            flags: 0,
             ts: Some((0, 1)),
         };
         let packet = match rng.below(16) {
@@ -425,6 +447,10 @@ impl<'a> World<'a> {
             }
             2..=7 => {
                 let seen = live.filter(|s| s.proto == TCP && rng.below(5) > 0).unwrap_or(fresh);
+                if rng.below(8) > 0 {
+                    let all = frames::polite(rng, &seen);
+                    return all.into_iter().map(|f| if ether { of(rng, &f) } else { f }).collect();
+                }
                 let (src, dst, segment) = frames::tcp(rng, &seen);
                 frames::ip(rng, src, dst, TCP, &segment)
             }
@@ -498,6 +524,10 @@ impl<'a> World<'a> {
             }
             Port::Bare => self.bare(frame, &hdr),
         }
+    }
+
+    /// What was thrown is received, as one batch.
+    fn receive(&mut self) {
         if self.shard.net.ifaces[0].netif_rx {
             for pkt in self.batch.now.drain(..) {
                 linerate_core::rx::backlog::netif_rx(&mut self.shard.net, pkt);
@@ -638,6 +668,7 @@ fn look(packet: &[u8]) -> Option<Seen> {
         peer: (dst, half(2)?),
         seq: word(4)?.wrapping_add(len),
         ack: word(8)?,
+        flags,
         ts,
     })
 }
