@@ -4,7 +4,7 @@
 //! are fresh and the kernel lets nothing in but that resolver's answers (RFC 5452 section 9). The
 //! answer must bear the identifier and repeat the question. Everything else in the messages, EDNS
 //! and the TC bit among it, passes untouched. Over TCP the connection is relayed to the first
-//! resolver. The host's resolvers may be on its loopback: for this forwarder alone.
+//! resolver that can be connected to. The host's resolvers may be on its loopback: for this forwarder alone.
 //! RFCs: 1035 §4, 5452, 5625, 7766.
 
 use crate::config::Config;
@@ -18,6 +18,7 @@ use linerate_core::time::{Instant, SEC, Wheel};
 use linerate_core::udp::api::{Datagram, UdpBind};
 use linerate_core::udp::output::SendTo;
 use linerate_dev::poller::Interest;
+use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
@@ -132,13 +133,27 @@ impl Forwarder {
         self.servers = read_servers(&self.path);
     }
 
-    /// Whom a connection to the name server leads to.
-    pub fn resolver(&mut self, cx: &mut Cx<'_>) -> Option<SocketAddr> {
+    /// Whether a connection to the name server leads anywhere.
+    pub fn has_resolver(&mut self, cx: &mut Cx<'_>) -> bool {
         self.reload(cx.shard.net.now);
         if self.servers.is_empty() {
             cx.counts.inc(Count::DnsNoResolver);
         }
-        self.servers.first().copied()
+        !self.servers.is_empty()
+    }
+
+    /// Begins a connection to the resolver of number `from`, or to the first behind it that does
+    /// not fail at once: its number, and what [`host::connect`] returns. The error is the last
+    /// one's, or that nobody is left.
+    pub fn connect(&self, from: usize) -> Result<(usize, OwnedFd, bool), Errno> {
+        let mut failed = Errno::CONNREFUSED;
+        for (at, &server) in self.servers.iter().enumerate().skip(from) {
+            match host::connect(server) {
+                Ok((host, connected)) => return Ok((at, host, connected)),
+                Err(err) => failed = err,
+            }
+        }
+        Err(failed)
     }
 
     /// Takes queries, and gives up on those that nobody answered. Whether more is to do.
@@ -271,7 +286,7 @@ impl Forwarder {
         loop {
             let got = match rustix::net::recv(host, &mut self.buf[..], RecvFlags::empty()) {
                 Ok((_, got)) => got,
-                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return,
+                Err(Errno::AGAIN | Errno::INTR) => return,
                 // Nobody listens there: the next one.
                 Err(_) => return self.ask(cx, token.index()),
             };

@@ -202,7 +202,7 @@ impl App for Gateway {
         for event in ready {
             let token = Token(event.token);
             match token.kind() {
-                Some(Kind::Tcp) => tcp.handle_host(&mut cx, token, event),
+                Some(Kind::Tcp) => tcp.handle_host(&mut cx, dns, token, event),
                 Some(Kind::Udp) => udp.handle_host(&mut cx, token, event),
                 Some(Kind::DnsQuery) => dns.handle_host(&mut cx, token),
                 Some(Kind::Echo | Kind::Ping) => echo.handle_host(&mut cx, token, event),

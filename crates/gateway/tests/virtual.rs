@@ -12,7 +12,8 @@ use linerate_core::wire::Mac;
 use linerate_dev::drive::App;
 use linerate_dev::poller::{Event, Poller};
 use linerate_gateway::{Config, Count, Gateway, Limits};
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 const PROGRAM: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
@@ -39,7 +40,10 @@ struct World {
 
 impl World {
     fn new(limits: Limits) -> World {
-        let config = Config { host_loopback: true, limits, ..Config::default() };
+        World::with(Config { host_loopback: true, limits, ..Config::default() })
+    }
+
+    fn with(config: Config) -> World {
         let mut shard = Shard::new(7);
         let mut iface = Iface::new("lr0", L2::Ip, Mac([0; 6]), 1500);
         Gateway::setup_iface(&config, &mut iface);
@@ -75,14 +79,18 @@ impl World {
         self.packet(HOST, 17, ip, &body);
     }
 
-    fn tcp(&mut self, (from, to): (u16, u16), seq: u32, ack: u32, flags: u8) {
+    fn tcp(&mut self, ports: (u16, u16), seq: u32, ack: u32, flags: u8) {
+        self.tcp_to(HOST, ports, seq, ack, flags);
+    }
+
+    fn tcp_to(&mut self, dst: Ipv4Addr, (from, to): (u16, u16), seq: u32, ack: u32, flags: u8) {
         let mut body = Vec::new();
         body.extend(from.to_be_bytes());
         body.extend(to.to_be_bytes());
         body.extend(seq.to_be_bytes());
         body.extend(ack.to_be_bytes());
         body.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
-        self.packet(HOST, 6, PLAIN, &body);
+        self.packet(dst, 6, PLAIN, &body);
     }
 
     /// One turn of the loop; returns the packets that left.
@@ -273,6 +281,53 @@ fn a_syn_is_answered_only_once_somebody_outside_has() {
     world.tcp((7001, port), 100, 0, SYN);
     let packet = world.answer();
     assert_eq!((packet[9], packet[33] & (SYN | RST)), (6, RST));
+}
+
+/// A resolver over TCP that accepts at most `backlog` connections, or refuses all.
+fn tcp_resolver(backlog: Option<i32>) -> (OwnedFd, SocketAddr) {
+    use rustix::net::{AddressFamily, SocketType, bind, getsockname, listen, socket};
+    let fd = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&fd, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    if let Some(backlog) = backlog {
+        listen(&fd, backlog).unwrap();
+    }
+    let addr = getsockname(&fd).unwrap().try_into().unwrap();
+    (fd, addr)
+}
+
+/// Goal: a connection to the name server reaches the first resolver that lives, and fails only
+/// when none does. Method: a listener whose queue is full is silent, a socket that does not listen
+/// refuses, and to the broadcast address nobody can connect.
+#[test]
+fn a_connection_to_the_name_server_tries_every_resolver() {
+    let (_silent, silent) = tcp_resolver(Some(0));
+    let _full = TcpStream::connect(silent).unwrap();
+    let (_closed, closed) = tcp_resolver(None);
+    let (_good, good) = tcp_resolver(Some(5));
+    let nowhere = SocketAddr::from((Ipv4Addr::BROADCAST, 53));
+    let asked = |resolvers: &[SocketAddr]| {
+        let mut world = World::with(Config { resolvers: resolvers.into(), ..Config::default() });
+        let dns = Ipv4Addr::new(10, 0, 2, 3);
+        world.tcp_to(dns, (7000, 53), 100, 0, SYN);
+        if resolvers.contains(&silent) {
+            assert_eq!(world.turn(), [[0; 0]; 0], "the SYN is held");
+            world.shard.net.now = world.shard.net.now.plus(6 * SEC);
+        }
+        let packet = world.answer();
+        let refused = world.gateway.counts().get(Count::TcpUpstreamRefused);
+        let timeout = world.gateway.counts().get(Count::TcpUpstreamTimeout);
+        let answered = packet[9] == 6 && packet[33] == SYN | ACK;
+        assert_eq!(world.gateway.tcp_flows(), usize::from(answered));
+        (answered, packet[9], refused, timeout)
+    };
+    assert_eq!(asked(&[closed, good]), (true, 6, 0, 0));
+    assert_eq!(asked(&[nowhere, good]), (true, 6, 0, 0));
+    assert_eq!(asked(&[silent, closed, nowhere, good]), (true, 6, 0, 0));
+    assert_eq!(asked(&[closed, nowhere, closed]), (false, 6, 1, 0));
+    assert_eq!(asked(&[closed, nowhere]), (false, 6, 1, 0));
+    // Told by an ICMP error.
+    assert_eq!(asked(&[nowhere]), (false, 1, 1, 0));
+    assert_eq!(asked(&[silent]), (false, 1, 0, 1));
 }
 
 #[test]

@@ -100,6 +100,8 @@ struct Flow {
     program: SocketAddr,
     /// The other end as the program sees it.
     remote: SocketAddr,
+    /// Which of the host's resolvers is connected to, if the program asked for the name server.
+    resolver: Option<usize>,
     opened: Instant,
     up_bytes: u64,
     down_bytes: u64,
@@ -203,7 +205,7 @@ impl Relay {
     }
 
     /// A descriptor of the host is ready.
-    pub fn handle_host(&mut self, cx: &mut Cx<'_>, token: Token, event: &Event) {
+    pub fn handle_host(&mut self, cx: &mut Cx<'_>, dns: &Forwarder, token: Token, event: &Event) {
         let Some(flow) = token.find(&mut self.flows) else { return };
         if event.read_closed || event.hangup || event.error || event.urgent {
             flow.flags.set(Flags::HOST_END);
@@ -216,7 +218,7 @@ impl Relay {
                 };
                 match failed {
                     None => self.answer(cx, token.index()),
-                    Some(err) => self.refuse(cx, token.index(), err),
+                    Some(err) => self.failed(cx, dns, token.index(), err),
                 }
             }
             Phase::Connecting => {}
@@ -275,7 +277,7 @@ impl Relay {
     /// Judges SYNs, takes confirmed connections, serves timers and flows. Whether more is to do.
     pub fn turn(&mut self, cx: &mut Cx<'_>, dns: &mut Forwarder) -> bool {
         let mut more = self.open_new(cx, dns);
-        self.expire(cx);
+        self.expire(cx, dns);
         let visits = self.ready.len().min(TURN_FLOWS);
         let share = (TURN_BYTES / visits.max(1)).clamp(VISIT_BYTES.0, VISIT_BYTES.1);
         for _ in 0..visits {
@@ -289,11 +291,11 @@ impl Relay {
         more
     }
 
-    fn expire(&mut self, cx: &mut Cx<'_>) {
+    fn expire(&mut self, cx: &mut Cx<'_>, dns: &Forwarder) {
         self.timers.expire(cx.shard.net.now, &mut self.due);
         while let Some(index) = self.due.pop() {
             match self.flows.at(index).map(|flow| flow.phase) {
-                Some(Phase::Connecting) => self.refuse(cx, index, Errno::TIMEDOUT),
+                Some(Phase::Connecting) => self.failed(cx, dns, index, Errno::TIMEDOUT),
                 Some(Phase::Answered) => {
                     cx.counts.inc(Count::TcpProgramReset);
                     self.end(cx, index, End::Reset);

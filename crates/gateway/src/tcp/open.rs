@@ -21,6 +21,8 @@ const TURN_OPENS: usize = 256;
 /// Nanoseconds after which a connection that nobody answers is given up: when Linux would
 /// (`tcp_syn_retries` 6 is 127 s).
 const CONNECT_NS: u64 = 130 * SEC;
+/// Nanoseconds that a resolver has instead, before the next one is tried.
+const RESOLVER_NS: u64 = 5 * SEC;
 /// Nanoseconds that the program has to confirm an answered SYN.
 const CONFIRM_NS: u64 = 90 * SEC;
 
@@ -52,11 +54,9 @@ impl Relay {
             return self.again(cx, index, syn);
         }
         let to = match cx.policy.judge(syn.local) {
-            Judgement::Dial(to) => to,
-            Judgement::Dns => match dns.resolver(cx) {
-                Some(to) => to,
-                None => return cx.shard.syn_refuse(syn.id, Refuse::Reset),
-            },
+            Judgement::Dial(to) => Some(to),
+            Judgement::Dns if dns.has_resolver(cx) => None,
+            Judgement::Dns => return cx.shard.syn_refuse(syn.id, Refuse::Reset),
             Judgement::Deny(why) => {
                 cx.counts.deny(why);
                 let how = match why {
@@ -72,7 +72,11 @@ impl Relay {
             return cx.shard.syn_refuse(syn.id, how);
         }
         self.make_room(cx);
-        let (host, connected) = match host::connect(to) {
+        let made = match to {
+            Some(to) => host::connect(to).map(|(host, connected)| (None, host, connected)),
+            None => dns.connect(0).map(|(at, host, connected)| (Some(at), host, connected)),
+        };
+        let (resolver, host, connected) = match made {
             Ok(made) => made,
             Err(err) => {
                 let no_room =
@@ -89,6 +93,7 @@ impl Relay {
             flags: Flags::default(),
             program: syn.remote,
             remote: syn.local,
+            resolver,
             opened: cx.shard.net.now,
             up_bytes: 0,
             down_bytes: 0,
@@ -100,7 +105,8 @@ impl Relay {
         *self.waiting.entry(syn.local).or_insert(0) += 1;
         self.connecting += 1;
         self.oldest.push_back((index, self.flows.generation(index)));
-        self.timers.arm(index, cx.shard.net.now.plus(CONNECT_NS));
+        let patience = if resolver.is_some() { RESOLVER_NS } else { CONNECT_NS };
+        self.timers.arm(index, cx.shard.net.now.plus(patience));
         if connected {
             self.answer(cx, index);
         }
@@ -188,14 +194,38 @@ impl Relay {
         }
     }
 
-    /// The host's socket did not connect: the program hears why.
-    pub(super) fn refuse(&mut self, cx: &mut Cx<'_>, index: u32, err: Errno) {
+    /// The host's socket did not connect: the next resolver is tried, or the program hears why.
+    pub(super) fn failed(&mut self, cx: &mut Cx<'_>, dns: &Forwarder, index: u32, err: Errno) {
+        if self.next_resolver(cx, dns, index) {
+            return;
+        }
         let Some(flow) = self.flows.at(index) else { return };
         let timeout = err == Errno::TIMEDOUT;
         let why = if timeout { Count::TcpUpstreamTimeout } else { Count::TcpUpstreamRefused };
         cx.counts.inc(why);
         cx.shard.syn_refuse(flow.sock, refusal(err));
         self.end(cx, index, End::Quiet);
+    }
+
+    /// Connects a flow to the resolver behind the one that failed; false if there is none. The
+    /// program's SYN stays held.
+    fn next_resolver(&mut self, cx: &mut Cx<'_>, dns: &Forwarder, index: u32) -> bool {
+        let generation = self.flows.generation(index);
+        let Some(flow) = self.flows.at_mut(index) else { return false };
+        let Some(tried) = flow.resolver else { return false };
+        let Ok((at, host, connected)) = dns.connect(tried + 1) else { return false };
+        let token = Token::new(Kind::Tcp, index, generation);
+        if cx.poller.add(&host, token.0, Interest::READ_WRITE.edge()).is_err() {
+            cx.counts.inc(Count::HostSocketFailed);
+            return false;
+        }
+        // What was known of the host's side was about the other socket.
+        (flow.host, flow.resolver, flow.flags) = (host, Some(at), Flags::default());
+        self.timers.arm(index, cx.shard.net.now.plus(RESOLVER_NS));
+        if connected {
+            self.answer(cx, index);
+        }
+        true
     }
 
     pub(super) fn not_waiting(&mut self, remote: SocketAddr) {
@@ -250,6 +280,7 @@ impl Relay {
             flags: Flags::default(),
             program: to,
             remote: from,
+            resolver: None,
             opened: cx.shard.net.now,
             up_bytes: 0,
             down_bytes: 0,
