@@ -271,7 +271,9 @@ fn tcp_refusals(world: &World) -> Outcome {
     for host in [SERVER, SERVER_V6] {
         let ran = world.client(&[], &["connect", &at(host, CLOSED)]);
         assert_eq!(ran.good(), ECONNREFUSED, "{host}");
-        assert_eq!(ran.count("TcpUpstreamRefused"), 1);
+        // On a slow machine the program's SYN, sent again, may cross the refusal: each is judged.
+        assert!(ran.count("TcpUpstreamRefused") >= 1);
+        assert_eq!(ran.count("TcpOpened"), 0);
     }
     let ran = world.client(&[], &["connect", &at(NOBODY, 80)]);
     assert_eq!(ran.good(), EHOSTUNREACH);
