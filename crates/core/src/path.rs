@@ -11,7 +11,7 @@ use crate::pkt::{Batch, Pkt, Verdict};
 use crate::shard::{Net, Shard};
 use crate::table::{Stage, count::id};
 use crate::time::Instant;
-use crate::trace::Said;
+use crate::trace::{self, Said};
 use crate::{ip, link, rx, sock, transport_rcv, tx};
 
 /// What of a batch did not simply go on to the next stage of the group. A packet that does is not
@@ -97,6 +97,10 @@ pub fn process_backlog(cx: &mut Shard, batch: &mut Batch, weight: usize) -> usiz
     let flow = cx.net.counts.flow(Stage::Backlog);
     flow.release(n as u64);
     flow.pass(n as u64);
+    if cx.net.trace.is_some() {
+        let trace = &mut cx.net.trace;
+        batch.now.iter().for_each(|pkt| trace::say(trace, Stage::Backlog, pkt, Said::Pass));
+    }
     if n > 0 {
         receive(cx, batch);
     }
@@ -175,7 +179,7 @@ fn one_stage(cx: &mut Shard, batch: &mut Batch, stage: Stage, run: Run, how: Clo
     let entered = now.len() as u64;
     let begun = clock.map(|clock| clock());
     for pkt in now.drain(..) {
-        let number = if tracing { trace_enter(&pkt) } else { (0, None) };
+        let number = if tracing { trace_enter(stage, &pkt) } else { (0, None) };
         let said = match run(cx, pkt) {
             Verdict::Pass(pkt) => {
                 batch.next.push(pkt);
@@ -229,8 +233,8 @@ impl Net {
     }
 }
 
-fn trace_enter(pkt: &Pkt) -> (u32, Option<String>) {
-    (pkt.trace, (pkt.trace != 0).then(|| crate::trace::describe(pkt)))
+fn trace_enter(stage: Stage, pkt: &Pkt) -> (u32, Option<String>) {
+    (pkt.trace, (pkt.trace != 0).then(|| trace::describe(stage, pkt)))
 }
 
 fn trace_say(cx: &mut Shard, stage: Stage, number: (u32, Option<String>), said: Said) {

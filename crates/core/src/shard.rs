@@ -10,7 +10,7 @@ use crate::rand::Rng;
 use crate::sock::Events;
 use crate::table::{Counts, Knobs, Reason, Stage};
 use crate::time::{Instant, Wheel};
-use crate::trace::Trace;
+use crate::trace::{self, Said, Trace};
 
 /// Everything of a stack but its sockets (Linux: `struct net`, and this CPU's `softnet_data`).
 pub struct Net {
@@ -141,17 +141,8 @@ impl Net {
     #[inline]
     pub fn kfree_skb_reason(&mut self, stage: Stage, pkt: Pkt, reason: Reason) {
         self.counts.dropped(stage, reason);
-        if pkt.trace != 0 {
-            self.trace_drop(stage, &pkt, reason);
-        }
+        trace::say(&mut self.trace, stage, &pkt, Said::Dropped(reason));
         self.pool.free(pkt);
-    }
-
-    #[cold]
-    fn trace_drop(&mut self, stage: Stage, pkt: &Pkt, reason: Reason) {
-        if let Some(trace) = &mut self.trace {
-            trace.dropped(stage, pkt, reason);
-        }
     }
 
     /// Whether this batch is one of those that are timed stage by stage.

@@ -51,7 +51,8 @@ impl Net {
         // It passes IpOut like all others, but for the look-up.
         self.counts.flow(Stage::IpOut).enter(1);
         if !push_header(self, &mut pkt, route) {
-            self.kfree_skb_reason(Stage::IpOut, pkt, Reason::IpOutNoRoute);
+            let reason = if v4 { Reason::FragNeeded } else { Reason::Frag6Needed };
+            self.kfree_skb_reason(Stage::IpOut, pkt, reason);
             return false;
         }
         self.counts.flow(Stage::IpOut).pass(1);

@@ -20,6 +20,7 @@ use crate::shard::{Net, Shard};
 use crate::sock::Slab;
 use crate::table::{Reason, Stage, count::id};
 use crate::time::{Instant, SEC, Wheel};
+use crate::trace::{self, Said};
 use crate::wire::ipv6::{ParamCode, walk};
 use crate::wire::{Ipv4Hdr, Ipv6Hdr};
 
@@ -176,6 +177,7 @@ pub fn ip_defrag(cx: &mut Shard, batch: &mut Batch) {
             Outcome::Held => {}
             Outcome::Duplicate(pkt) => {
                 // All its bytes are part of the packet.
+                trace::say(&mut net.trace, Stage::Reasm, &pkt, Said::Merged);
                 net.counts.flow(Stage::Reasm).merge(1);
                 net.pool.free(pkt);
             }
@@ -184,6 +186,7 @@ pub fn ip_defrag(cx: &mut Shard, batch: &mut Batch) {
                 net.counts.inc(id::Ip6ReasmOKs);
                 net.counts.flow(Stage::Reasm).pass(1);
                 pkt.frag = false;
+                trace::say(&mut net.trace, Stage::Reasm, &pkt, Said::Pass);
                 batch.push(pkt);
             }
             Outcome::Complete(index) => {
@@ -279,8 +282,11 @@ fn frag_queue(net: &mut Net, pkt: Pkt) -> Outcome {
     queue.have += place.end - place.start;
     queue.mem += size;
     queue.ecn |= 1 << (pkt.tos & 3);
-    queue.pieces.insert(at, Piece { start: place.start, end: place.end, pkt });
     let complete = queue.total == Some(queue.have);
+    if !complete {
+        trace::say(&mut net.trace, Stage::Reasm, &pkt, Said::Held);
+    }
+    queue.pieces.insert(at, Piece { start: place.start, end: place.end, pkt });
     net.reasm.mem[v] += size;
     net.counts.flow(Stage::Reasm).hold(1);
     if complete { Outcome::Complete(index) } else { Outcome::Held }
@@ -363,6 +369,11 @@ fn frag_reasm(net: &mut Net, index: u32) -> Option<Pkt> {
         }
     }
     for piece in rest {
+        trace::say(&mut net.trace, Stage::Reasm, &piece.pkt, Said::Merged);
+        // The packet goes on under the number of the first fragment that has one.
+        if first.pkt.trace == 0 {
+            first.pkt.trace = piece.pkt.trace;
+        }
         net.pool.free(piece.pkt);
     }
     let flow = net.counts.flow(Stage::Reasm);
@@ -380,6 +391,7 @@ fn frag_reasm(net: &mut Net, index: u32) -> Option<Pkt> {
         return None;
     }
     net.counts.flow(Stage::Reasm).pass(1);
+    trace::say(&mut net.trace, Stage::Reasm, &pkt, Said::Pass);
     Some(pkt)
 }
 

@@ -19,6 +19,7 @@ use crate::shard::{Net, Shard};
 use crate::sock::Slab;
 use crate::table::{Reason, Stage, count::id};
 use crate::time::{Instant, MS, SEC, Wheel};
+use crate::trace::{self, Said};
 use crate::wire::arp::{ARPOP_REPLY, ARPOP_REQUEST};
 use crate::wire::{ArpHdr, ETH_P_ARP, Mac};
 
@@ -372,6 +373,7 @@ fn flush(net: &mut Net, index: u32) {
         let flow = net.counts.flow(Stage::Neigh);
         flow.release(1);
         flow.pass(1);
+        trace::say(&mut net.trace, Stage::Neigh, &pkt, Said::Pass);
         eth_header(&mut pkt, own, mac);
         net.link_out.push_back(pkt);
     }

@@ -8,6 +8,7 @@
 use crate::pkt::Pkt;
 use crate::shard::Net;
 use crate::table::{Reason, Stage};
+use crate::trace::{self, Said};
 
 /// Puts a packet into the input queue (`netif_rx`); drops it if `netdev_max_backlog` wait already.
 pub fn netif_rx(net: &mut Net, pkt: Pkt) {
@@ -17,5 +18,6 @@ pub fn netif_rx(net: &mut Net, pkt: Pkt) {
         return;
     }
     net.counts.flow(Stage::Backlog).hold(1);
+    trace::say(&mut net.trace, Stage::Backlog, &pkt, Said::Held);
     net.backlog.push_back(pkt);
 }

@@ -19,7 +19,7 @@ use crate::pkt::{Batch, Csum, Gso, GsoKind, Pkt};
 use crate::shard::{Net, Shard};
 use crate::table::{Stage, count::id};
 use crate::time::Instant;
-use crate::trace::Said;
+use crate::trace::{self, Said};
 use crate::wire::TcpFlags;
 use header::{Class, Hdrs, IdRule};
 
@@ -96,7 +96,8 @@ pub fn dev_gro_receive(cx: &mut Shard, batch: &mut Batch) {
         net.counts.flow(Stage::Gro).timed(clock().saturating_sub(begun), entered);
     }
     if net.trace.is_some() {
-        batch.now.iter().for_each(|pkt| trace_say(net, pkt, Said::Pass));
+        let trace = &mut net.trace;
+        batch.now.iter().for_each(|pkt| trace::say(trace, Stage::Gro, pkt, Said::Pass));
     }
 }
 
@@ -139,15 +140,6 @@ fn none_is_held(net: &Net, pkts: &[Pkt]) -> bool {
         }
         header::is_other(pkt, last.1, net.knobs.rx_udp_gro_forwarding)
     })
-}
-
-#[cold]
-fn trace_say(net: &mut Net, pkt: &Pkt, said: Said) {
-    if pkt.trace != 0
-        && let Some(trace) = &mut net.trace
-    {
-        trace.say(Stage::Gro, pkt.trace, crate::trace::describe(pkt), said);
-    }
 }
 
 /// When [`timers`] has something to do next: never, unless `dev.gro_flush_timeout` is set.
@@ -341,9 +333,10 @@ impl Held {
         if net.pool.small_left() == 0 {
             return Err(pkt);
         }
-        if net.trace.is_some() {
-            // Its own journey ends here.
-            trace_say(net, &pkt, Said::Taken);
+        trace::say(&mut net.trace, Stage::Gro, &pkt, Said::Merged);
+        // The super-packet goes on under the number of the first that has one.
+        if self.pkt.trace == 0 {
+            self.pkt.trace = pkt.trace;
         }
         let pulled = pkt.pull(headers);
         debug_assert!(pulled, "the headers were found in the head");

@@ -435,7 +435,8 @@ counters! {
     UdpInDatagrams { SockQueue, Packets, "Udp:InDatagrams" }
     /// UDP datagrams for ports that nobody bound.
     UdpNoPorts { Demux, Packets, "Udp:NoPorts" }
-    /// UDP datagrams that could not be delivered for another reason.
+    /// UDP datagrams that were not delivered though they were for an open port, or were malformed:
+    /// wrong checksum, wrong length, no room in the socket, no memory.
     UdpInErrors { Transport, Packets, "Udp:InErrors" }
     /// UDP datagrams sent.
     UdpOutDatagrams { Send, Packets, "Udp:OutDatagrams" }
@@ -451,7 +452,8 @@ counters! {
     Udp6InDatagrams { SockQueue, Packets, "Udp6:InDatagrams" }
     /// IPv6 UDP datagrams for ports that nobody bound.
     Udp6NoPorts { Demux, Packets, "Udp6:NoPorts" }
-    /// IPv6 UDP datagrams that could not be delivered for another reason.
+    /// IPv6 UDP datagrams that were not delivered though they were for an open port, or were
+    /// malformed: wrong checksum, wrong length, no room in the socket, no memory.
     Udp6InErrors { Transport, Packets, "Udp6:InErrors" }
     /// IPv6 UDP datagrams sent.
     Udp6OutDatagrams { Send, Packets, "Udp6:OutDatagrams" }

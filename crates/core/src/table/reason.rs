@@ -73,6 +73,8 @@ reasons! {
     RingFull { stage: Ring, linux: "FULL_RING", also: [DevRxMissed], knob: "ring.rx" }
     /// No buffer was left to read a packet into.
     RingNoBuf { stage: Ring, linux: "NOMEM", also: [DevRxMissed], knob: "pool.large" }
+    /// The frame was larger than the room to receive it, and its end was cut off.
+    RingTruncated { stage: Ring, linux: "PKT_TOO_BIG", also: [DevRxLengthErrors, DevRxErrors], knob: "none" }
     /// The virtio-net header in front of the packet contradicts the packet.
     VnetHdr { stage: Ring, linux: "DEV_HDR", also: [DevRxErrors], knob: "none" }
     /// The shard's input queue was full.
@@ -124,9 +126,9 @@ reasons! {
     /// The IPv6 packet may not be forwarded any further: its hop limit is used up.
     HopLimitExceeded { stage: Forward, linux: "IP_INHDR", also: [Ip6InHdrErrors], knob: "none" }
     /// The packet is larger than the next link and may not be fragmented.
-    ForwardTooBig { stage: Forward, linux: "PKT_TOO_BIG", also: [IpFragFails], knob: "dev.mtu" }
+    ForwardTooBig { stage: Forward, linux: "PKT_TOO_BIG", also: [IpFragFails], knob: "none" }
     /// The IPv6 packet is larger than the next link.
-    Forward6TooBig { stage: Forward, linux: "PKT_TOO_BIG", also: [Ip6InTooBigErrors, Ip6FragFails], knob: "dev.mtu" }
+    Forward6TooBig { stage: Forward, linux: "PKT_TOO_BIG", also: [Ip6InTooBigErrors, Ip6FragFails], knob: "none" }
     /// A packet whose addresses may not be forwarded (link-local, loopback, multicast).
     ForwardScope { stage: Forward, linux: "IP_INADDRERRORS", also: [IpInAddrErrors], knob: "none" }
     /// Fragments of this packet did not all arrive in time.
@@ -226,9 +228,9 @@ reasons! {
     /// No route for an IPv6 packet of ours.
     Ip6OutNoRoute { stage: IpOut, linux: "IP_OUTNOROUTES", also: [Ip6OutNoRoutes], knob: "none" }
     /// A packet of ours that is larger than the path allows and may not be fragmented.
-    FragNeeded { stage: Frag, linux: "PKT_TOO_BIG", also: [IpFragFails], knob: "dev.mtu" }
+    FragNeeded { stage: Frag, linux: "PKT_TOO_BIG", also: [IpFragFails], knob: "none" }
     /// An IPv6 packet of ours that is larger than the path allows and may not be fragmented.
-    Frag6Needed { stage: Frag, linux: "PKT_TOO_BIG", also: [Ip6FragFails], knob: "dev.mtu" }
+    Frag6Needed { stage: Frag, linux: "PKT_TOO_BIG", also: [Ip6FragFails], knob: "none" }
     /// Nobody answers for the next hop's address.
     NeighFailed { stage: Neigh, linux: "NEIGH_FAILED", also: [], knob: "net.ipv4.neigh.default.mcast_solicit" }
     /// Too many packets wait for the next hop's link address.
@@ -245,4 +247,19 @@ reasons! {
     GsoCsum { stage: Gso, linux: "SKB_CSUM", also: [DevTxDropped], knob: "none" }
     /// The device refused the packet.
     DevTxError { stage: Xmit, linux: "DEV_READY", also: [DevTxErrors], knob: "none" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Reason;
+    use crate::table::Knobs;
+
+    #[test]
+    fn every_knob_that_a_reason_names_exists() {
+        let wrong = |knob: &str| knob != "none" && Knobs::row(knob).is_err();
+        assert!(wrong("dev.nonsense"), "the test can fail");
+        for row in Reason::ROWS {
+            assert!(!wrong(row.knob), "{} names the knob {}", row.name, row.knob);
+        }
+    }
 }

@@ -51,7 +51,8 @@ stages! {
     Poll { dir: Rx, linux: "net_rx_action, napi_poll" }
     /// Generic receive offload: merges segments of one flow that arrive in one poll.
     Gro { dir: Rx, linux: "dev_gro_receive, napi_gro_complete" }
-    /// The shard's input queue: packets of devices without NAPI, of loopback and of other shards.
+    /// The shard's input queue: packets of loopback and of devices without NAPI.
+    /// It is emptied into Gro, so that its packets pass here before they pass there.
     Backlog { dir: Rx, linux: "enqueue_to_backlog, process_backlog" }
     /// Ethernet: MAC filter, VLAN untag, ARP, choice of the network protocol.
     Link { dir: Rx, linux: "eth_type_trans, __netif_receive_skb_core, arp_rcv" }
@@ -59,7 +60,7 @@ stages! {
     Ip { dir: Rx, linux: "ip_rcv, ipv6_rcv" }
     /// Longest-prefix route of the destination: deliver here, forward, or refuse.
     Route { dir: Rx, linux: "ip_route_input, ip6_route_input" }
-    /// Sends a packet of somebody else on its way: TTL, MTU, redirects.
+    /// Sends a packet of somebody else on its way: TTL and MTU. It sends no redirects.
     Forward { dir: Rx, linux: "ip_forward, ip6_forward" }
     /// Puts fragments together again.
     Reasm { dir: Rx, linux: "ip_defrag, ipv6_frag_rcv" }

@@ -475,7 +475,7 @@ impl Shard {
     }
     /// Every TCP socket: listeners, half-open ones, connections, TIME_WAIT.
     pub fn tcp_iter(&self) -> impl Iterator<Item = SockRow> + '_ {
-        self.tcp.rows(self.net.now)
+        self.tcp.rows(&self.net)
     }
     /// The figures of `/proc/net/sockstat`.
     pub fn tcp_sockstat(&self) -> SockStat {

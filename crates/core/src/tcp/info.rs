@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use super::timer::Rtx;
 use super::{Earlier, Sockets, State, Tcb};
+use crate::shard::Net;
 use crate::sock::SocketId;
 use crate::sock::error::TcpError;
 use crate::time::{Instant, MS};
@@ -213,7 +214,8 @@ impl Tcb {
 
 impl Sockets {
     /// Listeners, half-open connections, connections, TIME_WAIT.
-    pub(crate) fn rows(&self, now: Instant) -> impl Iterator<Item = SockRow> + '_ {
+    pub(crate) fn rows<'a>(&'a self, net: &'a Net) -> impl Iterator<Item = SockRow> + 'a {
+        let now = net.now;
         let empty = |state, local, remote| SockRow {
             id: None,
             state,
@@ -232,7 +234,7 @@ impl Sockets {
             SockRow {
                 id: Some(l.id),
                 rx_queue: l.accept.len() as u64,
-                tx_queue: l.backlog as u64,
+                tx_queue: l.limit(net),
                 user: l.user,
                 ..empty(State::Listen, local, SocketAddr::new([0, 0, 0, 0].into(), nobody.port()))
             }

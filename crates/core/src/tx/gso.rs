@@ -15,6 +15,7 @@ use crate::link::Iface;
 use crate::pkt::{Csum, Cursor, Gso, GsoKind, HEADROOM, LARGE, Pkt, SMALL, Skb, Verdict};
 use crate::shard::Net;
 use crate::table::{Knobs, Reason, Stage, count::id};
+use crate::trace::{self, Said};
 use crate::wire::{IPPROTO_TCP, IPPROTO_UDP, TcpFlags};
 
 /// What the device may be asked to do now: its features as far as the knobs allow them.
@@ -149,11 +150,13 @@ fn skb_gso_segment(net: &mut Net, mut pkt: Pkt, gso: Gso, device_sums: bool) -> 
     if !memory {
         return Verdict::Drop(pkt, Reason::GsoNoMem);
     }
+    trace::say(&mut net.trace, Stage::Gso, &pkt, Said::Taken);
     let mut at = pkt.cursor(cut.hdr);
     for n in 0..segs {
         let Some(mut seg) = net.pool.alloc() else { break };
         cut.carry_payload(net, &pkt, &mut seg, &mut at, n);
         cut.write_headers(&mut seg, n);
+        seg.trace = pkt.trace;
         xmit_one(net, pkt.dev, seg);
     }
     let flow = net.counts.flow(Stage::Gso);

@@ -8,6 +8,7 @@ use crate::link::TxRing;
 use crate::pkt::{Pkt, Verdict};
 use crate::shard::Net;
 use crate::table::{Stage, count::id};
+use crate::trace::{self, Said};
 
 use super::gso::validate_xmit_skb;
 
@@ -25,10 +26,12 @@ pub fn sch_direct_xmit(net: &mut Net, dev: u8, room: usize) -> Option<&mut TxRin
         iface.qdisc_sent += 1;
         iface.qdisc_sent_bytes += pkt.len() as u64;
         moved += 1;
+        trace::say(&mut net.trace, Stage::Qdisc, &pkt, Said::Pass);
         net.counts.flow(Stage::Gso).enter(1);
         match validate_xmit_skb(net, pkt) {
             Verdict::Pass(pkt) => {
                 net.counts.flow(Stage::Gso).pass(1);
+                trace::say(&mut net.trace, Stage::Gso, &pkt, Said::Pass);
                 xmit_one(net, dev, pkt);
             }
             Verdict::Drop(pkt, why) => net.kfree_skb_reason(Stage::Gso, pkt, why),
@@ -55,6 +58,7 @@ pub(crate) fn xmit_one(net: &mut Net, dev: u8, pkt: Pkt) {
     let flow = net.counts.flow(Stage::Xmit);
     flow.enter(1);
     flow.hold(1);
+    trace::say(&mut net.trace, Stage::Xmit, &pkt, Said::Held);
     net.ifaces[dev as usize].tx_ring.push_back(pkt);
 }
 
@@ -67,6 +71,7 @@ pub fn tx_done(net: &mut Net, pkt: Pkt, sent: bool) {
         return;
     }
     flow.pass(1);
+    trace::say(&mut net.trace, Stage::Xmit, &pkt, Said::Pass);
     net.counts.inc(id::DevTxPackets);
     net.counts.add_bytes(id::DevTxBytes, pkt.len() as u64);
     let iface = &mut net.ifaces[pkt.dev as usize];

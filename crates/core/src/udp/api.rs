@@ -13,6 +13,7 @@ use crate::shard::Shard;
 use crate::sock::error::BindError;
 use crate::sock::{Ready, SockKind, SocketId};
 use crate::table::{Reason, Stage, count::id};
+use crate::trace::{self, Said};
 
 /// How a UDP socket is to be bound.
 #[derive(Clone, Copy, Debug, Default)]
@@ -162,6 +163,7 @@ impl Shard {
         let flow = self.net.counts.flow(Stage::SockQueue);
         flow.release(1);
         flow.pass(1);
+        trace::say(&mut self.net.trace, Stage::SockQueue, &pkt, Said::Pass);
         let v4 = pkt.src.is_ipv4();
         self.net.counts.inc(if v4 { id::UdpInDatagrams } else { id::Udp6InDatagrams });
         Some(Datagram { pkt })

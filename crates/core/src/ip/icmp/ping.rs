@@ -11,6 +11,7 @@ use crate::pkt::{HEADROOM, LARGE, Pkt, SMALL, Verdict};
 use crate::shard::Shard;
 use crate::sock::{Ready, SockKind, SocketId};
 use crate::table::{Reason, Stage, count::id};
+use crate::trace::{self, Said};
 use crate::wire::icmpv4::ICMP_ECHOREPLY;
 use crate::wire::icmpv6::ICMPV6_ECHO_REPLY;
 use crate::wire::{IPPROTO_ICMP, IPPROTO_ICMPV6};
@@ -148,6 +149,7 @@ impl Shard {
         let flow = self.net.counts.flow(Stage::SockQueue);
         flow.release(1);
         flow.pass(1);
+        trace::say(&mut self.net.trace, Stage::SockQueue, &pkt, Said::Pass);
         Some(PingRequest { pkt })
     }
 

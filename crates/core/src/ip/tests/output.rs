@@ -204,6 +204,25 @@ fn drop_frag_needed() {
     kit.conserved();
 }
 
+/// By a way that is known, what no length field can say is too large as well, and is not without a route.
+#[test]
+fn what_is_larger_than_a_packet_may_be_is_not_sent_on() {
+    for (peer, us, reason) in [(PEER, US, "drop FragNeeded"), (PEER6, US6, "drop Frag6Needed")] {
+        let mut kit = Kit::tun();
+        let before = kit.read();
+        let route = kit.cx.net.route_out(ip(peer)).expect("a route");
+        let mut pkt = kit.cx.net.pool.alloc().expect("a packet");
+        pkt.put(1000);
+        let large = kit.cx.net.pool.alloc_large().expect("a buffer");
+        pkt.add_buf(large, 0, crate::pkt::LARGE);
+        (pkt.src, pkt.dst) = (ip(us), ip(peer));
+        assert!(!kit.cx.net.send_on(pkt, &route));
+        let now = kit.read();
+        assert_eq!(now[reason] - before[reason], 1, "{peer}");
+        kit.conserved();
+    }
+}
+
 #[test]
 fn drop_frag6_needed() {
     let mut kit = Kit::tun();

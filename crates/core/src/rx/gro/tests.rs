@@ -479,7 +479,7 @@ fn a_trace_says_what_became_of_each_packet() {
     assert_eq!(poll(&mut cx, pkts).len(), 1);
     let lines = cx.net.trace.expect("it was set").lines;
     let said: Vec<(u32, Said)> = lines.iter().map(|l| (l.packet, l.said)).collect();
-    assert_eq!(said, [(2, Said::Taken), (1, Said::Pass)]);
+    assert_eq!(said, [(2, Said::Merged), (1, Said::Pass)]);
 }
 
 /// One side's stream of segments, mostly well-behaved.
