@@ -7,7 +7,7 @@
 use linerate_dev::pcap::{Direction, Reader};
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -291,7 +291,7 @@ fn a_running_instance_is_shown_and_tuned() {
                 "--name",
                 &name,
                 "--set",
-                "ring.rx=7",
+                "ring.tx=7",
                 "--",
                 "sh",
                 "-c",
@@ -311,7 +311,12 @@ fn a_running_instance_is_shown_and_tuned() {
             serde_json::from_slice::<serde_json::Value>(&out.stdout).expect("JSON")
         };
         let knob = |v: &serde_json::Value| v.to_string();
-        assert!(knob(&ask(&["get", "ring.rx"])).contains('7'));
+        assert!(knob(&ask(&["get", "ring.tx"])).contains('7'));
+        // The kernel's ring has the size that it was made with.
+        let late = user.output(&["set", "ring.rx=77", "--name", &name]);
+        let said = text(&late.stderr);
+        assert!(!late.status.success() && said.contains("--set ring.rx="), "{said}");
+        assert!(knob(&ask(&["get", "ring.rx"])).contains("1024"));
         ask(&["set", "net.core.netdev_budget=77"]);
         assert!(knob(&ask(&["get", "net.core.netdev_budget"])).contains("77"));
         assert!(ask(&["show", "path"])["stages"].is_array());
@@ -385,6 +390,79 @@ fn the_report_counts_what_was_moved() {
         assert!(text(&text_report.stderr).contains("every packet accounted for"));
         let silent = conversation(&user, &[]);
         assert!(!text(&silent.stderr).contains("accounted for"));
+    }
+}
+
+/// What the kernel counts at the device inside: packets sent, and dropped instead.
+fn sent_inside() -> (u64, u64) {
+    let table = fs::read_to_string("/proc/net/dev").expect("the table of devices");
+    let line = table.lines().find_map(|l| l.trim_start().strip_prefix("lr0:")).expect("lr0");
+    let words: Vec<u64> = line.split_whitespace().map(|w| w.parse().expect("a number")).collect();
+    (words[9], words[11])
+}
+
+/// Datagrams of a blast.
+const BLAST: usize = 30_000;
+
+/// Not a test by itself: what this binary does inside the namespace.
+#[test]
+#[ignore = "it is the program that other tests run"]
+fn inside_blasts() {
+    if std::env::var(TALK_TO).is_err() {
+        return;
+    }
+    let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+    for _ in 0..BLAST {
+        // The queue being full is the point.
+        let _ = socket.send_to(&[7; 100], "10.0.2.2:9");
+    }
+    // Rings are first in, first out: the answer comes after the last datagram was taken.
+    TcpStream::connect("10.0.2.2:9").expect_err("nobody listens there");
+    let (sent, dropped) = sent_inside();
+    println!("inside: {sent} {dropped}");
+}
+
+#[test]
+fn what_the_kernel_drops_before_the_ring_is_counted() {
+    for user in able("what_the_kernel_drops_before_the_ring_is_counted") {
+        let talker = user.talker();
+        let has_tun = user.output(&["run", "--backend", "tun", "--", "true"]).status.success();
+        let mut ways: Vec<&[&str]> = vec![&["--backend", "packet"]];
+        if has_tun {
+            // A ring that a blast is sure to overflow.
+            ways.push(&["--backend", "tun", "--set", "ring.rx=2"]);
+        }
+        for way in ways {
+            // Without IPv6 nothing but the program sends.
+            let mut args = vec!["run", "--no-ipv6", "--report", "json"];
+            args.extend(way);
+            args.extend(["--", &talker, "--exact", "inside_blasts", "--ignored", "--nocapture"]);
+            let out = user.command(&args).env(TALK_TO, "-").output().expect("linerate starts");
+            let (said, errors) = (text(&out.stdout), text(&out.stderr));
+            assert!(out.status.success(), "{said}\n{errors}");
+            let inside = said.lines().find_map(|l| l.split_once("inside: ")).expect(&said).1;
+            let inside: Vec<u64> = inside.split(' ').map(|w| w.parse().expect(&said)).collect();
+            let line = errors.lines().find(|l| l.starts_with('{')).expect("a report");
+            let report: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            let stages = report["stages"].as_array().expect("stages");
+            assert!(stages.iter().all(|s| s["missing"] == 0), "{line}");
+            let ring = stages.iter().find(|s| s["name"] == "Ring").expect("the ring");
+            assert_eq!(ring["in"], inside[0] + inside[1], "{way:?}: {ring} {inside:?}");
+            if way.contains(&"tun") {
+                assert_eq!(ring["dropped"]["FULL_RING"], inside[1], "{ring} {inside:?}");
+                assert!(inside[1] > 0, "a blast overflows two places: {inside:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_ring_of_another_size_is_refused_where_there_is_none() {
+    for user in able("a_ring_of_another_size_is_refused_where_there_is_none") {
+        let args = ["run", "--backend", "packet", "--set", "ring.rx=77", "--", "true"];
+        let out = user.output(&args);
+        assert_eq!(out.status.code(), Some(125));
+        assert!(text(&out.stderr).contains("--backend tun"), "{}", text(&out.stderr));
     }
 }
 

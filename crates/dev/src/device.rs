@@ -67,7 +67,8 @@ pub struct Counts {
     pub tx_refused: u64,
     /// The errno of the last refusal; 0: none yet.
     pub tx_errno: i32,
-    /// Packets that were for us and met a full ring: lost before they could be received.
+    /// Packets that were for us and met a full ring: lost before they could be received. See
+    /// [`Device::count_overflow`].
     pub overflow: u64,
 }
 
@@ -107,7 +108,13 @@ pub trait Device {
     /// Its own counts.
     fn counts(&self) -> Counts;
 
-    /// Sets how many packets its receive ring holds (`ethtool -G DEV rx N`). Without effect where
-    /// the ring is the kernel's.
-    fn set_rx_ring(&mut self, _pkts: usize) {}
+    /// Brings [`Counts::overflow`] up to date where that takes a system call. The loop asks now
+    /// and then while packets come, and before a final report.
+    fn count_overflow(&mut self) {}
+
+    /// Sets how many packets its receive ring holds (`ethtool -G DEV rx N`). Returns whether it
+    /// obeyed: where the ring is the kernel's, it does not.
+    fn set_rx_ring(&mut self, _pkts: usize) -> bool {
+        false
+    }
 }

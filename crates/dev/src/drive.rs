@@ -17,7 +17,7 @@ use linerate_core::path;
 use linerate_core::pkt::{Batch, Pkt};
 use linerate_core::shard::Shard;
 use linerate_core::table::{Knobs, Reason, Stage, count::id};
-use linerate_core::time::{Instant, US};
+use linerate_core::time::{Instant, MS, US};
 use linerate_core::tx::xmit::tx_done;
 use linerate_core::wire::Mac;
 
@@ -57,6 +57,9 @@ struct Slot {
     blocked: bool,
     /// Losses that were counted already.
     overflow_seen: u64,
+    /// Packets came since the device was asked for its losses, at `asked`.
+    unasked: bool,
+    asked: Instant,
     /// `ring.rx` as the device was last told it; at first the default, so that a device keeps the
     /// size that it was made with until somebody sets the knob.
     ring_rx: u64,
@@ -90,6 +93,9 @@ pub struct Drive {
 /// A gap between two turns that is longer than any wait asked for, by this much, is a pause of the
 /// whole process or machine, not a storm of time-outs.
 const PAUSE: u64 = 2_000_000_000;
+
+/// How often a device is asked what was lost before its ring: a system call, so not for each burst.
+const ASK_NS: u64 = 100 * MS;
 
 /// The shortest look before a sleep, in nanoseconds.
 const HALT_POLL_MIN: u64 = 10_000;
@@ -144,8 +150,16 @@ impl Drive {
             self.poller.add(fd, DEVICE_TOKENS + self.slots.len() as u64, Interest::READ)?;
         }
         let ring_rx = Knobs::default().ring_rx;
-        let slot = Slot { dev, number, scheduled: true, blocked: false, overflow_seen: 0, ring_rx };
-        self.slots.push(slot);
+        self.slots.push(Slot {
+            dev,
+            number,
+            scheduled: true,
+            blocked: false,
+            overflow_seen: 0,
+            unasked: false,
+            asked: Instant::ZERO,
+            ring_rx,
+        });
         Ok(number)
     }
 
@@ -180,6 +194,7 @@ impl Drive {
         self.note_devices();
         self.size_rings();
         let mut work = self.net_rx_action(now)?;
+        self.ask_devices(now);
         path::timers(&mut self.shard, now);
         self.app_busy = app.turn(&mut self.shard, &self.poller, &self.ready)?;
         path::transmit(&mut self.shard, &mut self.batch);
@@ -234,8 +249,9 @@ impl Drive {
         if net.knobs.busy_poll != 0 && idle < net.knobs.busy_poll * US {
             return Some(0);
         }
-        let next = [path::next_timer(&self.shard), app.next_timer()];
-        let next = next.into_iter().flatten().min()?;
+        let next = [path::next_timer(&self.shard), app.next_timer()].into_iter().flatten();
+        let asks = self.slots.iter().filter(|s| s.unasked).map(|s| s.asked.plus(ASK_NS));
+        let next = next.chain(asks).min()?;
         Some(next.since(self.last_now))
     }
 
@@ -340,6 +356,7 @@ impl Drive {
         // A device that could have more stays on the list; one without memory waits for the next
         // turn, in which readers may have given some back.
         slot.scheduled = got >= weight || after.rx_no_buffer != starved;
+        slot.unasked |= got > 0;
         let lost = after.overflow - slot.overflow_seen;
         slot.overflow_seen = after.overflow;
         let number = slot.number;
@@ -363,17 +380,49 @@ impl Drive {
         Ok(got)
     }
 
+    /// Asks those devices for their losses from which packets came and that were not asked lately.
+    fn ask_devices(&mut self, now: Instant) {
+        for at in 0..self.slots.len() {
+            let slot = &mut self.slots[at];
+            if slot.unasked && now.since(slot.asked) >= ASK_NS {
+                slot.asked = now;
+                self.ask_device(at);
+            }
+        }
+    }
+
+    fn ask_device(&mut self, at: usize) {
+        let slot = &mut self.slots[at];
+        slot.unasked = false;
+        slot.dev.count_overflow();
+        let after = slot.dev.counts().overflow;
+        let lost = after - slot.overflow_seen;
+        slot.overflow_seen = after;
+        self.shard.net.counts.flow(Stage::Ring).enter(lost);
+        self.count_lost(lost);
+    }
+
+    /// Asks every device what was lost before its ring, so that a report made now leaves nothing
+    /// out.
+    pub fn count_losses(&mut self) {
+        (0..self.slots.len()).for_each(|at| self.ask_device(at));
+    }
+
+    fn count_lost(&mut self, lost: u64) {
+        for _ in 0..lost {
+            self.shard.net.counts.dropped(Stage::Ring, Reason::RingFull);
+        }
+    }
+
     /// Counts what the ring gave and what it lost.
     fn count_ring(&mut self, dev: u8, lost: u64) {
+        self.count_lost(lost);
         let net = &mut self.shard.net;
         let good = self.batch.len() as u64;
         let bad = self.dropped.len() as u64;
         let bytes: u64 = self.batch.now.iter().map(|p| p.len() as u64).sum();
         let ring = net.counts.flow(Stage::Ring);
         ring.enter(bad + lost);
-        for _ in 0..lost {
-            net.counts.dropped(Stage::Ring, Reason::RingFull);
-        }
         for (pkt, why) in self.dropped.drain(..) {
             net.kfree_skb_reason(Stage::Ring, pkt, why);
         }

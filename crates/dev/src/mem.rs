@@ -254,8 +254,9 @@ impl Device for Mem {
         Counts { overflow: self.rx.lock().overflow, ..self.counts }
     }
 
-    fn set_rx_ring(&mut self, pkts: usize) {
+    fn set_rx_ring(&mut self, pkts: usize) -> bool {
         self.rx.lock().limit = pkts.max(1);
+        true
     }
 }
 

@@ -11,13 +11,12 @@
 
 use crate::burst::{self, OneByOne};
 use crate::device::{Caps, Counts, Device, Layer, RxCx};
-use crate::netdev::Link;
+use crate::netdev::{Link, Losses};
 use crate::offload;
 use crate::sys::packet::{self as sys, Flag, Received};
 use crate::vnet::{self, Vnet};
 use linerate_core::pkt::{Batch, Buf, LARGE, Pkt};
 use linerate_core::table::Reason;
-use linerate_core::time::{Instant, MS};
 use rustix::net::sockopt;
 use std::collections::VecDeque;
 use std::fmt;
@@ -90,8 +89,6 @@ impl From<PacketError> for io::Error {
 const ETH_P_8021Q: u16 = 0x8100;
 const VLAN_HLEN: usize = 4;
 const MACS: usize = 12;
-/// How often the kernel is asked what it dropped: a system call, so not for each burst.
-const ASK_NS: u64 = 100 * MS;
 /// Largest super-packet Linux makes by default (`GSO_LEGACY_MAX_SIZE`).
 const GSO_BYTES_MAX: u32 = 65536;
 
@@ -102,8 +99,9 @@ pub struct Packet {
     caps: Caps,
     large: Option<Buf>,
     counts: Counts,
-    /// When the kernel was last asked what it dropped.
-    asked: Instant,
+    /// Frames that the socket lost, as far as it was asked.
+    socket_lost: u64,
+    losses: Option<Losses>,
 }
 
 impl fmt::Debug for Packet {
@@ -165,8 +163,8 @@ impl Packet {
             uso: vnet_hdr,
             gso_bytes_max: if vnet_hdr { GSO_BYTES_MAX } else { 0 },
         };
-        let (large, counts) = (None, Counts::default());
-        Packet { fd, name: link.name.clone(), caps, large, counts, asked: Instant::ZERO }
+        let (name, counts) = (link.name.clone(), Counts::default());
+        Packet { fd, name, caps, large: None, counts, socket_lost: 0, losses: None }
     }
 
     /// Gives the socket away, to be handed to another process.
@@ -175,17 +173,10 @@ impl Packet {
         self.fd
     }
 
-    /// Adds the frames that the kernel dropped because the socket's memory was full.
-    fn count_overflow(&mut self, now: Instant) {
-        if now.since(self.asked) < ASK_NS {
-            return;
-        }
-        self.asked = now;
-        // The kernel's count starts anew with each answer. It has no reason to fail; if it did,
-        // the next answer would carry the frames of this one.
-        if let Ok((_, drops)) = sys::statistics(&self.fd) {
-            self.counts.overflow += u64::from(drops);
-        }
+    /// Where to read what the other end of the wire dropped on the way to this one (a veth pair's,
+    /// whose backlog here was full). What the socket itself loses is counted without it.
+    pub fn set_losses(&mut self, losses: Losses) {
+        self.losses = Some(losses);
     }
 
     /// Receives one frame; `None` if none waits or there is no memory for it.
@@ -346,7 +337,6 @@ impl Device for Packet {
     }
 
     fn rx_burst(&mut self, cx: &mut RxCx<'_>, out: &mut Batch, budget: usize) -> io::Result<usize> {
-        self.count_overflow(cx.now);
         burst::rx_burst(self, cx, out, budget)
     }
 
@@ -364,5 +354,16 @@ impl Device for Packet {
 
     fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// Frames that met a full socket, and those that did not come as far as the socket.
+    fn count_overflow(&mut self) {
+        // The kernel's count starts anew with each answer. It has no reason to fail; if it did,
+        // the next answer would carry the frames of this one.
+        if let Ok((_, drops)) = sys::statistics(&self.fd) {
+            self.socket_lost += u64::from(drops);
+        }
+        let before = self.losses.as_mut().map_or(0, Losses::read);
+        self.counts.overflow = self.socket_lost + before;
     }
 }

@@ -14,6 +14,7 @@
 
 use crate::burst::{self, OneByOne};
 use crate::device::{Caps, Counts, Device, Layer, RxCx};
+use crate::netdev::Losses;
 use crate::offload;
 use crate::sys::tun::{self as sys, IffFlags};
 use crate::vnet::{self, Vnet};
@@ -208,6 +209,7 @@ pub struct Tun {
     /// Packets longer than a head come, although the MTU we were told says otherwise.
     long_seen: bool,
     counts: Counts,
+    losses: Option<Losses>,
 }
 
 impl fmt::Debug for Tun {
@@ -269,7 +271,8 @@ impl Tun {
         let path = PathBuf::from(DEV_NET_TUN);
         let vnet = flags.vnet_hdr;
         let (large, counts) = (None, Counts::default());
-        Ok(Tun { fd, name, caps, vnet, path, flags, large, long_seen: false, counts })
+        let (long_seen, losses) = (false, None);
+        Ok(Tun { fd, name, caps, vnet, path, flags, large, long_seen, counts, losses })
     }
 
     /// Opens one more queue of the same interface, with the same offloads; in the namespace the
@@ -281,7 +284,15 @@ impl Tun {
         let (fd, name) = attach(&self.path, &self.name, self.flags)?;
         let (path, caps, vnet, flags) = (self.path.clone(), self.caps, self.vnet, self.flags);
         let (large, counts) = (None, Counts::default());
-        Ok(Tun { fd, name, caps, vnet, path, flags, large, long_seen: false, counts })
+        // The counts are the interface's, so one of its queues tells them.
+        let (long_seen, losses) = (false, None);
+        Ok(Tun { fd, name, caps, vnet, path, flags, large, long_seen, counts, losses })
+    }
+
+    /// Where to read what the interface dropped before its full ring, which this descriptor does
+    /// not tell. Without it [`Counts::overflow`] stays 0.
+    pub fn set_losses(&mut self, losses: Losses) {
+        self.losses = Some(losses);
     }
 
     /// Tells the device its MTU and, for a TAP, its own Ethernet address, which the kernel does not
@@ -447,6 +458,12 @@ impl Device for Tun {
 
     fn counts(&self) -> Counts {
         self.counts
+    }
+
+    fn count_overflow(&mut self) {
+        if let Some(losses) = &mut self.losses {
+            self.counts.overflow = losses.read();
+        }
     }
 }
 

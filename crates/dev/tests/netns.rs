@@ -667,6 +667,7 @@ fn a_packet_socket_counts_what_the_kernel_dropped() {
     let now = Instant::from_ns(1_000_000_000);
     let mut cx = RxCx { pool: &mut pool, now, dev: 0, dropped: &mut dropped };
     dev.rx_burst(&mut cx, &mut batch, 1000).unwrap();
+    dev.count_overflow();
     let udp = |p: &&Pkt| p.len() == 1042;
     let (got, lost) = (batch.now.iter().filter(udp).count(), dev.counts().overflow);
     assert!(got > 0 && lost > 0, "{got} received, {lost} lost");

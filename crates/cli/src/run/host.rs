@@ -6,6 +6,8 @@ use std::io;
 use std::rc::Rc;
 
 use linerate_core::shard::Shard;
+use linerate_core::table::Knobs;
+use linerate_core::table::knob::SetError;
 use linerate_core::time::{Instant, SEC};
 use linerate_dev::drive::App;
 use linerate_dev::poller::{Event, Poller};
@@ -35,6 +37,8 @@ pub struct Host {
     name: String,
     offloads: Vec<String>,
     notes: Vec<String>,
+    /// The receive ring of the device was sized when it was made, and stays so.
+    pub ring_is_kernels: bool,
     begun: Option<Instant>,
     exit: Option<Exit>,
     /// When waiting for deliveries ends, once the program has ended.
@@ -62,6 +66,7 @@ impl Host {
             name,
             offloads,
             notes,
+            ring_is_kernels: false,
             begun: None,
             exit: None,
             deadline: None,
@@ -178,10 +183,21 @@ impl Host {
                 let sockets = sockets.min(control::SOCKETS_MAX);
                 Response::Snapshot(Box::new(self.snapshot(shard, sockets)))
             }
+            Request::Set(knob, _) if self.ring_is_kernels && is_ring_rx(&knob) => {
+                Response::Error(SetError::NotNow { path: RING_RX }.to_string())
+            }
             request => control::answer(shard, request, Meta::default),
         });
         self.control = Some(control);
     }
+}
+
+/// The knob that sizes receive rings.
+const RING_RX: &str = "ring.rx";
+
+/// Whether this is a name of that knob.
+fn is_ring_rx(knob: &str) -> bool {
+    Knobs::row(knob).is_ok_and(|row| row.path == RING_RX)
 }
 
 impl App for Host {

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use linerate_core::shard::Shard;
+use linerate_core::table::Knobs;
 use linerate_dev::device::{Device, Layer};
 use linerate_dev::drive::Drive;
-use linerate_dev::netdev::Link;
+use linerate_dev::netdev::{Link, Losses, Netdev};
 use linerate_dev::poller::Interest;
 use linerate_dev::{packet, tun};
 use linerate_gateway::config::Config;
@@ -71,6 +72,10 @@ fn other<E: fmt::Display>(doing: &str) -> impl FnOnce(E) -> StartError {
     move |err| StartError::Other(format!("{doing}: {err}"))
 }
 
+/// Why `ring.rx` is refused where a packet socket carries the packets.
+const NO_RING: &str = "ring.rx cannot be set for a veth pair, whose packet socket is bounded in \
+                       bytes: leave it at its default, or have a TUN (--backend tun)";
+
 /// A running instance.
 pub struct Instance {
     drive: Drive,
@@ -83,13 +88,18 @@ impl Instance {
     ///
     /// # Errors
     /// [`StartError`].
-    pub fn start(setup: Setup) -> Result<Instance, StartError> {
+    pub fn start(mut setup: Setup) -> Result<Instance, StartError> {
         let mut shard = Shard::new(seed().map_err(other("cannot read random numbers"))?);
         for Setting { path, value } in &setup.settings {
             shard.set_knob(path, value).map_err(|e| StartError::Other(e.to_string()))?;
         }
-        let mut drive = Drive::new(shard).map_err(other("cannot wait for events"))?;
+        let ring_rx = shard.net.knobs.ring_rx;
+        setup.plan.ring_rx = u32::try_from(ring_rx).unwrap_or(u32::MAX);
         let (spawned, device) = ns::spawn(&setup.plan)?;
+        if device.backend == Backend::Packet && ring_rx != Knobs::default().ring_rx {
+            return Err(StartError::Other(NO_RING.to_owned()));
+        }
+        let mut drive = Drive::new(shard).map_err(other("cannot wait for events"))?;
         // After the namespace, whose helper removes the socket if this process is killed.
         let bound = ControlServer::bind(&setup.name, &mut |left| spawned.remove_at_end(left));
         let (control, notes) = match bound {
@@ -97,7 +107,8 @@ impl Instance {
             Err(e) if setup.name_wanted => return Err(StartError::Other(e.to_string())),
             Err(e) => (None, vec![format!("`show` and `set` will not find this instance: {e}")]),
         };
-        let device = open(device, &setup.plan)?;
+        let mut device = open(device, &setup.plan)?;
+        let ring_is_kernels = !device.set_rx_ring(ring_rx as usize);
         let offloads = offloads(&*device);
         let number = drive
             .add_device(device, |iface| Gateway::setup_iface(&setup.gateway, iface))
@@ -121,7 +132,8 @@ impl Instance {
         super::harden().map_err(other("cannot give up rights that are no longer needed"))?;
         spawned.go().map_err(other("cannot start the program"))?;
         notes.iter().for_each(|note| eprintln!("linerate: {note}"));
-        let host = Host::new(gateway, spawned, control, recorder, setup.name, offloads, notes);
+        let mut host = Host::new(gateway, spawned, control, recorder, setup.name, offloads, notes);
+        host.ring_is_kernels = ring_is_kernels;
         Ok(Instance { drive, host })
     }
 
@@ -130,6 +142,13 @@ impl Instance {
     /// # Errors
     /// The device or the poller failed while the program was running.
     pub fn run(&mut self) -> io::Result<Exit> {
+        let ended = self.run_loop();
+        // While the namespace is there to tell.
+        self.drive.count_losses();
+        ended
+    }
+
+    fn run_loop(&mut self) -> io::Result<Exit> {
         loop {
             let turned = self.drive.turn(&mut self.host);
             if let Some(exit) = self.host.finished() {
@@ -180,10 +199,13 @@ fn record(path: &Path, drive: &mut Drive) -> io::Result<Rc<RefCell<Recorder>>> {
 
 /// Takes over the device that the helper made.
 fn open(device: ns::Device, plan: &Plan) -> Result<Box<dyn Device>, StartError> {
+    let losses = Losses::new(Netdev::from_fd(device.netlink), device.index)
+        .map_err(|e| StartError::Device(e.to_string()))?;
     if device.backend == Backend::Tun {
         let mut tun = tun::Tun::from_fd(device.fd, &tun::Config::new(&plan.device))
             .map_err(|e| StartError::Device(e.to_string()))?;
         tun.set_link(plan.mtu, None);
+        tun.set_losses(losses);
         return Ok(Box::new(tun));
     }
     let far = device.far_mac.unwrap_or([2, 0, 0, 0, 0, 2]);
@@ -197,8 +219,10 @@ fn open(device: ns::Device, plan: &Plan) -> Result<Box<dyn Device>, StartError> 
         running: true,
     };
     let config = packet::Config::default();
-    let packet = packet::Packet::attach(device.fd, &link, config);
-    Ok(Box::new(packet.map_err(|e| StartError::Device(e.to_string()))?))
+    let mut packet = packet::Packet::attach(device.fd, &link, config)
+        .map_err(|e| StartError::Device(e.to_string()))?;
+    packet.set_losses(losses);
+    Ok(Box::new(packet))
 }
 
 /// The gateway's Ethernet address: the kernel at our end of the veth pair ignores what is addressed

@@ -4,15 +4,17 @@
 //! requests in a run. Linux: net/core/rtnetlink.c, net/ipv4/devinet.c, net/ipv6/addrconf.c,
 //! net/ipv4/fib_frontend.c, net/core/neighbour.c, drivers/net/veth.c.
 
+mod losses;
 mod netlink;
 
 pub use crate::sys::ethtool::Feature;
+pub use losses::Losses;
 
 use netlink::{Netlink, Request, attr, attr_u32, text};
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// An interface request that the kernel refused.
 #[derive(Debug)]
@@ -83,6 +85,28 @@ pub struct Link {
     pub running: bool,
 }
 
+/// What the kernel counted at an interface since it was made (`struct rtnl_link_stats64`); the
+/// directions are the interface's own. [`Default`] is all 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats64 {
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Packets received with an error.
+    pub rx_errors: u64,
+    /// Packets that an error kept from being sent.
+    pub tx_errors: u64,
+    /// Packets received and dropped for want of room.
+    pub rx_dropped: u64,
+    /// Packets dropped instead of sent: on a TUN, those that met its full ring.
+    pub tx_dropped: u64,
+}
+
 /// Where a route leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouteKind {
@@ -142,6 +166,7 @@ const IFLA_MTU: u16 = 4;
 const IFLA_TXQLEN: u16 = 13;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_PID: u16 = 19;
+const IFLA_STATS64: u16 = 23;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
@@ -172,6 +197,27 @@ impl Netdev {
             doing: "open an rtnetlink socket".to_owned(),
             kernel: None,
             source,
+        })
+    }
+
+    /// Takes over a socket that [`Netdev::open`] made, possibly in another process. It stays in
+    /// the network namespace that it was opened in; reading needs no capability there.
+    #[must_use]
+    pub fn from_fd(fd: OwnedFd) -> Netdev {
+        Netdev(Netlink::from_fd(fd))
+    }
+
+    /// What the kernel counted at an interface since it was made.
+    ///
+    /// # Errors
+    /// `ENODEV` if there is none.
+    pub fn link_stats(&mut self, index: u32) -> Result<Stats64, NetdevError> {
+        let doing = || format!("read the counts of interface #{index}");
+        let answer = self.0.run(Request::new(RTM_GETLINK, 0, &ifinfo(index, 0, 0)), doing)?;
+        answer.and_then(|a| parse_stats(&a.body)).ok_or_else(|| NetdevError {
+            doing: doing(),
+            kernel: None,
+            source: io::ErrorKind::InvalidData.into(),
         })
     }
 
@@ -377,6 +423,12 @@ impl Netdev {
     }
 }
 
+impl AsFd for Netdev {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.fd()
+    }
+}
+
 /// Switches an `ethtool -K` feature of an interface in the calling thread's namespace.
 ///
 /// # Errors
@@ -414,6 +466,22 @@ fn parse_link(body: &[u8]) -> Option<Link> {
         txqueuelen: attr_u32(attrs, IFLA_TXQLEN).unwrap_or(0),
         up: flags & libc::IFF_UP as u32 != 0,
         running: flags & libc::IFF_RUNNING as u32 != 0,
+    })
+}
+
+fn parse_stats(body: &[u8]) -> Option<Stats64> {
+    let stats = attr(body.get(IFINFOMSG..)?, IFLA_STATS64)?;
+    let (words, _) = stats.as_chunks::<8>();
+    let word = |at: usize| words.get(at).copied().map(u64::from_ne_bytes);
+    Some(Stats64 {
+        rx_packets: word(0)?,
+        tx_packets: word(1)?,
+        rx_bytes: word(2)?,
+        tx_bytes: word(3)?,
+        rx_errors: word(4)?,
+        tx_errors: word(5)?,
+        rx_dropped: word(6)?,
+        tx_dropped: word(7)?,
     })
 }
 

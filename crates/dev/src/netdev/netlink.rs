@@ -10,7 +10,7 @@ use crate::sys;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// `nlmsghdr`.
 const HEADER: usize = 16;
@@ -121,6 +121,15 @@ impl Netlink {
         // Old kernels lack it; then errors carry only their number.
         let _ = sys::netlink::explain_errors(&fd);
         Ok(Netlink { fd, seq: 0 })
+    }
+
+    /// Takes over a socket that [`Netlink::open`] made and on which nothing is pending.
+    pub(super) fn from_fd(fd: OwnedFd) -> Netlink {
+        Netlink { fd, seq: 0 }
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     /// Sends `request` and waits for its acknowledgement; `doing` completes "cannot …" in errors.

@@ -67,8 +67,9 @@ fn decode_mac(text: &str) -> Option<[u8; 6]> {
     bytes.try_into().ok()
 }
 
-/// Makes the device that the plan asks for and configures the program's side of it.
-pub(super) fn make(config: &Config) -> Result<Made, Refused> {
+/// Makes the device that the plan asks for and configures the program's side of it. The socket
+/// that did so comes along: it lies in the program's namespace.
+pub(super) fn make(config: &Config) -> Result<(Made, Netdev), Refused> {
     let mut made = match config.backend {
         Backend::Tun => make_tun(config).map_err(|why| Refused::new(Step::Device, no_tun(&why)))?,
         Backend::Packet => make_veth(config).map_err(|why| Refused::new(Step::Device, why))?,
@@ -84,8 +85,8 @@ pub(super) fn make(config: &Config) -> Result<Made, Refused> {
             }
         },
     };
-    configure(config, &mut made)?;
-    Ok(made)
+    let netdev = configure(config, &mut made)?;
+    Ok((made, netdev))
 }
 
 /// Opens the clone device and makes the interface; the sentence says what was missing.
@@ -134,7 +135,7 @@ fn make_far_end(config: &Config, near: &File) -> Result<Made, String> {
 }
 
 /// Gives the program's interface its MTU, addresses and routes, and brings it and `lo` up.
-fn configure(config: &Config, made: &mut Made) -> Result<(), Refused> {
+fn configure(config: &Config, made: &mut Made) -> Result<Netdev, Refused> {
     let refused = |err: NetdevError| Refused::new(Step::Network, err.to_string());
     let mut netdev = Netdev::open().map_err(refused)?;
     let lo = netdev.link("lo").map_err(refused)?;
@@ -143,6 +144,9 @@ fn configure(config: &Config, made: &mut Made) -> Result<(), Refused> {
     quiet_ipv6(&config.device, config.v6.is_some());
     netdev.set_up(lo.index, true).map_err(refused)?;
     netdev.set_mtu(link.index, config.mtu).map_err(refused)?;
+    if made.backend == Backend::Tun {
+        netdev.set_txqueuelen(link.index, config.ring_rx).map_err(refused)?;
+    }
     // Only our address, not a link-local one with its solicitations beside it. It fails only where
     // there is no IPv6.
     let _ = netdev.set_addr_gen_none(link.index);
@@ -154,7 +158,7 @@ fn configure(config: &Config, made: &mut Made) -> Result<(), Refused> {
     {
         made.notes.push(format!("no IPv6 inside: {err}"));
     }
-    Ok(())
+    Ok(netdev)
 }
 
 /// The kernel notices the carrier of a new interface a little later, and until then drops what is

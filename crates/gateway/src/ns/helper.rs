@@ -109,10 +109,11 @@ fn prepare(config: &Config, control: &OwnedFd) -> Result<(), Refused> {
     if let Some(name) = &config.hostname {
         sethostname(name).map_err(Refused::at(Step::Other, "cannot set the host name"))?;
     }
-    let made = device::make(config)?;
+    let (made, netdev) = device::make(config)?;
     let fields = made.describe();
     let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
     message::send(control.as_fd(), "device", &fields, Some(made.fd.as_fd()))
+        .and_then(|()| message::send(control.as_fd(), "netlink", &[], Some(netdev.as_fd())))
         .map_err(Refused::at(Step::Other, "cannot pass the device on"))
 }
 

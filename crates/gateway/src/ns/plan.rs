@@ -89,6 +89,9 @@ pub struct Plan {
     pub device: String,
     /// MTU of the interface, in bytes.
     pub mtu: u32,
+    /// Packets that the receive ring of a TUN holds, 1 to 65536: the interface's transmit queue
+    /// length, which cannot be changed later. Without effect on a veth pair.
+    pub ring_rx: u32,
     /// IPv4: by default 10.0.2.100/24 with gateway 10.0.2.2.
     pub v4: Net<Ipv4Addr>,
     /// IPv6: by default fd00::100/64 with gateway fd00::2. `None` turns IPv6 off inside.
@@ -116,6 +119,7 @@ impl Plan {
             tun_path: PathBuf::from("/dev/net/tun"),
             device: "lr0".into(),
             mtu: 1500,
+            ring_rx: 1024,
             v4: Net {
                 address: Ipv4Addr::new(10, 0, 2, 100),
                 prefix: 24,
@@ -154,6 +158,7 @@ pub(super) struct Config {
     pub tun_path: String,
     pub device: String,
     pub mtu: u32,
+    pub ring_rx: u32,
     pub v4: Net<Ipv4Addr>,
     pub v6: Option<Net<Ipv6Addr>>,
     pub resolv_conf: String,
@@ -182,6 +187,7 @@ impl Config {
             self.tun_path.clone(),
             self.device.clone(),
             self.mtu.to_string(),
+            self.ring_rx.to_string(),
             encode_net(&self.v4),
             self.v6.as_ref().map_or(String::new(), encode_net),
             self.resolv_conf.clone(),
@@ -192,11 +198,10 @@ impl Config {
 
     /// The reverse of [`Config::encode`]; `None` if a field does not fit.
     pub fn decode(fields: &[String]) -> Option<Config> {
-        let [ids, pid, backend, tun_path, device, mtu, v4, v6, resolv, hostname, inherited] =
-            fields
-        else {
+        let [ids, pid, backend, tun_path, device, mtu, ring_rx, v4, v6, rest @ ..] = fields else {
             return None;
         };
+        let [resolv, hostname, inherited] = rest else { return None };
         let words: Vec<&str> = ids.split(' ').collect();
         let ids = match words[..] {
             ["host"] => IdMap::Host,
@@ -219,6 +224,7 @@ impl Config {
             tun_path: tun_path.clone(),
             device: device.clone(),
             mtu: mtu.parse().ok()?,
+            ring_rx: ring_rx.parse().ok()?,
             v4: decode_net(v4)?,
             v6: if v6.is_empty() { None } else { Some(decode_net(v6)?) },
             resolv_conf: resolv.clone(),
@@ -262,6 +268,7 @@ mod tests {
                     tun_path: "/dev/net/tun".into(),
                     device: plan.device.clone(),
                     mtu: 1500,
+                    ring_rx: 77,
                     v4: Net { gateway: None, ..plan.v4 },
                     v6,
                     resolv_conf: plan.resolv_conf.clone(),

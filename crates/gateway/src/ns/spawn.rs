@@ -142,6 +142,9 @@ pub struct Device {
     /// Ethernet address of our end of the veth pair. Use another one for the gateway: frames that
     /// are not addressed to our end are dropped by the kernel before it looks at them.
     pub far_mac: Option<[u8; 6]>,
+    /// An rtnetlink socket in the program's namespace, to read what its interface counts. It
+    /// keeps that namespace, as the descriptor of a TUN does.
+    pub netlink: OwnedFd,
 }
 
 /// A program in its network namespace. Dropping it ends the program and everything it started.
@@ -208,6 +211,9 @@ fn check(plan: &Plan) -> Result<(), SpawnError> {
     let min = if plan.v6.is_some() { MTU_V6_MIN } else { 68 };
     if !(min..=65535).contains(&plan.mtu) {
         return refuse(format!("MTU {} is out of range: {min} to 65535 bytes", plan.mtu));
+    }
+    if !(1..=65536).contains(&plan.ring_rx) {
+        return refuse(format!("a ring of {} packets is out of range: 1 to 65536", plan.ring_rx));
     }
     if plan.v4.prefix > 32 || plan.v6.is_some_and(|v6| v6.prefix > 128) {
         return refuse("a prefix is longer than its address".into());
@@ -300,6 +306,7 @@ fn attempt(plan: &Plan, ids: IdMap, pid_namespace: bool) -> Result<(Spawned, Dev
         tun_path,
         device: plan.device.clone(),
         mtu: plan.mtu,
+        ring_rx: plan.ring_rx,
         v4: plan.v4,
         v6: plan.v6,
         resolv_conf: plan.resolv_conf.clone(),
@@ -351,7 +358,7 @@ fn talk(
     let failed = || Refused::at::<io::Error>(Step::Other, "cannot talk to the helper");
     message::send(control, "config", &fields, Some(removes.as_fd())).map_err(failed())?;
     drop(removes);
-    let mut device = None;
+    let (mut device, mut netlink) = (None, None);
     let mut notes = Vec::new();
     loop {
         let Some(message) = message::recv(control, true).map_err(failed())? else {
@@ -366,22 +373,27 @@ fn talk(
                 let made = message.fd.and_then(|fd| Made::decode(&message.fields, fd));
                 let made = made.ok_or_else(|| Refused::new(Step::Device, "no device came"))?;
                 notes.extend(made.notes.iter().cloned());
-                device = Some(Device {
-                    fd: made.fd,
-                    backend: made.backend,
-                    index: made.near.0,
-                    mac: made.near.1,
-                    far_index: made.far.0,
-                    far_mac: made.far.1,
-                });
+                device = Some(made);
             }
+            "netlink" => netlink = message.fd,
             "init" => {
                 let stdin = io::stdin();
                 message::send(control, "config", &fields, Some(stdin.as_fd())).map_err(failed())?;
             }
             "note" => notes.push(message.field(0).to_owned()),
             "ready" => {
-                let device = device.ok_or_else(|| Refused::new(Step::Device, "no device came"))?;
+                let both = device.zip(netlink);
+                let (made, netlink) =
+                    both.ok_or_else(|| Refused::new(Step::Device, "no device came"))?;
+                let device = Device {
+                    fd: made.fd,
+                    backend: made.backend,
+                    index: made.near.0,
+                    mac: made.near.1,
+                    far_index: made.far.0,
+                    far_mac: made.far.1,
+                    netlink,
+                };
                 return Ok((device, notes));
             }
             "failed" => {
@@ -662,6 +674,7 @@ mod tests {
             Plan { device: "sixteen-letters-".into(), ..good.clone() },
             Plan { mtu: 1279, ..good.clone() },
             Plan { mtu: 65536, ..good.clone() },
+            Plan { ring_rx: 0, ..good.clone() },
             Plan { hostname: Some(String::new()), ..good.clone() },
         ];
         for plan in bad {
