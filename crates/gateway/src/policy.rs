@@ -7,6 +7,7 @@
 //! RFCs: 4291 §2.5, 6052, 8215, 3056, 4380, 5214.
 
 use crate::config::{Config, Family};
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
 };
@@ -161,10 +162,21 @@ impl KernelRoutes {
             }
             return match word(4) {
                 Some(RTM_NEWROUTE) => Ok(answer.get(RTMSG_TYPE).copied()),
-                Some(NLMSG_ERROR) => Ok(None),
+                Some(NLMSG_ERROR) => refusal(answer),
                 _ => Err(io::ErrorKind::InvalidData.into()),
             };
         }
+    }
+}
+
+/// What an error answer says: that no route leads there, or that the kernel could not say, as when
+/// it lacks memory. Who cannot say is not taken for a yes.
+fn refusal(answer: &[u8]) -> io::Result<Option<u8>> {
+    let errno = answer.get(NLMSG_HDRLEN..NLMSG_HDRLEN + 4).and_then(|b| b.try_into().ok());
+    let errno = errno.map_or(0, |b| i32::from_ne_bytes(b).wrapping_neg());
+    match Errno::from_raw_os_error(errno) {
+        Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::ACCESS | Errno::INVAL => Ok(None),
+        other => Err(other.into()),
     }
 }
 
@@ -369,6 +381,22 @@ fn embedded_v4(addr: Ipv6Addr, out: &mut [Ipv4Addr; 4]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_that_is_no_answer_is_no_permission() {
+        let answer = |errno: i32| {
+            let mut message = vec![0; NLMSG_HDRLEN];
+            message.extend((-errno).to_ne_bytes());
+            refusal(&message)
+        };
+        for no_route in [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::ACCESS, Errno::INVAL] {
+            assert!(matches!(answer(no_route.raw_os_error()), Ok(None)), "{no_route}");
+        }
+        for cannot_say in [Errno::NOMEM, Errno::NOBUFS, Errno::BUSY] {
+            assert!(answer(cannot_say.raw_os_error()).is_err(), "{cannot_say}");
+        }
+        assert!(refusal(&[0; NLMSG_HDRLEN]).is_err(), "a message that is cut off");
+    }
 
     /// A host with these addresses of its own.
     struct Host(&'static [&'static str], &'static [&'static str]);
