@@ -128,6 +128,10 @@ pub fn resolver_changes(world: &World<'_>) -> Outcome {
     replace(&format!("{}{}", nameserver(99), nameserver(54)));
     until("the resolver that is there is asked", || asked() == "192.0.2.54");
     running.finish();
+    // Over TCP too.
+    let words = [&dig, "+short", "+tries=1", "+time=100", "+tcp", FORWARDERS[0], "name.example"];
+    assert_eq!(world.run(&[], &words).good(), "192.0.2.54");
+    replace(&nameserver(53));
     Ok(())
 }
 
