@@ -1,4 +1,5 @@
-//! `linerate explain NAME`: what the tables say of a counter, knob, stage or drop reason.
+//! `linerate explain NAME`: what the tables say of a counter, knob, stage or drop reason, and
+//! the gateway of its counters.
 //!
 //! Nothing is written here twice: the help is the doc comment of the row, relations are those that
 //! the rows declare, read in both directions.
@@ -7,6 +8,7 @@ use std::process::ExitCode;
 
 use linerate_core::table::knob::{Scope, Takes};
 use linerate_core::table::{Counter, Dir, Knobs, Reason, Stage, count, knob, reason, stage};
+use linerate_gateway::Count;
 use serde_json::{Value, json};
 
 use crate::args::ExplainArgs;
@@ -34,6 +36,8 @@ enum Hit {
     Counter(&'static count::Row),
     Reason(&'static reason::Row),
     Knob(&'static knob::Row),
+    /// A counter of the gateway.
+    Gateway(Count),
 }
 
 /// Every row that bears `name`: ours, Linux's, Linux's with its group or prefix, a knob's last part.
@@ -53,6 +57,8 @@ fn find(name: &str) -> Vec<Hit> {
         r.path.eq_ignore_ascii_case(dotted) || last_part(r.path).eq_ignore_ascii_case(dotted)
     };
     hits.extend(Knobs::ROWS.iter().filter(by_knob).map(Hit::Knob));
+    let gateway = |c: &Count| is(c.name()) || is(&format!("gateway:{}", c.name()));
+    hits.extend(Count::ALL.iter().copied().filter(gateway).map(Hit::Gateway));
     hits
 }
 
@@ -80,6 +86,11 @@ impl Hit {
             Hit::Counter(r) => (format!("{} · counter", r.name), r.help, counter_rows(r)),
             Hit::Reason(r) => (format!("{} · drop reason", r.name), r.help, reason_rows(r)),
             Hit::Knob(r) => (format!("{} · knob", r.path), r.help, knob_rows(r)),
+            Hit::Gateway(c) => {
+                let place = "the gateway, beyond the stack's stages: `linerate run` only";
+                let rows = vec![("place", vec![place.to_owned()])];
+                (format!("{} · counter of the gateway", c.name()), c.help(), rows)
+            }
         };
         let mut out = format!("{title}\n  {}\n", help.trim());
         for (label, value) in rows {
@@ -124,6 +135,9 @@ impl Hit {
                 "why": (!r.why.is_empty()).then_some(r.why),
                 "governs": governed(r.path).map(|x| x.name).collect::<Vec<_>>(),
             }),
+            Hit::Gateway(c) => {
+                json!({ "kind": "gateway counter", "name": c.name(), "help": c.help() })
+            }
         }
     }
 }
@@ -148,7 +162,10 @@ fn counter_rows(r: &count::Row) -> Rows {
         (None, _) => "has no such counter".to_owned(),
     };
     rows.push(("Linux", vec![linux]));
-    let by = |x: &reason::Row| format!("{} ({}): {}", x.reason.label(), x.name, x.help.trim());
+    let by = |x: &reason::Row| match x.reason.label() {
+        label if label == x.name => format!("{label}: {}", x.help.trim()),
+        label => format!("{label} ({}): {}", x.name, x.help.trim()),
+    };
     rows.push(("moved by", movers(r.counter).map(by).collect()));
     rows.push(("moves with", wrap(moves_with(r.counter).into_iter().map(str::to_owned))));
     rows.push(("knob", knobs_behind(r.counter).into_iter().filter_map(knob_line).collect()));
@@ -332,8 +349,9 @@ fn unknown(name: &str) -> String {
     let shown: String = name.chars().take(64).collect();
     if near.is_empty() {
         return format!(
-            "no counter, knob, stage or drop reason is called {shown:?}; `linerate show drops` and \
-             `linerate show knobs` list names"
+            "nothing is called {shown:?}, and no name is like it; explain knows the names of stages \
+             (as in `linerate show path`), counters, drop reasons, knobs (`linerate show knobs`), and \
+             the gateway's counters"
         );
     }
     let near: Vec<String> = near.iter().map(|n| format!("{n:?}")).collect();
@@ -352,7 +370,8 @@ fn nearest(name: &str) -> Vec<&'static str> {
     let reasons = Reason::ROWS.iter().flat_map(|r| [r.name, r.linux]);
     let knobs = Knobs::ROWS.iter().flat_map(|r| [r.path, last_part(r.path)]);
     let mut scored: Vec<(usize, &str)> = Vec::new();
-    for candidate in stages.chain(counters).chain(reasons).chain(knobs) {
+    let gateway = Count::ALL.iter().map(|c| c.name());
+    for candidate in stages.chain(counters).chain(reasons).chain(knobs).chain(gateway) {
         let lower = candidate.to_ascii_lowercase();
         let distance = match lower.contains(&wanted) && wanted.len() >= 4 {
             true => 1,
@@ -392,7 +411,8 @@ mod tests {
         let names = (Stage::ROWS.iter().map(|r| r.name))
             .chain(Counter::ROWS.iter().map(|r| r.name))
             .chain(Reason::ROWS.iter().map(|r| r.name))
-            .chain(Knobs::ROWS.iter().map(|r| r.path));
+            .chain(Knobs::ROWS.iter().map(|r| r.path))
+            .chain(Count::ALL.iter().map(|c| c.name()));
         for name in names {
             let hits = find(name);
             assert!(!hits.is_empty(), "{name} is not found");

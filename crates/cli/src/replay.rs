@@ -386,13 +386,20 @@ fn walk(traced: &Traced) -> String {
     let mut out = format!("{}\n", traced.head);
     for line in &traced.lines {
         let said = match line.said {
+            Said::Pass if line.stage == Stage::Xmit => "sent: the device took it".to_owned(),
+            Said::Pass if line.stage == Stage::SockQueue => "read by the application".to_owned(),
             Said::Pass => "passes".to_owned(),
+            Said::Taken if matches!(line.stage, Stage::Frag | Stage::Gso) => {
+                "cut: its pieces go on".to_owned()
+            }
             Said::Taken => "taken: its journey ends here as it should".to_owned(),
             Said::Queued => "goes on in the queue of a later stage".to_owned(),
+            Said::Held if line.stage == Stage::SockQueue => "waits for its reader".to_owned(),
             Said::Held => "waits here".to_owned(),
+            Said::Merged => "merged: it is part of another packet now".to_owned(),
             Said::Dropped(reason) => format!("dropped: {}", reason.label()),
         };
-        out.push_str(&format!("  {:<10} {:<52} {said}\n", line.stage.name(), line.what));
+        out.push_str(&format!("  {:<10} {:<58} {said}\n", line.stage.name(), line.what));
         if let Said::Dropped(reason) = line.said {
             let row = reason.row();
             out.push_str(&format!("             {}\n", row.help.trim()));
@@ -418,6 +425,7 @@ fn line_json(line: &Line) -> Value {
         Said::Taken => ("taken", None),
         Said::Queued => ("queued", None),
         Said::Held => ("held", None),
+        Said::Merged => ("merged", None),
         Said::Dropped(reason) => ("dropped", Some(reason.label())),
     };
     json!({ "stage": line.stage.name(), "said": said, "reason": reason, "packet": line.what })

@@ -79,6 +79,28 @@ fn an_unknown_name_is_answered_by_its_neighbours_and_status_2() {
     let out = linerate(&["explain", "qqqqqqqqqqqqqqqq"]);
     assert_eq!(out.status.code(), Some(2));
     assert!(out.stdout.is_empty());
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    for kind in ["stages", "counters", "drop reasons", "knobs", "gateway"] {
+        assert!(said.contains(kind), "{kind}: {said}");
+    }
+}
+
+#[test]
+fn a_counter_of_the_gateway_is_explained_as_such() {
+    for name in ["DnsNoResolver", "dnsnoresolver", "gateway:DnsNoResolver"] {
+        let text = explained(name);
+        assert!(text.starts_with("DnsNoResolver · counter of the gateway"), "{text}");
+        assert!(text.contains("because the host has no resolver"), "{text}");
+    }
+    assert_eq!(json("EchoFull")["hits"][0]["kind"], "gateway counter");
+    let near = linerate(&["explain", "DnsNoResolvr"]);
+    assert!(String::from_utf8_lossy(&near.stderr).contains("DnsNoResolver"), "{near:?}");
+}
+
+#[test]
+fn a_reason_without_a_name_in_linux_is_named_once() {
+    let text = explained("TCPReqQFullDrop");
+    assert!(text.contains("TcpReqQFull: ") && !text.contains("(TcpReqQFull)"), "{text}");
 }
 
 #[test]

@@ -222,6 +222,60 @@ fn a_trace_walks_to_the_verdict() {
     assert!(String::from_utf8_lossy(&beyond.stderr).contains("89 packets"), "{beyond:?}");
 }
 
+/// What each stage said of packet `n` of a raw capture, as `Stage said`, and the whole text.
+fn walk(name: &str, packets: &[Vec<u8>], n: u32, args: &[&str]) -> (Vec<String>, String) {
+    let path = std::env::temp_dir().join(format!("linerate-{}-{name}-{n}", std::process::id()));
+    std::fs::write(&path, raw_capture(packets)).expect("it is written");
+    let trace = n.to_string();
+    let args = [args, &["--trace", &trace]].concat();
+    let v = json_of(&path, &args);
+    let text = String::from_utf8(replay(&path, &args).stdout).expect("it prints UTF-8");
+    std::fs::remove_file(&path).expect("it is removed");
+    let word = |l: &Value, key: &str| l[key].as_str().unwrap_or_default().to_owned();
+    let lines = v["trace"].as_array().expect("a list").iter();
+    (lines.map(|l| format!("{} {}", word(l, "stage"), word(l, "said"))).collect(), text)
+}
+
+/// Two fragments of one datagram to nobody: whichever is followed, its walk ends where the
+/// datagram's does.
+#[test]
+fn a_trace_of_a_fragment_walks_to_the_verdict_of_its_packet() {
+    let mut datagram = vec![0x0f, 0xa0, 0, 53, 0, 32, 0, 0];
+    datagram.extend([7; 24]);
+    let fragments = [ipv4(0x2000, &datagram[..16]), ipv4(2, &datagram[16..])];
+    let (first, text) = walk("first", &fragments, 1, &[]);
+    let begin = ["Link pass", "Ip pass", "Route queued"];
+    assert_eq!(first[..3], begin, "{text}");
+    assert_eq!(first[3..], ["Reasm held", "Reasm pass", "Demux dropped"], "{text}");
+    assert!(text.contains("IPv4 192.0.2.1 → 198.51.100.2 UDP fragment, 16 bytes"), "{text}");
+    assert!(text.contains("IPv4 192.0.2.1:4000 → 198.51.100.2:53 UDP, 32 bytes"), "{text}");
+    assert!(text.contains("dropped: NO_SOCKET"), "{text}");
+    let (second, text) = walk("second", &fragments, 2, &[]);
+    assert_eq!(second[..3], begin, "{text}");
+    assert_eq!(second[3..], ["Reasm merged", "Reasm pass", "Demux dropped"], "{text}");
+    assert!(text.contains("merged: it is part of another packet now"), "{text}");
+    let (alone, text) = walk("alone", &fragments[..1], 1, &[]);
+    assert_eq!(alone[3..], ["Reasm held", "Reasm dropped"], "{text}");
+}
+
+#[test]
+fn a_trace_of_a_forwarded_packet_walks_to_the_device() {
+    let mut datagram = vec![0x0f, 0xa0, 0, 53, 0, 32, 0, 0];
+    datagram.extend([7; 24]);
+    let args = ["--local", "203.0.113.0/24", "--set", "net.ipv4.ip_forward=1"];
+    let (said, text) = walk("forward", &[ipv4(0, &datagram)], 1, &args);
+    let rx = ["Link pass", "Ip pass", "Route queued", "Forward queued"];
+    assert_eq!(said[..4], rx, "{text}");
+    assert_eq!(said.last().map(String::as_str), Some("Xmit pass"), "{text}");
+    for stage in ["Frag", "Neigh", "Qdisc", "Gso"] {
+        assert!(said.iter().any(|l| l.starts_with(stage)), "{stage}: {text}");
+    }
+    assert!(text.contains("52 bytes on the wire"), "{text}");
+    let last = text.lines().last().unwrap_or_default();
+    assert!(last.contains("192.0.2.1:4000 → 198.51.100.2:53 UDP, 52 bytes"), "{text}");
+    assert!(last.contains("sent: the device took it"), "{text}");
+}
+
 /// Runs over a file of these bytes.
 fn replay_bytes(name: &str, bytes: &[u8]) -> Output {
     let path = std::env::temp_dir().join(format!("linerate-{}-{name}", std::process::id()));
@@ -237,25 +291,41 @@ fn refused(out: &Output) -> String {
     String::from_utf8_lossy(&out.stderr).into_owned()
 }
 
-/// A raw capture of `n` first fragments of different packets, all of the same moment.
-fn first_fragments(n: u32) -> Vec<u8> {
+/// A capture of packets that begin with the IP header, all of the same moment.
+fn raw_capture(packets: &[Vec<u8>]) -> Vec<u8> {
     let mut out = Vec::new();
     for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 65535, 101] {
         out.extend(word.to_le_bytes());
     }
-    for id in 0..n {
-        let mut packet = [0u8; 36];
-        packet[..10].copy_from_slice(&[0x45, 0, 0, 36, 0, id as u8, 0x20, 0, 64, 17]);
-        packet[12..20].copy_from_slice(&[192, 0, 2, 1, 192, 0, 2, 2]);
-        let words = packet[..20].chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])));
-        let sum: u32 = words.sum();
-        packet[10..12].copy_from_slice(&(!((sum >> 16) + (sum & 0xffff)) as u16).to_be_bytes());
-        for word in [1, 0, 36, 36] {
+    for packet in packets {
+        for word in [1, 0, packet.len() as u32, packet.len() as u32] {
             out.extend(u32::to_le_bytes(word));
         }
         out.extend(packet);
     }
     out
+}
+
+/// An IPv4 packet with UDP in it. `frag` is the word with the offset and the flags.
+fn ipv4(frag: u16, payload: &[u8]) -> Vec<u8> {
+    ipv4_with_id(0, frag, payload)
+}
+
+fn ipv4_with_id(id: u16, frag: u16, payload: &[u8]) -> Vec<u8> {
+    let [[l0, l1], [i0, i1], [f0, f1]] =
+        [20 + payload.len() as u16, id, frag].map(u16::to_be_bytes);
+    let mut packet = vec![0x45, 0, l0, l1, i0, i1, f0, f1, 64, 17, 0, 0];
+    packet.extend([192, 0, 2, 1, 198, 51, 100, 2]);
+    let words = packet.chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])));
+    let sum: u32 = words.sum();
+    packet[10..12].copy_from_slice(&(!((sum >> 16) + (sum & 0xffff)) as u16).to_be_bytes());
+    packet.extend(payload);
+    packet
+}
+
+/// A raw capture of `n` first fragments of different packets, all of the same moment.
+fn first_fragments(n: u16) -> Vec<u8> {
+    raw_capture(&(0..n).map(|id| ipv4_with_id(id, 0x2000, &[0; 16])).collect::<Vec<_>>())
 }
 
 /// Fragments that wait for their rest hold all of the packet memory there is.

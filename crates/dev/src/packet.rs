@@ -7,7 +7,7 @@
 //!
 //! before: the interface   after: [`crate::drive`]; on the way out the other way round
 //! Linux:  net/packet/af_packet.c `packet_rcv`, `packet_snd`
-//! drops:  VnetHdr, RingNoBuf; what the socket's buffer had no room for is counted as RingFull
+//! drops:  VnetHdr, RingTruncated; what the socket's buffer had no room for is counted as RingFull
 
 use crate::burst::{self, OneByOne};
 use crate::device::{Caps, Counts, Device, Layer, RxCx};
@@ -235,7 +235,7 @@ impl Packet {
     ) -> Result<(), Reason> {
         if got.truncated {
             self.counts.rx_truncated += 1;
-            return Err(Reason::RingNoBuf);
+            return Err(Reason::RingTruncated);
         }
         // The header counts from the frame as we got it, so it is read before a tag goes back in.
         if self.caps.rx_offload {

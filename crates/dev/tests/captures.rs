@@ -106,7 +106,7 @@ const UDP4: [u8; 32] = [
 ];
 
 /// A test that can not run here says so past the harness's capture of what a passing test prints;
-/// with `LINERATE_SKIP=deny`, as in CI, it fails.
+/// with `LINERATE_SKIP=deny`, as in `.ci/run`, it fails.
 fn skip(name: &str, why: &str) {
     assert!(std::env::var("LINERATE_SKIP").as_deref() != Ok("deny"), "SKIP {name}: {why}");
     std::io::stderr().write_all(format!("SKIP {name}: {why}\n").as_bytes()).unwrap();

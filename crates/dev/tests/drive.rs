@@ -11,6 +11,8 @@ use linerate_core::udp::api::UdpBind;
 use linerate_core::udp::output::SendTo;
 use linerate_dev::drive::{App, Drive};
 use linerate_dev::mem::{self, Config};
+use linerate_dev::netdev::Link;
+use linerate_dev::packet::Packet;
 use linerate_dev::poller::{Event, Poller};
 
 /// An application that only counts its turns, and wants one at a certain time.
@@ -97,5 +99,31 @@ fn drop_vnet_hdr() {
     receiver.turn(&mut idle()).expect("a turn");
     let counts = &receiver.shard.net.counts;
     assert_eq!((counts.drops(Reason::VnetHdr), counts.get(Counter::DevRxErrors)), (3, 3));
+    assert_eq!(counts.unaccounted(), []);
+}
+
+/// A frame larger than all the room there is for one. A pair of Unix sockets cuts off what does not
+/// fit, and says so, as a packet socket does, and needs no rights.
+#[test]
+fn drop_ring_truncated() {
+    let (near, far) = std::os::unix::net::UnixDatagram::pair().expect("descriptors");
+    near.set_nonblocking(true).expect("it is set");
+    let link = Link {
+        index: 1,
+        name: "eth".to_owned(),
+        mtu: 1500,
+        mac: Some([2, 0, 0, 0, 0, 1]),
+        txqueuelen: 1000,
+        up: true,
+        running: true,
+    };
+    let packet = Packet::from_fd(near.into(), &link, false);
+    let mut drive = Drive::new(Shard::new(1)).expect("a poller");
+    drive.add_device(Box::new(packet), |_| {}).expect("it is watched");
+    far.send(&[0xff; 80_000]).expect("it is sent");
+    drive.turn(&mut idle()).expect("a turn");
+    let counts = &drive.shard.net.counts;
+    assert_eq!((counts.drops(Reason::RingTruncated), counts.get(Counter::DevRxErrors)), (1, 1));
+    assert_eq!(counts.drops(Reason::RingNoBuf), 0);
     assert_eq!(counts.unaccounted(), []);
 }

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const ROLE: &str = "LINERATE_TEST_ROLE";
 
 /// A skip must be seen although the harness captures what a passing test prints; with
-/// `LINERATE_SKIP=deny`, as in CI, the test fails.
+/// `LINERATE_SKIP=deny`, as in `.ci/run`, the test fails.
 fn skip(test: &str, why: &str) {
     assert!(std::env::var("LINERATE_SKIP").as_deref() != Ok("deny"), "SKIP {test}: {why}");
     io::stderr().write_all(format!("SKIP {test}: {why}\n").as_bytes()).unwrap();

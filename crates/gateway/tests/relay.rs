@@ -70,7 +70,7 @@ fn main() -> ExitCode {
     ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1))
 }
 
-/// Whether what the machine lacks makes tests fail, as in CI.
+/// Whether what the machine lacks makes tests fail, as in `.ci/run`.
 fn deny() -> bool {
     std::env::var("LINERATE_SKIP").as_deref() == Ok("deny")
 }

@@ -109,8 +109,8 @@ fn kernel(file: &str) -> Option<String> {
     text
 }
 
-/// Said past the capture of test output: a skip must be seen. With `LINERATE_SKIP=deny`, as in CI,
-/// the test fails.
+/// Said past the capture of test output: a skip must be seen. With `LINERATE_SKIP=deny`, as in
+/// `.ci/run`, the test fails.
 fn skip(name: &str, why: &str) {
     assert!(std::env::var("LINERATE_SKIP").as_deref() != Ok("deny"), "SKIP {name}: {why}");
     let _ = writeln!(std::io::stderr(), "SKIP {name}: {why}");

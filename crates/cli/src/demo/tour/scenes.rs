@@ -146,8 +146,9 @@ pub const SCENES: [Scene; 5] = [
         values: ["4", "4096"],
         reason: Some(Reason::TcpListenOverflow),
         counters: &[Counter::TcpExtListenOverflows, Counter::TcpExtListenDrops],
-        cure: "The knob is read by listen(), so the application was started anew: raising it does \
-            nothing for listeners that are open.",
+        cure: "This stack reads the knob at each connection, so raising it helps listeners that are \
+            open as well. Linux reads it in listen() (sk_max_ack_backlog): there the application must \
+            listen anew. Here it was started anew, as on Linux.",
         linux: "`nstat -az TcpExtListenOverflows TcpExtListenDrops` (/proc/net/netstat); `ss -ltn` \
             shows a full queue as Recv-Q above Send-Q. The knob is `sysctl net.core.somaxconn`.",
     },

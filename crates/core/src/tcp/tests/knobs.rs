@@ -336,6 +336,17 @@ fn knob_net_ipv4_tcp_abort_on_overflow() {
     }
 }
 
+/// What `ss` shows as Send-Q of a listener is how many may wait, not what the application asked for.
+#[test]
+fn a_listener_shows_its_limit() {
+    for (backlog, limit) in [(7, 7), (u32::MAX, 20)] {
+        let mut p = with("net.core.somaxconn", "20");
+        p.listen_as(Listen { port: 80, backlog, ..Listen::default() });
+        let shown: Vec<u64> = p.shards[B].tcp_iter().map(|row| row.tx_queue).collect();
+        assert_eq!(shown, [limit], "backlog {backlog}");
+    }
+}
+
 /// Listeners for every port, which hold SYNs, are bounded by `somaxconn` as well.
 #[test]
 fn a_listener_for_every_port_has_the_same_limit() {
