@@ -172,11 +172,12 @@ impl KernelRoutes {
 /// What an error answer says: that no route leads there, or that the kernel could not say, as when
 /// it lacks memory. Who cannot say is not taken for a yes.
 fn refusal(answer: &[u8]) -> io::Result<Option<u8>> {
-    let errno = answer.get(NLMSG_HDRLEN..NLMSG_HDRLEN + 4).and_then(|b| b.try_into().ok());
-    let errno = errno.map_or(0, |b| i32::from_ne_bytes(b).wrapping_neg());
-    match Errno::from_raw_os_error(errno) {
-        Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::ACCESS | Errno::INVAL => Ok(None),
-        other => Err(other.into()),
+    let word = answer.get(NLMSG_HDRLEN..NLMSG_HDRLEN + 4).and_then(|b| b.try_into().ok());
+    let err = io::Error::from_raw_os_error(word.map_or(0, i32::from_ne_bytes).wrapping_neg());
+    let no_route = [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::ACCESS, Errno::INVAL];
+    match err.raw_os_error() {
+        Some(raw) if no_route.iter().any(|e| e.raw_os_error() == raw) => Ok(None),
+        _ => Err(err),
     }
 }
 
