@@ -8,7 +8,9 @@
 
 use linerate_core::pkt::{Batch, Csum, GsoKind, Pkt, Pool};
 use linerate_core::time::Instant;
-use linerate_dev::netdev::{Feature, Netdev, PeerNetns, Route, RouteKind, feature, set_feature};
+use linerate_dev::netdev::{
+    Feature, Losses, Netdev, PeerNetns, Route, RouteKind, feature, set_feature,
+};
 use linerate_dev::packet::{self, Packet};
 use linerate_dev::poller::{Interest, Poller, Waker};
 use linerate_dev::tun::{self, Tun};
@@ -673,6 +675,47 @@ fn a_packet_socket_counts_what_the_kernel_dropped() {
     assert!(got > 0 && lost > 0, "{got} received, {lost} lost");
     // Every datagram is in one of the two counts; a stray report may be lost as well.
     assert!(got as u64 + lost >= SENT as u64, "{got} received, {lost} lost");
+}
+
+#[test]
+fn a_tun_counts_what_met_its_full_ring() {
+    const TEST: &str = "a_tun_counts_what_met_its_full_ring";
+    if !in_netns(TEST) {
+        return;
+    }
+    let mut dev = match Tun::open(&tun::Config::new("lr0")) {
+        Ok(tun) => tun,
+        Err(err) => return skip(TEST, &err.to_string()),
+    };
+    const RING: u64 = 4;
+    const SENT: u64 = 100;
+    let mut netdev = Netdev::open().unwrap();
+    let index = netdev.link("lr0").unwrap().index;
+    netdev.set_addr_gen_none(index).unwrap();
+    netdev.set_txqueuelen(index, RING as u32).unwrap();
+    netdev.set_up(index, true).unwrap();
+    netdev.add_addr(index, CLIENT4.parse().unwrap(), 24).unwrap();
+    while !netdev.link_by_index(index).unwrap().running {
+        std::thread::yield_now();
+    }
+    let socket = UdpSocket::bind((CLIENT4, 0)).unwrap();
+    let blast = || (0..SENT).for_each(|_| drop(socket.send_to(&[7; 1000], (SERVER4, 9))));
+    // What was lost before anybody counts is not counted.
+    blast();
+    let before = netdev.link_stats(index).unwrap();
+    assert!(before.tx_dropped >= SENT - RING, "{before:?}");
+    let theirs = netdev.as_fd().try_clone_to_owned().unwrap();
+    dev.set_losses(Losses::new(Netdev::from_fd(theirs), index).unwrap());
+    blast();
+    assert_eq!(dev.counts().overflow, 0, "nobody has asked");
+    dev.count_overflow();
+    let lost = dev.counts().overflow;
+    assert!(lost >= SENT, "the ring was full before: {lost}");
+    assert!(!dev.set_rx_ring(77), "the ring is the kernel's");
+    // An interface that is gone tells nothing more, and what it told stays.
+    netdev.del_link(index).unwrap();
+    dev.count_overflow();
+    assert_eq!(dev.counts().overflow, lost);
 }
 
 /// Receives and forgets.
