@@ -384,6 +384,7 @@ fn heading(number: u32, frame: &Frame<'_>, first_ns: Option<u64>) -> String {
 /// The walk of one packet, one line a stage.
 fn walk(traced: &Traced) -> String {
     let mut out = format!("{}\n", traced.head);
+    let width = traced.lines.iter().map(|l| l.what.chars().count()).max().unwrap_or(0);
     for line in &traced.lines {
         let said = match line.said {
             Said::Pass if line.stage == Stage::Xmit => "sent: the device took it".to_owned(),
@@ -399,7 +400,7 @@ fn walk(traced: &Traced) -> String {
             Said::Merged => "merged: it is part of another packet now".to_owned(),
             Said::Dropped(reason) => format!("dropped: {}", reason.label()),
         };
-        out.push_str(&format!("  {:<10} {:<58} {said}\n", line.stage.name(), line.what));
+        out.push_str(&format!("  {:<10} {:<width$}  {said}\n", line.stage.name(), line.what));
         if let Said::Dropped(reason) = line.said {
             let row = reason.row();
             out.push_str(&format!("             {}\n", row.help.trim()));

@@ -276,6 +276,23 @@ fn a_trace_of_a_forwarded_packet_walks_to_the_device() {
     assert!(last.contains("sent: the device took it"), "{text}");
 }
 
+/// The second of two segments that receive offload joins, and that are cut again on the way out.
+#[test]
+fn a_trace_of_a_merged_segment_walks_on_with_the_super_packet() {
+    let file = captures().join("zeek/http__bro.org.pcap");
+    let args = ["--set", "features.gro=1", "--set", "net.ipv4.ip_forward=1"];
+    let args = [&args[..], &["--local", "192.0.2.0/24", "--trace", "8"]].concat();
+    let v = json_of(&file, &args);
+    let lines = v["trace"].as_array().expect("a list");
+    let said = |stage: &str| -> Vec<&str> {
+        let of = lines.iter().filter(|l| l["stage"] == stage);
+        of.filter_map(|l| l["said"].as_str()).collect()
+    };
+    assert_eq!(said("Gro"), ["merged", "pass"]);
+    assert_eq!(said("Gso"), ["taken"]);
+    assert_eq!(said("Xmit"), ["held", "held", "pass", "pass"]);
+}
+
 /// Runs over a file of these bytes.
 fn replay_bytes(name: &str, bytes: &[u8]) -> Output {
     let path = std::env::temp_dir().join(format!("linerate-{}-{name}", std::process::id()));

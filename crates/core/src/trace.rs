@@ -71,12 +71,13 @@ fn say_at_length(trace: &mut Trace, stage: Stage, pkt: &Pkt, said: Said) {
 /// The packet in one line, as far as `stage` knows it: fields that a later stage sets hold what an
 /// earlier packet left in them.
 pub(crate) fn describe(stage: Stage, pkt: &Pkt) -> String {
-    let mut bytes = format!("{} bytes", pkt.len());
+    let on_wire = stage <= Stage::Link && stage != Stage::Backlog;
+    let mut bytes = format!("{} bytes{}", pkt.len(), if on_wire { " on the wire" } else { "" });
     if let Some(gso) = pkt.gso {
         bytes.push_str(&format!(", {} segments of {}", gso.segs, gso.size));
     }
-    if stage <= Stage::Link && stage != Stage::Backlog {
-        return format!("{bytes} on the wire");
+    if on_wire {
+        return bytes;
     }
     let version = if stage == Stage::Ip {
         match pkt.head().first().map(|b| b >> 4) {
