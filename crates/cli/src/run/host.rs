@@ -7,7 +7,6 @@ use std::rc::Rc;
 
 use linerate_core::shard::Shard;
 use linerate_core::table::Knobs;
-use linerate_core::table::knob::SetError;
 use linerate_core::time::{Instant, SEC};
 use linerate_dev::drive::App;
 use linerate_dev::poller::{Event, Poller};
@@ -37,8 +36,8 @@ pub struct Host {
     name: String,
     offloads: Vec<String>,
     notes: Vec<String>,
-    /// The receive ring of the device was sized when it was made, and stays so.
-    pub ring_is_kernels: bool,
+    /// Why the receive ring of the device stays as it was made, if it does.
+    pub ring_fixed: Option<String>,
     begun: Option<Instant>,
     exit: Option<Exit>,
     /// When waiting for deliveries ends, once the program has ended.
@@ -66,7 +65,7 @@ impl Host {
             name,
             offloads,
             notes,
-            ring_is_kernels: false,
+            ring_fixed: None,
             begun: None,
             exit: None,
             deadline: None,
@@ -183,9 +182,10 @@ impl Host {
                 let sockets = sockets.min(control::SOCKETS_MAX);
                 Response::Snapshot(Box::new(self.snapshot(shard, sockets)))
             }
-            Request::Set(knob, _) if self.ring_is_kernels && is_ring_rx(&knob) => {
-                Response::Error(SetError::NotNow { path: RING_RX }.to_string())
-            }
+            Request::Set(knob, value) => match &self.ring_fixed {
+                Some(why) if is_ring_rx(&knob) => Response::Error(why.clone()),
+                _ => control::answer(shard, Request::Set(knob, value), Meta::default),
+            },
             request => control::answer(shard, request, Meta::default),
         });
         self.control = Some(control);
@@ -193,7 +193,7 @@ impl Host {
 }
 
 /// The knob that sizes receive rings.
-const RING_RX: &str = "ring.rx";
+pub const RING_RX: &str = "ring.rx";
 
 /// Whether this is a name of that knob.
 fn is_ring_rx(knob: &str) -> bool {

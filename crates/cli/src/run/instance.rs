@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use linerate_core::shard::Shard;
 use linerate_core::table::Knobs;
+use linerate_core::table::knob::SetError;
 use linerate_dev::device::{Device, Layer};
 use linerate_dev::drive::Drive;
 use linerate_dev::netdev::{Link, Losses, Netdev};
@@ -19,7 +20,7 @@ use linerate_gateway::control::{ControlServer, Snapshot};
 use linerate_gateway::gateway::Gateway;
 use linerate_gateway::ns::{self, Backend, Exit, Plan, SpawnError};
 
-use super::host::{CONTROL, Host, NAMESPACE};
+use super::host::{CONTROL, Host, NAMESPACE, RING_RX};
 use super::pcap::Recorder;
 use crate::args::Setting;
 
@@ -107,8 +108,12 @@ impl Instance {
             Err(e) if setup.name_wanted => return Err(StartError::Other(e.to_string())),
             Err(e) => (None, vec![format!("`show` and `set` will not find this instance: {e}")]),
         };
+        let why_fixed = match device.backend {
+            Backend::Packet => NO_RING.to_owned(),
+            _ => SetError::NotNow { path: RING_RX }.to_string(),
+        };
         let mut device = open(device, &setup.plan)?;
-        let ring_is_kernels = !device.set_rx_ring(ring_rx as usize);
+        let ring_fixed = (!device.set_rx_ring(ring_rx as usize)).then_some(why_fixed);
         let offloads = offloads(&*device);
         let number = drive
             .add_device(device, |iface| Gateway::setup_iface(&setup.gateway, iface))
@@ -133,7 +138,7 @@ impl Instance {
         spawned.go().map_err(other("cannot start the program"))?;
         notes.iter().for_each(|note| eprintln!("linerate: {note}"));
         let mut host = Host::new(gateway, spawned, control, recorder, setup.name, offloads, notes);
-        host.ring_is_kernels = ring_is_kernels;
+        host.ring_fixed = ring_fixed;
         Ok(Instance { drive, host })
     }
 
