@@ -119,7 +119,7 @@ fn wrong_arguments() {
         (&["set", "ring.rx"], &["KNOB=VALUE"]),
         (&["set", "ring.rx=0"], &["from 1 to"]),
         (&["get", "no.knob"], &["show knobs"]),
-        (&["explain", "no-such-thing"], &["show drops"]),
+        (&["explain", "no-such-thing"], &["stages", "show knobs"]),
     ];
     for (args, says) in cases {
         place.refuses(&[], args, 2, says);
