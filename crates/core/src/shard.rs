@@ -9,7 +9,7 @@ use crate::pkt::{Pkt, Pool};
 use crate::rand::Rng;
 use crate::sock::Events;
 use crate::table::{Counts, Knobs, Reason, Stage};
-use crate::time::{Instant, Wheel};
+use crate::time::Instant;
 use crate::trace::{self, Said, Trace};
 
 /// Everything of a stack but its sockets (Linux: `struct net`, and this CPU's `softnet_data`).
@@ -102,7 +102,7 @@ impl Shard {
             knobs,
             rng: rng.clone(),
         };
-        let udp = crate::udp::Sockets::new(rng.keyed());
+        let udp = crate::udp::Sockets::new();
         let tcp = crate::tcp::Sockets::new(&mut rng);
         Shard { net, udp, tcp, ping: Default::default() }
     }
@@ -152,6 +152,3 @@ impl Net {
         if self.tick.is_multiple_of(61) { self.clock } else { None }
     }
 }
-
-/// A wheel of timers; each protocol has its own, and [`crate::path::timers`] serves them all.
-pub type Timers = Wheel;

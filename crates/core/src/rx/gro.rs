@@ -68,8 +68,6 @@ pub struct Gro {
     held: usize,
     /// How many of them the stage has counted as held: those that outlived a poll.
     counted: u64,
-    /// Batches seen, to time one in sixty-four.
-    tick: u32,
     /// For the packets that leave by time and not by a poll.
     late: Batch,
 }
@@ -79,8 +77,7 @@ pub struct Gro {
 pub fn dev_gro_receive(cx: &mut Shard, batch: &mut Batch) {
     let net = &mut cx.net;
     let entered = batch.now.len() as u64;
-    net.gro.tick = net.gro.tick.wrapping_add(1);
-    let clock = if net.gro.tick & 63 == 0 { net.clock } else { None };
+    let clock = net.timed();
     let begun = clock.map(|clock| clock());
     // Packets that are never held leave a batch as it is when no other waits: nothing is moved then.
     let untouched = net.gro.held == 0 && none_is_held(net, &batch.now);

@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::reason::{REASONS, Reason};
-use super::stage::{Flow, STAGES, Stage};
+use super::stage::{Flow, STAGES, Stage, bump};
 
 /// What a counter counts: the unit is a type, so that bytes can not be added to packets.
 pub trait Unit {
@@ -118,11 +118,6 @@ impl Default for Counts {
             drops: std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(0))),
         }
     }
-}
-
-#[inline]
-fn bump(cell: &AtomicU64, n: u64) {
-    cell.store(cell.load(Relaxed).wrapping_add(n), Relaxed);
 }
 
 impl Counts {

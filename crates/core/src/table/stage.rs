@@ -159,7 +159,7 @@ impl FlowRead {
 }
 
 #[inline]
-fn bump(cell: &AtomicU64, n: u64) {
+pub(super) fn bump(cell: &AtomicU64, n: u64) {
     // One writer: a load and a store are as good as fetch_add and ten times cheaper.
     cell.store(cell.load(Relaxed).wrapping_add(n), Relaxed);
 }

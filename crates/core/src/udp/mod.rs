@@ -9,7 +9,6 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::pkt::Pkt;
-use crate::rand::Keyed;
 use crate::sock::{Ready, Slab, SocketId};
 
 /// A UDP socket (Linux: `struct udp_sock`).
@@ -44,13 +43,11 @@ pub struct Sockets {
     ports: Vec<u32>,
     /// Memory of all queues together, against `udp_mem`.
     pub(crate) mem: usize,
-    #[allow(dead_code)] // Held for the four-tuple table of connected sockets.
-    key: Keyed,
 }
 
 impl Sockets {
-    pub(crate) fn new(key: Keyed) -> Sockets {
-        Sockets { slab: Slab::default(), ports: vec![0; 65536], mem: 0, key }
+    pub(crate) fn new() -> Sockets {
+        Sockets { slab: Slab::default(), ports: vec![0; 65536], mem: 0 }
     }
     /// Every socket, in order of its index.
     pub fn iter(&self) -> impl Iterator<Item = &UdpSock> {
