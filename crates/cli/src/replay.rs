@@ -275,7 +275,7 @@ impl Replay {
         for _ in 0..8 {
             path::transmit(&mut self.shard, &mut self.batch);
             for dev in [ETHERNET, TUN, LOOPBACK] {
-                while let Some(ring) = path::qdisc_run(&mut self.shard.net, dev, BATCH) {
+                while let Some(ring) = path::qdisc_run(&mut self.shard.net, dev, 0, BATCH) {
                     let Some(pkt) = ring.pop_front() else { break };
                     tx_done(&mut self.shard.net, pkt, true);
                 }

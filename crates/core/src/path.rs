@@ -128,10 +128,10 @@ pub fn transmit(cx: &mut Shard, batch: &mut Batch) {
     }
 }
 
-/// From a device's queue to its ring: cut and summed as the device needs it, until `room` packets
+/// From a device's transmit queue to its ring: cut and summed as the device needs it, until `room` packets
 /// wait in the ring (Linux: `__qdisc_run`, `dev_hard_start_xmit`).
-pub fn qdisc_run(cx: &mut Net, dev: u8, room: usize) -> Option<&mut TxRing> {
-    tx::xmit::sch_direct_xmit(cx, dev, room)
+pub fn qdisc_run(cx: &mut Net, dev: u8, queue: u8, room: usize) -> Option<&mut TxRing> {
+    tx::xmit::sch_direct_xmit(cx, dev, queue, room)
 }
 
 /// Serves every timer that is due at `now`: sockets, neighbours, reassembly, receive offload.

@@ -449,7 +449,7 @@ impl Drive {
             // Bounded: as much as the queue held when the turn came, a ring at a time.
             let room = self.shard.net.knobs.ring_tx as usize;
             for _ in 0..16 {
-                let Some(ring) = path::qdisc_run(&mut self.shard.net, slot.number, room) else {
+                let Some(ring) = path::qdisc_run(&mut self.shard.net, slot.number, 0, room) else {
                     break;
                 };
                 if ring.is_empty() {

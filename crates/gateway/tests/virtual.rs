@@ -102,7 +102,7 @@ impl World {
         path::transmit(&mut self.shard, &mut self.batch);
         let mut out = Vec::new();
         let mut sent = Vec::new();
-        while let Some(ring) = path::qdisc_run(&mut self.shard.net, 0, 64) {
+        while let Some(ring) = path::qdisc_run(&mut self.shard.net, 0, 0, 64) {
             if ring.is_empty() {
                 break;
             }

@@ -80,8 +80,8 @@ impl Pair {
             let (from, to) = if from == 0 { (a, b) } else { (b, a) };
             from.net.now = self.now;
             path::transmit(from, &mut self.batch);
-            path::qdisc_run(&mut from.net, 0, usize::MAX);
-            while let Some(pkt) = from.net.ifaces[0].tx_ring.pop_front() {
+            path::qdisc_run(&mut from.net, 0, 0, usize::MAX);
+            while let Some(pkt) = from.net.ifaces[0].txqs[0].ring.pop_front() {
                 let mut copy = to.net.pool.alloc().expect("the pool is large enough");
                 let len = pkt.len();
                 let head = len.min(copy.tailroom());

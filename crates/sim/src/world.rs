@@ -210,7 +210,7 @@ impl World {
             }
         }
         for dev in 0..shard.net.ifaces.len() as u8 {
-            let Some(ring) = path::qdisc_run(&mut self.nodes[id.0].net, dev, usize::MAX) else {
+            let Some(ring) = path::qdisc_run(&mut self.nodes[id.0].net, dev, 0, usize::MAX) else {
                 continue;
             };
             let sent: Vec<Pkt> = ring.drain(..).collect();

@@ -194,8 +194,8 @@ fn transmit_case(args: &BenchPathArgs, name: String, payload: usize) -> Case {
                 shard.udp_send(sock, to, &[&data]).expect("the queue is emptied every turn");
             }
             path::transmit(&mut shard, &mut batch);
-            path::qdisc_run(&mut shard.net, 0, 1024);
-            while let Some(pkt) = shard.net.ifaces[0].tx_ring.pop_front() {
+            path::qdisc_run(&mut shard.net, 0, 0, 1024);
+            while let Some(pkt) = shard.net.ifaces[0].txqs[0].ring.pop_front() {
                 std::hint::black_box(pkt.head().first());
                 linerate_core::tx::xmit::tx_done(&mut shard.net, pkt, true);
             }

@@ -113,7 +113,7 @@ impl Kit {
         }
         let mut out = Vec::new();
         loop {
-            let ring = path::qdisc_run(&mut self.cx.net, dev, 1024).expect("the device exists");
+            let ring = path::qdisc_run(&mut self.cx.net, dev, 0, 1024).expect("the device exists");
             let Some(pkt) = ring.pop_front() else { break };
             out.push(pkt.slices().flatten().copied().collect());
             tx_done(&mut self.cx.net, pkt, true);
@@ -123,7 +123,7 @@ impl Kit {
     /// Everything that is to leave by device 0 is refused by it; how many packets these were.
     pub fn refuse(&mut self) -> usize {
         path::transmit(&mut self.cx, &mut self.batch);
-        let ring = path::qdisc_run(&mut self.cx.net, 0, 1024).expect("the device exists");
+        let ring = path::qdisc_run(&mut self.cx.net, 0, 0, 1024).expect("the device exists");
         let pkts: Vec<_> = ring.drain(..).collect();
         let n = pkts.len();
         pkts.into_iter().for_each(|pkt| tx_done(&mut self.cx.net, pkt, false));

@@ -37,6 +37,23 @@ pub struct Features {
 /// Packets on their way into the device.
 pub type TxRing = VecDeque<Pkt>;
 
+/// One transmit queue of a device, with its queueing discipline (Linux: `struct netdev_queue`).
+#[derive(Default)]
+pub struct TxQueue {
+    /// What waits for room in the ring.
+    pub qdisc: VecDeque<Pkt>,
+    /// Bytes of what waits.
+    pub bytes: usize,
+    /// Packets that left the discipline.
+    pub sent: u64,
+    /// Bytes that left the discipline.
+    pub sent_bytes: u64,
+    /// Packets that the discipline refused.
+    pub drops: u64,
+    /// What the device takes next.
+    pub ring: TxRing,
+}
+
 /// A device as the stack sees it (Linux: `struct net_device`).
 pub struct Iface {
     /// Its name.
@@ -67,18 +84,8 @@ pub struct Iface {
     pub vlans: Vec<u16>,
     /// Whether it hands its packets to the backlog instead of NAPI.
     pub netif_rx: bool,
-    /// The transmit queue.
-    pub qdisc: VecDeque<Pkt>,
-    /// Bytes in the transmit queue.
-    pub qdisc_bytes: usize,
-    /// Packets that left the transmit queue.
-    pub qdisc_sent: u64,
-    /// Bytes that left the transmit queue.
-    pub qdisc_sent_bytes: u64,
-    /// Packets that the transmit queue refused.
-    pub qdisc_drops: u64,
-    /// What the device takes next.
-    pub tx_ring: TxRing,
+    /// Its transmit queues; at least one.
+    pub txqs: Vec<TxQueue>,
     /// Packets read from the device.
     pub rx_packets: u64,
     /// Bytes read from the device.
@@ -106,17 +113,16 @@ impl Iface {
             router_solicited: false,
             vlans: Vec::new(),
             netif_rx: false,
-            qdisc: VecDeque::new(),
-            qdisc_bytes: 0,
-            qdisc_sent: 0,
-            qdisc_sent_bytes: 0,
-            qdisc_drops: 0,
-            tx_ring: VecDeque::new(),
+            txqs: vec![TxQueue::default()],
             rx_packets: 0,
             rx_bytes: 0,
             tx_packets: 0,
             tx_bytes: 0,
         }
+    }
+    /// Packets that its transmit queues refused.
+    pub fn qdisc_drops(&self) -> u64 {
+        self.txqs.iter().map(|q| q.drops).sum()
     }
     /// Whether `addr` is one of this device's own.
     pub fn owns(&self, addr: IpAddr) -> bool {

@@ -16,12 +16,15 @@ pub fn dev_queue_xmit(cx: &mut Shard, pkt: Pkt) -> Verdict {
     let Some(iface) = net.ifaces.get_mut(pkt.dev as usize) else {
         return Verdict::Drop(pkt, Reason::QdiscDrop);
     };
-    if iface.qdisc.len() as u64 >= net.knobs.txqueuelen {
-        iface.qdisc_drops += 1;
+    // A packet that was received by a queue may name one that does not send here.
+    let queue = pkt.queue as usize % iface.txqs.len();
+    let txq = &mut iface.txqs[queue];
+    if txq.qdisc.len() as u64 >= net.knobs.txqueuelen {
+        txq.drops += 1;
         return Verdict::Drop(pkt, Reason::QdiscDrop);
     }
-    iface.qdisc_bytes += pkt.len();
-    iface.qdisc.push_back(pkt);
+    txq.bytes += pkt.len();
+    txq.qdisc.push_back(pkt);
     net.counts.flow(Stage::Qdisc).hold(1);
     // The packet stays in this stage until the ring has room: the stage counts it out then.
     Verdict::Held

@@ -12,19 +12,21 @@ use crate::trace::{self, Said};
 
 use super::gso::validate_xmit_skb;
 
-/// Moves packets from the queue of device `dev` to its ring until `room` of them wait there.
-/// Returns the ring, for the driver to empty from the front; `None` if there is no such device.
-pub fn sch_direct_xmit(net: &mut Net, dev: u8, room: usize) -> Option<&mut TxRing> {
+/// Moves packets of transmit queue `queue` of device `dev` to its ring until `room` of them wait
+/// there. Returns the ring, for the driver to empty from the front; `None` if there is no such queue.
+pub fn sch_direct_xmit(net: &mut Net, dev: u8, queue: u8, room: usize) -> Option<&mut TxRing> {
     let mut moved = 0;
     loop {
-        let iface = net.ifaces.get_mut(dev as usize)?;
-        if iface.tx_ring.len() >= room {
+        let txq = net.ifaces.get_mut(dev as usize)?.txqs.get_mut(queue as usize)?;
+        if txq.ring.len() >= room {
             break;
         }
-        let Some(pkt) = iface.qdisc.pop_front() else { break };
-        iface.qdisc_bytes -= pkt.len();
-        iface.qdisc_sent += 1;
-        iface.qdisc_sent_bytes += pkt.len() as u64;
+        let Some(mut pkt) = txq.qdisc.pop_front() else { break };
+        txq.bytes -= pkt.len();
+        txq.sent += 1;
+        txq.sent_bytes += pkt.len() as u64;
+        // From here on the packet, and what it is cut into, belongs to this queue's ring.
+        pkt.queue = queue;
         moved += 1;
         trace::say(&mut net.trace, Stage::Qdisc, &pkt, Said::Pass);
         net.counts.flow(Stage::Gso).enter(1);
@@ -49,7 +51,7 @@ pub fn sch_direct_xmit(net: &mut Net, dev: u8, room: usize) -> Option<&mut TxRin
         net.counts.flow(Stage::Xmit).batched();
         net.counts.inc(id::SoftirqNetTx);
     }
-    Some(&mut net.ifaces[dev as usize].tx_ring)
+    Some(&mut net.ifaces[dev as usize].txqs[queue as usize].ring)
 }
 
 /// Puts one packet, ready for the wire, into the ring. It waits there until the driver took it:
@@ -59,7 +61,9 @@ pub(crate) fn xmit_one(net: &mut Net, dev: u8, pkt: Pkt) {
     flow.enter(1);
     flow.hold(1);
     trace::say(&mut net.trace, Stage::Xmit, &pkt, Said::Held);
-    net.ifaces[dev as usize].tx_ring.push_back(pkt);
+    let txqs = &mut net.ifaces[dev as usize].txqs;
+    let queue = pkt.queue as usize % txqs.len();
+    txqs[queue].ring.push_back(pkt);
 }
 
 /// The driver handed `pkt` to the device, which took it (`Ok`) or refused it.

@@ -221,7 +221,7 @@ fn devices(shard: &Shard) -> Vec<DeviceRow> {
             tx_packets: iface.tx_packets,
             tx_bytes: iface.tx_bytes,
             tx_errors: shared(Counter::DevTxErrors),
-            tx_dropped: iface.qdisc_drops,
+            tx_dropped: iface.qdisc_drops(),
         };
         rows.push(row);
     }

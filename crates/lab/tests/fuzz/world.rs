@@ -340,7 +340,7 @@ impl<'a> World<'a> {
     fn drain(&mut self) {
         let mut done = Vec::new();
         for _ in 0..64 {
-            let Some(ring) = path::qdisc_run(&mut self.shard.net, 0, 64) else { break };
+            let Some(ring) = path::qdisc_run(&mut self.shard.net, 0, 0, 64) else { break };
             if ring.is_empty() {
                 break;
             }

@@ -113,7 +113,7 @@ fn drop_qdisc_drop() {
         ("DevTxBytes", 290),
     ];
     kit.moved(&before, &want);
-    assert_eq!(kit.cx.net.ifaces[0].qdisc_drops, 50);
+    assert_eq!(kit.cx.net.ifaces[0].qdisc_drops(), 50);
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn cut(cx: &mut Shard, mut pkt: Pkt) -> Vec<Vec<u8>> {
             vec![bytes]
         }
         Verdict::Taken => {
-            let segs: Vec<Pkt> = cx.net.ifaces[0].tx_ring.drain(..).collect();
+            let segs: Vec<Pkt> = cx.net.ifaces[0].txqs[0].ring.drain(..).collect();
             let bytes = segs.iter().map(|p| bytes_of(p)).collect();
             segs.into_iter().for_each(|p| cx.net.pool.free(p));
             bytes
@@ -746,7 +746,7 @@ fn figures_per_segment() {
             assert!(matches!(validate_xmit_skb(&mut cx.net, pkt), Verdict::Taken));
             work += begun.elapsed().as_nanos();
             let begun = std::time::Instant::now();
-            while let Some(pkt) = cx.net.ifaces[0].tx_ring.pop_front() {
+            while let Some(pkt) = cx.net.ifaces[0].txqs[0].ring.pop_front() {
                 cx.net.pool.free(pkt);
             }
             free += begun.elapsed().as_nanos();

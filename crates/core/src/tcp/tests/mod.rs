@@ -220,7 +220,7 @@ impl Pair {
     fn transmit(&mut self, i: usize) {
         let shard = &mut self.shards[i];
         path::transmit(shard, &mut self.batch);
-        let Some(ring) = path::qdisc_run(&mut shard.net, 0, usize::MAX) else { return };
+        let Some(ring) = path::qdisc_run(&mut shard.net, 0, 0, usize::MAX) else { return };
         let sent: Vec<Pkt> = ring.drain(..).collect();
         for pkt in sent {
             let bytes: Vec<u8> = pkt.slices().flatten().copied().collect();

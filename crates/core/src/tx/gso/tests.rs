@@ -106,7 +106,7 @@ fn validate(cx: &mut Shard, pkt: Pkt) -> Verdict {
 
 /// What the device is given.
 fn ring(cx: &mut Shard) -> Vec<Pkt> {
-    cx.net.ifaces[0].tx_ring.drain(..).collect()
+    cx.net.ifaces[0].txqs[0].ring.drain(..).collect()
 }
 
 fn name(verdict: &Verdict) -> &'static str {
