@@ -68,11 +68,25 @@ macro_rules! path {
     )+ };
 }
 
-/// Receive: a batch from one device's ring (or from the backlog) to the sockets' queues.
+/// Receive: a batch from one device's ring to the sockets' queues, or to other shards.
 pub fn receive(cx: &mut Shard, batch: &mut Batch) {
+    path! { batch, cx;
+        if cx.net.xdp_on => { Xdp: rx::xdp::do_xdp }
+    }
     if cx.net.knobs.gro || !cx.net.gro.is_empty() {
         rx::gro::dev_gro_receive(cx, batch);
     }
+    path! { batch, cx;
+        if cx.net.steer.on => { Steer: rx::steer::get_rps_cpu }
+    }
+    if cx.net.steer.on {
+        rx::steer::flush(cx);
+    }
+    netif_receive(cx, batch);
+}
+
+/// The way from Link on: what Gro and Steer let pass, and what the backlog held.
+fn netif_receive(cx: &mut Shard, batch: &mut Batch) {
     path! { batch, cx;
         { Link: link::input::netif_receive_skb, Ip: ip::input::ip_rcv, Route: ip::route::ip_route_input }
     }
@@ -89,9 +103,10 @@ pub fn receive(cx: &mut Shard, batch: &mut Batch) {
     }
 }
 
-/// The input queue of this shard: loopback and devices without NAPI; at most `weight` packets
-/// (Linux: `process_backlog`). Returns how many were taken.
+/// The input queue of this shard: what other shards steered here, loopback, and devices without
+/// NAPI; at most `weight` packets (Linux: `process_backlog`). Returns how many were taken.
 pub fn process_backlog(cx: &mut Shard, batch: &mut Batch, weight: usize) -> usize {
+    rx::steer::collect(cx);
     let n = weight.min(cx.net.backlog.len());
     batch.now.extend(cx.net.backlog.drain(..n));
     let flow = cx.net.counts.flow(Stage::Backlog);
@@ -102,7 +117,7 @@ pub fn process_backlog(cx: &mut Shard, batch: &mut Batch, weight: usize) -> usiz
         batch.now.iter().for_each(|pkt| trace::say(trace, Stage::Backlog, pkt, Said::Pass));
     }
     if n > 0 {
-        receive(cx, batch);
+        netif_receive(cx, batch);
     }
     n
 }

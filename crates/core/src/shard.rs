@@ -30,6 +30,12 @@ pub struct Net {
     pub fib: route::Fib,
     /// Neighbours (ARP and ND).
     pub neigh: neigh::Table,
+    /// This shard's number among those that share a device (Linux: `smp_processor_id`).
+    pub cpu: u8,
+    /// A device has an XDP program: the stage Xdp has something to do.
+    pub xdp_on: bool,
+    /// Where packets go on, and the way to the other shards.
+    pub steer: crate::rx::steer::Steer,
     /// What receive offload holds.
     pub gro: crate::rx::gro::Gro,
     /// Fragments that wait for the rest.
@@ -85,6 +91,9 @@ impl Shard {
             ifaces: Vec::new(),
             fib: route::Fib::default(),
             neigh: neigh::Table::new(rng.keyed()),
+            cpu: 0,
+            xdp_on: false,
+            steer: crate::rx::steer::Steer::default(),
             gro: Default::default(),
             reasm: reasm::Table::new(rng.keyed()),
             icmp: icmp::State::new(rng.keyed()),

@@ -84,6 +84,8 @@ pub struct Iface {
     pub vlans: Vec<u16>,
     /// Whether it hands its packets to the backlog instead of NAPI.
     pub netif_rx: bool,
+    /// Its XDP program; set by [`Shard::attach_xdp`](crate::shard::Shard::attach_xdp).
+    pub xdp: Option<crate::rx::xdp::Program>,
     /// Its transmit queues; at least one.
     pub txqs: Vec<TxQueue>,
     /// Packets read from the device.
@@ -113,6 +115,7 @@ impl Iface {
             router_solicited: false,
             vlans: Vec::new(),
             netif_rx: false,
+            xdp: None,
             txqs: vec![TxQueue::default()],
             rx_packets: 0,
             rx_bytes: 0,

@@ -8,7 +8,7 @@ mod pool;
 pub use batch::Batch;
 pub use csum::pseudo;
 pub use join::Cursor;
-pub use pool::{Buf, HEADROOM, LARGE, Pool, SMALL, SendChunk};
+pub use pool::{Buf, Depot, HEADROOM, Home, LARGE, Pool, SMALL, SendChunk};
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::{Deref, DerefMut};
@@ -202,9 +202,9 @@ impl std::fmt::Debug for Pkt {
 const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 impl Skb {
-    fn new() -> Skb {
+    fn new(head: Buf) -> Skb {
         Skb {
-            head: Buf::new(SMALL),
+            head,
             data: HEADROOM as u32,
             tail: HEADROOM as u32,
             frag_len: 0,
@@ -393,6 +393,27 @@ impl Skb {
         assert!(off + len <= chunk.len(), "a fragment lies inside its chunk");
         self.frags.push(Frag { mem: Mem::Shared(chunk.share()), off: off as u32, len: len as u32 });
         self.frag_len += len as u32;
+    }
+    /// Buffers of a pool that the packet holds: small ones and mapped ones, and large ones.
+    fn held(&self) -> (usize, usize) {
+        let own = |f: &&Frag| matches!(f.mem, Mem::Own(_));
+        let large = self.frags.iter().filter(own).filter(|f| match &f.mem {
+            Mem::Own(buf) => buf.home().is_none() && buf.len() == LARGE,
+            Mem::Shared(_) => false,
+        });
+        let large = large.count();
+        (1 + self.frags.iter().filter(own).count() - large, large)
+    }
+    /// Takes the head's memory out, if it is a chunk of `home` and the packet is nothing but it:
+    /// the chunk, and where in it the packet's bytes lie. The packet is empty afterwards and goes
+    /// back to the pool.
+    pub fn take_chunk(&mut self, home: Home) -> Option<(Buf, usize, usize)> {
+        if self.head.home() != Some(home) || !self.frags.is_empty() {
+            return None;
+        }
+        let (data, len) = (self.data as usize, self.head_len());
+        (self.data, self.tail) = (0, 0);
+        Some((std::mem::replace(&mut self.head, Buf::none()), data, len))
     }
     /// How many fragments there are (`nr_frags`).
     pub fn nr_frags(&self) -> usize {

@@ -1,7 +1,7 @@
 //! Packet memory: recycled, so that nothing is allocated per packet once the loop is warm.
 
 use std::ops::{Deref, DerefMut};
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{FRAGS, Frag, Mem, Pkt, Skb};
 
@@ -13,24 +13,67 @@ pub const LARGE: usize = 65536;
 pub const HEADROOM: usize = 160;
 
 /// A piece of packet memory: unique, writable, movable between threads.
-pub struct Buf(Box<[u8]>);
+pub struct Buf(Bytes);
+
+enum Bytes {
+    Heap(Box<[u8]>),
+    /// A chunk of memory that a device shares with the kernel (a UMEM), and whose.
+    Mapped(&'static mut [u8], Home),
+}
+
+/// Which shared memory a chunk belongs to: a small number, given out by the device that mapped it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Home(pub u16);
 
 impl Buf {
     pub(super) fn new(len: usize) -> Buf {
-        Buf(vec![0; len].into_boxed_slice())
+        Buf(Bytes::Heap(vec![0; len].into_boxed_slice()))
+    }
+    /// No memory: the head of a packet whose chunk went home.
+    pub(super) fn none() -> Buf {
+        Buf(Bytes::Heap(Box::default()))
+    }
+    /// A chunk of memory that a device mapped. It stays mapped as long as the process lives, so
+    /// that the chunk may outlive the device.
+    pub fn mapped(chunk: &'static mut [u8], home: Home) -> Buf {
+        Buf(Bytes::Mapped(chunk, home))
+    }
+    /// Where the chunk belongs; `None` for memory of the pool's own.
+    #[inline]
+    pub fn home(&self) -> Option<Home> {
+        match self.0 {
+            Bytes::Heap(_) => None,
+            Bytes::Mapped(_, home) => Some(home),
+        }
+    }
+    /// The chunk itself, for the device that mapped it.
+    ///
+    /// # Errors
+    /// The buffer, if it is the pool's own.
+    pub fn into_mapped(self) -> Result<&'static mut [u8], Buf> {
+        match self.0 {
+            Bytes::Mapped(chunk, _) => Ok(chunk),
+            heap => Err(Buf(heap)),
+        }
     }
 }
 impl Deref for Buf {
     type Target = [u8];
     #[inline]
     fn deref(&self) -> &[u8] {
-        &self.0
+        match &self.0 {
+            Bytes::Heap(bytes) => bytes,
+            Bytes::Mapped(bytes, _) => bytes,
+        }
     }
 }
 impl DerefMut for Buf {
     #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.0
+        match &mut self.0 {
+            Bytes::Heap(bytes) => bytes,
+            Bytes::Mapped(bytes, _) => bytes,
+        }
     }
 }
 
@@ -40,12 +83,13 @@ struct Chunk {
 }
 
 /// A piece of a send queue's memory. As long as only one holder exists it can be filled; packets
-/// in flight share it, counted within the shard, and only read it.
-pub struct SendChunk(Rc<Chunk>);
+/// in flight share it and only read it. The count is atomic, so that a connection can move to
+/// another shard while packets of it still stand in the old one's rings.
+pub struct SendChunk(Arc<Chunk>);
 
 impl SendChunk {
     fn new(len: usize) -> SendChunk {
-        SendChunk(Rc::new(Chunk { buf: vec![0; len].into_boxed_slice(), filled: 0 }))
+        SendChunk(Arc::new(Chunk { buf: vec![0; len].into_boxed_slice(), filled: 0 }))
     }
     /// Bytes that are filled.
     pub fn len(&self) -> usize {
@@ -65,7 +109,7 @@ impl SendChunk {
     }
     /// The memory that can still be filled; `None` while packets in flight share the chunk.
     pub fn spare_mut(&mut self) -> Option<&mut [u8]> {
-        let chunk = Rc::get_mut(&mut self.0)?;
+        let chunk = Arc::get_mut(&mut self.0)?;
         Some(&mut chunk.buf[chunk.filled..])
     }
     /// `n` bytes of [`SendChunk::spare_mut`] are now filled.
@@ -73,19 +117,46 @@ impl SendChunk {
     /// # Panics
     /// If the chunk is shared or has no such room.
     pub fn fill(&mut self, n: usize) {
-        let chunk = Rc::get_mut(&mut self.0).expect("only an unshared chunk is filled");
+        let chunk = Arc::get_mut(&mut self.0).expect("only an unshared chunk is filled");
         assert!(chunk.filled + n <= chunk.buf.len(), "a chunk is filled within its memory");
         chunk.filled += n;
     }
     pub(super) fn share(&self) -> SendChunk {
-        SendChunk(Rc::clone(&self.0))
+        SendChunk(Arc::clone(&self.0))
     }
 }
+
+/// Packet memory on its way between shards: where more is freed than taken, as on a shard that
+/// packets are steered to, the surplus goes back through here (like the shared ring behind the
+/// per-core caches of a mempool). Touched once for many packets.
+#[derive(Default)]
+pub struct Depot {
+    free: Mutex<Vec<Pkt>>,
+    large: Mutex<Vec<Buf>>,
+    mapped: Mutex<Vec<Vec<Buf>>>,
+}
+
+impl Depot {
+    /// A panic elsewhere leaves the lists whole: each change of them is complete under the lock.
+    fn lock<T>(list: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+        list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Packets, buffers or chunks that move between a pool and the depot at once.
+const DEPOT_BATCH: usize = 256;
+/// Free ones that a pool keeps before it gives some to the depot.
+const KEEP: usize = 1024;
 
 /// The packet memory of one shard. It hands out and takes back; it grows on demand up to its
 /// limits (`pool.small`, `pool.large`) and never shrinks.
 pub struct Pool {
     free: Vec<Pkt>,
+    /// Packets whose head went home.
+    bare: Vec<Pkt>,
+    /// Chunks that came back, by [`Home`].
+    mapped: Vec<Vec<Buf>>,
+    depot: Option<Arc<Depot>>,
     heads: Vec<Buf>,
     large: Vec<Buf>,
     chunks_small: Vec<SendChunk>,
@@ -109,6 +180,9 @@ impl Pool {
     pub fn new(small_max: usize, large_max: usize) -> Pool {
         Pool {
             free: Vec::new(),
+            bare: Vec::new(),
+            mapped: Vec::new(),
+            depot: None,
             heads: Vec::new(),
             large: Vec::new(),
             chunks_small: Vec::new(),
@@ -150,13 +224,102 @@ impl Pool {
             return None;
         }
         self.small_out += 1;
-        match self.free.pop() {
-            Some(mut pkt) => {
-                pkt.reset();
-                Some(pkt)
-            }
-            None => Some(Pkt(Box::new(Skb::new()))),
+        let mut pkt = self.free.pop().unwrap_or_else(|| self.refill());
+        pkt.reset();
+        Some(pkt)
+    }
+    /// The free list is empty: what other shards gave back, or new memory.
+    #[cold]
+    fn refill(&mut self) -> Pkt {
+        if let Some(depot) = &self.depot {
+            let mut shared = Depot::lock(&depot.free);
+            let from = shared.len().saturating_sub(DEPOT_BATCH);
+            self.free.extend(shared.drain(from..));
         }
+        self.free.pop().unwrap_or_else(|| Pkt(Box::new(Skb::new(Buf::new(SMALL)))))
+    }
+    /// A packet around a mapped chunk that a device received into: bytes `data..data + len`.
+    ///
+    /// # Errors
+    /// The chunk, when the limit is reached.
+    ///
+    /// # Panics
+    /// If the range lies outside the chunk, or the chunk is not mapped.
+    #[inline]
+    pub fn alloc_around(&mut self, chunk: Buf, data: usize, len: usize) -> Result<Pkt, Buf> {
+        assert!(data + len <= chunk.len() && chunk.home().is_some(), "a device knows its chunks");
+        if self.small_out >= self.small_max {
+            return Err(chunk);
+        }
+        self.small_out += 1;
+        let mut pkt = match self.bare.pop() {
+            Some(pkt) => pkt,
+            // Merging gives packets heads of their own and leaves chunks as fragments: those heads
+            // go back to where the next merge takes them from.
+            None => match self.free.pop() {
+                Some(pkt) => pkt,
+                None => Pkt(Box::new(Skb::new(Buf::none()))),
+            },
+        };
+        pkt.reset();
+        let head = std::mem::replace(&mut pkt.head, chunk);
+        if head.len() == SMALL {
+            self.heads.push(head);
+        }
+        pkt.data = data as u32;
+        pkt.tail = (data + len) as u32;
+        Ok(pkt)
+    }
+    /// Chunks that came back to the memory `home`: at most `max` of them are moved to `out`.
+    pub fn take_home(&mut self, home: Home, max: usize, out: &mut Vec<Buf>) {
+        let Some(list) = self.mapped_of(home) else { return };
+        let from = list.len().saturating_sub(max);
+        out.extend(list.drain(from..));
+        if let (true, Some(depot)) = (out.len() < max, &self.depot) {
+            let mut shared = Depot::lock(&depot.mapped);
+            if let Some(list) = shared.get_mut(home.0 as usize) {
+                let from = list.len().saturating_sub(max - out.len());
+                out.extend(list.drain(from..));
+            }
+        }
+    }
+    /// Takes a mapped chunk back: its device finds it by [`Pool::take_home`].
+    pub fn free_mapped(&mut self, chunk: Buf) {
+        let Some(home) = chunk.home() else { return };
+        let depot = self.depot.clone();
+        let Some(list) = self.mapped_of(home) else { return };
+        list.push(chunk);
+        if let (true, Some(depot)) = (list.len() > KEEP, depot) {
+            let mut shared = Depot::lock(&depot.mapped);
+            let at = home.0 as usize;
+            if shared.len() <= at {
+                shared.resize_with(at + 1, Vec::new);
+            }
+            shared[at].extend(list.drain(KEEP - DEPOT_BATCH..));
+        }
+    }
+    fn mapped_of(&mut self, home: Home) -> Option<&mut Vec<Buf>> {
+        let at = home.0 as usize;
+        if self.mapped.len() <= at {
+            self.mapped.resize_with(at + 1, Vec::new);
+        }
+        self.mapped.get_mut(at)
+    }
+    /// From now on surplus memory is shared with the other pools of `depot`.
+    pub fn share(&mut self, depot: Arc<Depot>) {
+        self.depot = Some(depot);
+    }
+    /// The packet leaves for another shard: it is no longer out of this pool.
+    pub fn give(&mut self, pkt: &Pkt) {
+        let (small, large) = pkt.held();
+        self.small_out = self.small_out.saturating_sub(small);
+        self.large_out = self.large_out.saturating_sub(large);
+    }
+    /// The packet came from another shard: it counts as one of ours, also beyond the limits.
+    pub fn adopt(&mut self, pkt: &Pkt) {
+        let (small, large) = pkt.held();
+        self.small_out += small;
+        self.large_out += large;
     }
     /// Takes a packet back.
     #[inline]
@@ -165,11 +328,31 @@ impl Pool {
         if !pkt.frags.is_empty() {
             self.free_frags(&mut pkt);
         }
-        self.free.push(pkt);
+        if pkt.head.len() == SMALL && pkt.head.home().is_none() {
+            self.free.push(pkt);
+            if self.free.len() > KEEP && self.depot.is_some() {
+                self.give_back();
+            }
+            return;
+        }
+        let chunk = std::mem::replace(&mut pkt.head, Buf::none());
+        self.free_mapped(chunk);
+        self.bare.push(pkt);
+    }
+    /// Gives the surplus of free packets to the depot.
+    #[cold]
+    fn give_back(&mut self) {
+        let Some(depot) = &self.depot else { return };
+        let mut shared = Depot::lock(&depot.free);
+        shared.extend(self.free.drain(KEEP - DEPOT_BATCH..));
     }
     fn free_frags(&mut self, pkt: &mut Pkt) {
         while let Some(frag) = pkt.frags.pop() {
             match frag.mem {
+                Mem::Own(buf) if buf.home().is_some() => {
+                    self.small_out = self.small_out.saturating_sub(1);
+                    self.free_mapped(buf);
+                }
                 Mem::Own(buf) if buf.len() == LARGE => self.free_large(buf),
                 Mem::Own(buf) if buf.len() == SMALL => {
                     self.small_out = self.small_out.saturating_sub(1);
@@ -206,12 +389,20 @@ impl Pool {
             return None;
         }
         self.large_out += 1;
+        if let (true, Some(depot)) = (self.large.is_empty(), &self.depot) {
+            let mut shared = Depot::lock(&depot.large);
+            let from = shared.len().saturating_sub(DEPOT_BATCH / 8);
+            self.large.extend(shared.drain(from..));
+        }
         Some(self.large.pop().unwrap_or_else(|| Buf::new(LARGE)))
     }
     /// Takes a large buffer back.
     pub fn free_large(&mut self, buf: Buf) {
         self.large_out = self.large_out.saturating_sub(1);
         self.large.push(buf);
+        if let (true, Some(depot)) = (self.large.len() > KEEP / 8, &self.depot) {
+            Depot::lock(&depot.large).extend(self.large.drain((KEEP - DEPOT_BATCH) / 8..));
+        }
     }
     /// An empty chunk for a send queue that can take at least `len` bytes, or [`LARGE`] if that is less.
     pub fn alloc_chunk(&mut self, len: usize) -> SendChunk {
@@ -224,7 +415,7 @@ impl Pool {
     }
     /// Takes a chunk back; memory that packets still share goes back with the last of them.
     pub fn free_chunk(&mut self, mut chunk: SendChunk) {
-        if let Some(inner) = Rc::get_mut(&mut chunk.0) {
+        if let Some(inner) = Arc::get_mut(&mut chunk.0) {
             inner.filled = 0;
             let list = if inner.buf.len() == SMALL {
                 &mut self.chunks_small

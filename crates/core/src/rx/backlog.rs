@@ -1,7 +1,7 @@
 //! Stage `Backlog`, RX: the shard's bounded input queue.
 //!
-//! before: [`crate::ip::output`] (loopback), devices without NAPI
-//! after:  [`crate::path::process_backlog`], which sends them up from [`crate::rx::gro`] on
+//! before: [`crate::rx::steer`] of another shard, [`crate::ip::output`] (loopback), devices without NAPI
+//! after:  [`crate::path::process_backlog`], which sends them up from [`crate::link::input`] on
 //! Linux:  net/core/dev.c `enqueue_to_backlog`, `netif_rx`
 //! drops:  CpuBacklog
 

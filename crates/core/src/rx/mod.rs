@@ -3,3 +3,5 @@
 pub mod backlog;
 pub mod gro;
 pub mod queue;
+pub mod steer;
+pub mod xdp;

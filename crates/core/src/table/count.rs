@@ -200,6 +200,40 @@ counters! {
     DevRxOtherhostDropped { Link, Packets, "dev:rx_otherhost_dropped" }
     /// Multicast frames received.
     DevRxMulticast { Link, Packets, "dev:multicast" }
+    /// Times a device's readiness made the loop poll it: its interrupts.
+    IrqRx { Irq, Events, "none" }
+    /// Times the loop took in what a device had sent: its transmit interrupts.
+    IrqTx { Irq, Events, "none" }
+    /// Times a ready device was not polled yet, so that more could come (`rx-usecs`).
+    IrqCoalesced { Irq, Events, "none" }
+    /// Polls that a timer started while the interrupt was off (`napi_defer_hard_irqs`).
+    IrqDeferred { Irq, Events, "none" }
+    /// Times busy polling kept the interrupts off beyond the timers (`irq_suspend_timeout`).
+    IrqSuspended { Irq, Events, "none" }
+    /// Packets received by polling without an interrupt before it.
+    TcpExtBusyPollRxPackets { Irq, Packets, "TcpExt:BusyPollRxPackets" }
+    /// Packets that an XDP program let pass.
+    XdpPass { Xdp, Packets, "none" }
+    /// Packets that an XDP program dropped.
+    XdpDrop { Xdp, Packets, "none" }
+    /// Packets that an XDP program sent back by the device that they came from.
+    XdpTx { Xdp, Packets, "none" }
+    /// Packets that an XDP program sent to another device or shard.
+    XdpRedirect { Xdp, Packets, "none" }
+    /// Packets on which an XDP program failed, or that it sent nowhere.
+    XdpAborted { Xdp, Packets, "none" }
+    /// Times other shards woke this one for packets that they steered here.
+    SoftnetReceivedRps { Steer, Events, "softnet:received_rps" }
+    /// Packets dropped because their flow had more than its share of a filling backlog.
+    SoftnetFlowLimitCount { Backlog, Packets, "softnet:flow_limit_count" }
+    /// Connections that followed their reader to another shard.
+    RfsFlowsMoved { Steer, Events, "none" }
+    /// Rules that accelerated RFS wrote into a device.
+    ArfsFiltersAdded { Steer, Events, "none" }
+    /// Rules of accelerated RFS that were taken out again.
+    ArfsFiltersExpired { Steer, Events, "none" }
+    /// Times a flow changed its transmit queue.
+    XpsQueueChanged { Qdisc, Events, "none" }
     /// Packets that the poll loop took off rings and backlog.
     SoftnetProcessed { Poll, Packets, "softnet:processed" }
     /// Packets dropped because the backlog was full.

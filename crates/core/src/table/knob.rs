@@ -2,87 +2,7 @@
 
 use super::stage::Stage;
 
-/// What a knob's value looks like.
-pub trait KnobValue: Sized + Clone + PartialEq {
-    /// Reads a value as `sysctl -w` would.
-    fn parse(text: &str) -> Option<Self>;
-    /// Writes it as `sysctl` prints it.
-    fn show(&self) -> String;
-    /// Whether it lies in `low..=high`.
-    fn in_range(&self, low: u64, high: u64) -> bool;
-}
-
-impl KnobValue for u64 {
-    fn parse(text: &str) -> Option<u64> {
-        text.trim().parse().ok()
-    }
-    fn show(&self) -> String {
-        self.to_string()
-    }
-    fn in_range(&self, low: u64, high: u64) -> bool {
-        (low..=high).contains(self)
-    }
-}
-
-impl KnobValue for bool {
-    fn parse(text: &str) -> Option<bool> {
-        match text.trim() {
-            "1" | "on" | "true" => Some(true),
-            "0" | "off" | "false" => Some(false),
-            _ => None,
-        }
-    }
-    fn show(&self) -> String {
-        (*self as u8).to_string()
-    }
-    fn in_range(&self, _: u64, _: u64) -> bool {
-        true
-    }
-}
-
-impl KnobValue for [u64; 3] {
-    fn parse(text: &str) -> Option<[u64; 3]> {
-        let mut words = text.split([' ', '\t', ',']).filter(|w| !w.is_empty());
-        let mut next = || words.next()?.parse().ok();
-        let three = [next()?, next()?, next()?];
-        words.next().is_none().then_some(three)
-    }
-    fn show(&self) -> String {
-        format!("{}\t{}\t{}", self[0], self[1], self[2])
-    }
-    fn in_range(&self, low: u64, high: u64) -> bool {
-        self.iter().all(|v| (low..=high).contains(v)) && self[0] <= self[1] && self[1] <= self[2]
-    }
-}
-
-/// Congestion control algorithms that exist here (`net.ipv4.tcp_available_congestion_control`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CcName {
-    /// RFC 9438.
-    Cubic,
-    /// RFC 5681.
-    Reno,
-}
-
-impl KnobValue for CcName {
-    fn parse(text: &str) -> Option<CcName> {
-        match text.trim() {
-            "cubic" => Some(CcName::Cubic),
-            "reno" => Some(CcName::Reno),
-            _ => None,
-        }
-    }
-    fn show(&self) -> String {
-        match self {
-            CcName::Cubic => "cubic",
-            CcName::Reno => "reno",
-        }
-        .to_owned()
-    }
-    fn in_range(&self, _: u64, _: u64) -> bool {
-        true
-    }
-}
+pub use super::value::{CcName, HashFields, KnobValue, Mask, Weights};
 
 /// Where a knob applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,14 +134,21 @@ macro_rules! knobs {
 }
 
 impl Knobs {
-    /// The row of the knob at `path` (dots or slashes, as `sysctl` takes both).
+    /// The row of the knob at `path` (dots or slashes, as `sysctl` takes both), or of the only one
+    /// whose last name it is (`rps_cpus`).
     ///
     /// # Errors
     /// [`SetError::Unknown`] (ENOENT).
     pub fn row(path: &str) -> Result<&'static Row, SetError> {
         let dotted = path.replace('/', ".");
-        let found = Knobs::ROWS.iter().find(|r| r.path == dotted);
+        let found = Knobs::ROWS.iter().find(|r| r.path == dotted).or_else(|| Knobs::by_end(&dotted));
         found.ok_or_else(|| SetError::Unknown { path: path.to_owned(), near: nearest(&dotted) })
+    }
+    /// The only knob whose path ends in `.name`, as a file of sysfs is known by its last name.
+    fn by_end(name: &str) -> Option<&'static Row> {
+        let ends = |r: &&Row| r.path.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'));
+        let mut found = Knobs::ROWS.iter().filter(ends);
+        found.next().filter(|_| found.next().is_none() && !name.contains('.'))
     }
     /// Reads the knob at `path` as `sysctl` prints it.
     ///
@@ -275,6 +202,58 @@ knobs! {
     busy_poll: u64 { path: "net.core.busy_poll", default: 0, range: 0..=1000000, unit: "microseconds", scope: Host, takes: Now, stage: Poll }
     /// The longest that the loop looks for work before it sleeps, where its last waits were as short; 0 = it sleeps at once.
     guest_halt_poll_ns: u64 { path: "haltpoll.guest_halt_poll_ns", default: 50000, range: 0..=10000000, unit: "nanoseconds", scope: Host, takes: Now, stage: Poll, why: "200000 in Linux, where an idle guest gives up nothing by polling; here it is time that the program may want" }
+    /// Empty polls after which a device's interrupt is switched on again; meanwhile a timer of `gro_flush_timeout` polls it.
+    napi_defer_hard_irqs: u64 { path: "dev.napi_defer_hard_irqs", default: 0, range: 0..=2147483647, unit: "polls", scope: Device, takes: Now, stage: Irq }
+    /// How long interrupts stay off while busy polling keeps finding something; 0 = no longer than the timers say.
+    irq_suspend_timeout: u64 { path: "dev.irq_suspend_timeout", default: 0, range: 0..=10000000000, unit: "nanoseconds", scope: Device, takes: Now, stage: Irq }
+    /// How long a reader that found nothing looks at the devices before it gives up (SO_BUSY_POLL of all sockets).
+    busy_read: u64 { path: "net.core.busy_read", default: 0, range: 0..=1000000, unit: "microseconds", scope: Host, takes: Now, stage: Irq }
+    /// How long a ready device waits for more before it is polled (`ethtool -C rx-usecs`).
+    rx_usecs: u64 { path: "coalesce.rx-usecs", default: 0, range: 0..=100000, unit: "microseconds", scope: Device, takes: Now, stage: Irq }
+    /// How many packets end that wait early (`ethtool -C rx-frames`); 0 = only the time does.
+    rx_frames: u64 { path: "coalesce.rx-frames", default: 0, range: 0..=65536, unit: "packets", scope: Device, takes: Now, stage: Irq }
+    /// How long packets that were sent may wait until their memory is taken back (`ethtool -C tx-usecs`).
+    tx_usecs: u64 { path: "coalesce.tx-usecs", default: 0, range: 0..=100000, unit: "microseconds", scope: Device, takes: Now, stage: Irq }
+    /// How many packets end that wait early (`ethtool -C tx-frames`); 0 = only the time does.
+    tx_frames: u64 { path: "coalesce.tx-frames", default: 0, range: 0..=65536, unit: "packets", scope: Device, takes: Now, stage: Irq }
+    /// Whether `rx-usecs` follows the load by itself (`ethtool -C adaptive-rx`).
+    adaptive_rx: bool { path: "coalesce.adaptive-rx", default: false, range: 0..=1, unit: "switch", scope: Device, takes: Now, stage: Irq }
+    /// Whether `tx-usecs` follows the load by itself (`ethtool -C adaptive-tx`).
+    adaptive_tx: bool { path: "coalesce.adaptive-tx", default: false, range: 0..=1, unit: "switch", scope: Device, takes: Now, stage: Irq }
+    /// Queues of a device, each with its shard (`ethtool -L combined`).
+    channels: u64 { path: "channels.combined", default: 1, range: 1..=64, unit: "queues", scope: Device, takes: Now, stage: Ring }
+    /// The queues' shares of the indirection table (`ethtool -X weight`); `equal` = all alike.
+    rss_weight: Weights { path: "rss.weight", default: Weights::default(), range: 0..=65535, unit: "shares", scope: Device, takes: Now, stage: Ring }
+    /// Whether both directions of a flow have the same hash (`ethtool -X xfrm symmetric-xor`).
+    rss_symmetric: bool { path: "rss.symmetric-xor", default: false, range: 0..=1, unit: "switch", scope: Device, takes: Now, stage: Ring }
+    /// What of TCP over IPv4 goes into the flow hash (`ethtool -N rx-flow-hash tcp4`).
+    hash_tcp4: HashFields { path: "rx-flow-hash.tcp4", default: HashFields::ALL, range: 0..=0, unit: "letters of sdfn", scope: Device, takes: Now, stage: Ring }
+    /// What of UDP over IPv4 goes into the flow hash (`ethtool -N rx-flow-hash udp4`).
+    hash_udp4: HashFields { path: "rx-flow-hash.udp4", default: HashFields::ALL, range: 0..=0, unit: "letters of sdfn", scope: Device, takes: Now, stage: Ring }
+    /// What of TCP over IPv6 goes into the flow hash (`ethtool -N rx-flow-hash tcp6`).
+    hash_tcp6: HashFields { path: "rx-flow-hash.tcp6", default: HashFields::ALL, range: 0..=0, unit: "letters of sdfn", scope: Device, takes: Now, stage: Ring }
+    /// What of UDP over IPv6 goes into the flow hash (`ethtool -N rx-flow-hash udp6`).
+    hash_udp6: HashFields { path: "rx-flow-hash.udp6", default: HashFields::ALL, range: 0..=0, unit: "letters of sdfn", scope: Device, takes: Now, stage: Ring }
+    /// Whether accelerated RFS may write rules into devices that take them (`ethtool -K ntuple`).
+    ntuple: bool { path: "features.ntuple", default: false, range: 0..=1, unit: "switch", scope: Device, takes: Now, stage: Steer }
+    /// The shards that a queue's packets are spread over by their flow hash; 0 = they stay.
+    rps_cpus: Mask { path: "queues.rx.rps_cpus", default: Mask(0), range: 0..=18446744073709551615, unit: "mask", scope: Device, takes: Now, stage: Steer }
+    /// What `rps_cpus` is for devices that are added from now on.
+    rps_default_mask: Mask { path: "net.core.rps_default_mask", default: Mask(0), range: 0..=18446744073709551615, unit: "mask", scope: Host, takes: Now, stage: Steer }
+    /// Flows whose reader's shard is remembered, all queues together; 0 = flows do not follow their readers (RFS).
+    rps_sock_flow_entries: u64 { path: "net.core.rps_sock_flow_entries", default: 0, range: 0..=1048576, unit: "flows", scope: Host, takes: Now, stage: Steer }
+    /// Flows whose last shard is remembered, for each queue; 0 = RFS is off.
+    rps_flow_cnt: u64 { path: "queues.rx.rps_flow_cnt", default: 0, range: 0..=1048576, unit: "flows", scope: Device, takes: Now, stage: Steer }
+    /// The shards whose packets a transmit queue takes; 0 = its own.
+    xps_cpus: Mask { path: "queues.tx.xps_cpus", default: Mask(0), range: 0..=18446744073709551615, unit: "mask", scope: Device, takes: Now, stage: Qdisc }
+    /// Whether a flow is sent by the queue that it is received by (a mask of receive queues); it goes before `xps_cpus`.
+    xps_rxqs: Mask { path: "queues.tx.xps_rxqs", default: Mask(0), range: 0..=18446744073709551615, unit: "mask", scope: Device, takes: Now, stage: Qdisc }
+    /// Whether packets are stamped before they are steered (1), or by the shard that takes them from its backlog (0).
+    netdev_tstamp_prequeue: bool { path: "net.core.netdev_tstamp_prequeue", default: true, range: 0..=1, unit: "switch", scope: Host, takes: Now, stage: Backlog }
+    /// The shards whose backlog limits single flows once it is half full.
+    flow_limit_cpu_bitmap: Mask { path: "net.core.flow_limit_cpu_bitmap", default: Mask(0), range: 0..=18446744073709551615, unit: "mask", scope: Host, takes: Now, stage: Backlog }
+    /// Flows that the flow limit tells apart; a power of two, for shards whose limit is switched on from now on.
+    flow_limit_table_len: u64 { path: "net.core.flow_limit_table_len", default: 4096, range: 1..=65536, unit: "flows", scope: Host, takes: Now, stage: Backlog }
     /// Packets that may wait in the shard's input queue.
     netdev_max_backlog: u64 { path: "net.core.netdev_max_backlog", default: 1000, range: 0..=10000000, unit: "packets", scope: Host, takes: Now, stage: Backlog }
     /// Whether receive offload merges segments (`ethtool -K gro`).

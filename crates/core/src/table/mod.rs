@@ -5,6 +5,7 @@ pub mod count;
 pub mod knob;
 pub mod reason;
 pub mod stage;
+pub mod value;
 
 pub use count::{Counter, Counts};
 pub use knob::Knobs;

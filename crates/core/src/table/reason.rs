@@ -77,6 +77,12 @@ reasons! {
     RingTruncated { stage: Ring, linux: "PKT_TOO_BIG", also: [DevRxLengthErrors, DevRxErrors], knob: "none" }
     /// The virtio-net header in front of the packet contradicts the packet.
     VnetHdr { stage: Ring, linux: "DEV_HDR", also: [DevRxErrors], knob: "none" }
+    /// An XDP program said so.
+    Xdp { stage: Xdp, linux: "XDP", also: [XdpDrop], knob: "none" }
+    /// An XDP program failed, or sent the packet to a device or shard that does not exist.
+    XdpAborted { stage: Xdp, linux: "none", also: [XdpAborted], knob: "none" }
+    /// The shard's input queue was filling, and the packet's flow had more than half of what came last.
+    FlowLimit { stage: Backlog, linux: "none", also: [SoftnetFlowLimitCount, SoftnetDropped, DevRxDropped], knob: "net.core.flow_limit_table_len" }
     /// The shard's input queue was full.
     CpuBacklog { stage: Backlog, linux: "CPU_BACKLOG", also: [SoftnetDropped, DevRxDropped], knob: "net.core.netdev_max_backlog" }
     /// The frame is shorter than an Ethernet header.

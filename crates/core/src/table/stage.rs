@@ -47,12 +47,20 @@ macro_rules! stages {
 stages! {
     /// The device's receive ring: packets that the device handed over, and those it had no room for.
     Ring { dir: Rx, linux: "the driver's receive ring (tun_net_xmit, veth_xmit, packet_rcv)" }
+    /// What makes the loop look at a ring: readiness of the device, a timer, or polling without
+    /// sleep; coalesced by time and count. Its batches are the interrupts.
+    Irq { dir: Rx, linux: "the driver's interrupt handler, napi_schedule, napi_watchdog" }
     /// NAPI: takes packets off the rings, bounded by packets and by time, fairly over the devices.
     Poll { dir: Rx, linux: "net_rx_action, napi_poll" }
+    /// The early hook, before any header work: pass, drop, send back, redirect.
+    Xdp { dir: Rx, linux: "bpf_prog_run_xdp, do_xdp_generic" }
     /// Generic receive offload: merges segments of one flow that arrive in one poll.
     Gro { dir: Rx, linux: "dev_gro_receive, napi_gro_complete" }
-    /// The shard's input queue: packets of loopback and of devices without NAPI.
-    /// It is emptied into Gro, so that its packets pass here before they pass there.
+    /// Chooses the shard that goes on with the packet: by its flow hash (RPS), or where its flow lives
+    /// (RFS).
+    Steer { dir: Rx, linux: "get_rps_cpu" }
+    /// The shard's input queue: packets that other shards steered here, those of loopback, and of
+    /// devices without NAPI.
     Backlog { dir: Rx, linux: "enqueue_to_backlog, process_backlog" }
     /// Ethernet: MAC filter, VLAN untag, ARP, choice of the network protocol.
     Link { dir: Rx, linux: "eth_type_trans, __netif_receive_skb_core, arp_rcv" }

@@ -1,0 +1,80 @@
+//! Stage `Xdp`, RX: the early hook, before any header work.
+//!
+//! before: the device's ring   after: [`crate::rx::gro`]
+//! Linux:  include/net/xdp.h `bpf_prog_run_xdp`, net/core/dev.c `do_xdp_generic`
+//! drops:  Xdp, XdpAborted
+
+use crate::pkt::{Pkt, Skb, Verdict};
+use crate::shard::Shard;
+use crate::table::{Reason, count::id};
+
+/// What a program says of a packet (`enum xdp_action`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It failed (`XDP_ABORTED`).
+    Aborted,
+    /// Away with it (`XDP_DROP`).
+    Drop,
+    /// On to the stack (`XDP_PASS`).
+    Pass,
+    /// Out again by the device and queue that it came in by (`XDP_TX`).
+    Tx,
+    /// Out by another device (`bpf_redirect_map` of a devmap), if it exists.
+    RedirectDev(u8),
+    /// Into the backlog of another shard (`bpf_redirect_map` of a cpumap), if it exists.
+    RedirectCpu(u8),
+}
+
+/// A program: it may change the packet's bytes, and pull and push at its front.
+pub type Program = Box<dyn FnMut(&mut Skb) -> Action + Send>;
+
+/// Runs the device's program, if it has one.
+#[inline(always)]
+pub fn do_xdp(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
+    let net = &mut cx.net;
+    let Some(prog) = net.ifaces.get_mut(pkt.dev as usize).and_then(|i| i.xdp.as_mut()) else {
+        return Verdict::Pass(pkt);
+    };
+    match prog(&mut pkt) {
+        Action::Pass => {
+            net.counts.inc(id::XdpPass);
+            Verdict::Pass(pkt)
+        }
+        Action::Drop => Verdict::Drop(pkt, Reason::Xdp),
+        Action::Tx => {
+            net.counts.inc(id::XdpTx);
+            crate::tx::xmit::xmit_one(net, pkt.dev, pkt);
+            Verdict::Queued
+        }
+        // The other verdicts are rare: not in the way of these.
+        action => redirect(cx, pkt, action),
+    }
+}
+
+#[cold]
+fn redirect(cx: &mut Shard, mut pkt: Pkt, action: Action) -> Verdict {
+    match action {
+        Action::RedirectDev(dev) if (dev as usize) < cx.net.ifaces.len() => {
+            cx.net.counts.inc(id::XdpRedirect);
+            pkt.dev = dev;
+            crate::tx::xmit::xmit_one(&mut cx.net, dev, pkt);
+            Verdict::Queued
+        }
+        Action::RedirectCpu(cpu) if crate::rx::steer::exists(&cx.net, cpu) => {
+            cx.net.counts.inc(id::XdpRedirect);
+            crate::rx::steer::send_to(&mut cx.net, cpu, pkt);
+            Verdict::Queued
+        }
+        _ => Verdict::Drop(pkt, Reason::XdpAborted),
+    }
+}
+
+impl Shard {
+    /// Gives a device an XDP program, or takes it away (`ip link set DEV xdp`).
+    pub fn attach_xdp(&mut self, dev: u8, prog: Option<Program>) {
+        if let Some(iface) = self.net.ifaces.get_mut(dev as usize) {
+            iface.xdp = prog;
+        }
+        self.net.xdp_on = self.net.ifaces.iter().any(|i| i.xdp.is_some());
+    }
+}

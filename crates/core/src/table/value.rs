@@ -1,0 +1,196 @@
+//! What the values of knobs are made of, and how they are written.
+
+/// What a knob's value looks like.
+pub trait KnobValue: Sized + Clone + PartialEq {
+    /// Reads a value as `sysctl -w` would.
+    fn parse(text: &str) -> Option<Self>;
+    /// Writes it as `sysctl` prints it.
+    fn show(&self) -> String;
+    /// Whether it lies in `low..=high`.
+    fn in_range(&self, low: u64, high: u64) -> bool;
+}
+
+impl KnobValue for u64 {
+    fn parse(text: &str) -> Option<u64> {
+        text.trim().parse().ok()
+    }
+    fn show(&self) -> String {
+        self.to_string()
+    }
+    fn in_range(&self, low: u64, high: u64) -> bool {
+        (low..=high).contains(self)
+    }
+}
+
+impl KnobValue for bool {
+    fn parse(text: &str) -> Option<bool> {
+        match text.trim() {
+            "1" | "on" | "true" => Some(true),
+            "0" | "off" | "false" => Some(false),
+            _ => None,
+        }
+    }
+    fn show(&self) -> String {
+        (*self as u8).to_string()
+    }
+    fn in_range(&self, _: u64, _: u64) -> bool {
+        true
+    }
+}
+
+impl KnobValue for [u64; 3] {
+    fn parse(text: &str) -> Option<[u64; 3]> {
+        let mut words = text.split([' ', '\t', ',']).filter(|w| !w.is_empty());
+        let mut next = || words.next()?.parse().ok();
+        let three = [next()?, next()?, next()?];
+        words.next().is_none().then_some(three)
+    }
+    fn show(&self) -> String {
+        format!("{}\t{}\t{}", self[0], self[1], self[2])
+    }
+    fn in_range(&self, low: u64, high: u64) -> bool {
+        self.iter().all(|v| (low..=high).contains(v)) && self[0] <= self[1] && self[1] <= self[2]
+    }
+}
+
+/// A set of processors or queues, written as sysfs writes it: hexadecimal, in groups of 32 bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mask(pub u64);
+
+impl Mask {
+    /// Whether number `n` is in it.
+    #[inline]
+    pub fn has(self, n: usize) -> bool {
+        n < 64 && self.0 >> n & 1 == 1
+    }
+    /// Its members, in order.
+    pub fn iter(self) -> impl Iterator<Item = u8> {
+        (0..64u8).filter(move |n| self.has(*n as usize))
+    }
+}
+
+impl KnobValue for Mask {
+    fn parse(text: &str) -> Option<Mask> {
+        let text = text.trim();
+        let digits: String = text.strip_prefix("0x").unwrap_or(text).split(',').collect();
+        u64::from_str_radix(&digits, 16).ok().map(Mask)
+    }
+    fn show(&self) -> String {
+        match self.0 >> 32 {
+            0 => format!("{:x}", self.0),
+            high => format!("{high:x},{:08x}", self.0 as u32),
+        }
+    }
+    fn in_range(&self, low: u64, high: u64) -> bool {
+        (low..=high).contains(&self.0)
+    }
+}
+
+/// Shares of the queues in the indirection table (`ethtool -X weight`); none given: all alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Weights {
+    shares: [u16; 64],
+    len: u8,
+}
+
+impl Default for Weights {
+    fn default() -> Weights {
+        Weights { shares: [0; 64], len: 0 }
+    }
+}
+
+impl Weights {
+    /// The share of each queue, from the first on; empty = all alike.
+    pub fn shares(&self) -> &[u16] {
+        &self.shares[..self.len as usize]
+    }
+}
+
+impl KnobValue for Weights {
+    fn parse(text: &str) -> Option<Weights> {
+        let mut weights = Weights::default();
+        if text.trim() == "equal" {
+            return Some(weights);
+        }
+        for word in text.split([' ', '\t', ',']).filter(|w| !w.is_empty()) {
+            *weights.shares.get_mut(weights.len as usize)? = word.parse().ok()?;
+            weights.len += 1;
+        }
+        // Somebody must get the packets.
+        (weights.shares().iter().any(|w| *w > 0)).then_some(weights)
+    }
+    fn show(&self) -> String {
+        if self.len == 0 {
+            return "equal".to_owned();
+        }
+        let words: Vec<String> = self.shares().iter().map(u16::to_string).collect();
+        words.join(" ")
+    }
+    fn in_range(&self, low: u64, high: u64) -> bool {
+        self.shares().iter().all(|w| (low..=high).contains(&(*w as u64)))
+    }
+}
+
+/// What of a packet goes into its flow hash (`ethtool -N DEV rx-flow-hash TYPE`): `s` and `d` are the
+/// addresses, `f` and `n` the ports, source and destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HashFields {
+    /// Source address.
+    pub s: bool,
+    /// Destination address.
+    pub d: bool,
+    /// Source port.
+    pub f: bool,
+    /// Destination port.
+    pub n: bool,
+}
+
+impl HashFields {
+    /// Both addresses and both ports.
+    pub const ALL: HashFields = HashFields { s: true, d: true, f: true, n: true };
+}
+
+impl KnobValue for HashFields {
+    fn parse(text: &str) -> Option<HashFields> {
+        let text = text.trim();
+        let known = text.chars().all(|c| "sdfn".contains(c)) && !text.is_empty();
+        let has = |c: char| text.contains(c);
+        known.then(|| HashFields { s: has('s'), d: has('d'), f: has('f'), n: has('n') })
+    }
+    fn show(&self) -> String {
+        let letters = [(self.s, 's'), (self.d, 'd'), (self.f, 'f'), (self.n, 'n')];
+        letters.iter().filter(|(on, _)| *on).map(|(_, c)| *c).collect()
+    }
+    fn in_range(&self, _: u64, _: u64) -> bool {
+        true
+    }
+}
+
+/// Congestion control algorithms that exist here (`net.ipv4.tcp_available_congestion_control`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CcName {
+    /// RFC 9438.
+    Cubic,
+    /// RFC 5681.
+    Reno,
+}
+
+impl KnobValue for CcName {
+    fn parse(text: &str) -> Option<CcName> {
+        match text.trim() {
+            "cubic" => Some(CcName::Cubic),
+            "reno" => Some(CcName::Reno),
+            _ => None,
+        }
+    }
+    fn show(&self) -> String {
+        match self {
+            CcName::Cubic => "cubic",
+            CcName::Reno => "reno",
+        }
+        .to_owned()
+    }
+    fn in_range(&self, _: u64, _: u64) -> bool {
+        true
+    }
+}
