@@ -161,3 +161,9 @@ impl Net {
         if self.tick.is_multiple_of(61) { self.clock } else { None }
     }
 }
+
+const _: () = {
+    const fn moves_between_threads<T: Send>() {}
+    moves_between_threads::<Shard>();
+    moves_between_threads::<Pkt>();
+};

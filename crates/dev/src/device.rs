@@ -3,6 +3,8 @@
 
 use crate::vnet::VnetError;
 use linerate_core::pkt::{Batch, Pkt, Pool};
+use linerate_core::rx::steer::ntuple::Rule;
+use linerate_core::rx::steer::rss::Rss;
 use linerate_core::table::Reason;
 use linerate_core::time::Instant;
 use std::collections::VecDeque;
@@ -72,8 +74,22 @@ pub struct Counts {
     pub overflow: u64,
 }
 
-/// A network device, seen from the loop that drives it.
-pub trait Device {
+/// How many packets the rings of a device hold, now and at the most (`ethtool -g`); 0 where the
+/// device can not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rings {
+    /// Receive ring.
+    pub rx: u32,
+    /// The largest receive ring.
+    pub rx_max: u32,
+    /// Transmit ring.
+    pub tx: u32,
+    /// The largest transmit ring.
+    pub tx_max: u32,
+}
+
+/// A network device, or one queue of it, seen from the loop that drives it.
+pub trait Device: Send {
     /// Its name: the kernel's where the kernel knows it.
     fn name(&self) -> &str;
 
@@ -104,6 +120,57 @@ pub trait Device {
     /// What to wait on until there is something to receive, or room to send; none if the device
     /// is never the one that wakes the loop.
     fn poll_fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Which of its device's queues it is (`rx-N`, `tx-N`).
+    fn queue(&self) -> u8 {
+        0
+    }
+
+    /// Packets that wait to be received, where that is known without a system call.
+    fn rx_pending(&self) -> Option<usize> {
+        None
+    }
+
+    /// Takes back what the device has sent and `tx_burst` did not give back at once; returns how
+    /// many packets went to `done`.
+    fn tx_complete(&mut self, _done: &mut Vec<(Pkt, bool)>) -> usize {
+        0
+    }
+
+    /// Packets handed to the device that [`Device::tx_complete`] has not given back yet.
+    fn tx_pending(&self) -> usize {
+        0
+    }
+
+    /// The sizes of its rings.
+    fn rings(&self) -> Rings {
+        Rings::default()
+    }
+
+    /// Sets how many packets its transmit ring holds (`ethtool -G DEV tx N`). Returns whether it
+    /// obeyed.
+    fn set_tx_ring(&mut self, _pkts: usize) -> bool {
+        false
+    }
+
+    /// Distributes over its queues like this from now on (`ethtool -X`). Returns whether it obeyed:
+    /// where the kernel distributes, it does not.
+    fn set_rss(&mut self, _rss: &Rss) -> bool {
+        false
+    }
+
+    /// Sets the rule at `location`, or takes it out (`ethtool -N`).
+    ///
+    /// # Errors
+    /// `Unsupported` where the device takes no rules, `ENOSPC` where it has no room.
+    fn set_rule(&mut self, _location: u32, _rule: Option<&Rule>) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Statistics of its own, by the names that its driver or socket gives them (`ethtool -S`).
+    fn statistics(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
 
     /// Its own counts.
     fn counts(&self) -> Counts;

@@ -8,6 +8,7 @@
 //! transmit. Each part is bounded, so that no load on one starves another: at any overload the
 //! loop still delivers what it accepts.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::io;
 use std::time::Instant as Clock;
@@ -16,6 +17,7 @@ use linerate_core::link::{Features, Iface, L2};
 use linerate_core::path;
 use linerate_core::pkt::{Batch, Pkt};
 use linerate_core::shard::Shard;
+use linerate_core::sock::SocketId;
 use linerate_core::table::{Knobs, Reason, Stage, count::id};
 use linerate_core::time::{Instant, MS, US};
 use linerate_core::tx::xmit::tx_done;
@@ -35,6 +37,15 @@ pub trait App {
     /// # Errors
     /// What it can not go on after; the loop ends with it.
     fn turn(&mut self, shard: &mut Shard, poller: &Poller, ready: &[Event]) -> io::Result<bool>;
+
+    /// A connection of its moves to another shard: what the application knows of it, to be handed
+    /// to [`App::arrive`] there. `None`: the application knows nothing of it, or it may not move.
+    fn leave(&mut self, _socket: SocketId) -> Option<Box<dyn Any + Send>> {
+        None
+    }
+
+    /// A connection came from another shard, with what the application there knew of it.
+    fn arrive(&mut self, _shard: &mut Shard, _socket: SocketId, _state: Box<dyn Any + Send>) {}
 
     /// When it wants a turn even if nothing happens.
     fn next_timer(&self) -> Option<Instant> {

@@ -141,7 +141,8 @@ impl Knobs {
     /// [`SetError::Unknown`] (ENOENT).
     pub fn row(path: &str) -> Result<&'static Row, SetError> {
         let dotted = path.replace('/', ".");
-        let found = Knobs::ROWS.iter().find(|r| r.path == dotted).or_else(|| Knobs::by_end(&dotted));
+        let found =
+            Knobs::ROWS.iter().find(|r| r.path == dotted).or_else(|| Knobs::by_end(&dotted));
         found.ok_or_else(|| SetError::Unknown { path: path.to_owned(), near: nearest(&dotted) })
     }
     /// The only knob whose path ends in `.name`, as a file of sysfs is known by its last name.

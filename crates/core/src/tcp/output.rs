@@ -82,9 +82,10 @@ fn tcp_write_xmit(net: &mut Net, tp: &mut Tcb) -> Pushed {
 
 /// Whether the device's queue, or the way to it, has no room.
 pub(crate) fn way_is_full(net: &Net, dev: u8) -> bool {
-    let queued = net.ifaces.get(dev as usize).map_or(0, |i| {
-        i.txqs.iter().map(|q| q.qdisc.len() + q.ring.len()).max().unwrap_or(0)
-    });
+    let queued = net
+        .ifaces
+        .get(dev as usize)
+        .map_or(0, |i| i.txqs.iter().map(|q| q.qdisc.len() + q.ring.len()).max().unwrap_or(0));
     net.ip_out.len() >= IP_OUT_MAX
         || (net.ip_out.len() + queued) as u64 >= net.knobs.txqueuelen.max(4) / 4 * 3
 }

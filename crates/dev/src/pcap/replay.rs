@@ -175,7 +175,7 @@ fn allocate(pool: &mut Pool, header: &[u8], bytes: &[u8]) -> Option<Pkt> {
     Some(pkt)
 }
 
-impl<R: BufRead> Device for Replay<R> {
+impl<R: BufRead + Send> Device for Replay<R> {
     fn name(&self) -> &str {
         &self.name
     }

@@ -6,6 +6,8 @@
 //! drops:  none here: the target's backlog gives CpuBacklog and FlowLimit
 
 pub mod mesh;
+pub mod ntuple;
+pub mod rss;
 
 pub use mesh::{Letter, Mesh};
 
