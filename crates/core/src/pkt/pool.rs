@@ -426,3 +426,6 @@ impl Pool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
