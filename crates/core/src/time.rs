@@ -36,6 +36,14 @@ impl Instant {
     pub const fn plus(self, ns: u64) -> Instant {
         Instant(self.0.saturating_add(ns))
     }
+    /// The same point on a clock that is `ns` nanoseconds ahead of this one (behind, if negative);
+    /// the start and [`Instant::NEVER`], which mean that something did not happen, stay.
+    pub const fn shifted(self, ns: i64) -> Instant {
+        match self {
+            Instant::ZERO | Instant::NEVER => self,
+            Instant(at) => Instant(at.saturating_add_signed(ns)),
+        }
+    }
     /// Nanoseconds from `earlier` to this point, 0 if it is not earlier.
     pub const fn since(self, earlier: Instant) -> u64 {
         self.0.saturating_sub(earlier.0)

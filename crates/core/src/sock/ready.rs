@@ -64,6 +64,10 @@ impl Events {
     pub fn pop(&mut self) -> Option<Event> {
         self.0.pop_front()
     }
+    /// The socket is gone: nobody is to be told of it.
+    pub(crate) fn forget(&mut self, id: SocketId) {
+        self.0.retain(|event| event.id != id);
+    }
     /// Whether the list is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

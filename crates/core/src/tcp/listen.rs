@@ -124,7 +124,7 @@ impl Ports {
             }
         }
     }
-    fn hold(&mut self, tuple: &Tuple) {
+    pub fn hold(&mut self, tuple: &Tuple) {
         self.held += 1;
         *self.held_to.entry((tuple.local, tuple.lport)).or_default() += 1;
     }
@@ -267,7 +267,7 @@ impl Shard {
     }
 
     /// Sends, or sends again, the SYN-ACK of a half-open connection (`tcp_v4_send_synack`).
-    fn send_synack(&mut self, index: u32) {
+    pub(crate) fn send_synack(&mut self, index: u32) {
         let rcvbuf = |tcp: &Sockets, id: SocketId| {
             tcp.listeners.get(id.index, id.generation).map_or(0, |l| l.rcvbuf)
         };
@@ -486,7 +486,7 @@ impl Shard {
     }
 
     /// Takes a half-open connection out of all tables; the look-up table too.
-    fn reqsk_unlink(&mut self, index: u32) -> Option<Box<Req>> {
+    pub(crate) fn reqsk_unlink(&mut self, index: u32) -> Option<Box<Req>> {
         let tcp = &mut self.tcp;
         let req = tcp.reqs.remove(index)?;
         tcp.req_timers.cancel(index);

@@ -10,6 +10,7 @@ pub mod icmp;
 pub mod info;
 pub mod input;
 mod listen;
+mod moved;
 mod output;
 mod rcvq;
 mod recovery;
@@ -22,6 +23,7 @@ pub use crate::sock::error::TcpError;
 pub use api::{Connect, HeldSyn, KeepAlive, Listen, Refuse, RxState, TcpOpt};
 pub use icmp::{ErrKind, TcpQuote};
 pub use info::{SockRow, SockStat, TcpInfo};
+pub use moved::Moved;
 pub use sockets::Sockets;
 
 use std::net::{IpAddr, SocketAddr};

@@ -329,6 +329,28 @@ impl RcvQ {
         (self.bytes, self.rmem, self.num_sacks) = (0, 0, 0);
     }
 
+    /// The connection leaves for another shard, and what it has received goes with it.
+    pub fn leave(&mut self, net: &mut Net) {
+        for pkt in self.segs.iter().chain(self.ooo.iter().map(|o| &o.pkt)) {
+            net.pool.give(pkt);
+        }
+        let flow = net.counts.flow(Stage::SockQueue);
+        let n = (self.segs.len() + self.ooo.len()) as u64;
+        flow.release(n);
+        flow.pass(n);
+    }
+
+    /// The connection came from another shard, with what it had received there.
+    pub fn arrive(&mut self, net: &mut Net) {
+        for pkt in self.segs.iter().chain(self.ooo.iter().map(|o| &o.pkt)) {
+            net.pool.adopt(pkt);
+        }
+        let flow = net.counts.flow(Stage::SockQueue);
+        let n = (self.segs.len() + self.ooo.len()) as u64;
+        flow.enter(n);
+        flow.hold(n);
+    }
+
     /// The peer has finished: what lies behind its FIN is nothing.
     pub fn purge_ooo(&mut self, net: &mut Net) {
         while let Some(o) = self.ooo.pop_front() {

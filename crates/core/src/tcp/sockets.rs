@@ -125,17 +125,23 @@ impl Sockets {
         self.secure_hash(tuple, false, 2) as u32
     }
 
-    /// Adds a connection and lets look-ups find it. None if there are too many.
-    pub(crate) fn insert(&mut self, mut tcb: Box<Tcb>) -> u32 {
-        let (hash, orphan) = (tcb.hash, tcb.orphan);
-        debug_assert!(!orphan, "a connection begins with an owner");
-        tcb.hashed = true;
-        self.hashed += 1;
+    /// Adds a connection that begins, and lets look-ups find it.
+    pub(crate) fn insert(&mut self, tcb: Box<Tcb>) -> u32 {
+        debug_assert!(!tcb.orphan, "a connection begins with an owner");
+        self.add(tcb, true)
+    }
+    /// Adds a connection; look-ups find it if `hashed`.
+    pub(super) fn add(&mut self, mut tcb: Box<Tcb>, hashed: bool) -> u32 {
+        let hash = tcb.hash;
+        tcb.hashed = hashed;
         let (index, generation) = self.conns.insert(tcb);
         if let Some(tcb) = self.conns.at_mut(index) {
             tcb.id = SocketId { kind: SockKind::Tcp, index, generation };
         }
-        self.demux.insert(hash, Ref::Conn(index));
+        if hashed {
+            self.hashed += 1;
+            self.demux.insert(hash, Ref::Conn(index));
+        }
         index
     }
 }

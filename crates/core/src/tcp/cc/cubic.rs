@@ -38,6 +38,11 @@ pub(crate) struct Cubic {
 }
 
 impl Cubic {
+    /// The clock began at another time (see [`super::Cc::retime`]).
+    pub fn retime(&mut self, shift: i64) {
+        self.epoch = self.epoch.map(|at| at.shifted(shift));
+        self.round = self.round.shifted(shift);
+    }
     /// Whether the delay has grown so much that the queue on the way must be filling (`hystart_update`).
     fn hystart(&mut self, w: &Window) -> bool {
         let Some(rtt) = w.rtt_us else { return false };

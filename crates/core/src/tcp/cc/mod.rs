@@ -70,6 +70,13 @@ impl Cc {
             Cc::Reno(reno) => reno,
         }
     }
+    /// The clock began at another time: points of time move by `shift` nanoseconds.
+    pub fn retime(&mut self, shift: i64) {
+        match self {
+            Cc::Cubic(cubic) => cubic.retime(shift),
+            Cc::Reno(_) => {}
+        }
+    }
     /// The algorithm's name.
     pub fn name(&self) -> &'static str {
         match self {

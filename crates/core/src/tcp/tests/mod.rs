@@ -6,6 +6,7 @@ mod drops;
 mod handshake;
 mod hostile;
 mod knobs;
+mod moved;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -379,7 +380,7 @@ pub(super) fn pattern(at: u64) -> u8 {
 }
 
 /// One end of a byte stream: what was sent and received of it.
-#[derive(Default, Clone, Copy)]
+#[derive(Default, Clone, Copy, Debug)]
 pub(super) struct End {
     pub to_send: u64,
     pub sent: u64,
