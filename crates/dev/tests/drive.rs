@@ -1,15 +1,20 @@
 //! Goal: the knobs of the loop and of its rings do what their rows say.
 //! Method: two loops in one thread, joined by a wire in memory.
 
+use std::collections::VecDeque;
 use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex};
 
+use linerate_core::pkt::{Batch, Pkt};
 use linerate_core::shard::Shard;
 use linerate_core::sock::SocketId;
 use linerate_core::table::{Counter, Reason};
 use linerate_core::time::{Instant, MS};
 use linerate_core::udp::api::UdpBind;
 use linerate_core::udp::output::SendTo;
-use linerate_dev::drive::{App, Drive};
+use linerate_dev::device::{Caps, Counts, Device, RxCx};
+use linerate_dev::drive::{App, Drive, Tap};
 use linerate_dev::mem::{self, Config};
 use linerate_dev::netdev::Link;
 use linerate_dev::packet::Packet;
@@ -126,4 +131,115 @@ fn drop_ring_truncated() {
     assert_eq!((counts.drops(Reason::RingTruncated), counts.get(Counter::DevRxErrors)), (1, 1));
     assert_eq!(counts.drops(Reason::RingNoBuf), 0);
     assert_eq!(counts.unaccounted(), []);
+}
+
+/// One queue of several, with what the loop needs of a device.
+struct Queue {
+    queue: u8,
+    wire: mem::Mem,
+}
+
+impl Device for Queue {
+    fn name(&self) -> &str {
+        "multi0"
+    }
+    fn caps(&self) -> Caps {
+        self.wire.caps()
+    }
+    fn rx_burst(&mut self, cx: &mut RxCx<'_>, out: &mut Batch, budget: usize) -> io::Result<usize> {
+        self.wire.rx_burst(cx, out, budget)
+    }
+    fn tx_burst(
+        &mut self,
+        ring: &mut VecDeque<Pkt>,
+        done: &mut Vec<(Pkt, bool)>,
+    ) -> io::Result<usize> {
+        self.wire.tx_burst(ring, done)
+    }
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.wire.poll_fd()
+    }
+    fn queue(&self) -> u8 {
+        self.queue
+    }
+    fn counts(&self) -> Counts {
+        self.wire.counts()
+    }
+}
+
+/// Notes by which queue each packet came.
+struct Queues(Arc<Mutex<Vec<u8>>>);
+
+impl Tap for Queues {
+    fn packet(&mut self, _: u8, pkt: &Pkt, outbound: bool, _: Instant) {
+        if !outbound {
+            self.0.lock().expect("no panic before").push(pkt.queue);
+        }
+    }
+}
+
+/// Goal: a loop drives several queues of one device; each transmit queue leaves by its own, and a
+/// queue that is taken out leaves nothing behind.
+#[test]
+fn queues_come_and_go() {
+    let mut drive = Drive::new(Shard::new(1)).expect("a poller");
+    let mut fars = Vec::new();
+    let mut number = 0;
+    for queue in 0..3 {
+        let (wire, far) = mem::pair(Config::default()).expect("descriptors");
+        let dev = Box::new(Queue { queue, wire });
+        if queue == 0 {
+            number = drive.add_device(dev, |_| {}).expect("it is watched");
+        } else {
+            drive.add_queue(number, dev).expect("it is watched");
+        }
+        fars.push(far);
+    }
+    drive.shard.add_addr(number, "10.0.0.1".parse().expect("an address"), 24).expect("added");
+    assert_eq!(drive.shard.net.ifaces[0].txqs.len(), 3);
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    drive.tap = Some(Box::new(Queues(Arc::clone(&seen))));
+    let mut senders: Vec<_> = fars.into_iter().map(peer).collect();
+    let mut round = |drive: &mut Drive, queues: &[usize]| {
+        for queue in queues {
+            let (sender, sock) = &mut senders[*queue];
+            send_to(sender, *sock, "10.0.0.1:9");
+            sender.turn(&mut idle()).expect("a turn");
+        }
+        (0..2).for_each(|_| drive.turn(&mut idle()).expect("a turn"));
+        std::mem::take(&mut *seen.lock().expect("no panic before"))
+    };
+    let mut came = round(&mut drive, &[0, 1, 2]);
+    came.sort_unstable();
+    assert_eq!(came, [0, 1, 2]);
+    // What waits in the queue that goes is sent by another.
+    drive.remove_queue(number, 1).expect("it is there");
+    assert!(drive.remove_queue(number, 1).is_none());
+    assert_eq!(drive.shard.net.ifaces[0].txqs.len(), 2);
+    assert_eq!(round(&mut drive, &[0]), [0]);
+    assert_eq!(round(&mut drive, &[2]), [2]);
+    drive.remove_queue(number, 0).expect("it is there");
+    drive.remove_queue(number, 2).expect("it is there");
+    assert_eq!((drive.devices().count(), drive.shard.net.ifaces[0].txqs.len()), (0, 1));
+    let (again, _far) = mem::pair(Config::default()).expect("descriptors");
+    drive.add_queue(number, Box::new(Queue { queue: 5, wire: again })).expect("it is watched");
+    assert_eq!(drive.shard.net.ifaces[0].txqs.len(), 1);
+    let (wire, _far) = mem::pair(Config::default()).expect("descriptors");
+    let nowhere = drive.add_queue(9, Box::new(Queue { queue: 0, wire }));
+    assert_eq!(nowhere.expect_err("no such interface").raw_os_error(), Some(19));
+    assert_eq!(drive.shard.net.counts.unaccounted(), []);
+}
+
+/// A loop with a device and a socket at the other end of a wire.
+fn peer(end: mem::Mem) -> (Drive, SocketId) {
+    let mut drive = Drive::new(Shard::new(2)).expect("a poller");
+    let dev = drive.add_device(Box::new(end), |_| {}).expect("it is watched");
+    drive.shard.add_addr(dev, "10.0.0.2".parse().expect("an address"), 24).expect("added");
+    let sock = drive.shard.udp_bind(UdpBind { port: 9, ..UdpBind::default() }).expect("free");
+    (drive, sock)
+}
+
+fn send_to(drive: &mut Drive, sock: SocketId, to: &str) {
+    let to = SendTo::to(to.parse().expect("an address"));
+    drive.shard.udp_send(sock, to, &[&[7; 10]]).expect("room");
 }
