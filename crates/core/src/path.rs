@@ -79,10 +79,10 @@ pub fn receive(cx: &mut Shard, batch: &mut Batch) {
     path! { batch, cx;
         if cx.net.steer.on => { Steer: rx::steer::get_rps_cpu }
     }
-    if cx.net.steer.on {
+    netif_receive(cx, batch);
+    if cx.net.steer.sends() {
         rx::steer::flush(cx);
     }
-    netif_receive(cx, batch);
 }
 
 /// The way from Link on: what Gro and Steer let pass, and what the backlog held.
@@ -108,17 +108,15 @@ fn netif_receive(cx: &mut Shard, batch: &mut Batch) {
 pub fn process_backlog(cx: &mut Shard, batch: &mut Batch, weight: usize) -> usize {
     rx::steer::collect(cx);
     let n = weight.min(cx.net.backlog.len());
-    batch.now.extend(cx.net.backlog.drain(..n));
-    let flow = cx.net.counts.flow(Stage::Backlog);
-    flow.release(n as u64);
-    flow.pass(n as u64);
-    if cx.net.trace.is_some() {
-        let trace = &mut cx.net.trace;
-        batch.now.iter().for_each(|pkt| trace::say(trace, Stage::Backlog, pkt, Said::Pass));
+    if n == 0 {
+        return 0;
     }
-    if n > 0 {
-        netif_receive(cx, batch);
+    let from = rx::backlog::dequeue(&mut cx.net, batch, n);
+    netif_receive(cx, batch);
+    if cx.net.steer.sends() {
+        rx::steer::flush(cx);
     }
+    rx::backlog::input_queue_head_add(&mut cx.net, from);
     n
 }
 

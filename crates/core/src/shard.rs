@@ -54,8 +54,8 @@ pub struct Net {
     pub forward_in: VecDeque<Pkt>,
     /// Fragments for us that Route found. Next: Reasm.
     pub reasm_in: VecDeque<Pkt>,
-    /// The input queue (`softnet_data.input_pkt_queue`): loopback and devices without NAPI.
-    pub backlog: VecDeque<Pkt>,
+    /// The input queue: what other shards steered here, loopback, and devices without NAPI.
+    pub backlog: crate::rx::backlog::Backlog,
     /// What the application is to be told.
     pub events: Events,
     /// Where verdicts of traced packets go.
@@ -103,7 +103,7 @@ impl Shard {
             link_out: VecDeque::new(),
             forward_in: VecDeque::new(),
             reasm_in: VecDeque::new(),
-            backlog: VecDeque::new(),
+            backlog: Default::default(),
             events: Events::default(),
             trace: None,
             clock: None,
@@ -135,6 +135,7 @@ impl Shard {
         self.net.knobs.set(path, value)?;
         self.net.pool.small_max = self.net.knobs.pool_small as usize;
         self.net.pool.large_max = self.net.knobs.pool_large as usize;
+        self.knobs_changed();
         Ok(())
     }
 

@@ -82,7 +82,7 @@ reasons! {
     /// An XDP program failed, or sent the packet to a device or shard that does not exist.
     XdpAborted { stage: Xdp, linux: "none", also: [XdpAborted], knob: "none" }
     /// The shard's input queue was filling, and the packet's flow had more than half of what came last.
-    FlowLimit { stage: Backlog, linux: "none", also: [SoftnetFlowLimitCount, SoftnetDropped, DevRxDropped], knob: "net.core.flow_limit_table_len" }
+    FlowLimit { stage: Backlog, linux: "none", also: [SoftnetDropped, DevRxDropped], knob: "net.core.flow_limit_cpu_bitmap" }
     /// The shard's input queue was full.
     CpuBacklog { stage: Backlog, linux: "CPU_BACKLOG", also: [SoftnetDropped, DevRxDropped], knob: "net.core.netdev_max_backlog" }
     /// The frame is shorter than an Ethernet header.
