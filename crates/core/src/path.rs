@@ -125,19 +125,23 @@ pub fn process_backlog(cx: &mut Shard, batch: &mut Batch, weight: usize) -> usiz
 pub fn transmit(cx: &mut Shard, batch: &mut Batch) {
     cx.tcp_push_pending();
     // A round may make packets for the next (a fragment, an ICMP error to ourselves): bounded, so
-    // that nothing can keep us here.
+    // that nothing can keep us here. Where packets wait before a later stage already, the stage
+    // before it lets others queue behind them: the order stays.
     for _ in 0..4 {
+        if cx.net.nothing_to_send() {
+            break;
+        }
         take_side(&mut cx.net.ip_out, batch);
-        path! { batch, cx; { IpOut: ip::output::ip_queue_xmit } }
+        path! { batch, cx; {
+            IpOut: ip::output::ip_queue_xmit, Frag: ip::frag::ip_finish_output,
+            Neigh: link::output::neigh_output, Qdisc: tx::qdisc::dev_queue_xmit,
+        } }
         take_side(&mut cx.net.frag_out, batch);
         path! { batch, cx; { Frag: ip::frag::ip_finish_output } }
         take_side(&mut cx.net.neigh_out, batch);
         path! { batch, cx; { Neigh: link::output::neigh_output } }
         take_side(&mut cx.net.link_out, batch);
         path! { batch, cx; { Qdisc: tx::qdisc::dev_queue_xmit } }
-        if cx.net.ip_out.is_empty() && cx.net.link_out.is_empty() {
-            break;
-        }
     }
 }
 
@@ -169,6 +173,9 @@ pub fn next_timer(cx: &Shard) -> Option<Instant> {
 }
 
 fn take_side(side: &mut std::collections::VecDeque<Pkt>, batch: &mut Batch) {
+    if side.is_empty() {
+        return;
+    }
     if !batch.now.is_empty() {
         return batch.now.extend(side.drain(..));
     }
@@ -228,6 +235,13 @@ fn one_stage(cx: &mut Shard, batch: &mut Batch, stage: Stage, run: Run, how: Clo
 }
 
 impl Net {
+    /// Whether no packet waits before any stage of the way out.
+    #[inline]
+    fn nothing_to_send(&self) -> bool {
+        let waits = [&self.ip_out, &self.frag_out, &self.neigh_out, &self.link_out];
+        waits.iter().all(|side| side.is_empty())
+    }
+
     /// Whether this batch is looked at more closely, which the fused loop does not stop for.
     #[inline]
     fn closely(&mut self) -> Option<Closely> {

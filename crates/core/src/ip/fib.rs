@@ -220,6 +220,11 @@ pub struct Fib {
     free: Vec<u32>,
     cache4: [Cell<(u32, Option<u32>)>; CACHE],
     cache6: [Cell<(u128, Option<u32>)>; CACHE],
+    /// Where packets to other hosts went lately: destination, next hop and device; see
+    /// [`Fib::known_way`].
+    ways: [Cell<(u32, u32, Option<u8>)>; CACHE],
+    /// How often the routes have changed.
+    generation: u32,
     /// What the input side found out lately: both addresses, and from where; see [`Fib::known_local`].
     known: [Cell<(u64, u64)>; CACHE],
     /// How many routes carry an MTU of their own.
@@ -254,6 +259,27 @@ impl Fib {
     pub(crate) fn learn_local(&self, src: Ipv4Addr, dst: Ipv4Addr, way: u64) {
         let pair = pair(src, dst);
         self.known[slot64(pair)].set((pair, way));
+    }
+    /// The device and the next hop by which packets to this other host went since the routes last
+    /// changed.
+    #[inline(always)]
+    pub(crate) fn known_way(&self, dst: Ipv4Addr) -> Option<(u8, Ipv4Addr)> {
+        let bits = dst.to_bits();
+        match self.ways[bits.slot()].get() {
+            (to, nexthop, Some(dev)) if to == bits => Some((dev, Ipv4Addr::from_bits(nexthop))),
+            _ => None,
+        }
+    }
+    /// Notes where they went.
+    #[inline]
+    pub(crate) fn learn_way(&self, dst: Ipv4Addr, dev: u8, nexthop: Ipv4Addr) {
+        let bits = dst.to_bits();
+        self.ways[bits.slot()].set((bits, nexthop.to_bits(), Some(dev)));
+    }
+    /// Changes whenever a route does.
+    #[inline]
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation
     }
     /// Whether some route has an MTU of its own.
     #[inline]
@@ -337,6 +363,8 @@ impl Fib {
         self.cache4 = Default::default();
         self.cache6 = Default::default();
         self.known = Default::default();
+        self.ways = Default::default();
+        self.generation = self.generation.wrapping_add(1);
     }
 }
 

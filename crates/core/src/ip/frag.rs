@@ -12,15 +12,18 @@ use crate::table::{Reason, Stage, count::id};
 use crate::wire::{ETH_P_IP, FragHdr, IPPROTO_FRAGMENT, IPPROTO_UDP, Ipv4Hdr, Ipv6Hdr};
 
 /// Passes what fits; splits what does not and may be split.
-#[inline]
+#[inline(always)]
 pub fn ip_finish_output(cx: &mut Shard, pkt: Pkt) -> Verdict {
     let net = &mut cx.net;
     let mtu = path_mtu(net, &pkt);
-    if skb_gso_network_seglen(&pkt) <= mtu {
-        net.neigh_out.push_back(pkt);
-        return Verdict::Queued;
+    if skb_gso_network_seglen(&pkt) > mtu {
+        return too_big(net, pkt, mtu);
     }
-    too_big(net, pkt, mtu)
+    if net.neigh_out.is_empty() {
+        return Verdict::Pass(pkt);
+    }
+    net.neigh_out.push_back(pkt);
+    Verdict::Queued
 }
 
 /// The largest packet that the way to this packet's destination takes, in bytes, as far as is known.

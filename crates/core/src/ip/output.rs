@@ -6,7 +6,7 @@
 //! RFCs:   791, 6864 §4, 8200 §3, 6437
 //! drops:  IpOutNoRoute, Ip6OutNoRoute, FragNeeded, Frag6Needed (larger than any packet may be)
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use linerate_arch::csum::{csum_add, csum_fold};
 
@@ -19,26 +19,104 @@ use crate::table::{Reason, Stage, count::id};
 use crate::wire::{ETH_P_IP, ETH_P_IPV6, IPPROTO_TCP, IPPROTO_UDP, Ipv4Hdr, Ipv6Hdr};
 
 /// Finds the way and puts the IP header in front.
-#[inline]
+#[inline(always)]
 pub fn ip_queue_xmit(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
     let net = &mut cx.net;
-    let v4 = pkt.dst.is_ipv4();
-    net.counts.inc(if v4 { id::IpOutRequests } else { id::Ip6OutRequests });
-    if pkt.src.is_unspecified() {
-        choose_source(net, &mut pkt);
+    // To a host that packets went to lately the way is known.
+    if let (IpAddr::V4(src), IpAddr::V4(dst)) = (pkt.src, pkt.dst)
+        && let Some((dev, nexthop)) = net.fib.known_way(dst)
+        && !src.is_unspecified()
+        && let Ok(total_len) = u16::try_from(pkt.len() + Ipv4Hdr::LEN)
+    {
+        net.counts.inc(id::IpOutRequests);
+        pkt.dev = dev;
+        pkt.nexthop = IpAddr::V4(nexthop);
+        let ttl = if pkt.ttl == 0 { net.knobs.ip_default_ttl as u8 } else { pkt.ttl };
+        push_header4(net, &mut pkt, src, dst, total_len, ttl);
+    } else if let Err(verdict) = ip_route_output(net, &mut pkt) {
+        return match verdict {
+            Refused::Drop(reason) => Verdict::Drop(pkt, reason),
+            Refused::Local(dev) => {
+                loop_back(net, pkt, dev);
+                Verdict::Queued
+            }
+        };
     }
-    let Some(route) = net.route_out_nosrc(pkt.dst) else {
-        return Verdict::Drop(pkt, if v4 { Reason::IpOutNoRoute } else { Reason::Ip6OutNoRoute });
-    };
-    if !push_header(net, &mut pkt, &route) {
-        return Verdict::Drop(pkt, if v4 { Reason::FragNeeded } else { Reason::Frag6Needed });
-    }
-    if route.local {
-        loop_back(net, pkt, route.dev);
-        return Verdict::Queued;
+    if net.frag_out.is_empty() {
+        return Verdict::Pass(pkt);
     }
     net.frag_out.push_back(pkt);
     Verdict::Queued
+}
+
+/// Why a packet does not go down to Frag.
+enum Refused {
+    /// There is no way, or it is too large.
+    Drop(Reason),
+    /// It is for ourselves; and the loopback device.
+    Local(u8),
+}
+
+/// Looks for the way, and for a source address if it has none; puts the header in front.
+#[inline(never)]
+fn ip_route_output(net: &mut Net, pkt: &mut Pkt) -> Result<(), Refused> {
+    let v4 = pkt.dst.is_ipv4();
+    net.counts.inc(if v4 { id::IpOutRequests } else { id::Ip6OutRequests });
+    if pkt.src.is_unspecified() {
+        choose_source(net, pkt);
+    }
+    let Some(route) = net.route_out_nosrc(pkt.dst) else {
+        return Err(Refused::Drop(if v4 { Reason::IpOutNoRoute } else { Reason::Ip6OutNoRoute }));
+    };
+    if !push_header(net, pkt, &route) {
+        return Err(Refused::Drop(if v4 { Reason::FragNeeded } else { Reason::Frag6Needed }));
+    }
+    if route.local {
+        return Err(Refused::Local(route.dev));
+    }
+    if let (IpAddr::V4(dst), IpAddr::V4(nexthop)) = (pkt.dst, route.nexthop)
+        && !route.broadcast
+        && !dst.is_multicast()
+        && !dst.is_broadcast()
+    {
+        net.fib.learn_way(dst, route.dev, nexthop);
+    }
+    Ok(())
+}
+
+/// The IPv4 header without options, for a packet whose way is known.
+#[inline(always)]
+fn push_header4(
+    net: &mut Net,
+    pkt: &mut Pkt,
+    src: Ipv4Addr,
+    dst: Ipv4Addr,
+    total_len: u16,
+    ttl: u8,
+) {
+    pkt.transport = pkt.data_offset();
+    let hdr = Ipv4Hdr {
+        ihl_bytes: Ipv4Hdr::LEN,
+        tos: pkt.tos,
+        total_len,
+        id: ip_select_ident(net, pkt),
+        df: pkt.df,
+        mf: false,
+        frag_off_bytes: 0,
+        ttl,
+        proto: pkt.ip_proto,
+        csum: 0,
+        src,
+        dst,
+    };
+    hdr.emit(pkt.push(Ipv4Hdr::LEN));
+    pkt.network = pkt.data_offset();
+    pkt.proto = ETH_P_IP;
+    pkt.ttl = ttl;
+    if let Csum::Partial { start, .. } = &mut pkt.csum {
+        *start += Ipv4Hdr::LEN as u16;
+    }
+    net.counts.add_bytes(id::IpOutOctets, total_len as u64);
 }
 
 impl Net {
@@ -90,7 +168,7 @@ pub(crate) fn push_header(net: &mut Net, pkt: &mut Pkt, route: &RouteOut) -> boo
     pkt.dev = route.dev;
     pkt.nexthop = route.nexthop;
     let payload = pkt.len();
-    let hlen = match (pkt.src, pkt.dst) {
+    match (pkt.src, pkt.dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
             let Ok(total_len) = u16::try_from(payload + Ipv4Hdr::LEN) else { return false };
             let multicast = dst.is_multicast();
@@ -99,31 +177,12 @@ pub(crate) fn push_header(net: &mut Net, pkt: &mut Pkt, route: &RouteOut) -> boo
                 0 => net.knobs.ip_default_ttl as u8,
                 ttl => ttl,
             };
-            let id = ip_select_ident(net, pkt);
-            let hdr = Ipv4Hdr {
-                ihl_bytes: Ipv4Hdr::LEN,
-                tos: pkt.tos,
-                total_len,
-                id,
-                df: pkt.df,
-                mf: false,
-                frag_off_bytes: 0,
-                ttl,
-                proto: pkt.ip_proto,
-                csum: 0,
-                src,
-                dst,
-            };
-            hdr.emit(pkt.push(Ipv4Hdr::LEN));
-            pkt.proto = ETH_P_IP;
-            pkt.ttl = ttl;
-            net.counts.add_bytes(id::IpOutOctets, total_len as u64);
+            push_header4(net, pkt, src, dst, total_len, ttl);
             if multicast {
                 net.counts.inc(id::IpOutMcastPkts);
             } else if route.broadcast {
                 net.counts.inc(id::IpOutBcastPkts);
             }
-            Ipv4Hdr::LEN
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
             let Ok(payload_len) = u16::try_from(payload) else { return false };
@@ -144,13 +203,12 @@ pub(crate) fn push_header(net: &mut Net, pkt: &mut Pkt, route: &RouteOut) -> boo
             if multicast {
                 net.counts.inc(id::Ip6OutMcastPkts);
             }
-            Ipv6Hdr::LEN
+            pkt.network = pkt.data_offset();
+            if let Csum::Partial { start, .. } = &mut pkt.csum {
+                *start += Ipv6Hdr::LEN as u16;
+            }
         }
         _ => return false,
-    };
-    pkt.network = pkt.data_offset();
-    if let Csum::Partial { start, .. } = &mut pkt.csum {
-        *start += hlen as u16;
     }
     true
 }
@@ -207,8 +265,16 @@ impl Idents {
         [s0, s1, d0, d1, pkt.ip_proto as u64]
     }
     /// The next number for packets of this source, destination and protocol (`ip_idents_reserve`).
+    #[inline]
     pub(crate) fn next(&mut self, pkt: &Pkt, now_ms: u64) -> u32 {
-        let bucket = self.key.hash5(Idents::pair(pkt)) as usize % IDENTS;
+        let hash = match (pkt.src, pkt.dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                let pair = u64::from(src.to_bits()) << 32 | u64::from(dst.to_bits());
+                self.key.hash2(pair, pkt.ip_proto as u64)
+            }
+            _ => self.key.hash5(Idents::pair(pkt)),
+        };
+        let bucket = hash as usize % IDENTS;
         let (value, stamp) = &mut self.buckets[bucket];
         let now = now_ms as u32;
         let idle = now.wrapping_sub(*stamp);

@@ -100,8 +100,8 @@ pub struct Table {
     /// Entries in the order in which collection looks at them: index, generation.
     order: VecDeque<(u32, u32)>,
     wheel: Wheel,
-    /// The entry that was used last.
-    last: Option<(u8, IpAddr, u32)>,
+    /// The entry that was used last, and the routes' generation then.
+    last: Option<(u8, IpAddr, u32, u32)>,
     due: Vec<u32>,
 }
 
@@ -140,7 +140,7 @@ impl Table {
     #[inline]
     fn find(&self, dev: u8, addr: IpAddr) -> Option<u32> {
         match self.last {
-            Some((d, a, index)) if d == dev && a == addr => Some(index),
+            Some((d, a, index, _)) if d == dev && a == addr => Some(index),
             _ => self.map.get(&(dev, addr)).copied(),
         }
     }
@@ -161,6 +161,24 @@ pub(super) enum Found {
     No(Verdict),
 }
 
+/// The link address of the next hop if it is the one that the last packet went to and nothing is
+/// to be done but to send (Linux: `neigh_output` with a cached header).
+#[inline(always)]
+pub(super) fn resolved(net: &mut Net, dev: u8, addr: IpAddr) -> Option<Mac> {
+    let (d, a, index, generation) = net.neigh.last?;
+    if d != dev || a != addr || generation != net.fib.generation() {
+        return None;
+    }
+    let n = net.neigh.slab.at_mut(index)?;
+    if !matches!(n.state, Nud::Reachable | Nud::Delay | Nud::Probe | Nud::Permanent) {
+        return None;
+    }
+    n.used = net.now;
+    net.counts.inc(id::NeighLookups);
+    net.counts.inc(id::NeighHits);
+    Some(n.mac)
+}
+
 /// The link address of the packet's next hop (Linux: `neigh_event_send`).
 #[inline]
 pub(super) fn resolve(net: &mut Net, pkt: Pkt) -> Found {
@@ -169,7 +187,7 @@ pub(super) fn resolve(net: &mut Net, pkt: Pkt) -> Found {
     let Some(index) = net.neigh.find(dev, addr) else { return resolve_new(net, pkt) };
     net.counts.inc(id::NeighHits);
     let now = net.now;
-    net.neigh.last = Some((dev, addr, index));
+    net.neigh.last = Some((dev, addr, index, net.fib.generation()));
     let Some(n) = net.neigh.slab.at_mut(index) else { return resolve_new(net, pkt) };
     n.used = now;
     match n.state {

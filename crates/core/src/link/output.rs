@@ -16,7 +16,7 @@ use crate::table::{Reason, count::id};
 use crate::wire::{ETH_P_8021Q, EthHdr, Mac, VlanTag};
 
 /// Puts the link header in front; waits for the neighbour's address if it is not known yet.
-#[inline]
+#[inline(always)]
 pub fn neigh_output(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
     let net = &mut cx.net;
     let v4 = pkt.nexthop.is_ipv4();
@@ -25,10 +25,19 @@ pub fn neigh_output(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
         return Verdict::Drop(pkt, Reason::NeighFailed);
     };
     if iface.l2 != L2::Ethernet {
-        net.link_out.push_back(pkt);
-        return Verdict::Queued;
+        return link_output(net, pkt);
     }
     let own = iface.mac;
+    if let Some(mac) = neigh::resolved(net, pkt.dev, pkt.nexthop) {
+        eth_header(&mut pkt, own, mac);
+        return link_output(net, pkt);
+    }
+    neigh_event_send(net, pkt, own)
+}
+
+/// A next hop that must be looked up, or asked for.
+#[inline(never)]
+fn neigh_event_send(net: &mut Net, mut pkt: Pkt, own: Mac) -> Verdict {
     let mac = match group_mac(net, pkt.nexthop) {
         Some(mac) => mac,
         None => match neigh::resolve(net, pkt) {
@@ -40,6 +49,15 @@ pub fn neigh_output(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
         },
     };
     eth_header(&mut pkt, own, mac);
+    link_output(net, pkt)
+}
+
+/// A whole frame goes on to Qdisc, behind those that wait there.
+#[inline]
+fn link_output(net: &mut Net, pkt: Pkt) -> Verdict {
+    if net.link_out.is_empty() {
+        return Verdict::Pass(pkt);
+    }
     net.link_out.push_back(pkt);
     Verdict::Queued
 }
@@ -59,6 +77,7 @@ fn group_mac(net: &Net, nexthop: IpAddr) -> Option<Mac> {
 }
 
 /// Puts an Ethernet header in front, with the packet's VLAN tag if it has one.
+#[inline]
 pub(crate) fn eth_header(pkt: &mut Pkt, src: Mac, dst: Mac) {
     let mut ethertype = pkt.proto;
     if let Some(tci) = pkt.vlan {

@@ -24,6 +24,8 @@ pub fn pseudo(src: IpAddr, dst: IpAddr, len: usize, proto: u8) -> u32 {
     addr(src) + addr(dst) + proto as u32 + (len as u32 & 0xffff) + (len as u32 >> 16)
 }
 
+/// Where UDP has its checksum; no other protocol has one there.
+const UDP: u16 = 6;
 /// Heads of so many bytes are summed together with their pseudo header.
 const SHORT: std::ops::Range<usize> = 8..256;
 
@@ -33,8 +35,15 @@ const SHORT: std::ops::Range<usize> = 8..256;
 fn short_good(head: &[u8], src: Ipv4Addr, dst: Ipv4Addr, proto: u8) -> bool {
     let word = |bytes: [u8; 4]| u64::from(u32::from_le_bytes(bytes));
     let last = (head.len() as u32 + u32::from(proto)).to_be_bytes();
-    // A sum of less than 2^64, and at most 32 words of 64 bits.
-    let mut sum = u128::from(word(src.octets()) + word(dst.octets()) + word(last));
+    short_sum(head, word(src.octets()) + word(dst.octets()) + word(last)) == 0
+}
+
+/// The checksum over at least 8 and less than 256 bytes, and a `sum` of few words, as it lies in
+/// memory: of little-endian words.
+#[inline(always)]
+fn short_sum(head: &[u8], sum: u64) -> u16 {
+    // At most 32 words of 64 bits are added.
+    let mut sum = u128::from(sum);
     let (blocks, rest) = head.as_chunks::<32>();
     for block in blocks {
         let (words, _) = block.as_chunks::<8>();
@@ -46,13 +55,13 @@ fn short_good(head: &[u8], src: Ipv4Addr, dst: Ipv4Addr, proto: u8) -> bool {
         sum += words.get(at).map_or(0, |w| u128::from(u64::from_le_bytes(*w)));
     }
     if !tail.is_empty() {
-        let Some(last) = head.last_chunk::<8>() else { return false };
+        let Some(last) = head.last_chunk::<8>() else { return 1 };
         // Bytes that were summed already are shifted out.
         sum += u128::from(u64::from_le_bytes(*last) >> (64 - 8 * tail.len()));
     }
     let sum = (sum.wrapping_add(sum.rotate_left(64)) >> 64) as u64;
     let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
-    arch::csum_fold(sum) == 0
+    arch::csum_fold(sum)
 }
 
 impl Pkt {
@@ -105,6 +114,9 @@ impl Pkt {
     #[must_use]
     pub fn csum_complete(&mut self, before: usize) -> bool {
         let Csum::Partial { start, offset } = self.csum else { return true };
+        if self.csum_complete_short(before) {
+            return true;
+        }
         let at = before + start as usize + offset as usize;
         if !self.may_pull(at + 2) {
             return false;
@@ -115,11 +127,30 @@ impl Pkt {
         true
     }
 
+    /// The same for a short packet that lies in its head; false, and nothing changes, if it is none.
+    #[inline(always)]
+    pub(crate) fn csum_complete_short(&mut self, before: usize) -> bool {
+        let Csum::Partial { start, offset } = self.csum else { return false };
+        if !self.frags.is_empty() {
+            return false;
+        }
+        let start = before + start as usize;
+        let Some(part) = self.head_mut().get_mut(start..) else { return false };
+        if !SHORT.contains(&part.len()) {
+            return false;
+        }
+        let sum = short_sum(part, 0);
+        let Some(field) = part.get_mut(offset as usize..).and_then(<[u8]>::first_chunk_mut) else {
+            return false;
+        };
+        *field = if sum == 0 && offset == UDP { [0xff, 0xff] } else { sum.to_le_bytes() };
+        self.csum = Csum::None;
+        true
+    }
+
     /// What a partial checksum will be once it is completed, and where in the data it goes; for
     /// those who may not write. `None` if it is not partial, or if the packet contradicts itself.
     pub fn csum_completed(&self, before: usize) -> Option<(usize, [u8; 2])> {
-        /// Where UDP has its checksum; no other protocol has one there.
-        const UDP: u16 = 6;
         let Csum::Partial { start, offset } = self.csum else { return None };
         let start = before + start as usize;
         let at = start + offset as usize;

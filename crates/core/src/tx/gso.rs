@@ -20,7 +20,7 @@ use crate::wire::{IPPROTO_TCP, IPPROTO_UDP, TcpFlags};
 
 /// What the device may be asked to do now: its features as far as the knobs allow them.
 #[derive(Clone, Copy)]
-struct Offers {
+pub(super) struct Offers {
     csum: bool,
     tso4: bool,
     tso6: bool,
@@ -31,7 +31,7 @@ struct Offers {
 impl Offers {
     /// As `netif_skb_features`: no segmentation without checksums, since each segment needs one.
     #[inline]
-    fn of(iface: &Iface, knobs: &Knobs) -> Offers {
+    pub(super) fn of(iface: &Iface, knobs: &Knobs) -> Offers {
         let csum = iface.features.tx_csum && knobs.tx_checksum;
         let gso = csum && knobs.gso;
         Offers {
@@ -41,6 +41,20 @@ impl Offers {
             uso: iface.features.uso && gso,
             max: iface.gso_max_size as usize,
         }
+    }
+
+    /// Whether a single packet can go to the device now; its checksum is completed if that is all it
+    /// lacks. False, and nothing changes, if there is more to do.
+    #[inline(always)]
+    pub(super) fn ready(self, pkt: &mut Pkt) -> bool {
+        if pkt.gso.is_some() {
+            return false;
+        }
+        if self.csum || !matches!(pkt.csum, Csum::Partial { .. }) {
+            return true;
+        }
+        let before = pkt.network.checked_sub(pkt.data_offset());
+        before.is_some_and(|before| pkt.csum_complete_short(before as usize))
     }
 
     /// Whether the device takes this super-packet as it is (`netif_needs_gso`, negated).

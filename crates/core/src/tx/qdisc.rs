@@ -11,13 +11,13 @@ use crate::table::{Reason, Stage};
 /// Queues a frame to its device; `dev.txqueuelen` bounds the queue.
 ///
 /// `pfifo_fast` has three bands by priority; here all packets share one, since nothing sets a priority.
+#[inline(always)]
 pub fn dev_queue_xmit(cx: &mut Shard, pkt: Pkt) -> Verdict {
     let net = &mut cx.net;
     let Some(iface) = net.ifaces.get_mut(pkt.dev as usize) else {
         return Verdict::Drop(pkt, Reason::QdiscDrop);
     };
-    // A packet that was received by a queue may name one that does not send here.
-    let queue = pkt.queue as usize % iface.txqs.len();
+    let queue = tx_queue(&pkt, iface.txqs.len());
     let txq = &mut iface.txqs[queue];
     if txq.qdisc.len() as u64 >= net.knobs.txqueuelen {
         txq.drops += 1;
@@ -28,4 +28,13 @@ pub fn dev_queue_xmit(cx: &mut Shard, pkt: Pkt) -> Verdict {
     net.counts.flow(Stage::Qdisc).hold(1);
     // The packet stays in this stage until the ring has room: the stage counts it out then.
     Verdict::Held
+}
+
+/// The packet's transmit queue, of `queues` that there are. A packet that was received by a queue
+/// may name one that does not send here.
+#[inline(always)]
+pub(super) fn tx_queue(pkt: &Pkt, queues: usize) -> usize {
+    let queue = pkt.queue as usize;
+    // The division, which is slow, is for the rare case.
+    if queue < queues { queue } else { queue % queues }
 }

@@ -6,7 +6,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::pkt::{Gso, GsoKind, HEADROOM, LARGE, Pkt, SMALL};
+use linerate_arch::csum::csum_fold;
+
+use crate::pkt::{Csum, Gso, GsoKind, HEADROOM, LARGE, Pkt, SMALL, pseudo};
 use crate::shard::{Net, Shard};
 use crate::sock::SocketId;
 use crate::sock::error::SendError;
@@ -50,16 +52,17 @@ impl Shard {
         parts: &[&[u8]],
     ) -> Result<usize, SendError> {
         let sock = self.udp.slab.get(id.index, id.generation).ok_or(SendError::Closed)?;
-        let any = match how.dst {
-            SocketAddr::V4(_) => IpAddr::from([0u8; 4]),
-            SocketAddr::V6(_) => IpAddr::from([0u8; 16]),
+        let (src, sport) = match how.src {
+            Some(src) => (src.ip(), src.port()),
+            None => (sock.local.unwrap_or_else(|| any(how.dst)), sock.port),
         };
-        let own = SocketAddr::new(sock.local.unwrap_or(any), sock.port);
-        let src = how.src.unwrap_or(own);
-        if src.is_ipv4() != how.dst.is_ipv4() || src.port() == 0 {
+        if src.is_ipv4() != how.dst.is_ipv4() || sport == 0 {
             return Err(SendError::Invalid);
         }
-        let len: usize = parts.iter().map(|p| p.len()).sum();
+        let len: usize = match parts {
+            [one] => one.len(),
+            _ => parts.iter().map(|p| p.len()).sum(),
+        };
         let max = if src.is_ipv4() { 65507 } else { 65527 };
         if len > max {
             return Err(SendError::MessageSize);
@@ -73,9 +76,9 @@ impl Shard {
             net.counts.inc(id_sndbuf(src.is_ipv4()));
             return Err(SendError::NoBuffers);
         };
-        pkt.src = src.ip();
+        pkt.src = src;
         pkt.dst = how.dst.ip();
-        pkt.sport = src.port();
+        pkt.sport = sport;
         pkt.dport = how.dst.port();
         pkt.ip_proto = IPPROTO_UDP;
         (pkt.tos, pkt.ttl, pkt.df) = (how.tos, how.ttl, how.df);
@@ -88,19 +91,36 @@ impl Shard {
     }
 }
 
+/// The address that stands for all of them.
+#[cold]
+fn any(dst: SocketAddr) -> IpAddr {
+    match dst {
+        SocketAddr::V4(_) => IpAddr::from([0u8; 4]),
+        SocketAddr::V6(_) => IpAddr::from([0u8; 16]),
+    }
+}
+
 fn id_sndbuf(v4: bool) -> crate::table::count::Id<crate::table::count::Packets> {
     if v4 { id::UdpSndbufErrors } else { id::Udp6SndbufErrors }
 }
 
 /// A packet that carries a copy of `parts`.
+#[inline(always)]
 fn fill(net: &mut Net, parts: &[&[u8]], len: usize) -> Option<Pkt> {
     let mut pkt = net.pool.alloc()?;
     if len <= SMALL - HEADROOM {
-        for part in parts {
-            pkt.put(part.len()).copy_from_slice(part);
+        match parts {
+            [one] => pkt.put(len).copy_from_slice(one),
+            _ => parts.iter().for_each(|part| pkt.put(part.len()).copy_from_slice(part)),
         }
         return Some(pkt);
     }
+    fill_large(net, pkt, parts, len)
+}
+
+/// The same for what does not fit the head.
+#[inline(never)]
+fn fill_large(net: &mut Net, mut pkt: Pkt, parts: &[&[u8]], len: usize) -> Option<Pkt> {
     debug_assert!(len <= LARGE, "a datagram fits one large buffer");
     let Some(mut buf) = net.pool.alloc_large() else {
         net.pool.free(pkt);
@@ -116,12 +136,14 @@ fn fill(net: &mut Net, parts: &[&[u8]], len: usize) -> Option<Pkt> {
 }
 
 /// Puts the header in front and hands the datagram to IpOut; the checksum is left to the sender.
+#[inline(always)]
 fn udp_send_skb(net: &mut Net, mut pkt: Pkt) {
     let len = pkt.len() + UdpHdr::LEN;
     let (src_port, dst_port) = (pkt.sport, pkt.dport);
-    UdpHdr { src_port, dst_port, len: len as u16, csum: 0 }.emit(pkt.push(UdpHdr::LEN));
+    let csum = !csum_fold(pseudo(pkt.src, pkt.dst, len, IPPROTO_UDP));
+    UdpHdr { src_port, dst_port, len: len as u16, csum }.emit(pkt.push(UdpHdr::LEN));
     pkt.transport = pkt.data_offset();
-    pkt.csum_leave(6);
+    pkt.csum = Csum::Partial { start: 0, offset: 6 };
     net.counts.inc(if pkt.src.is_ipv4() { id::UdpOutDatagrams } else { id::Udp6OutDatagrams });
     net.send(pkt);
 }

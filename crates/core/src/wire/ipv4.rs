@@ -110,7 +110,7 @@ impl Ipv4Hdr {
     ///
     /// If `out` is shorter than `ihl_bytes`, or `ihl_bytes` or `frag_off_bytes` breaks the range of
     /// its field: the caller made the header.
-    #[inline]
+    #[inline(always)]
     pub fn emit(&self, out: &mut [u8]) {
         assert!(
             matches!(self.ihl_bytes, IPV4_HLEN..=IPV4_HLEN_MAX) && self.ihl_bytes.is_multiple_of(4),
@@ -118,31 +118,24 @@ impl Ipv4Hdr {
         );
         assert!(self.frag_off_bytes.is_multiple_of(8), "fragments begin at multiples of 8 bytes");
         let frag = u16::from(self.df) << 14 | u16::from(self.mf) << 13 | self.frag_off_bytes >> 3;
+        let ihl = (self.ihl_bytes / 4) as u32;
+        let first = 4 << 28 | ihl << 24 | u32::from(self.tos) << 16 | u32::from(self.total_len);
+        let second = u32::from(self.id) << 16 | u32::from(frag);
+        let third = u32::from(self.ttl) << 24 | u32::from(self.proto) << 16;
+        let words = [first, second, third, self.src.to_bits(), self.dst.to_bits()];
         let out = &mut out[..self.ihl_bytes];
-        let h = room::<IPV4_HLEN>(out);
-        h[0] = 0x40 | (self.ihl_bytes / 4) as u8;
-        h[1] = self.tos;
-        h[2..4].copy_from_slice(&self.total_len.to_be_bytes());
-        h[4..6].copy_from_slice(&self.id.to_be_bytes());
-        h[6..8].copy_from_slice(&frag.to_be_bytes());
-        h[8] = self.ttl;
-        h[9] = self.proto;
-        h[10..12].copy_from_slice(&[0, 0]);
-        h[12..16].copy_from_slice(&self.src.octets());
-        h[16..20].copy_from_slice(&self.dst.octets());
-        if self.ihl_bytes == IPV4_HLEN {
-            // From the values: reading back bytes that were just written has to wait for them.
-            let word = |hi: u8, lo: u8| u64::from(hi) << 8 | u64::from(lo);
-            let first = word(0x45, self.tos) + u64::from(self.total_len);
-            let second = u64::from(self.id) + u64::from(frag) + word(self.ttl, self.proto);
-            let addrs = u64::from(self.src.to_bits()) + u64::from(self.dst.to_bits());
-            let sum = first + second + addrs;
-            let csum = csum_fold(csum_add(sum as u32, (sum >> 32) as u32));
-            h[10..12].copy_from_slice(&csum.to_be_bytes());
-        } else {
-            let csum = csum_fold(csum_partial(out, 0));
-            out[10..12].copy_from_slice(&csum.to_be_bytes());
+        let (all, _) = room::<IPV4_HLEN>(out).as_chunks_mut::<4>();
+        for (field, word) in all.iter_mut().zip(words) {
+            *field = word.to_be_bytes();
         }
+        let csum = if self.ihl_bytes == IPV4_HLEN {
+            // From the values: reading back bytes that were just written has to wait for them.
+            let sum: u64 = words.iter().map(|w| u64::from(*w)).sum();
+            csum_fold(csum_add(sum as u32, (sum >> 32) as u32))
+        } else {
+            csum_fold(csum_partial(out, 0))
+        };
+        out[10..12].copy_from_slice(&csum.to_be_bytes());
     }
 
     /// Whether this is a piece of a larger packet. Linux: `ip_is_fragment`.

@@ -1,0 +1,141 @@
+//! A fixed amount of work on the path, in memory: the same instructions in every run, so that a
+//! tool which counts them shows what a change costs where a clock only shows the weather.
+//!
+//! ```text
+//! cargo build --release -p linerate-core --example path_work
+//! valgrind --tool=callgrind target/release/examples/path_work receive 100000 32
+//! ```
+//!
+//! The first argument says what each packet does: `drop` and `swap` at the XDP hook, `receive` to a
+//! UDP socket, `echo` back out, `send` from a UDP socket. Then how many packets, and how many in a
+//! batch.
+
+#![forbid(unsafe_code)]
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use linerate_core::link::{Iface, L2};
+use linerate_core::path;
+use linerate_core::pkt::{Batch, Skb, pseudo};
+use linerate_core::rx::xdp::Action;
+use linerate_core::shard::Shard;
+use linerate_core::sock::SocketId;
+use linerate_core::time::Instant;
+use linerate_core::tx::xmit::tx_done;
+use linerate_core::udp::api::UdpBind;
+use linerate_core::udp::output::SendTo;
+use linerate_core::wire::{ETH_P_IP, EthHdr, IPPROTO_UDP, Ipv4Hdr, Mac, UdpHdr};
+
+const LOCAL: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
+const PEER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
+const OWN: Mac = Mac([2, 0, 0, 0, 0, 2]);
+const THEIRS: Mac = Mac([2, 0, 0, 0, 0, 1]);
+const PAYLOAD: usize = 18;
+
+fn main() {
+    let mut args = std::env::args().skip(1);
+    let what = args.next().unwrap_or_else(|| "receive".to_owned());
+    let mut number = |default: u64| args.next().map_or(default, |a| a.parse().expect("a number"));
+    let (packets, size) = (number(100_000), number(32).max(1));
+    let (mut shard, sock) = stack();
+    match what.as_str() {
+        "drop" => shard.attach_xdp(0, Some(Box::new(|_| Action::Drop))),
+        "swap" => shard.attach_xdp(0, Some(Box::new(swap))),
+        "receive" | "echo" | "send" => {}
+        other => panic!("{other}: one of drop, swap, receive, echo, send"),
+    }
+    let frame = frame();
+    let mut batch = Batch::new();
+    for turn in 0..packets / size {
+        shard.net.now = Instant::from_ns(turn);
+        if what == "send" {
+            (0..size).for_each(|_| send(&mut shard, sock));
+        } else {
+            ring(&mut shard, &mut batch, &frame, size);
+            path::receive(&mut shard, &mut batch);
+            while shard.poll_event().is_some() {}
+            read(&mut shard, sock, what == "echo");
+        }
+        path::transmit(&mut shard, &mut batch);
+        complete(&mut shard);
+    }
+    let lost = shard.net.counts.unaccounted();
+    assert!(lost.is_empty() && shard.net.pool.small_out() == 0, "every packet is accounted for");
+}
+
+fn stack() -> (Shard, SocketId) {
+    let mut shard = Shard::new(1);
+    let mut iface = Iface::new("mem0", L2::Ethernet, OWN, 1500);
+    iface.features.tx_csum = false;
+    let dev = shard.add_iface(iface);
+    shard.add_addr(dev, IpAddr::V4(LOCAL), 24).expect("a new device takes any address");
+    shard.neigh_add(dev, IpAddr::V4(PEER), THEIRS);
+    let bind = UdpBind { port: 53, rcvbuf: 64 << 20, ..UdpBind::default() };
+    let sock = shard.udp_bind(bind).expect("the port is free");
+    (shard, sock)
+}
+
+fn swap(pkt: &mut Skb) -> Action {
+    if let Some((dst, rest)) = pkt.head_mut().split_first_chunk_mut::<6>()
+        && let Some(src) = rest.first_chunk_mut::<6>()
+    {
+        std::mem::swap(dst, src);
+    }
+    Action::Tx
+}
+
+fn frame() -> Vec<u8> {
+    let mut frame = vec![0x5a; EthHdr::LEN + Ipv4Hdr::LEN + UdpHdr::LEN + PAYLOAD];
+    let len = UdpHdr::LEN + PAYLOAD;
+    EthHdr { dst: OWN, src: THEIRS, ethertype: ETH_P_IP }.emit(&mut frame);
+    let (ihl_bytes, total_len) = (Ipv4Hdr::LEN, (Ipv4Hdr::LEN + len) as u16);
+    let (proto, src, dst) = (IPPROTO_UDP, PEER, LOCAL);
+    let (tos, id, df, mf, frag_off_bytes, ttl, csum) = (0, 0, true, false, 0, 64, 0);
+    Ipv4Hdr { ihl_bytes, tos, total_len, id, df, mf, frag_off_bytes, ttl, proto, csum, src, dst }
+        .emit(&mut frame[14..]);
+    UdpHdr { src_port: 4000, dst_port: 53, len: len as u16, csum: 0 }.emit(&mut frame[34..]);
+    let sum = pseudo(PEER.into(), LOCAL.into(), len, IPPROTO_UDP);
+    let sum = linerate_arch::csum::csum_partial(&frame[34..], sum);
+    frame[40..42].copy_from_slice(&linerate_arch::csum::csum_fold(sum).to_be_bytes());
+    frame
+}
+
+/// What a device does: memory from the pool, the frame's bytes into it.
+fn ring(shard: &mut Shard, batch: &mut Batch, frame: &[u8], size: u64) {
+    for _ in 0..size {
+        let mut pkt = shard.net.pool.alloc().expect("every packet comes back");
+        pkt.put(frame.len()).copy_from_slice(frame);
+        pkt.rx_time = shard.net.now;
+        pkt.dev = 0;
+        batch.push(pkt);
+    }
+}
+
+/// The application: reads all, and sends it back.
+fn read(shard: &mut Shard, sock: SocketId, echo: bool) {
+    while let Some(datagram) = shard.udp_recv(sock) {
+        if echo {
+            let mut data = [0; PAYLOAD];
+            let from = datagram.slices().next().expect("the payload is not empty");
+            data.copy_from_slice(from);
+            let back = SendTo { src: Some(datagram.dst()), ..SendTo::to(datagram.src()) };
+            shard.udp_send(sock, back, &[&data]).expect("the queue is emptied every turn");
+        }
+        shard.udp_done(datagram);
+    }
+}
+
+fn send(shard: &mut Shard, sock: SocketId) {
+    let to = SendTo::to(SocketAddr::new(IpAddr::V4(PEER), 4000));
+    let to = SendTo { src: Some(SocketAddr::new(IpAddr::V4(LOCAL), 53)), ..to };
+    shard.udp_send(sock, to, &[&[0x5a; PAYLOAD]]).expect("the queue is emptied every turn");
+}
+
+/// What a device does with what is sent.
+fn complete(shard: &mut Shard) {
+    path::qdisc_run(&mut shard.net, 0, 0, 1024);
+    while let Some(pkt) = shard.net.ifaces[0].txqs[0].ring.pop_front() {
+        std::hint::black_box(pkt.head().first());
+        tx_done(&mut shard.net, pkt, true);
+    }
+}
