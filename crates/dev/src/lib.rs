@@ -17,5 +17,6 @@ pub mod poller;
 pub mod sys;
 pub mod tun;
 pub mod vnet;
+pub mod worker;
 
 pub use device::{Caps, Counts, Device, Layer, RxCx};
