@@ -5,9 +5,11 @@
 #![allow(unsafe_code)]
 
 pub mod ethtool;
+pub mod filter;
 mod ifreq;
 pub mod netlink;
 pub mod packet;
+pub mod packet_ring;
 pub mod tun;
 
 use std::io;

@@ -50,12 +50,24 @@ pub fn set_flag(fd: impl AsFd, flag: Flag, on: bool) -> io::Result<()> {
 /// # Errors
 /// `ENODEV` if there is no such interface, `ENETDOWN` (reported by the first read) if it is down.
 pub fn bind(fd: impl AsFd, ifindex: u32) -> io::Result<()> {
+    bind_to(fd, ifindex, ETH_P_ALL)
+}
+
+/// Binds to one interface to send only: nothing is received.
+///
+/// # Errors
+/// `ENODEV` if there is no such interface.
+pub fn bind_send_only(fd: impl AsFd, ifindex: u32) -> io::Result<()> {
+    bind_to(fd, ifindex, 0)
+}
+
+fn bind_to(fd: impl AsFd, ifindex: u32, protocol: u16) -> io::Result<()> {
     let ifindex =
         libc::c_int::try_from(ifindex).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?;
     // SAFETY: `sockaddr_ll` is integers and byte arrays; all-zero is a valid value.
     let mut addr: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     addr.sll_family = libc::AF_PACKET as libc::sa_family_t;
-    addr.sll_protocol = ETH_P_ALL.to_be();
+    addr.sll_protocol = protocol.to_be();
     addr.sll_ifindex = ifindex;
     // SAFETY: `addr` is a whole `sockaddr_ll` and the length says so; bind only reads it.
     check(unsafe {
@@ -84,9 +96,13 @@ pub fn add_promisc(fd: impl AsFd, ifindex: u32) -> io::Result<()> {
     set_packet_opt(fd, libc::PACKET_ADD_MEMBERSHIP, &request)
 }
 
-fn set_packet_opt<T: Copy>(fd: impl AsFd, name: libc::c_int, value: &T) -> io::Result<()> {
-    // SAFETY: the kernel reads `size_of::<T>()` bytes from `value`; both callers pass plain
-    // integers or `packet_mreq`, which has no padding.
+pub(super) fn set_packet_opt<T: Copy>(
+    fd: impl AsFd,
+    name: libc::c_int,
+    value: &T,
+) -> io::Result<()> {
+    // SAFETY: the kernel reads `size_of::<T>()` bytes from `value`; all callers pass plain
+    // integers, or `packet_mreq` or `tpacket_req3`, which have no padding.
     check(unsafe {
         libc::setsockopt(
             fd.as_fd().as_raw_fd(),
@@ -99,28 +115,41 @@ fn set_packet_opt<T: Copy>(fd: impl AsFd, name: libc::c_int, value: &T) -> io::R
     Ok(())
 }
 
+/// Reads an option at `SOL_PACKET` into plain integers; what the kernel does not fill stays.
+pub(super) fn get_packet_opt<T: Integers>(
+    fd: impl AsFd,
+    name: libc::c_int,
+    value: &mut T,
+) -> io::Result<()> {
+    let mut len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, the size of `value`, for which every bit
+    // pattern is valid.
+    check(unsafe {
+        libc::getsockopt(
+            fd.as_fd().as_raw_fd(),
+            libc::SOL_PACKET,
+            name,
+            std::ptr::from_mut(value).cast(),
+            &raw mut len,
+        )
+    })?;
+    Ok(())
+}
+
+/// Types for which every bit pattern is a valid value.
+pub(super) trait Integers {}
+impl Integers for u32 {}
+impl<const N: usize> Integers for [u32; N] {}
+
 /// `PACKET_STATISTICS`: frames seen and frames dropped by this socket since the last call.
 ///
 /// # Errors
 /// Those of `getsockopt`; none are expected on a packet socket.
 pub fn statistics(fd: impl AsFd) -> io::Result<(u32, u32)> {
     let mut stats = [0u32; 2];
-    let mut len = size_of_val(&stats) as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes, the size of `stats`, which is the two
-    // counters of `struct tpacket_stats`.
-    check(unsafe {
-        libc::getsockopt(
-            fd.as_fd().as_raw_fd(),
-            libc::SOL_PACKET,
-            PACKET_STATISTICS,
-            stats.as_mut_ptr().cast(),
-            &raw mut len,
-        )
-    })?;
+    get_packet_opt(fd, libc::PACKET_STATISTICS, &mut stats)?;
     Ok((stats[0], stats[1]))
 }
-
-const PACKET_STATISTICS: libc::c_int = 6;
 
 /// One received frame: its length and what the kernel says about it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

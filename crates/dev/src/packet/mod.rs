@@ -1,5 +1,8 @@
 //! AF_PACKET: Ethernet frames of an interface, through a raw socket.
 //!
+//! [`Packet`] moves a frame with each system call; [`ring`] shares rings with the kernel and may
+//! have several queues.
+//!
 //! The way to a veth where `/dev/net/tun` may not be opened. `PACKET_VNET_HDR` brings and takes
 //! super-packets and partial checksums as on a TUN. The kernel takes one VLAN tag out of each
 //! frame it shows us and tells it aside: it goes into the packet's metadata, or back into the
@@ -9,13 +12,16 @@
 //! Linux:  net/packet/af_packet.c `packet_rcv`, `packet_snd`
 //! drops:  VnetHdr, RingTruncated; what the socket's buffer had no room for is counted as RingFull
 
+pub mod ring;
+pub mod steer;
+
 use crate::burst::{self, OneByOne};
 use crate::device::{Caps, Counts, Device, Layer, RxCx};
 use crate::netdev::{Link, Losses};
 use crate::offload;
 use crate::sys::packet::{self as sys, Flag, Received};
 use crate::vnet::{self, Vnet};
-use linerate_core::pkt::{Batch, Buf, LARGE, Pkt};
+use linerate_core::pkt::{Batch, Buf, Csum, LARGE, Pkt};
 use linerate_core::table::Reason;
 use rustix::net::sockopt;
 use std::collections::VecDeque;
@@ -223,61 +229,102 @@ impl Packet {
         }
         pkt.rx_time = cx.now;
         pkt.dev = cx.dev;
-        let refused = self.describe(&mut pkt, &hdr, got).err();
+        let hdr = self.caps.rx_offload.then_some(&hdr[..]);
+        let refused = describe(&mut pkt, hdr, got, &mut self.counts).err();
         Ok(Some((pkt, refused)))
     }
 
-    fn describe(
-        &mut self,
-        pkt: &mut Pkt,
-        hdr: &[u8; vnet::LEN_LEGACY],
-        got: Received,
-    ) -> Result<(), Reason> {
-        if got.truncated {
-            self.counts.rx_truncated += 1;
-            return Err(Reason::RingTruncated);
-        }
-        // The header counts from the frame as we got it, so it is read before a tag goes back in.
-        if self.caps.rx_offload {
-            let l2 = offload::ether_len(pkt.head());
-            Vnet::parse(hdr, pkt.len()).and_then(|vnet| offload::receive(pkt, vnet, l2)).map_err(
-                |err| {
-                    self.counts.rx_vnet[err.index()] += 1;
-                    Reason::VnetHdr
-                },
-            )?;
-        }
-        match got.vlan {
-            Some((ETH_P_8021Q, tci)) => pkt.vlan = Some(tci),
-            Some((tpid, tci)) => insert_tag(pkt, tpid, tci),
-            None => {}
-        }
-        Ok(())
-    }
-
     fn packet_snd(&mut self, pkt: &Pkt) -> io::Result<usize> {
-        let refused = || io::Error::from_raw_os_error(libc::EINVAL);
-        let tag = pkt.vlan.map(|tci| {
-            let ([a, b], [c, d]) = (ETH_P_8021Q.to_be_bytes(), tci.to_be_bytes());
-            [a, b, c, d]
-        });
-        let mut hdr = [0u8; vnet::LEN];
-        let mut hdr_len = 0;
-        if self.caps.tx_csum {
-            let inserted = if tag.is_some() { VLAN_HLEN } else { 0 };
-            hdr = offload::transmit(pkt, inserted).ok_or_else(refused)?.emit();
-            hdr_len = vnet::LEN_LEGACY;
-        }
-        let hdr = hdr.get(..hdr_len).unwrap_or_default();
-        let send = |parts: &[io::IoSlice<'_>]| {
-            Ok(rustix::io::retry_on_intr(|| rustix::io::writev(&self.fd, parts))?)
-        };
-        match &tag {
-            None => offload::gather(&[hdr], pkt, 0, send),
-            Some(tag) => {
-                let macs = pkt.head().get(..MACS).ok_or_else(refused)?;
-                offload::gather(&[hdr, macs, tag], pkt, MACS, send)
-            }
+        send(&self.fd, pkt, self.caps.tx_csum)
+    }
+}
+
+/// Fills in what the kernel said of a frame: in `hdr`, if the socket has such, and in `got`.
+fn describe(
+    pkt: &mut Pkt,
+    hdr: Option<&[u8]>,
+    got: Received,
+    counts: &mut Counts,
+) -> Result<(), Reason> {
+    if got.truncated {
+        counts.rx_truncated += 1;
+        return Err(Reason::RingTruncated);
+    }
+    // The header counts from the frame as we got it, so it is read before a tag goes back in.
+    if let Some(hdr) = hdr {
+        let l2 = offload::ether_len(pkt.head());
+        Vnet::parse(hdr, pkt.len()).and_then(|vnet| offload::receive(pkt, vnet, l2)).map_err(
+            |err| {
+                counts.rx_vnet[err.index()] += 1;
+                Reason::VnetHdr
+            },
+        )?;
+    }
+    match got.vlan {
+        Some((ETH_P_8021Q, tci)) => pkt.vlan = Some(tci),
+        Some((tpid, tci)) => insert_tag(pkt, tpid, tci),
+        None => {}
+    }
+    Ok(())
+}
+
+/// The checksum of a frame whose sender left it unfinished, where the kernel says no more than that:
+/// found by the headers. What has others than TCP's or UDP's stays as it is.
+fn partial_csum(pkt: &mut Pkt) {
+    let l2 = offload::ether_len(pkt.head());
+    let Some(ip) = pkt.head().get(l2..) else { return };
+    let (start, proto) = match (ip.first().map(|b| b >> 4), ip.get(9), ip.get(6)) {
+        (Some(4), Some(&proto), _) => (u16::from(ip[0] & 0xf) * 4, proto),
+        (Some(6), _, Some(&next)) => (40, next),
+        _ => return,
+    };
+    let offset = match libc::c_int::from(proto) {
+        libc::IPPROTO_TCP => 16,
+        libc::IPPROTO_UDP => 6,
+        _ => return,
+    };
+    if start >= 20 && usize::from(start + offset) + 2 <= ip.len() {
+        pkt.csum = Csum::Partial { start, offset };
+    }
+}
+
+/// Sends one frame by one system call, from where its parts lie.
+fn send(fd: &OwnedFd, pkt: &Pkt, vnet_hdr: bool) -> io::Result<usize> {
+    framed(pkt, vnet_hdr, |prefix, skip| {
+        offload::gather(prefix, pkt, skip, |parts| {
+            Ok(rustix::io::retry_on_intr(|| rustix::io::writev(fd, parts))?)
+        })
+    })
+}
+
+/// Calls `put` with what a frame to be sent begins with, a `virtio_net_hdr` and the part of its head
+/// that a VLAN tag goes behind, and with how many bytes of its head that part replaces.
+///
+/// # Errors
+/// Those of `put`; `EINVAL` if the packet says of itself what no header can express.
+fn framed<T>(
+    pkt: &Pkt,
+    vnet_hdr: bool,
+    put: impl FnOnce(&[&[u8]], usize) -> io::Result<T>,
+) -> io::Result<T> {
+    let refused = || io::Error::from_raw_os_error(libc::EINVAL);
+    let tag = pkt.vlan.map(|tci| {
+        let ([a, b], [c, d]) = (ETH_P_8021Q.to_be_bytes(), tci.to_be_bytes());
+        [a, b, c, d]
+    });
+    let mut hdr = [0u8; vnet::LEN];
+    let mut hdr_len = 0;
+    if vnet_hdr {
+        let inserted = if tag.is_some() { VLAN_HLEN } else { 0 };
+        hdr = offload::transmit(pkt, inserted).ok_or_else(refused)?.emit();
+        hdr_len = vnet::LEN_LEGACY;
+    }
+    let hdr = hdr.get(..hdr_len).unwrap_or_default();
+    match &tag {
+        None => put(&[hdr], 0),
+        Some(tag) => {
+            let macs = pkt.head().get(..MACS).ok_or_else(refused)?;
+            put(&[hdr, macs, tag], MACS)
         }
     }
 }

@@ -1,0 +1,178 @@
+//! Goal: the program chooses the queue that the Toeplitz hash and the table say, and the kernel
+//! takes it. Method: a machine for the few instructions it uses, and the hash of `linerate-arch`'s
+//! specification, bit by bit.
+
+use super::*;
+use linerate_core::rx::steer::rss::INDIR_LEN;
+
+/// The machine of Documentation/networking/filter.rst, for packets of ethertype `proto`.
+fn run(program: &[Insn], proto: u32, packet: &[u8]) -> u32 {
+    let (mut a, mut x, mut mem, mut pc) = (0u32, 0u32, [0u32; 16], 0);
+    let load = |at: u32, n: usize| {
+        let bytes = packet.get(at as usize..at as usize + n)?;
+        Some(bytes.iter().fold(0, |v, &b| v << 8 | u32::from(b)))
+    };
+    loop {
+        let Insn { code, jt, jf, k } = program[pc];
+        pc += 1;
+        let branch = |yes: bool| usize::from(if yes { jt } else { jf });
+        let read = match code {
+            LD_W_ABS if k == AD_PROTOCOL => Some(proto),
+            LD_W_ABS => load(k, 4),
+            LD_H_ABS => load(k, 2),
+            LD_B_ABS => load(k, 1),
+            LD_W_IND => load(x + k, 4),
+            _ => Some(a),
+        };
+        // The kernel ends a program that reads past the packet with 0.
+        let Some(value) = read else { return 0 };
+        a = value;
+        match code {
+            LD_W_ABS | LD_H_ABS | LD_B_ABS | LD_W_IND => {}
+            LDX_MSH => match packet.get(k as usize) {
+                Some(b) => x = u32::from(b & 0xf) * 4,
+                None => return 0,
+            },
+            LD_MEM => a = mem[k as usize],
+            LD_IMM => a = k,
+            ST => mem[k as usize] = a,
+            TAX => x = a,
+            XOR_K => a ^= k,
+            XOR_X => a ^= x,
+            OR_X => a |= x,
+            AND_K => a &= k,
+            LSH_K => a <<= k,
+            RSH_K => a >>= k,
+            JEQ_K => pc += branch(a == k),
+            JGE_K => pc += branch(a >= k),
+            JSET_K => pc += branch(a & k != 0),
+            JA => pc += k as usize,
+            RET_K => return k,
+            RET_A => return a,
+            other => panic!("an instruction that the program has no use for: {other:#x}"),
+        }
+    }
+}
+
+/// The hash by its definition.
+fn toeplitz(key: &[u8], input: &[u8]) -> u32 {
+    let bit_set = |bit: &usize| input[bit / 8] >> (7 - bit % 8) & 1 == 1;
+    (0..input.len() * 8).filter(bit_set).fold(0, |hash, bit| hash ^ window(key, bit))
+}
+
+fn packet4(input: &[u8; 12], proto: u8, fragment: u16, options: usize) -> Vec<u8> {
+    let mut packet = vec![0; 20];
+    packet[0] = 0x45 + options as u8;
+    packet[6..8].copy_from_slice(&fragment.to_be_bytes());
+    packet[9] = proto;
+    packet[12..20].copy_from_slice(&input[..8]);
+    packet.resize(20 + options * 4, 1);
+    packet.extend_from_slice(&input[8..]);
+    packet
+}
+
+fn packet6(input: &[u8; 36], next: u8) -> Vec<u8> {
+    let mut packet = vec![0x60, 0, 0, 0, 0, 4, next, 64];
+    packet.extend_from_slice(input);
+    packet
+}
+
+/// Bytes that look random and are always the same.
+fn noise<const N: usize>(seed: u64) -> [u8; N] {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    std::array::from_fn(|_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 24) as u8
+    })
+}
+
+fn tables() -> Vec<[u8; INDIR_LEN]> {
+    vec![
+        [3; INDIR_LEN],
+        std::array::from_fn(|i| (i % 2) as u8),
+        std::array::from_fn(|i| (i % 8) as u8),
+        std::array::from_fn(|i| (i % 3) as u8),
+        std::array::from_fn(|i| u8::from(i >= 96)),
+        std::array::from_fn(|i| (i * 37 % 64) as u8),
+        noise::<INDIR_LEN>(9).map(|b| b % 64),
+    ]
+}
+
+#[test]
+fn the_published_vectors_come_out() {
+    let rss = Rss { indir: std::array::from_fn(|i| i as u8), ..Rss::default() };
+    let program = program(&rss);
+    // 66.9.149.187:2794 to 161.142.100.80:1766 has 0x51ccc178, without ports 0x323e8fc2.
+    let flow = [66, 9, 149, 187, 161, 142, 100, 80, 0x0a, 0xea, 0x06, 0xe6];
+    assert_eq!(run(&program, ETH_P_IP, &packet4(&flow, 6, 0, 0)), 0x51cc_c178 & 127);
+    assert_eq!(run(&program, ETH_P_IP, &packet4(&flow, 1, 0, 0)), 0x323e_8fc2 & 127);
+}
+
+#[test]
+fn every_packet_goes_where_hash_and_table_say() {
+    for (n, indir) in tables().into_iter().enumerate() {
+        let rss = Rss { key: noise(n as u64 + 77), indir, symmetric: false };
+        let program = program(&rss);
+        assert!(program.len() <= INSNS_MAX, "{}", program.len());
+        let queue = |input: &[u8]| u32::from(indir[toeplitz(&rss.key, input) as usize % INDIR_LEN]);
+        for seed in 0..200 {
+            let v4: [u8; 12] = noise(seed);
+            let proto = if seed % 2 == 0 { 6 } else { 17 };
+            let options = (seed % 11) as usize;
+            // Don't-fragment alone is no fragment.
+            let packet = packet4(&v4, proto, 0x4000, options);
+            assert_eq!(run(&program, ETH_P_IP, &packet), queue(&v4), "{seed}");
+            for fragment in [0x2000, 0x0001, 0x3fff] {
+                let packet = packet4(&v4, proto, fragment, options);
+                assert_eq!(run(&program, ETH_P_IP, &packet), queue(&v4[..8]), "{seed}");
+            }
+            assert_eq!(run(&program, ETH_P_IP, &packet4(&v4, 47, 0, 0)), queue(&v4[..8]));
+            let v6: [u8; 36] = noise(seed + 1000);
+            assert_eq!(run(&program, ETH_P_IPV6, &packet6(&v6, proto)), queue(&v6), "{seed}");
+            assert_eq!(run(&program, ETH_P_IPV6, &packet6(&v6, 44)), queue(&v6[..32]), "{seed}");
+            assert_eq!(run(&program, 0x0806, &v4), 0);
+        }
+    }
+}
+
+#[test]
+fn both_directions_of_a_flow_meet_if_asked() {
+    let indir = std::array::from_fn(|i| (i * 37 % 64) as u8);
+    let symmetric = program(&Rss { key: noise(5), indir, symmetric: true });
+    let plain = program(&Rss { key: noise(5), indir, symmetric: false });
+    let (mut seen, mut differ) = (std::collections::BTreeSet::new(), 0);
+    for seed in 0..200 {
+        let v4: [u8; 12] = noise(seed);
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = v4;
+        let back = [e, f, g, h, a, b, c, d, k, l, i, j];
+        let both = |p: &[Insn]| {
+            [v4, back].map(|flow| run(p, ETH_P_IP, &packet4(&flow, 6, 0, (seed % 5) as usize)))
+        };
+        let [there, here] = both(&symmetric);
+        assert_eq!(there, here);
+        seen.insert(there);
+        let [there, here] = both(&plain);
+        differ += usize::from(there != here);
+        let v6: [u8; 36] = noise(seed + 1000);
+        let mut back = v6;
+        back[..16].copy_from_slice(&v6[16..32]);
+        back[16..32].copy_from_slice(&v6[..16]);
+        back[32..].copy_from_slice(&[v6[34], v6[35], v6[32], v6[33]]);
+        let [there, here] = [v6, back].map(|f| run(&symmetric, ETH_P_IPV6, &packet6(&f, 17)));
+        assert_eq!(there, here);
+    }
+    assert!(seen.len() > 32 && differ > 150, "{} queues, {differ} differ", seen.len());
+}
+
+#[test]
+fn packets_that_are_cut_off_go_somewhere() {
+    let program = program(&Rss { indir: noise::<INDIR_LEN>(3).map(|b| b % 4), ..Rss::default() });
+    let (v4, v6) = (packet4(&noise(1), 6, 0, 3), packet6(&noise(2), 17));
+    for (proto, packet) in [(ETH_P_IP, v4), (ETH_P_IPV6, v6)] {
+        for len in 0..packet.len() {
+            assert!(run(&program, proto, &packet[..len]) < 4);
+        }
+    }
+}
