@@ -13,6 +13,7 @@ mod replay;
 mod report;
 mod run;
 mod show;
+mod up;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Demo(args) => demo::main(&args),
         Command::Run(args) => run::main(args),
+        Command::Up(args) => up::main(&args),
         Command::Show(args) => show::main(args),
         Command::Get(args) => show::get(args),
         Command::Set(args) => show::set(args),

@@ -299,7 +299,7 @@ mod tests {
             "{text}"
         );
         assert!(lines[at + 2].contains("knob: net.core.rmem_default = 212992"), "{text}");
-        assert!(text.contains("receive idle: Ring, Poll, Gro"), "{text}");
+        assert!(text.contains("receive idle: Ring, Irq, Poll, Xdp, Gro"), "{text}");
         assert!(text.contains("transmit idle: Send, "), "{text}");
         assert!(text.contains("every packet accounted for: 3 dropped, 0 held now"), "{text}");
     }

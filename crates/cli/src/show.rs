@@ -150,8 +150,8 @@ pub fn as_json(what: What, s: &Snapshot) -> Value {
     };
     match what {
         What::Path => json!(s),
-        What::Softnet => json!({ "shards": [groups(&["softnet"])["softnet"]] }),
-        What::Softirqs => json!({ "shards": [groups(&["softirqs"])["softirqs"]] }),
+        What::Softnet => of_shards(s, "softnet"),
+        What::Softirqs => of_shards(s, "softirqs"),
         What::Snmp => groups(&["Ip", "Icmp", "Tcp", "Udp"]),
         What::Snmp6 => groups(&["Ip6", "Icmp6", "Udp6"]),
         What::Netstat => groups(&["TcpExt", "IpExt"]),
@@ -166,6 +166,12 @@ pub fn as_json(what: What, s: &Snapshot) -> Value {
         What::Knobs => json!({ "knobs": s.knobs }),
         What::Instances => Value::Null,
     }
+}
+
+/// One group of counters of each shard.
+fn of_shards(s: &Snapshot, group: &str) -> Value {
+    let each: Vec<Value> = s.shards.iter().map(|shard| json!(shard.counters.get(group))).collect();
+    json!({ "shards": each })
 }
 
 fn udp_of(s: &Snapshot, six: bool) -> Vec<&UdpRow> {

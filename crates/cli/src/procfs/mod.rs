@@ -18,6 +18,7 @@ pub use sockets::{tcp, tcp6, udp, udp6};
 use std::fmt::Write;
 
 use linerate_gateway::control::Snapshot;
+use linerate_gateway::control::snapshot::ShardRow;
 
 /// `/proc/net/snmp`.
 pub fn snmp(s: &Snapshot) -> String {
@@ -80,16 +81,28 @@ pub fn snmp6(s: &Snapshot) -> String {
 
 /// `/proc/net/softnet_stat`: one line a shard, fifteen columns of hexadecimal.
 pub fn softnet_stat(s: &Snapshot) -> String {
-    let backlog = s.queues.iter().find(|q| q.stage == "Backlog").map_or(0, |q| q.now);
-    let softnet = |name| s.counter("softnet", name);
-    let (rps, flow_limit, cpu, process_qlen) = (0, 0, 0, 0);
+    s.shards.iter().map(softnet_line).collect()
+}
+
+fn softnet_line(shard: &ShardRow) -> String {
+    let softnet = |name| shard.counter("softnet", name);
+    // What is taken from the input queue is processed in the same turn: none is half way.
+    let (process_qlen, backlog) = (0, shard.backlog);
     let mut columns = [0; 15];
     columns[..3].copy_from_slice(&[
         softnet("processed"),
         softnet("dropped"),
         softnet("time_squeeze"),
     ]);
-    columns[9..].copy_from_slice(&[rps, flow_limit, backlog, cpu, backlog, process_qlen]);
+    let (rps, flow_limit) = (softnet("received_rps"), softnet("flow_limit_count"));
+    columns[9..].copy_from_slice(&[
+        rps,
+        flow_limit,
+        backlog,
+        shard.shard.into(),
+        backlog,
+        process_qlen,
+    ]);
     // The kernel's are 32 bits wide and wrap.
     let words: Vec<String> = columns.iter().map(|c| format!("{:08x}", *c as u32)).collect();
     words.join(" ") + "\n"
@@ -101,9 +114,17 @@ pub fn softirqs(s: &Snapshot) -> String {
         "HI", "TIMER", "NET_TX", "NET_RX", "BLOCK", "IRQ_POLL", "TASKLET", "SCHED", "HRTIMER",
         "RCU",
     ];
-    let mut out = format!("{:20}CPU{:<8}\n", "", 0);
+    let mut out = format!("{:20}", "");
+    for shard in &s.shards {
+        let _ = write!(out, "CPU{:<8}", shard.shard);
+    }
+    out.push('\n');
     for kind in kinds {
-        let _ = writeln!(out, "{kind:>12}: {:>10}", s.counter("softirqs", kind) as u32);
+        let _ = write!(out, "{kind:>12}:");
+        for shard in &s.shards {
+            let _ = write!(out, " {:>10}", shard.counter("softirqs", kind) as u32);
+        }
+        out.push('\n');
     }
     out
 }

@@ -76,6 +76,7 @@ fn snapshot() -> Snapshot {
 fn tcp_rows() -> Vec<TcpRow> {
     let at = |text: &str| text.parse::<SocketAddr>().expect("an address");
     let row = |local: &str, remote: Option<&str>, state: &str| TcpRow {
+        shard: 0,
         local: at(local),
         remote: remote.map(at),
         state: state.into(),

@@ -1,6 +1,7 @@
 #![doc = include_str!("README.md")]
 
 mod client;
+mod merge;
 mod rows;
 mod server;
 pub mod snapshot;

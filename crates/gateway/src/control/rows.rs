@@ -130,6 +130,82 @@ pub struct QueueRow {
     pub knob: Option<String>,
 }
 
+/// One shard of an instance (Linux: what a CPU counts of its own).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ShardRow {
+    /// Its number.
+    pub shard: u8,
+    /// Its counters of the groups `softnet` and `softirqs`.
+    pub counters: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Packets in its backlog now.
+    pub backlog: u64,
+    /// TCP sockets, listeners included.
+    pub tcp: u64,
+    /// UDP sockets.
+    pub udp: u64,
+}
+
+impl ShardRow {
+    /// The counter `name` of `group`; 0 if it is not counted here.
+    pub fn counter(&self, group: &str, name: &str) -> u64 {
+        self.counters.get(group).and_then(|g| g.get(name)).copied().unwrap_or(0)
+    }
+}
+
+/// A queue of a device, as who drives it knows it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DevQueueRow {
+    /// The device.
+    pub device: String,
+    /// The queue's number.
+    pub queue: u8,
+    /// The shard that drives it.
+    pub shard: u8,
+    /// Sizes of its rings in packets, and the largest they can have: 0 where the device can not say.
+    pub rings: RingsRow,
+    /// Its interrupt moderation as it is now: `rx-usecs`, `adaptive-rx` and so on.
+    pub coalesce: BTreeMap<String, u64>,
+    /// Statistics of its own, by the driver's names.
+    pub statistics: BTreeMap<String, u64>,
+}
+
+/// Sizes of rings, in packets.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RingsRow {
+    /// Receive ring.
+    pub rx: u64,
+    /// The largest receive ring.
+    pub rx_max: u64,
+    /// Transmit ring.
+    pub tx: u64,
+    /// The largest transmit ring.
+    pub tx_max: u64,
+}
+
+/// How a device distributes what it receives over its queues.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RssRow {
+    /// The device.
+    pub device: String,
+    /// Who distributes, in words: `the kernel`, or nobody where there is one queue.
+    pub by: String,
+    /// The queue of each entry of the indirection table; empty where it is not ours to know.
+    pub indir: Vec<u8>,
+    /// The Toeplitz key; empty likewise.
+    pub key: Vec<u8>,
+    /// Both directions of a flow have one hash.
+    pub symmetric: bool,
+}
+
+/// A rule that sends chosen flows to a queue, as `ethtool -n` shows it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RuleRow {
+    /// Its location.
+    pub location: u32,
+    /// The rule, in the words of `ethtool -N`.
+    pub spec: String,
+}
+
 /// Memory of packets, in buffers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Memory {
@@ -171,6 +247,9 @@ pub struct SocketTotals {
 /// A UDP socket.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct UdpRow {
+    /// The shard that owns it.
+    #[serde(default)]
+    pub shard: u8,
     /// Its address; unspecified = all, port 0 = all ports.
     pub local: SocketAddr,
     /// Whether it hears both families.
@@ -186,6 +265,9 @@ pub struct UdpRow {
 /// A TCP socket.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TcpRow {
+    /// The shard that owns it.
+    #[serde(default)]
+    pub shard: u8,
     /// Its address.
     pub local: SocketAddr,
     /// Its peer, unless it listens.

@@ -10,8 +10,8 @@ use linerate_core::tcp::info::SockRow;
 use serde::{Deserialize, Serialize};
 
 pub use super::rows::{
-    DeviceRow, DropRow, FlowRow, KnobRow, Memory, QueueRow, SocketTotals, StageRow, TcpInfoRow,
-    TcpRow, UdpRow,
+    DevQueueRow, DeviceRow, DropRow, FlowRow, KnobRow, Memory, QueueRow, RingsRow, RssRow, RuleRow,
+    ShardRow, SocketTotals, StageRow, TcpInfoRow, TcpRow, UdpRow,
 };
 
 /// What a shard does not know of itself.
@@ -70,6 +70,18 @@ pub struct Snapshot {
     pub offloads: Vec<String>,
     /// Notes.
     pub notes: Vec<String>,
+    /// The shards, of which everything above is the sum.
+    #[serde(default)]
+    pub shards: Vec<ShardRow>,
+    /// The queues of the devices, where whoever answers drives them.
+    #[serde(default)]
+    pub dev_queues: Vec<DevQueueRow>,
+    /// How the devices distribute, likewise.
+    #[serde(default)]
+    pub rss: Vec<RssRow>,
+    /// The rules that go before that.
+    #[serde(default)]
+    pub rules: Vec<RuleRow>,
 }
 
 /// Flows listed at the most.
@@ -85,17 +97,28 @@ impl Snapshot {
         flows.extend(open_flows(shard));
         flows.sort_by_key(|f| std::cmp::Reverse(f.up_bytes.saturating_add(f.down_bytes)));
         flows.truncate(FLOWS_MAX);
+        let counters = counters(counts);
+        let queues = queues(shard);
+        let own = ["softnet", "softirqs"].into_iter();
+        let own = own.filter_map(|g| Some((g.to_owned(), counters.get(g)?.clone())));
+        let shards = vec![ShardRow {
+            shard: net.cpu,
+            counters: own.collect(),
+            backlog: queues.iter().find(|q| q.stage == "Backlog").map_or(0, |q| q.now),
+            tcp: tcp_totals.tcp,
+            udp: shard.udp.len() as u64,
+        }];
         Snapshot {
             name: meta.name,
             pid: meta.pid,
             uid: rustix::process::geteuid().as_raw(),
             uptime_ns: meta.uptime_ns,
             stages: stages(counts),
-            counters: counters(counts),
+            counters,
             drops: drops(counts),
             knobs: knobs(&net.knobs),
             devices: devices(shard),
-            queues: queues(shard),
+            queues,
             memory: Memory {
                 small_out: net.pool.small_out() as u64,
                 small_max: net.pool.small_max as u64,
@@ -115,6 +138,10 @@ impl Snapshot {
             flows,
             offloads: meta.offloads,
             notes: meta.notes,
+            shards,
+            dev_queues: Vec::new(),
+            rss: Vec::new(),
+            rules: Vec::new(),
         }
     }
 
@@ -262,6 +289,7 @@ fn udp_rows(shard: &Shard, most: usize) -> Vec<UdpRow> {
             _ => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         };
         UdpRow {
+            shard: shard.net.cpu,
             local: SocketAddr::new(addr.unwrap_or(any), port),
             any_family: addr.is_none() && remote.is_none(),
             remote,
@@ -289,6 +317,7 @@ fn tcp_rows(shard: &Shard, most: usize) -> (Vec<TcpRow>, SocketTotals) {
 fn tcp_row(shard: &Shard, row: &SockRow) -> TcpRow {
     let info = row.id.and_then(|id| shard.tcp_info(id));
     TcpRow {
+        shard: shard.net.cpu,
         local: row.local,
         remote: (row.state != State::Listen).then_some(row.remote),
         state: state_name(row.state).to_owned(),

@@ -1,0 +1,227 @@
+//! A running `up`: its workers, its control socket, its signals.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use linerate_core::ip::route::{Route as CoreRoute, RouteKind};
+use linerate_dev::device::Device;
+use linerate_dev::drive::Drive;
+use linerate_dev::poller::{Interest, Poller};
+use linerate_dev::worker::Workers;
+use linerate_gateway::control::{ControlServer, Snapshot};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use super::backend::Opened;
+use super::config::{Config, Way};
+use super::control;
+use super::serve::{Served, Services};
+use crate::args::Setting;
+
+/// Tokens of the main thread's poller.
+const SIGNALS: u64 = 1;
+const CONTROL: u64 = 2;
+
+/// What a worker is built from; as it is when the worker is built.
+pub(super) struct Plan {
+    pub(super) config: Config,
+    pub(super) served: Vec<Arc<Served>>,
+    /// Queues that wait for their workers, by device.
+    pub(super) queues: Vec<Vec<Option<Box<dyn Device>>>>,
+}
+
+/// A running instance.
+pub struct Up {
+    pub(super) workers: Workers<Services>,
+    pub(super) plan: Arc<Mutex<Plan>>,
+    pub(super) devices: Vec<Opened>,
+    pub(super) name: String,
+    pub(super) begun: Instant,
+    pub(super) notes: Vec<String>,
+    control: Option<ControlServer>,
+    poller: Poller,
+    signals: SignalFd,
+}
+
+/// Why it ended.
+pub enum Ended {
+    /// Somebody wanted it to.
+    Signal(Signal),
+    /// A worker can not go on.
+    Failed(String),
+}
+
+pub(super) fn lock(plan: &Mutex<Plan>) -> std::sync::MutexGuard<'_, Plan> {
+    // A worker that panics while it is built leaves the plan whole: it only took its queue.
+    plan.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Up {
+    /// Starts everything, in an order in which whatever may be refused is asked for first.
+    ///
+    /// # Errors
+    /// A sentence that says what to do; nothing is left then.
+    pub fn start(config: Config) -> Result<Up, String> {
+        // Before any thread is made: all of them leave signals to this one.
+        let mut set = SigSet::empty();
+        [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().for_each(|s| set.add(s));
+        set.thread_block().map_err(|e| format!("cannot block signals: {e}"))?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let signals = SignalFd::with_flags(&set, flags)
+            .map_err(|e| format!("cannot receive signals: {e}"))?;
+        let served = open_services(&config)?;
+        let mut devices = Vec::new();
+        for device in &config.devices {
+            devices.push(Opened::open(device, config.queues)?);
+        }
+        let queues = devices.iter_mut().map(|d| d.queues.drain(..).map(Some).collect()).collect();
+        let knobs: Vec<Setting> = config.knobs.iter().map(|k| k.0.clone()).collect();
+        let (n, cpus, asked) = (config.queues, config.cpus.clone(), config.name.clone());
+        let plan = Arc::new(Mutex::new(Plan { config, served, queues }));
+        let poller = Poller::new(8).map_err(|e| format!("cannot wait for events: {e}"))?;
+        let name = asked.clone().unwrap_or_else(|| format!("up-{}", std::process::id()));
+        let mut notes: Vec<String> = devices.iter().flat_map(|d| d.notes.clone()).collect();
+        let control = match ControlServer::bind(&name, &mut |_| Ok(())) {
+            Ok(control) => Some(control),
+            Err(e) if asked.is_some() => return Err(e.to_string()),
+            Err(e) => {
+                notes.push(format!("`show` and `set` will not find this instance: {e}"));
+                None
+            }
+        };
+        let watch = |fd: std::os::fd::BorrowedFd<'_>, token| {
+            let added = poller.add(fd, token, Interest::READ);
+            added.map_err(|e| format!("cannot wait for events: {e}"))
+        };
+        watch(signals.as_fd(), SIGNALS)?;
+        if let Some(control) = &control {
+            watch(control.poll_fd(), CONTROL)?;
+        }
+        let seed = seed().map_err(|e| format!("cannot read random numbers: {e}"))?;
+        let for_build = Arc::clone(&plan);
+        // Every knob first: sockets are sized by them.
+        let first = knobs.clone();
+        let workers = Workers::start(n, &cpus, seed, move |shard, drive| {
+            build(&for_build, &first, shard, drive).map_err(io::Error::other)
+        });
+        let workers = workers.map_err(|e| e.to_string())?;
+        workers.watch(poller.waker());
+        let begun = Instant::now();
+        Ok(Up { workers, plan, devices, name, begun, notes, control, poller, signals })
+    }
+
+    /// Runs until a signal or a failure ends it. `reload` is called at SIGHUP.
+    ///
+    /// # Errors
+    /// The poller's.
+    pub fn run(&mut self, reload: &mut dyn FnMut(&mut Up)) -> io::Result<Ended> {
+        loop {
+            let tokens: Vec<u64> = self.poller.wait(None)?.map(|e| e.token).collect();
+            if let Some(failure) = self.workers.failed().first() {
+                return Ok(Ended::Failed(failure.to_string()));
+            }
+            if tokens.contains(&SIGNALS) {
+                while let Ok(Some(info)) = self.signals.read_signal() {
+                    match Signal::try_from(info.ssi_signo as i32) {
+                        Ok(Signal::SIGHUP) => reload(self),
+                        Ok(signal) => return Ok(Ended::Signal(signal)),
+                        Err(_) => {}
+                    }
+                }
+            }
+            if tokens.contains(&CONTROL)
+                && let Some(mut control) = self.control.take()
+            {
+                control.turn(&mut |request| control::answer(self, request));
+                self.control = Some(control);
+            }
+        }
+    }
+
+    /// What runs now, for people: devices, how their frames come, addresses, services; and what was
+    /// lost on the way.
+    pub fn start_line(&self) -> String {
+        let plan = lock(&self.plan);
+        let mut out = format!("linerate up: {}", self.name);
+        let shards = self.workers.shards();
+        let plural = if shards == 1 { "" } else { "s" };
+        out.push_str(&format!(": {shards} shard{plural}"));
+        for (device, opened) in plan.config.devices.iter().zip(&self.devices) {
+            let addrs: Vec<String> = device.addrs.iter().map(|(a, _)| a.to_string()).collect();
+            let (name, backend, addrs) = (&opened.name, opened.backend.name(), addrs.join(" "));
+            out.push_str(&format!("; {name} by {backend}, {addrs}"));
+        }
+        let services: Vec<String> = plan.config.services.iter().map(|s| s.to_string()).collect();
+        if !services.is_empty() {
+            out.push_str(&format!("; serves {}", services.join(" ")));
+        }
+        out.push('\n');
+        for note in &self.notes {
+            out.push_str(&format!("linerate up: {note}\n"));
+        }
+        out
+    }
+
+    /// A reading of all shards.
+    pub fn snapshot(&self, sockets: usize) -> Snapshot {
+        control::snapshot(self, sockets)
+    }
+
+    /// Ends the workers; what failed in them, if anything did.
+    pub fn stop(self) -> Result<(), String> {
+        self.workers.stop().map_err(|e| e.to_string())
+    }
+}
+
+/// Opens what the services need.
+pub(super) fn open_services(config: &Config) -> Result<Vec<Arc<Served>>, String> {
+    config.services.iter().cloned().map(Served::open).collect()
+}
+
+/// Builds one shard: devices, addresses, routes, services.
+fn build(
+    plan: &Mutex<Plan>,
+    knobs: &[Setting],
+    shard: usize,
+    drive: &mut Drive,
+) -> Result<Services, String> {
+    let mut plan = lock(plan);
+    for Setting { path, value } in knobs {
+        drive.shard.set_knob(path, value).map_err(|e| e.to_string())?;
+    }
+    let Plan { config, served, queues } = &mut *plan;
+    for (device, queues) in config.devices.iter().zip(queues) {
+        let queue = queues.get_mut(shard).and_then(Option::take);
+        let queue = queue.ok_or_else(|| format!("{} has no queue {shard}", device.name))?;
+        let number = drive
+            .add_device(queue, |_| ())
+            .map_err(|e| format!("cannot watch {}: {e}", device.name))?;
+        for (addr, at) in &device.addrs {
+            let added = drive.shard.add_addr(number, addr.addr, addr.len);
+            added.map_err(|e| at.wrong(e))?;
+        }
+    }
+    for route in &config.routes {
+        drive.shard.add_route(core_route(route)).map_err(|e| route.at.wrong(e))?;
+    }
+    Services::new(&mut drive.shard, served)
+}
+
+/// The route as the stack has it.
+pub(super) fn core_route(route: &super::config::Route) -> CoreRoute {
+    let (dst, len) = route.to;
+    match route.way {
+        Way::Via(via, device) => CoreRoute::via(dst, len, via, device as u8),
+        Way::Link(device) => CoreRoute::new(dst, len, RouteKind::Unicast, device as u8),
+        Way::Refused(kind) => CoreRoute::new(dst, len, kind, 0),
+    }
+}
+
+/// A seed that nobody outside can guess: sequence numbers, ports and hash keys come from it.
+fn seed() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(u64::from_ne_bytes(bytes))
+}

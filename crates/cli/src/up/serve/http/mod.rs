@@ -1,0 +1,309 @@
+//! Files over HTTP/1.1.
+//!
+//! RFCs: 9110, 9112, 3986 §2.1
+//!
+//! GET and HEAD of regular files in one directory; single ranges; persistent connections with
+//! pipelining. A request's head is bounded, a slow client is given up, a file is read as the peer
+//! takes it. Bodies of requests are not taken: the answer ends the connection.
+
+mod file;
+mod request;
+
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use linerate_core::shard::Shard;
+use linerate_core::sock::SocketId;
+use linerate_core::sock::error::TcpError;
+use linerate_core::time::{Instant, SEC};
+
+use super::stream::wait_for_room;
+use super::{Scratch, Served, Step};
+use request::{Asked, Method};
+
+pub use file::open_root;
+
+/// Bytes of a request's head at the most.
+const HEAD_MAX: usize = 8192;
+/// How long a head may take from its first byte on, in nanoseconds.
+const HEAD_TIME: u64 = 10 * SEC;
+/// How long a connection may be idle between requests.
+const IDLE_TIME: u64 = 60 * SEC;
+/// How long a client may take nothing of an answer.
+const STALL_TIME: u64 = 60 * SEC;
+/// How long what a client still sends is thrown away after an answer that ends the connection.
+const LINGER_TIME: u64 = 5 * SEC;
+/// Bytes of a file that are read at once.
+const PIECE: usize = 64 * 1024;
+/// Bytes of files that one connection sends in a turn.
+const BYTES_PER_TURN: usize = 512 * 1024;
+
+/// A client's connection.
+pub(super) struct Conn {
+    served: Arc<Served>,
+    /// What came and was not yet read as a request.
+    asked: Vec<u8>,
+    /// What is to be sent before the file: heads, errors.
+    out: Vec<u8>,
+    state: State,
+    /// The connection ends after this answer.
+    last: bool,
+    deadline: Instant,
+}
+
+enum State {
+    /// It may ask.
+    Reading,
+    /// It is being answered; then the file follows, if there is one.
+    Sending(Option<Piece>),
+    /// It has its answer; what it says is thrown away.
+    Lingering,
+}
+
+/// What is left to send of a file.
+struct Piece {
+    file: File,
+    at: u64,
+    left: u64,
+}
+
+impl Conn {
+    pub(super) fn new(served: Arc<Served>, now: Instant) -> Conn {
+        Conn {
+            served,
+            asked: Vec::new(),
+            out: Vec::new(),
+            state: State::Reading,
+            last: false,
+            deadline: now.plus(HEAD_TIME),
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// It has waited long enough: for a request it is told so, and in an answer it is given up.
+    pub(super) fn expired(&mut self, now: Instant) -> Step {
+        match self.state {
+            State::Reading if !self.asked.is_empty() => {
+                self.refuse(request::Refused::Timeout);
+                self.deadline = now.plus(LINGER_TIME);
+                Step::More
+            }
+            State::Reading | State::Lingering => Step::Close,
+            State::Sending(_) => Step::Abort,
+        }
+    }
+
+    pub(super) fn step(&mut self, shard: &mut Shard, id: SocketId, scratch: &mut Scratch) -> Step {
+        let mut budget = BYTES_PER_TURN;
+        loop {
+            let step = match self.state {
+                State::Reading => self.read(shard, id, scratch),
+                State::Sending(_) => self.send(shard, id, &mut budget),
+                State::Lingering => linger(shard, id),
+            };
+            match step {
+                None if budget == 0 => return Step::More,
+                None => {}
+                Some(step) => return step,
+            }
+        }
+    }
+
+    /// Reads until a request is whole; `None` if one is.
+    fn read(&mut self, shard: &mut Shard, id: SocketId, scratch: &mut Scratch) -> Option<Step> {
+        loop {
+            if let Some(asked) = request::parse(&self.asked, HEAD_MAX).transpose() {
+                self.answer(shard, asked);
+                return None;
+            }
+            let room = (HEAD_MAX + 1 - self.asked.len()).min(scratch.bytes.len());
+            match shard.tcp_recv(id, &mut scratch.bytes[..room]) {
+                Ok(0) => return Some(Step::Close),
+                Ok(n) => {
+                    if self.asked.is_empty() {
+                        self.deadline = shard.net.now.plus(HEAD_TIME);
+                    }
+                    self.asked.extend_from_slice(&scratch.bytes[..n]);
+                }
+                Err(TcpError::WouldBlock) => return Some(Step::Idle),
+                Err(_) => return Some(Step::Close),
+            }
+        }
+    }
+
+    /// Makes the answer to a request, or to what is none.
+    fn answer(&mut self, shard: &Shard, asked: Result<Asked, request::Refused>) {
+        self.deadline = shard.net.now.plus(STALL_TIME);
+        let asked = match asked {
+            Ok(asked) => asked,
+            Err(why) => return self.refuse(why),
+        };
+        self.asked.drain(..asked.len);
+        self.last = !asked.keep_alive;
+        let Some(root) = &self.served.root else { return self.refuse(request::Refused::Internal) };
+        match file::find(root, &asked) {
+            Ok(found) => {
+                let (status, from, left) = match found.range {
+                    Some((from, left)) => ("206 Partial Content", from, left),
+                    None => ("200 OK", 0, found.size),
+                };
+                head(&mut self.out, status, self.last);
+                let _ = write!(
+                    self.out,
+                    "Content-Type: {}\r\nContent-Length: {left}\r\nAccept-Ranges: bytes\r\n\
+                     Last-Modified: {}\r\n",
+                    found.kind,
+                    file::date(found.modified)
+                );
+                if found.range.is_some() {
+                    let (last, size) = (from + left.max(1) - 1, found.size);
+                    let _ = write!(self.out, "Content-Range: bytes {from}-{last}/{size}\r\n");
+                }
+                self.out.extend_from_slice(b"\r\n");
+                let piece = Piece { file: found.file, at: from, left };
+                self.state = State::Sending((asked.method == Method::Get).then_some(piece));
+            }
+            Err(file::NotFound::Unchanged) => {
+                head(&mut self.out, "304 Not Modified", self.last);
+                self.out.extend_from_slice(b"\r\n");
+                self.state = State::Sending(None);
+            }
+            Err(file::NotFound::Elsewhere(place)) => {
+                let body = "It is a directory: its name ends with a slash.\n";
+                head(&mut self.out, "301 Moved Permanently", self.last);
+                let _ = write!(self.out, "Location: {place}\r\n");
+                self.say(body, asked.method);
+            }
+            Err(file::NotFound::Range(size)) => {
+                head(&mut self.out, "416 Range Not Satisfiable", self.last);
+                let _ = write!(self.out, "Content-Range: bytes */{size}\r\n");
+                self.say("The file is shorter.\n", asked.method);
+            }
+            Err(file::NotFound::Nothing) => {
+                head(&mut self.out, "404 Not Found", self.last);
+                self.say("There is no such file.\n", asked.method);
+            }
+        }
+    }
+
+    /// A short text as the answer's body.
+    fn say(&mut self, text: &str, method: Method) {
+        let len = text.len();
+        let kind = "Content-Type: text/plain; charset=utf-8";
+        let _ = write!(self.out, "{kind}\r\nContent-Length: {len}\r\n\r\n");
+        if method == Method::Get {
+            self.out.extend_from_slice(text.as_bytes());
+        }
+        self.state = State::Sending(None);
+    }
+
+    /// Refuses what was asked; the connection ends, because where the next request would begin is
+    /// not known.
+    fn refuse(&mut self, why: request::Refused) {
+        self.last = true;
+        self.asked.clear();
+        let (status, text) = why.says();
+        head(&mut self.out, status, true);
+        if why == request::Refused::Method {
+            self.out.extend_from_slice(b"Allow: GET, HEAD\r\n");
+        }
+        self.say(text, Method::Get);
+    }
+
+    /// Sends what there is room for; `None` when all is sent.
+    fn send(&mut self, shard: &mut Shard, id: SocketId, budget: &mut usize) -> Option<Step> {
+        let now = shard.net.now;
+        while !self.out.is_empty() {
+            match shard.tcp_send(id, &self.out) {
+                Ok(n) => drop(self.out.drain(..n)),
+                Err(TcpError::WouldBlock) => return Some(Step::Idle),
+                Err(_) => return Some(Step::Close),
+            }
+            self.deadline = now.plus(STALL_TIME);
+        }
+        let State::Sending(Some(piece)) = &mut self.state else { return self.sent(shard, id) };
+        while piece.left > 0 {
+            if *budget == 0 {
+                return Some(Step::More);
+            }
+            let room = shard.tcp_send_space(id);
+            if room == 0 {
+                wait_for_room(shard, id);
+                return Some(Step::Idle);
+            }
+            match piece.send(shard, id, room) {
+                Ok(n) => *budget -= n.min(*budget),
+                Err(step) => return Some(step),
+            }
+            self.deadline = now.plus(STALL_TIME);
+        }
+        self.sent(shard, id)
+    }
+
+    /// The answer is out.
+    fn sent(&mut self, shard: &mut Shard, id: SocketId) -> Option<Step> {
+        let now = shard.net.now;
+        if self.last {
+            shard.tcp_shutdown(id);
+            self.state = State::Lingering;
+            self.deadline = now.plus(LINGER_TIME);
+        } else {
+            self.state = State::Reading;
+            let begun = !self.asked.is_empty();
+            self.deadline = now.plus(if begun { HEAD_TIME } else { IDLE_TIME });
+        }
+        None
+    }
+}
+
+impl Piece {
+    /// Reads the next piece of the file into memory that is sent as it is.
+    fn send(&mut self, shard: &mut Shard, id: SocketId, room: usize) -> Result<usize, Step> {
+        let want = self.left.min(PIECE as u64) as usize;
+        let mut chunk = shard.take_chunk(want.min(room.max(1)));
+        let read = chunk.spare_mut().map_or(Ok(0), |spare| {
+            let most = spare.len().min(want);
+            self.file.read_at(&mut spare[..most], self.at)
+        });
+        let n = match read {
+            // It was cut short, or the disk failed: a reset tells the client that this was not all.
+            Ok(0) | Err(_) => {
+                shard.give_chunk(chunk);
+                return Err(Step::Abort);
+            }
+            Ok(n) => n,
+        };
+        chunk.fill(n);
+        if let Err((chunk, e)) = shard.tcp_send_chunk(id, chunk) {
+            shard.give_chunk(chunk);
+            return Err(if e == TcpError::WouldBlock { Step::Idle } else { Step::Close });
+        }
+        self.at += n as u64;
+        self.left -= n as u64;
+        Ok(n)
+    }
+}
+
+/// Throws away what still comes, so that the client reads the answer instead of a reset.
+fn linger(shard: &mut Shard, id: SocketId) -> Option<Step> {
+    Some(match shard.tcp_readable(id) {
+        Ok(there) => {
+            shard.tcp_consume(id, there.bytes);
+            if there.fin { Step::Close } else { Step::Idle }
+        }
+        Err(TcpError::WouldBlock) => Step::Idle,
+        Err(_) => Step::Close,
+    })
+}
+
+/// Begins an answer.
+fn head(out: &mut Vec<u8>, status: &str, last: bool) {
+    let now = std::time::SystemTime::now();
+    let _ = write!(out, "HTTP/1.1 {status}\r\nServer: linerate\r\nDate: {}\r\n", file::date(now));
+    let _ = write!(out, "Connection: {}\r\n", if last { "close" } else { "keep-alive" });
+}
