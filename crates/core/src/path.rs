@@ -93,6 +93,7 @@ fn netif_receive(cx: &mut Shard, batch: &mut Batch) {
     if !cx.net.reasm_in.is_empty() {
         ip::reasm::ip_defrag(cx, batch);
     }
+    sock::lookup::look_ahead(cx, &batch.now);
     path! { batch, cx;
         { Demux: sock::lookup::ip_local_deliver, Transport: transport_rcv, SockQueue: rx::queue::sock_queue_rcv_skb }
     }

@@ -111,8 +111,8 @@ impl Shard {
             knobs,
             rng: rng.clone(),
         };
-        let udp = crate::udp::Sockets::new();
         let tcp = crate::tcp::Sockets::new(&mut rng);
+        let udp = crate::udp::Sockets::new(&mut rng);
         Shard { net, udp, tcp, ping: Default::default() }
     }
 

@@ -44,6 +44,51 @@ fn ip_no_proto(cx: &mut Shard, pkt: Pkt, v4: bool) -> Verdict {
     Verdict::Drop(pkt, if v4 { Reason::IpNoProto } else { Reason::Ip6NoProto })
 }
 
+/// From so many sockets on their tables do not fit the nearest caches.
+const MANY: usize = 4096;
+/// Packets whose memory is on its way at the same time.
+const AHEAD: usize = 32;
+
+/// Begins the look-ups of a whole batch, so that their cache misses overlap: first the tables' lines,
+/// then what stands there. Nothing is decided here.
+#[inline]
+pub(crate) fn look_ahead(cx: &Shard, batch: &[Pkt]) {
+    if cx.udp.len() >= MANY || cx.tcp.conns.len() >= MANY {
+        batch.chunks(AHEAD).for_each(|part| look_ahead_at(cx, part));
+    }
+}
+
+fn look_ahead_at(cx: &Shard, part: &[Pkt]) {
+    // Hash and local port; 0 = nothing to look ahead for.
+    let mut sought = [(0u32, 0u16); AHEAD];
+    for (seek, pkt) in sought.iter_mut().zip(part) {
+        let Some(&[s0, s1, d0, d1]) = pkt.peek::<4>() else { continue };
+        let (sport, dport) = (u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1]));
+        let hash = match pkt.ip_proto {
+            IPPROTO_UDP => cx.udp.prefetch_table(pkt.dst, dport, pkt.src, sport),
+            IPPROTO_TCP => cx.tcp.prefetch_table(pkt.dst, dport, pkt.src, sport),
+            _ => continue,
+        };
+        *seek = (hash, dport);
+    }
+    let mut conns = [u32::MAX; AHEAD];
+    for (((hash, port), pkt), conn) in sought.iter().zip(part).zip(&mut conns) {
+        match pkt.ip_proto {
+            _ if *hash == 0 => {}
+            IPPROTO_UDP => cx.udp.prefetch_sock(*hash, *port),
+            IPPROTO_TCP => *conn = cx.tcp.prefetch_slot(*hash),
+            _ => {}
+        }
+    }
+    conns.iter().filter(|at| **at != u32::MAX).for_each(|at| cx.tcp.prefetch_conn(*at));
+}
+
+/// A number below `n`, from a hash: all of them alike often (`reciprocal_scale`).
+#[inline]
+pub(crate) fn reciprocal_scale(hash: u32, n: usize) -> usize {
+    ((hash as u64 * n as u64) >> 32) as usize
+}
+
 /// The words of an address pair and a port pair for a keyed hash.
 #[inline]
 pub(crate) fn hash_tuple(

@@ -1,12 +1,20 @@
 //! Sockets: their names, what they report, and where Demux looks for them.
 
+mod ehash;
 pub mod error;
 pub mod lookup;
 mod ready;
 mod slab;
 
+pub(crate) use ehash::Ehash;
 pub use ready::{Event, Events, Ready};
 pub use slab::Slab;
+
+/// Says which member of a group of sockets that share a port (SO_REUSEPORT) gets what came, by its
+/// place in the order in which they were bound; a number that is too large leaves it to the flow's
+/// hash. The packet begins at its transport header for UDP; its ends are `src`, `dst`, `sport` and
+/// `dport` (SO_ATTACH_REUSEPORT_EBPF).
+pub type ReuseProg = Box<dyn FnMut(&crate::pkt::Skb) -> usize + Send>;
 
 /// What kind of socket it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,6 +40,28 @@ pub struct SocketId {
     pub index: u32,
     /// Which of the sockets that had this place.
     pub generation: u32,
+}
+
+impl crate::shard::Shard {
+    /// Lets `prog` choose among the sockets that share address and port with this one, itself
+    /// included (SO_ATTACH_REUSEPORT_EBPF). False if the socket was not opened with `reuseport`, is
+    /// connected or gone.
+    pub fn reuseport_attach_prog(&mut self, id: SocketId, prog: ReuseProg) -> bool {
+        self.reuseport_prog(id, Some(prog))
+    }
+    /// Lets the flow choose again (SO_DETACH_REUSEPORT_BPF).
+    pub fn reuseport_detach_prog(&mut self, id: SocketId) -> bool {
+        self.reuseport_prog(id, None)
+    }
+    fn reuseport_prog(&mut self, id: SocketId, prog: Option<ReuseProg>) -> bool {
+        match id.kind {
+            SockKind::Udp if self.udp.slab.get(id.index, id.generation).is_some() => {
+                self.udp.attach(id.index, prog)
+            }
+            SockKind::Listen => self.listen_attach(id, prog),
+            _ => false,
+        }
+    }
 }
 
 impl crate::shard::Net {

@@ -64,6 +64,15 @@ impl<T> Slab<T> {
     pub fn generation(&self, index: u32) -> u32 {
         self.slots.get(index as usize).map_or(0, |s| s.generation)
     }
+    /// Asks the processor for the entry at `index`, for one of up to two cache lines.
+    #[inline]
+    pub(crate) fn prefetch(&self, index: u32) {
+        for at in [index as usize, index as usize + 1] {
+            if let Some(slot) = self.slots.get(at) {
+                linerate_arch::prefetch_read(slot);
+            }
+        }
+    }
     /// Takes the entry out; its name is never valid again.
     pub fn remove(&mut self, index: u32) -> Option<T> {
         let slot = self.slots.get_mut(index as usize)?;

@@ -35,6 +35,9 @@ pub struct Listen {
     pub backlog: u32,
     /// A SYN waits for [`Shard::syn_accept`] or [`Shard::syn_refuse`] before it is answered.
     pub hold_syn: bool,
+    /// Others may listen on the same address and port, if they all say so (SO_REUSEPORT): connections
+    /// are spread over them by flow, or as a program says ([`Shard::reuseport_attach_prog`]).
+    pub reuseport: bool,
     /// Bytes of receive buffer of its connections; 0 = `net.ipv4.tcp_rmem[1]`, growing.
     pub rcvbuf: usize,
     /// A number of the application's own, told with each event.
@@ -146,7 +149,7 @@ impl Shard {
             (0, false) => self.tcp_free_port(listen.addr)?,
             (port, false) => port,
         };
-        if self.tcp.listen.taken(&self.tcp.listeners, listen.addr, port) {
+        if self.tcp.listen.taken(&self.tcp.listeners, listen.addr, port, listen.reuseport) {
             return Err(BindError::AddrInUse);
         }
         let none = SocketId { kind: SockKind::Listen, index: 0, generation: 0 };
@@ -156,6 +159,7 @@ impl Shard {
             port,
             backlog: listen.backlog,
             hold_syn: listen.hold_syn,
+            reuseport: listen.reuseport,
             rcvbuf: listen.rcvbuf,
             user: listen.user,
             pending: Ready::default(),
@@ -523,7 +527,7 @@ impl Shard {
         let start = self.net.rng.below(span);
         let ports = (0..span).map(|i| low + ((start + i) % span) as u16);
         let tcp = &self.tcp;
-        let mut free = ports.filter(|p| !tcp.listen.taken(&tcp.listeners, addr, *p));
+        let mut free = ports.filter(|p| !tcp.listen.taken(&tcp.listeners, addr, *p, false));
         free.next().ok_or(BindError::NoPort)
     }
 
@@ -555,7 +559,7 @@ impl Shard {
             self.tcp.port_counter = self.tcp.port_counter.wrapping_add(1);
             let at = offset.wrapping_add(self.tcp.port_counter) % span;
             tuple.lport = low + at as u16;
-            if self.tcp.listen.taken(&self.tcp.listeners, Some(local), tuple.lport) {
+            if self.tcp.listen.taken(&self.tcp.listeners, Some(local), tuple.lport, false) {
                 continue;
             }
             let hash = self.tcp.demux.hash(&tuple);

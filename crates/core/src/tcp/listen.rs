@@ -22,11 +22,11 @@ use super::output::{
     unicast, way_to,
 };
 use super::{Sockets, State, TCP_TIMEOUT_INIT_US, Tcb, Tuple};
-use crate::pkt::{Pkt, Verdict};
+use crate::pkt::{Pkt, Skb, Verdict};
 use crate::rand::{Keyed, KeyedMap};
 use crate::seq::Seq;
 use crate::shard::{Net, Shard};
-use crate::sock::{Ready, Slab, SockKind, SocketId};
+use crate::sock::{Ready, ReuseProg, Slab, SockKind, SocketId, lookup};
 use crate::table::{Reason, count::id};
 use crate::time::{Instant, SEC};
 use crate::wire::TcpOptions;
@@ -45,6 +45,8 @@ pub(crate) struct Listener {
     pub port: u16,
     pub backlog: u32,
     pub hold_syn: bool,
+    /// It may share address and port with others (SO_REUSEPORT).
+    pub reuseport: bool,
     pub rcvbuf: usize,
     pub user: u64,
     pub pending: Ready,
@@ -83,11 +85,17 @@ pub(crate) struct Ports {
     /// How many SYNs to one destination are held.
     held_to: KeyedMap<(IpAddr, u16), u32>,
     held: u32,
+    /// Programs of listeners that share address and port.
+    progs: KeyedMap<(Option<IpAddr>, u16), ReuseProg>,
+    /// Chooses among those.
+    select: Keyed,
 }
 
 impl Ports {
-    pub fn new(ports: Keyed, held: Keyed) -> Ports {
+    pub fn new(ports: Keyed, held: Keyed, select: Keyed) -> Ports {
         Ports {
+            progs: KeyedMap::with_hasher(select),
+            select,
             by_port: KeyedMap::with_hasher(ports),
             any: Vec::new(),
             held_to: KeyedMap::with_hasher(held),
@@ -101,12 +109,41 @@ impl Ports {
         let on_port = self.by_port.get(&port).map_or(&[][..], Vec::as_slice);
         best(all, on_port, addr).or_else(|| best(all, &self.any, addr))
     }
-    /// Whether a listener with an overlapping address has the port.
-    pub fn taken(&self, all: &Slab<Listener>, addr: Option<IpAddr>, port: u16) -> bool {
+    /// The listener that gets this SYN, where `found` shares its address and port with others
+    /// (`reuseport_select_sock`): the one that their program says, or, if it says none that exists or
+    /// there is none, by a hash of both ends.
+    fn choose(&mut self, all: &Slab<Listener>, found: u32, tuple: &Tuple, skb: &Skb) -> u32 {
+        let Some((addr, port)) = all.at(found).filter(|l| l.reuseport).map(|l| (l.addr, l.port))
+        else {
+            return found;
+        };
+        let list = if port == 0 { Some(&self.any) } else { self.by_port.get(&port) };
+        let list = list.map_or(&[][..], Vec::as_slice);
+        let members =
+            || list.iter().copied().filter(|i| all.at(*i).is_some_and(|l| l.addr == addr));
+        let said = self.progs.get_mut(&(addr, port)).map(|prog| prog(skb));
+        if let Some(at) = said.and_then(|i| members().nth(i)) {
+            return at;
+        }
+        let ports = (tuple.lport, tuple.rport);
+        let hash = lookup::hash_tuple(&self.select, tuple.local, tuple.remote, ports);
+        let i = lookup::reciprocal_scale(hash, members().count());
+        members().nth(i).unwrap_or(found)
+    }
+    /// Whether a listener with an overlapping address has the port and does not `share` it.
+    pub fn taken(
+        &self,
+        all: &Slab<Listener>,
+        addr: Option<IpAddr>,
+        port: u16,
+        share: bool,
+    ) -> bool {
         let same = if port == 0 { Some(&self.any) } else { self.by_port.get(&port) };
         let clash = |i: &u32| {
-            let other = all.at(*i).and_then(|l| l.addr);
-            all.at(*i).is_some() && (addr.is_none() || other.is_none() || addr == other)
+            all.at(*i).is_some_and(|l| {
+                let overlap = addr.is_none() || l.addr.is_none() || addr == l.addr;
+                overlap && !(share && l.reuseport)
+            })
         };
         same.is_some_and(|list| list.iter().any(clash))
     }
@@ -114,7 +151,14 @@ impl Ports {
         let list = if port == 0 { &mut self.any } else { self.by_port.entry(port).or_default() };
         list.push(index);
     }
-    pub fn remove(&mut self, index: u32, port: u16) {
+    pub fn remove(&mut self, all: &Slab<Listener>, index: u32, port: u16) {
+        if let Some(addr) = all.at(index).filter(|l| l.reuseport).map(|l| l.addr) {
+            let list = if port == 0 { Some(&self.any) } else { self.by_port.get(&port) };
+            let same = |i: &&u32| all.at(**i).is_some_and(|l| l.addr == addr);
+            if list.is_none_or(|list| list.iter().filter(same).count() <= 1) {
+                self.progs.remove(&(addr, port));
+            }
+        }
         if port == 0 {
             self.any.retain(|i| *i != index);
         } else if let Some(list) = self.by_port.get_mut(&port) {
@@ -153,6 +197,20 @@ fn best(all: &Slab<Listener>, list: &[u32], addr: IpAddr) -> Option<u32> {
 }
 
 impl Shard {
+    /// Gives the listener's group a program, or takes it away; false if it shares with nobody.
+    pub(crate) fn listen_attach(&mut self, id: SocketId, prog: Option<ReuseProg>) -> bool {
+        let Some((addr, port)) =
+            self.tcp.listener(id).filter(|l| l.reuseport).map(|l| (l.addr, l.port))
+        else {
+            return false;
+        };
+        match prog {
+            Some(prog) => self.tcp.listen.progs.insert((addr, port), prog),
+            None => self.tcp.listen.progs.remove(&(addr, port)),
+        };
+        true
+    }
+
     /// A segment that belongs to no connection: to the listener, if there is one (RFC 9293
     /// §3.10.7.1, §3.10.7.2). `iss` is given where the number to begin with is bound to an older
     /// connection.
@@ -164,8 +222,9 @@ impl Shard {
         pkt: Pkt,
         iss: Option<Seq>,
     ) -> Verdict {
-        let found = self.tcp.listen.find(&self.tcp.listeners, tuple.local, tuple.lport);
-        let Some(listener) = found else {
+        let Sockets { listen, listeners, .. } = &mut self.tcp;
+        let found = listen.find(listeners, tuple.local, tuple.lport);
+        let Some(found) = found else {
             tcp_v4_send_reset(&mut self.net, tuple, seg);
             return Verdict::Drop(pkt, Reason::NoSocket);
         };
@@ -179,6 +238,8 @@ impl Shard {
         if !seg.flags.syn() || seg.flags.fin() || !unicast(tuple.local) || !unicast(tuple.remote) {
             return Verdict::Drop(pkt, Reason::TcpFlags);
         }
+        let Sockets { listen, listeners, .. } = &mut self.tcp;
+        let listener = listen.choose(listeners, found, tuple, &pkt);
         self.tcp_conn_request(listener, tuple, hash, seg, pkt, iss)
     }
 
@@ -568,7 +629,8 @@ impl Shard {
     /// Closes a listener: what was not accepted is reset (`inet_csk_listen_stop`).
     pub(crate) fn listen_stop(&mut self, id: SocketId) {
         let Some(port) = self.tcp.listener(id).map(|l| l.port) else { return };
-        self.tcp.listen.remove(id.index, port);
+        let Sockets { listen, listeners, .. } = &mut self.tcp;
+        listen.remove(listeners, id.index, port);
         let all = self.tcp.reqs.iter();
         let reqs: Vec<u32> = all.filter(|(_, _, r)| r.listener == id).map(|(i, _, _)| i).collect();
         for index in reqs {

@@ -51,13 +51,16 @@ pub struct Sockets {
 impl Sockets {
     /// No sockets; the keys of all tables and sequence numbers come from `rng`.
     pub fn new(rng: &mut Rng) -> Sockets {
+        // The key of the look-up table, too: that uses the lower bits of its hashes, the choice among
+        // listeners the upper ones.
+        let select = rng.clone().keyed();
         Sockets {
             demux: Demux::new(rng.keyed()),
             conns: Slab::default(),
             listeners: Slab::default(),
             reqs: Slab::default(),
             tws: Slab::default(),
-            listen: listen::Ports::new(rng.keyed(), rng.keyed()),
+            listen: listen::Ports::new(rng.keyed(), rng.keyed(), select),
             conn_timers: Wheel::default(),
             req_timers: Wheel::default(),
             tw_timers: Wheel::default(),
@@ -90,6 +93,44 @@ impl Sockets {
             Ref::Req(i) => self.reqs.at(i).is_some_and(|r| r.tuple == *tuple),
             Ref::Tw(i) => self.tws.at(i).is_some_and(|t| t.tuple == *tuple),
         })
+    }
+
+    /// The hash of two ends, and the table's line for it on the way into the cache.
+    #[inline]
+    pub(crate) fn prefetch_table(
+        &self,
+        local: IpAddr,
+        lport: u16,
+        remote: IpAddr,
+        rport: u16,
+    ) -> u32 {
+        let hash = self.demux.hash(&Tuple { local, remote, lport, rport });
+        self.demux.prefetch(hash);
+        hash
+    }
+    /// The connection that stands there, `u32::MAX` if none does; its place in the list is on the
+    /// way into the cache.
+    #[inline]
+    pub(crate) fn prefetch_slot(&self, hash: u32) -> u32 {
+        match self.demux.find(hash, |_| true) {
+            Some(Ref::Conn(at)) => {
+                self.conns.prefetch(at);
+                at
+            }
+            _ => u32::MAX,
+        }
+    }
+    /// What every segment touches of the connection.
+    #[inline]
+    pub(crate) fn prefetch_conn(&self, at: u32) {
+        use linerate_arch::prefetch_read;
+        let Some(tp) = self.conns.at(at) else { return };
+        prefetch_read(&tp.rcv_nxt);
+        prefetch_read(&tp.tuple);
+        prefetch_read(&tp.rcvq);
+        prefetch_read(&tp.sndq);
+        prefetch_read(&tp.rtx_at);
+        prefetch_read(&tp.state);
     }
 
     /// A keyed hash of 64 bits that an outsider can not predict (SipHash with a secret prefix).

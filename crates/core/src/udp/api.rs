@@ -27,6 +27,9 @@ pub struct UdpBind {
     /// Bytes of receive buffer, true size; 0 = `net.core.rmem_default`. Not limited by
     /// `rmem_max`, as with SO_RCVBUFFORCE: the application is the owner of the stack.
     pub rcvbuf: usize,
+    /// Others may be bound to the same address and port, if they all say so (SO_REUSEPORT): what comes
+    /// is spread over them by flow, or as a program says ([`Shard::reuseport_attach_prog`]).
+    pub reuseport: bool,
     /// A number of the application's own, told with each event.
     pub user: u64,
 }
@@ -92,7 +95,7 @@ impl Shard {
             (0, false) => self.udp_free_port(bind.addr)?,
             (port, false) => port,
         };
-        if self.udp.taken(bind.addr, port) {
+        if self.udp.taken(bind.addr, port, bind.reuseport) {
             return Err(BindError::AddrInUse);
         }
         let rcvbuf = match bind.rcvbuf {
@@ -101,17 +104,16 @@ impl Shard {
         };
         let (index, generation) = self.udp.slab.insert(UdpSock {
             id: SocketId { kind: SockKind::Udp, index: 0, generation: 0 },
-            local: bind.addr,
             port,
+            pending: Ready::default(),
+            reuseport: bind.reuseport && port != 0,
+            local: bind.addr,
             remote: None,
-            queue: Default::default(),
+            first: None,
             rmem: 0,
             rcvbuf,
-            drops: 0,
-            errors: Default::default(),
-            pending: Ready::default(),
             user: bind.user,
-            next: 0,
+            rare: None,
         });
         let id = SocketId { kind: SockKind::Udp, index, generation };
         if let Some(sock) = self.udp.slab.at_mut(index) {
@@ -126,7 +128,7 @@ impl Shard {
         let span = (high - low) as u64 + 1;
         let start = self.net.rng.below(span);
         let ports = (0..span).map(|i| low + ((start + i) % span) as u16);
-        let mut free = ports.filter(|p| !self.udp.taken(addr, *p));
+        let mut free = ports.filter(|p| !self.udp.taken(addr, *p, false));
         free.next().ok_or(BindError::NoPort)
     }
 
@@ -135,9 +137,12 @@ impl Shard {
     /// # Errors
     /// [`BindError::AddrNotAvailable`] if the socket is gone.
     pub fn udp_connect(&mut self, id: SocketId, remote: SocketAddr) -> Result<(), BindError> {
-        let sock = self.udp.slab.get_mut(id.index, id.generation);
-        let sock = sock.ok_or(BindError::AddrNotAvailable)?;
-        sock.remote = Some((remote.ip(), remote.port()));
+        self.udp.slab.get(id.index, id.generation).ok_or(BindError::AddrNotAvailable)?;
+        self.udp.unhash(id.index);
+        if let Some(sock) = self.udp.slab.at_mut(id.index) {
+            sock.remote = Some((remote.ip(), remote.port()));
+        }
+        self.udp.hash(id.index);
         Ok(())
     }
 
@@ -153,7 +158,7 @@ impl Shard {
     /// The next datagram, if one waits; give it back by [`Shard::udp_done`].
     pub fn udp_recv(&mut self, id: SocketId) -> Option<Datagram> {
         let sock = self.udp.slab.get_mut(id.index, id.generation)?;
-        let Some(pkt) = sock.queue.pop_front() else {
+        let Some(pkt) = sock.pop() else {
             sock.pending.0 &= !Ready::IN.0;
             return None;
         };
@@ -187,7 +192,7 @@ impl Shard {
         self.udp.unhash(id.index);
         let Some(mut sock) = self.udp.slab.remove(id.index) else { return };
         self.udp.mem -= sock.rmem;
-        for pkt in sock.queue.drain(..) {
+        while let Some(pkt) = sock.pop() {
             self.net.counts.flow(Stage::SockQueue).release(1);
             self.net.kfree_skb_reason(Stage::SockQueue, pkt, Reason::SocketClosed);
         }

@@ -20,13 +20,14 @@ pub(crate) fn udp_err(
     remote: SocketAddr,
     kind: ErrKind,
 ) -> bool {
-    let found = cx.udp.lookup(&local.ip(), local.port(), &remote.ip(), remote.port());
+    let found = cx.udp.lookup(&local.ip(), local.port(), &remote.ip(), remote.port(), None);
     let found = found.map(|sock| sock.id);
     let Some(sock) = found.and_then(|id| cx.udp.slab.get_mut(id.index, id.generation)) else {
         return false;
     };
-    if sock.errors.len() < ERRORS_MAX {
-        sock.errors.push_back((remote, kind));
+    let errors = &mut sock.rare().errors;
+    if errors.len() < ERRORS_MAX {
+        errors.push_back((remote, kind));
     }
     cx.net.events.raise(sock.id, sock.user, &mut sock.pending, Ready::ERR);
     true
@@ -37,7 +38,7 @@ impl Shard {
     /// (MSG_ERRQUEUE). `None` when there is none left; then the socket is no longer in error.
     pub fn udp_take_error(&mut self, id: SocketId) -> Option<(SocketAddr, ErrKind)> {
         let sock = self.udp.slab.get_mut(id.index, id.generation)?;
-        let error = sock.errors.pop_front();
+        let error = sock.rare.as_mut().and_then(|r| r.errors.pop_front());
         if error.is_none() {
             sock.pending.0 &= !Ready::ERR.0;
         }

@@ -7,9 +7,6 @@
 //! drops:  UdpHdr, Udp6Hdr, UdpNoPort, Udp6NoPort, UdpCsum, Udp6Csum, SocketRcvbuff, Socket6Rcvbuff,
 //!         ProtoMem, SocketClosed
 
-use std::net::IpAddr;
-
-use super::{Sockets, UdpSock};
 use crate::pkt::{Csum, Pkt, Verdict};
 use crate::shard::Shard;
 use crate::sock::{Ready, SocketId};
@@ -36,7 +33,7 @@ pub(crate) fn udp_lookup(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
     }
     pkt.sport = hdr.src_port;
     pkt.dport = hdr.dst_port;
-    match cx.udp.lookup(&pkt.dst, hdr.dst_port, &pkt.src, hdr.src_port) {
+    match cx.udp.lookup(&pkt.dst, hdr.dst_port, &pkt.src, hdr.src_port, Some(&pkt)) {
         Some(sock) => {
             pkt.sock = Some(sock.id);
             if v4 && hdr.csum == 0 && pkt.csum == Csum::None {
@@ -81,124 +78,18 @@ pub(crate) fn udp_queue_rcv_skb(cx: &mut Shard, id: SocketId, pkt: Pkt) -> Verdi
     };
     let size = pkt.truesize();
     if sock.rmem + size > sock.rcvbuf {
-        sock.drops += 1;
+        sock.rare().drops += 1;
         let v4 = pkt.src.is_ipv4();
         return Verdict::Drop(pkt, if v4 { Reason::SocketRcvbuff } else { Reason::Socket6Rcvbuff });
     }
     if (cx.udp.mem + size) as u64 > cx.net.knobs.udp_mem[2].saturating_mul(4096) {
-        sock.drops += 1;
+        sock.rare().drops += 1;
         return Verdict::Drop(pkt, Reason::ProtoMem);
     }
     sock.rmem += size;
     cx.udp.mem += size;
-    sock.queue.push_back(pkt);
+    sock.push(pkt);
     cx.net.events.raise(sock.id, sock.user, &mut sock.pending, Ready::IN);
     cx.net.counts.flow(Stage::SockQueue).hold(1);
     Verdict::Held
-}
-
-impl Sockets {
-    /// The socket that wants a datagram most: a connected one before one bound to the address,
-    /// before one bound to all addresses, before one that takes every port (`compute_score`).
-    #[inline(always)]
-    pub(crate) fn lookup(
-        &self,
-        local: &IpAddr,
-        port: u16,
-        remote: &IpAddr,
-        rport: u16,
-    ) -> Option<&UdpSock> {
-        // The usual port has one socket, and that one is not connected.
-        let head = self.ports[port as usize];
-        if let Some(sock) = self.slab.at(head.wrapping_sub(1))
-            && sock.next == 0
-            && sock.remote.is_none()
-            && sock.local.as_ref().is_none_or(|a| a == local)
-        {
-            return Some(sock);
-        }
-        self.lookup_slow(*local, port, *remote, rport)
-    }
-
-    #[inline(never)]
-    fn lookup_slow(
-        &self,
-        local: IpAddr,
-        port: u16,
-        remote: IpAddr,
-        rport: u16,
-    ) -> Option<&UdpSock> {
-        let best = self.best_on(port, local, remote, rport);
-        best.or_else(|| self.best_on(0, local, remote, rport))
-    }
-
-    fn best_on(&self, port: u16, local: IpAddr, remote: IpAddr, rport: u16) -> Option<&UdpSock> {
-        let mut at = self.ports[port as usize];
-        let mut best: Option<(u8, &UdpSock)> = None;
-        while at != 0 {
-            let sock = self.slab.at(at - 1)?;
-            at = sock.next;
-            if let Some(score) = score(sock, local, remote, rport)
-                && best.is_none_or(|(s, _)| score > s)
-            {
-                best = Some((score, sock));
-            }
-        }
-        best.map(|(_, sock)| sock)
-    }
-
-    pub(super) fn hash(&mut self, index: u32) {
-        let Some(sock) = self.slab.at_mut(index) else { return };
-        let head = &mut self.ports[sock.port as usize];
-        sock.next = *head;
-        *head = index + 1;
-    }
-
-    pub(super) fn unhash(&mut self, index: u32) {
-        let Some((port, next)) = self.slab.at(index).map(|s| (s.port, s.next)) else { return };
-        if self.ports[port as usize] == index + 1 {
-            self.ports[port as usize] = next;
-            return;
-        }
-        let mut at = self.ports[port as usize];
-        while at != 0 {
-            let Some(sock) = self.slab.at_mut(at - 1) else { return };
-            if sock.next == index + 1 {
-                sock.next = next;
-                return;
-            }
-            at = sock.next;
-        }
-    }
-
-    /// Whether a socket is bound to this port and address, or to one that includes it.
-    pub(super) fn taken(&self, local: Option<IpAddr>, port: u16) -> bool {
-        let mut at = self.ports[port as usize];
-        while at != 0 {
-            let Some(sock) = self.slab.at(at - 1) else { return false };
-            let clash = match (sock.local, local) {
-                (Some(a), Some(b)) => a == b,
-                _ => true,
-            };
-            if clash && sock.remote.is_none() {
-                return true;
-            }
-            at = sock.next;
-        }
-        false
-    }
-}
-
-#[inline]
-fn score(sock: &UdpSock, local: IpAddr, remote: IpAddr, rport: u16) -> Option<u8> {
-    let addr = match sock.local {
-        Some(a) if a == local => 1,
-        Some(_) => return None,
-        None => 0,
-    };
-    match sock.remote {
-        Some(peer) if peer == (remote, rport) => Some(addr + 2),
-        Some(_) => None,
-        None => Some(addr),
-    }
 }

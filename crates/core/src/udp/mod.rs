@@ -4,67 +4,53 @@ pub mod api;
 pub mod err;
 pub mod input;
 pub mod output;
+mod table;
+
+pub use table::Sockets;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::pkt::Pkt;
-use crate::sock::{Ready, Slab, SocketId};
+use crate::sock::{Ready, SocketId};
 
-/// A UDP socket (Linux: `struct udp_sock`).
+/// A UDP socket (Linux: `struct udp_sock`). What is seldom needed lies elsewhere: a million sockets
+/// are looked at in random order, and each cache line of them costs.
 pub struct UdpSock {
     pub(crate) id: SocketId,
-    /// The address it is bound to; `None` = all.
-    pub(crate) local: Option<IpAddr>,
     /// The port it is bound to; 0 = all that nobody else has bound.
     pub(crate) port: u16,
+    pub(crate) pending: Ready,
+    /// It may share address and port with others (SO_REUSEPORT).
+    pub(crate) reuseport: bool,
+    /// The address it is bound to; `None` = all.
+    pub(crate) local: Option<IpAddr>,
     /// The only peer that it hears, if it is connected.
     pub(crate) remote: Option<(IpAddr, u16)>,
-    /// Received, not yet read.
-    pub(crate) queue: VecDeque<Pkt>,
+    /// Received, not yet read: the first. The others follow in [`Rare::queue`].
+    first: Option<Pkt>,
     /// Memory of what is queued (`sk_rmem_alloc`).
     pub(crate) rmem: usize,
     /// Limit of `rmem` (`sk_rcvbuf`).
     pub(crate) rcvbuf: usize,
+    pub(crate) user: u64,
+    rare: Option<Box<Rare>>,
+}
+
+const _: () = assert!(size_of::<UdpSock>() <= 104, "a socket lies in two cache lines");
+
+/// What many sockets never need.
+#[derive(Default)]
+pub(crate) struct Rare {
+    /// Received, not yet read, after the first.
+    queue: VecDeque<Pkt>,
     /// Datagrams dropped at this socket (`sk_drops`).
     pub(crate) drops: u64,
     /// What ICMP said of datagrams that it sent.
     pub(crate) errors: VecDeque<(SocketAddr, crate::tcp::icmp::ErrKind)>,
-    pub(crate) pending: Ready,
-    pub(crate) user: u64,
-    /// The next socket on the same port, as `index + 1`; 0 = none.
-    next: u32,
-}
-
-/// All UDP sockets of a shard.
-pub struct Sockets {
-    pub(crate) slab: Slab<UdpSock>,
-    /// The first socket of each port as `index + 1`; port 0 holds the sockets that take every port.
-    ports: Vec<u32>,
-    /// Memory of all queues together, against `udp_mem`.
-    pub(crate) mem: usize,
-}
-
-impl Sockets {
-    pub(crate) fn new() -> Sockets {
-        Sockets { slab: Slab::default(), ports: vec![0; 65536], mem: 0 }
-    }
-    /// Every socket, in order of its index.
-    pub fn iter(&self) -> impl Iterator<Item = &UdpSock> {
-        self.slab.iter().map(|(_, _, s)| s)
-    }
-    /// How many sockets there are.
-    pub fn len(&self) -> usize {
-        self.slab.len()
-    }
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.slab.is_empty()
-    }
-    /// Bytes of memory that all queues hold.
-    pub fn mem(&self) -> usize {
-        self.mem
-    }
+    /// Microseconds that a reader that found nothing looks at the devices; `None` = as the knob says
+    /// (SO_BUSY_POLL).
+    pub(crate) busy_poll: Option<u32>,
 }
 
 impl UdpSock {
@@ -82,7 +68,27 @@ impl UdpSock {
     }
     /// Datagrams dropped at this socket.
     pub fn drops(&self) -> u64 {
-        self.drops
+        self.rare.as_ref().map_or(0, |r| r.drops)
+    }
+    pub(crate) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+    /// Adds a datagram that waits to be read.
+    #[inline]
+    fn push(&mut self, pkt: Pkt) {
+        match &self.first {
+            None => self.first = Some(pkt),
+            Some(_) => self.rare().queue.push_back(pkt),
+        }
+    }
+    /// Takes the datagram that waits longest.
+    #[inline]
+    fn pop(&mut self) -> Option<Pkt> {
+        let pkt = self.first.take()?;
+        if let Some(rare) = &mut self.rare {
+            self.first = rare.queue.pop_front();
+        }
+        Some(pkt)
     }
 }
 
