@@ -120,6 +120,7 @@ impl Shard {
     pub fn add_iface(&mut self, iface: Iface) -> u8 {
         assert!(self.net.ifaces.len() < 255, "a shard has at most 255 devices");
         self.net.ifaces.push(iface);
+        self.net.fib.forget();
         self.net.ifaces.len() as u8 - 1
     }
 

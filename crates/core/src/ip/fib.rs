@@ -358,8 +358,8 @@ impl Fib {
             IpAddr::V6(a) => self.v6[table].get(a.to_bits(), len),
         }
     }
-    /// Empties the cache: the routes are about to change.
-    fn forget(&mut self) {
+    /// Empties the caches: the routes, or the devices that they lead to, are about to change.
+    pub(crate) fn forget(&mut self) {
         self.cache4 = Default::default();
         self.cache6 = Default::default();
         self.known = Default::default();

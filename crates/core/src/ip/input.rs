@@ -57,11 +57,11 @@ fn ip_rcv_odd(net: &mut Net, mut pkt: Pkt) -> Verdict {
 /// What the header says, once it was read; `sound` = its checksum is right.
 #[inline(always)]
 fn ip_rcv_hdr(net: &mut Net, mut pkt: Pkt, hdr: &Ipv4Hdr, sound: bool) -> Verdict {
+    let len = pkt.len();
     net.counts.inc_by(ecn4(hdr.tos), pkt.segs());
     if !sound {
         return Verdict::Drop(pkt, Reason::IpCsum);
     }
-    let len = pkt.len();
     let total = hdr.total_len as usize;
     if len != total {
         // What follows the packet is padding; a super-packet has none, so that its length lies.

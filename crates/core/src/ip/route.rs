@@ -25,11 +25,9 @@ pub fn ip_route_input(cx: &mut Shard, pkt: Pkt) -> Verdict {
     let net = &mut cx.net;
     match (pkt.src, pkt.dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            let iface = net.ifaces.get(pkt.dev as usize);
-            let looped = iface.is_none_or(|i| i.l2 == L2::Loopback);
-            // What the long way decides by, beside both addresses: a change of routes makes the
-            // table forget, all else is in here.
-            let way = 1 | (looped as u64) << 1 | (pkt.dev as u64) << 8 | net.knobs.rp_filter << 16;
+            // What the long way decides by, beside both addresses: a change of routes or devices
+            // makes the table forget, all else is in here.
+            let way = 1 | (pkt.dev as u64) << 8 | net.knobs.rp_filter << 16;
             if net.fib.known_local(src, dst, way) {
                 return local(net, pkt);
             }

@@ -19,11 +19,12 @@ pub fn netif_receive_skb(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
     if let Some(iface) = net.ifaces.get(pkt.dev as usize)
         && iface.l2 == L2::Ethernet
     {
-        if !pkt.may_pull(EthHdr::LEN) {
+        let Some(header) = pkt.pull_chunk::<{ EthHdr::LEN }>() else {
+            return eth_in_frags(cx, pkt);
+        };
+        let Ok(eth) = EthHdr::parse(&header) else {
             return Verdict::Drop(pkt, Reason::LinkTruncated);
-        }
-        let eth = pkt.peek::<{ EthHdr::LEN }>().and_then(|h| EthHdr::parse(h).ok());
-        let Some(eth) = eth else { return Verdict::Drop(pkt, Reason::LinkTruncated) };
+        };
         pkt.l2_multicast = eth.dst.is_multicast();
         if pkt.l2_multicast {
             if !eth.dst.is_broadcast() {
@@ -32,12 +33,12 @@ pub fn netif_receive_skb(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
         } else if eth.dst != iface.mac && !net.knobs.promisc {
             return Verdict::Drop(pkt, Reason::OtherHost);
         }
-        let pulled = pkt.pull(EthHdr::LEN);
-        debug_assert!(pulled, "the header was parsed, so it lies in the head");
-        if eth.is_vlan() {
-            return vlan_do_receive(net, pkt);
-        }
-        return eth_type_trans(net, pkt, eth.ethertype);
+        pkt.network = pkt.data_offset();
+        pkt.proto = eth.ethertype;
+        return match eth.ethertype {
+            ETH_P_IP => Verdict::Pass(pkt),
+            _ => eth_type_other(net, pkt, eth),
+        };
     }
     // Bare IP. A packet that loops back has no device if there is no loopback device.
     pkt.network = pkt.data_offset();
@@ -64,8 +65,26 @@ fn no_version(mut pkt: Pkt) -> Verdict {
     Verdict::Pass(pkt)
 }
 
+/// A header that does not lie in the head, or not all of it.
+#[cold]
+#[inline(never)]
+fn eth_in_frags(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
+    if !pkt.may_pull(EthHdr::LEN) {
+        return Verdict::Drop(pkt, Reason::LinkTruncated);
+    }
+    netif_receive_skb(cx, pkt)
+}
+
+/// Everything but untagged IPv4.
+#[inline(never)]
+fn eth_type_other(net: &mut Net, pkt: Pkt, eth: EthHdr) -> Verdict {
+    if eth.is_vlan() {
+        return vlan_do_receive(net, pkt);
+    }
+    eth_type_trans(net, pkt, eth.ethertype)
+}
+
 /// The link header is off: what follows it decides who takes the packet.
-#[inline(always)]
 fn eth_type_trans(net: &mut Net, mut pkt: Pkt, ethertype: u16) -> Verdict {
     pkt.network = pkt.data_offset();
     pkt.proto = ethertype;
@@ -77,7 +96,6 @@ fn eth_type_trans(net: &mut Net, mut pkt: Pkt, ethertype: u16) -> Verdict {
 }
 
 /// A frame with tags.
-#[inline(never)]
 fn vlan_do_receive(net: &mut Net, mut pkt: Pkt) -> Verdict {
     let iface = net.ifaces.get(pkt.dev as usize);
     match iface.ok_or(Reason::VlanUnknown).and_then(|iface| vlan_untag(iface, &mut pkt)) {

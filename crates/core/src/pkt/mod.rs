@@ -342,6 +342,14 @@ impl Skb {
         }
         fits
     }
+    /// Takes the first `N` bytes off the front and returns them; `None`, and nothing changes, if
+    /// the head is shorter.
+    #[inline(always)]
+    pub fn pull_chunk<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let chunk = *self.peek::<N>()?;
+        self.data += N as u32;
+        Some(chunk)
+    }
     /// Puts `n` bytes, to be written, before the others (`skb_push`).
     ///
     /// # Panics
