@@ -48,6 +48,9 @@ pub struct Config {
     pub uso: bool,
     /// More queues may be opened with [`Tun::open_queue`].
     pub multi_queue: bool,
+    /// The kernel takes what we write in a NAPI poll of its own, and may merge it there
+    /// (`IFF_NAPI`): dearer for each packet, cheaper for streams of small ones.
+    pub napi: bool,
 }
 
 impl Config {
@@ -63,6 +66,7 @@ impl Config {
             tso: true,
             uso: true,
             multi_queue: false,
+            napi: false,
         }
     }
 
@@ -196,9 +200,32 @@ const MTU_DEFAULT: u32 = 1500;
 /// Largest super-packet Linux makes by default (`GSO_LEGACY_MAX_SIZE`).
 const GSO_BYTES_MAX: u32 = 65536;
 
+/// Opens an interface with `n` queues, at least 1, with the same offloads all.
+///
+/// The kernel chooses the queue of a flow by its hash, and from the first packet that we write of it
+/// on the queue it was written to: replies come where the flow is served.
+///
+/// # Errors
+/// As [`Tun::open`]; [`TunError::Attach`] with `E2BIG` beyond the kernel's 256 queues.
+pub fn open_queues(config: &Config, n: usize) -> Result<Vec<Tun>, TunError> {
+    let config = Config { multi_queue: config.multi_queue || n > 1, ..config.clone() };
+    let first = Tun::open(&config)?;
+    let mut queues = Vec::with_capacity(n);
+    for queue in 1..n {
+        let mut tun = first.open_queue()?;
+        tun.queue = queue as u8;
+        queues.push(tun);
+    }
+    queues.insert(0, first);
+    Ok(queues)
+}
+
 /// One queue of a TUN interface.
 pub struct Tun {
     fd: OwnedFd,
+    queue: u8,
+    /// It is one of the interface's queues now.
+    attached: bool,
     name: String,
     caps: Caps,
     vnet: bool,
@@ -229,6 +256,7 @@ impl Tun {
             tap: config.layer == Layer::Ethernet,
             vnet_hdr: config.vnet_hdr,
             multi_queue: config.multi_queue,
+            napi: config.napi,
         };
         let (fd, _) = attach(&config.path, &config.name, flags)?;
         let mut tun = Tun::from_fd(fd, config)?;
@@ -271,8 +299,20 @@ impl Tun {
         let path = PathBuf::from(DEV_NET_TUN);
         let vnet = flags.vnet_hdr;
         let (large, counts) = (None, Counts::default());
-        let (long_seen, losses) = (false, None);
-        Ok(Tun { fd, name, caps, vnet, path, flags, large, long_seen, counts, losses })
+        Ok(Tun {
+            fd,
+            queue: 0,
+            attached: true,
+            name,
+            caps,
+            vnet,
+            path,
+            flags,
+            large,
+            long_seen: false,
+            counts,
+            losses: None,
+        })
     }
 
     /// Opens one more queue of the same interface, with the same offloads; in the namespace the
@@ -282,11 +322,42 @@ impl Tun {
     /// `EINVAL` if it was not made for several, `E2BIG` beyond the kernel's 256.
     pub fn open_queue(&self) -> Result<Tun, TunError> {
         let (fd, name) = attach(&self.path, &self.name, self.flags)?;
-        let (path, caps, vnet, flags) = (self.path.clone(), self.caps, self.vnet, self.flags);
-        let (large, counts) = (None, Counts::default());
-        // The counts are the interface's, so one of its queues tells them.
-        let (long_seen, losses) = (false, None);
-        Ok(Tun { fd, name, caps, vnet, path, flags, large, long_seen, counts, losses })
+        Ok(Tun {
+            fd,
+            queue: self.queue.saturating_add(1),
+            attached: true,
+            name,
+            caps: self.caps,
+            vnet: self.vnet,
+            path: self.path.clone(),
+            flags: self.flags,
+            large: None,
+            long_seen: false,
+            counts: Counts::default(),
+            // The counts are the interface's, so one of its queues tells them.
+            losses: None,
+        })
+    }
+
+    /// Takes this queue off its interface, or puts it back. The interface stays as it is, also
+    /// without any queue, and the kernel sends by those that are left. What waits in a queue that
+    /// is taken off is lost, and its descriptor reports an error to whoever waits on it: take it
+    /// out of the poller first.
+    ///
+    /// # Errors
+    /// `EINVAL` if the interface has but one queue for good ([`Config::multi_queue`]).
+    pub fn set_attached(&mut self, attached: bool) -> io::Result<()> {
+        if attached != self.attached {
+            sys::set_queue(&self.fd, attached)?;
+            self.attached = attached;
+        }
+        Ok(())
+    }
+
+    /// Whether it is one of its interface's queues now.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        self.attached
     }
 
     /// Where to read what the interface dropped before its full ring, which this descriptor does
@@ -350,6 +421,7 @@ impl Tun {
         }
         pkt.rx_time = cx.now;
         pkt.dev = cx.dev;
+        pkt.queue = self.queue;
         let refused = self.describe(&mut pkt, &hdr, len).err();
         Ok(Some((pkt, refused)))
     }
@@ -441,6 +513,9 @@ impl Device for Tun {
     }
 
     fn rx_burst(&mut self, cx: &mut RxCx<'_>, out: &mut Batch, budget: usize) -> io::Result<usize> {
+        if !self.attached {
+            return Ok(0);
+        }
         burst::rx_burst(self, cx, out, budget)
     }
 
@@ -449,11 +524,19 @@ impl Device for Tun {
         ring: &mut VecDeque<Pkt>,
         done: &mut Vec<(Pkt, bool)>,
     ) -> io::Result<usize> {
+        if !self.attached {
+            self.counts.tx_busy += 1;
+            return Ok(0);
+        }
         burst::tx_burst(self, ring, done)
     }
 
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.fd.as_fd())
+        self.attached.then(|| self.fd.as_fd())
+    }
+
+    fn queue(&self) -> u8 {
+        self.queue
     }
 
     fn counts(&self) -> Counts {

@@ -14,6 +14,8 @@ pub struct IffFlags {
     pub vnet_hdr: bool,
     /// More than one queue may be attached (`IFF_MULTI_QUEUE`).
     pub multi_queue: bool,
+    /// The kernel takes what we write in a NAPI poll, with GRO (`IFF_NAPI`).
+    pub napi: bool,
 }
 
 /// Opens the clone device, non-blocking and close-on-exec.
@@ -38,6 +40,9 @@ pub fn set_iff(fd: impl AsFd, name: &str, flags: IffFlags) -> io::Result<String>
     if flags.multi_queue {
         bits |= libc::IFF_MULTI_QUEUE;
     }
+    if flags.napi {
+        bits |= libc::IFF_NAPI;
+    }
     let mut req = ifreq::with_name(name)?;
     req.ifr_ifru.ifru_flags = bits as libc::c_short;
     // SAFETY: TUNSETIFF reads and writes one `struct ifreq`, which `req` is, for the length of the
@@ -60,6 +65,7 @@ pub fn get_iff(fd: impl AsFd) -> io::Result<(String, IffFlags)> {
         tap: bits & libc::IFF_TAP != 0,
         vnet_hdr: bits & libc::IFF_VNET_HDR != 0,
         multi_queue: bits & libc::IFF_MULTI_QUEUE != 0,
+        napi: bits & libc::IFF_NAPI != 0,
     };
     Ok((ifreq::name(&req), flags))
 }
@@ -95,6 +101,20 @@ pub fn set_offload(fd: impl AsFd, mask: u32) -> io::Result<()> {
     check(unsafe {
         libc::ioctl(fd.as_fd().as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(mask))
     })?;
+    Ok(())
+}
+
+/// `TUNSETQUEUE`: attaches this queue to its interface again, or takes it off. What waits in a queue
+/// that is taken off is lost.
+///
+/// # Errors
+/// `EINVAL` if it is so already, or the interface was not made for several queues.
+pub fn set_queue(fd: impl AsFd, attach: bool) -> io::Result<()> {
+    let mut req = ifreq::with_name("")?;
+    let bits = if attach { libc::IFF_ATTACH_QUEUE } else { libc::IFF_DETACH_QUEUE };
+    req.ifr_ifru.ifru_flags = bits as libc::c_short;
+    // SAFETY: TUNSETQUEUE reads one `struct ifreq`.
+    check(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TUNSETQUEUE, &raw const req) })?;
     Ok(())
 }
 
