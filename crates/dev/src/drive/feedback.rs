@@ -11,6 +11,25 @@ const QUOTA_MIN: usize = 16;
 /// Turns in which the budget stays whole after a smaller one has cost packets that were wanted.
 const HOLD_TURNS: u32 = 64;
 
+/// What became of the packets of one pass.
+#[derive(Clone, Copy, Default)]
+struct Fate {
+    took: usize,
+    /// Dropped at full socket queues.
+    lost: usize,
+}
+
+impl Fate {
+    fn useful(self) -> usize {
+        self.took.saturating_sub(self.lost)
+    }
+    /// Whether the same share was lost, give or take a quarter.
+    fn as_before(self, before: Fate) -> bool {
+        let (now, then) = (self.lost * before.took, before.lost * self.took);
+        now.abs_diff(then) <= then / 4
+    }
+}
+
 /// What a pass may take, by what became of the packets of the passes before.
 pub(super) struct Feedback {
     pub on: bool,
@@ -18,14 +37,21 @@ pub(super) struct Feedback {
     took: usize,
     /// Packets that socket queues had dropped when it was looked last.
     dropped: u64,
-    /// Packets that found room in the pass after which the quota was lowered.
-    expected: usize,
+    /// What became of the pass after which the quota was lowered.
+    before: Fate,
     hold: u32,
 }
 
 impl Feedback {
     pub(super) fn new() -> Feedback {
-        Feedback { on: true, quota: usize::MAX, took: 0, dropped: 0, expected: 0, hold: 0 }
+        Feedback {
+            on: true,
+            quota: usize::MAX,
+            took: 0,
+            dropped: 0,
+            before: Fate::default(),
+            hold: 0,
+        }
     }
 
     /// Packets that the next pass may take of `budget`.
@@ -53,23 +79,24 @@ impl Feedback {
             }
             return;
         }
-        self.lower(self.took.saturating_sub(lost), budget);
+        self.lower(Fate { took: self.took, lost }, budget);
     }
 
     #[cold]
-    fn lower(&mut self, useful: usize, budget: usize) {
+    fn lower(&mut self, fate: Fate, budget: usize) {
         if self.hold > 0 {
             self.hold -= 1;
             return;
         }
         // Readers that can not keep up take as many as before, however many are offered. Where the
-        // wanted packets became fewer with the quota, they are mixed with others whose queue is
-        // full for good: taking fewer of all helps nobody.
-        if self.quota < budget && useful * 4 < self.expected * 3 {
-            (self.quota, self.expected, self.hold) = (usize::MAX, 0, HOLD_TURNS);
+        // wanted packets became fewer with the quota, and the unwanted as well, they are mixed with
+        // others whose queue is full for good: taking fewer of all helps nobody.
+        let fewer = fate.useful() * 4 < self.before.useful() * 3;
+        if self.quota < budget && fewer && fate.as_before(self.before) {
+            (self.quota, self.before, self.hold) = (usize::MAX, Fate::default(), HOLD_TURNS);
             return;
         }
-        (self.quota, self.expected) = (useful.max(QUOTA_MIN), useful);
+        (self.quota, self.before) = (fate.useful().max(QUOTA_MIN), fate);
     }
 }
 

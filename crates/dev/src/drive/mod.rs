@@ -153,6 +153,8 @@ pub struct Drive {
     halt_poll: u64,
     /// Which queue is polled first; the backlog is the one behind the last.
     first: usize,
+    /// Packets that it has had of its turn already, in the pass before.
+    spent: usize,
     feedback: Feedback,
     /// This turn polls every queue, interrupt or not.
     polling: bool,
@@ -200,6 +202,7 @@ impl Drive {
             last_work: Instant::ZERO,
             halt_poll: 0,
             first: 0,
+            spent: 0,
             feedback: Feedback::new(),
             polling: false,
             app_busy: false,
@@ -305,7 +308,7 @@ impl Drive {
             let above = |s: &&mut Slot| s.number == number && s.txq > slot.txq;
             self.slots.iter_mut().filter(above).for_each(|s| s.txq -= 1);
         }
-        self.first = 0;
+        (self.first, self.spent) = (0, 0);
         Some(slot.dev)
     }
 

@@ -29,8 +29,8 @@ impl Drive {
     /// One pass over all queues and the backlog, within the budget of packets and time
     /// (`net_rx_action`). A pass that ends with work left is a squeeze, counted by its cause.
     ///
-    /// The backlog is one more in the round, as in Linux; where a pass was cut off the next goes
-    /// on, so that none is ever passed over twice.
+    /// The backlog is one more in the round, as in Linux. Where a pass was cut off the next goes on,
+    /// within the turn of the same queue: however small the passes are, all have the same share.
     pub(super) fn net_rx_action(&mut self, now: Instant) -> io::Result<bool> {
         let knobs = &self.shard.net.knobs;
         let weight = knobs.dev_weight as usize;
@@ -46,7 +46,8 @@ impl Drive {
             let mut more = false;
             let first = self.first;
             for at in (0..n).map(|i| (first + i) % n) {
-                let quota = weight.min(pass.left);
+                let turn = weight.saturating_sub(std::mem::take(&mut self.spent)).max(1);
+                let quota = turn.min(pass.left);
                 let got = if at == self.slots.len() {
                     self.poll_backlog(quota)
                 } else if self.slots[at].napi == Napi::Scheduled {
@@ -56,12 +57,17 @@ impl Drive {
                 };
                 any |= got > 0;
                 pass.left -= got.min(pass.left);
-                more |= match self.slots.get(at) {
+                let unfinished = match self.slots.get(at) {
                     Some(slot) => slot.napi == Napi::Scheduled,
                     None => !self.shard.net.backlog.is_empty(),
                 };
+                more |= unfinished;
                 if pass.left == 0 || self.clock.ns().saturating_sub(pass.begun) >= pass.limit {
-                    self.first = (at + 1) % n;
+                    if unfinished && got < turn {
+                        (self.first, self.spent) = (at, weight.saturating_sub(turn) + got);
+                    } else {
+                        self.first = (at + 1) % n;
+                    }
                     break 'pass;
                 }
             }
