@@ -17,6 +17,7 @@ pub mod poller;
 pub mod sys;
 pub mod tun;
 pub mod vnet;
+pub mod xdp;
 pub mod worker;
 
 pub use device::{Caps, Counts, Device, Layer, RxCx};

@@ -270,6 +270,29 @@ impl Pool {
         pkt.tail = (data + len) as u32;
         Ok(pkt)
     }
+    /// Adds a mapped chunk to a packet, of which `off..off + len` is meant: a frame that the device
+    /// received in several. It counts as a packet until it goes back.
+    ///
+    /// # Errors
+    /// The chunk, when the limit is reached.
+    ///
+    /// # Panics
+    /// If the range lies outside the chunk, or the chunk is not mapped.
+    pub fn add_around(
+        &mut self,
+        pkt: &mut Pkt,
+        chunk: Buf,
+        off: usize,
+        len: usize,
+    ) -> Result<(), Buf> {
+        assert!(chunk.home().is_some(), "a device knows its chunks");
+        if self.small_out >= self.small_max {
+            return Err(chunk);
+        }
+        self.small_out += 1;
+        pkt.add_buf(chunk, off, len);
+        Ok(())
+    }
     /// Chunks that came back to the memory `home`: at most `max` of them are moved to `out`.
     pub fn take_home(&mut self, home: Home, max: usize, out: &mut Vec<Buf>) {
         let Some(list) = self.mapped_of(home) else { return };

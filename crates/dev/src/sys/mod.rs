@@ -4,13 +4,18 @@
 //! its arguments checked, and the callers in the parent folder hold the policy.
 #![allow(unsafe_code)]
 
+pub mod bpf;
 pub mod ethtool;
 pub mod filter;
 mod ifreq;
 pub mod netlink;
 pub mod packet;
+pub mod spsc;
+pub mod ring;
 pub mod packet_ring;
 pub mod tun;
+pub mod umem;
+pub mod xsk;
 
 use std::io;
 

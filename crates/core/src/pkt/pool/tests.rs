@@ -31,6 +31,20 @@ fn without_room_the_chunk_stays_with_the_device() {
 }
 
 #[test]
+fn a_frame_in_several_chunks_counts_each_and_brings_them_home() {
+    let mut pool = Pool::new(2, 0);
+    let mut pkt = pool.alloc_around(chunk(5), 256, 3000).ok().expect("there is room");
+    assert!(pool.add_around(&mut pkt, chunk(5), 0, 2000).is_ok());
+    assert_eq!((pkt.len(), pkt.nr_frags(), pool.small_out()), (5000, 1, 2));
+    let third = pool.add_around(&mut pkt, chunk(5), 0, 1).err().expect("two may be out");
+    assert_eq!(third.home(), Some(Home(5)));
+    pool.free(pkt);
+    let mut out = Vec::new();
+    pool.take_home(Home(5), 8, &mut out);
+    assert_eq!((out.len(), pool.small_out()), (2, 0));
+}
+
+#[test]
 fn a_packet_that_is_nothing_but_a_chunk_can_be_sent_from_it() {
     let mut pool = Pool::new(4, 4);
     let mut pkt = pool.alloc_around(chunk(3), 100, 60).ok().expect("there is room");

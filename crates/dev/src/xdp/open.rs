@@ -1,0 +1,417 @@
+//! Opens AF_XDP on an interface: the best mode that works, and what was lost on the way to it.
+
+use super::attached::Attached;
+use super::error::OpenError;
+use super::filter::Filter;
+use super::ring::{Consumer, Producer};
+use super::umem::Umem;
+use super::xsk::{Chunks, Rings4, Setup, Xsk};
+use crate::device::{Caps, Layer};
+use crate::netdev::{Link, Netdev};
+use crate::sys::ring::{Kind, Mapped};
+use crate::sys::umem::QUEUES_MAX;
+use crate::sys::xsk as sys;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Where the program is attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// In the driver if it can, else generic.
+    #[default]
+    Auto,
+    /// In the driver (`xdpdrv`).
+    Native,
+    /// In `netif_receive_skb` (`xdpgeneric`).
+    Generic,
+}
+
+/// Who moves the frames between the driver and the UMEM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CopyMode {
+    /// Nobody if the driver can do without, else the kernel.
+    #[default]
+    Auto,
+    /// The kernel copies (`XDP_COPY`).
+    Copy,
+    /// The hardware writes and reads the UMEM itself (`XDP_ZEROCOPY`).
+    ZeroCopy,
+}
+
+/// Busy polling of the driver by the socket (`SO_PREFER_BUSY_POLL`). It wants
+/// `napi_defer_hard_irqs` and `gro_flush_timeout` of the interface set, so that interrupts stay off
+/// meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BusyPoll {
+    /// Microseconds (`SO_BUSY_POLL`).
+    pub usecs: u32,
+    /// Packets at once (`SO_BUSY_POLL_BUDGET`).
+    pub budget: u32,
+}
+
+/// How to open AF_XDP on an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The interface, in the network namespace of the calling thread.
+    pub ifname: String,
+    /// Which of its queues. Packets of ours that come in by others go to the kernel.
+    pub queues: Range<u32>,
+    /// Where the program is attached.
+    pub mode: Mode,
+    /// Whether frames are copied.
+    pub copy: CopyMode,
+    /// Bytes of a chunk, 2048 or 4096; 0: the smallest that a frame of the MTU fits into.
+    pub frame_size: u32,
+    /// Chunks of each queue. With the default of 4096 a queue pins 8 MiB.
+    pub frames: u32,
+    /// Slots of the receive ring: a power of two from 64 to [`RING_MAX`].
+    pub rx_ring: u32,
+    /// Slots of the transmit ring, likewise.
+    pub tx_ring: u32,
+    /// Slots of the fill ring, likewise; 0: as many as the receive ring has.
+    pub fill_ring: u32,
+    /// Slots of the completion ring, likewise; 0: as many as the transmit ring has.
+    pub completion_ring: u32,
+    /// Frames that are longer than a chunk come and go in several (Linux 6.6). Off, they are
+    /// dropped.
+    pub multi_buffer: bool,
+    /// What is redirected to us.
+    pub filter: Filter,
+    /// Busy polling, if wanted.
+    pub busy_poll: Option<BusyPoll>,
+}
+
+impl Config {
+    /// Queue 0 of `ifname`, everything else as it is best by itself, and nothing redirected yet.
+    #[must_use]
+    pub fn new(ifname: &str) -> Config {
+        Config {
+            ifname: ifname.to_owned(),
+            queues: 0..1,
+            mode: Mode::Auto,
+            copy: CopyMode::Auto,
+            frame_size: 0,
+            frames: 4096,
+            rx_ring: 1024,
+            tx_ring: 1024,
+            fill_ring: 0,
+            completion_ring: 0,
+            multi_buffer: true,
+            filter: Filter::default(),
+            busy_poll: None,
+        }
+    }
+
+    fn sizes(&self) -> sys::Sizes {
+        let or = |size, default| if size == 0 { default } else { size };
+        sys::Sizes {
+            fill: or(self.fill_ring, self.rx_ring),
+            completion: or(self.completion_ring, self.tx_ring),
+            rx: self.rx_ring,
+            tx: self.tx_ring,
+        }
+    }
+
+    fn check(&self) -> Result<(), OpenError> {
+        let sizes = self.sizes();
+        let rings = [sizes.fill, sizes.completion, sizes.rx, sizes.tx];
+        let wrong = if self.queues.is_empty() {
+            "af_xdp: at least one queue is needed"
+        } else if self.queues.end > u32::from(QUEUES_MAX) {
+            "af_xdp: queues are numbered 0 to 127"
+        } else if rings.iter().any(|r| !r.is_power_of_two() || !(64..=RING_MAX).contains(r)) {
+            "af_xdp: a ring has a power of two from 64 to 32768 slots"
+        } else if !matches!(self.frame_size, 0 | 2048 | 4096) {
+            "af_xdp: frame_size is 2048 or 4096 bytes, or 0 for what the MTU needs"
+        } else if self.frames < 2 * sizes.fill {
+            "af_xdp: a queue needs at least twice as many frames as its fill ring has slots"
+        } else {
+            return Ok(());
+        };
+        Err(OpenError::Config(wrong))
+    }
+}
+
+/// The largest ring that is asked for.
+pub const RING_MAX: u32 = 32768;
+
+/// What [`open`] made.
+#[derive(Debug)]
+pub struct Opened {
+    /// A device for each queue, in order.
+    pub queues: Vec<Xsk>,
+    /// The program: to change the filter. Each queue has a share in it.
+    pub attached: Arc<Attached>,
+    /// What was lost on the way to the best mode, in sentences for the user. Later ones come by
+    /// [`Attached::take_notes`].
+    pub notes: Vec<String>,
+}
+
+/// Room that the kernel keeps before a received frame (`XDP_PACKET_HEADROOM`).
+const XDP_PACKET_HEADROOM: u32 = 256;
+/// An Ethernet header and a tag.
+const L2_MAX: u32 = 18;
+/// Linux's ENOTSUPP, which some drivers answer instead of EOPNOTSUPP.
+const ENOTSUPP: i32 = 524;
+/// The kernel takes a socket of the past off its queue in a worker of its own: so long, in
+/// milliseconds, is waited for that.
+const BUSY_WAIT: u32 = 500;
+
+/// Attaches the program to an interface and opens its queues.
+///
+/// # Errors
+/// [`OpenError`]. Nothing is left behind.
+pub fn open(config: &Config) -> Result<Opened, OpenError> {
+    config.check()?;
+    let name = &config.ifname;
+    let link = find(name)?;
+    // A driver that does not say has one queue.
+    let has = sys::rx_queues(name).unwrap_or(1);
+    if config.queues.end > has {
+        let (ifname, queue) = (name.clone(), config.queues.end - 1);
+        return Err(OpenError::NoQueue { ifname, queue, has });
+    }
+    let attached = Arc::new(Attached::new(name, link.index, config.mode, config.queues.end)?);
+    if config.queues.len() < has as usize {
+        attached.note(format!(
+            "{name} receives by {has} queues and {} of them are served: packets of ours that come in \
+             by the others go to the kernel; `ethtool -L {name} combined {}` makes it as many",
+            config.queues.len(),
+            config.queues.len()
+        ));
+    }
+    let frame_size = match config.frame_size {
+        0 if link.mtu + L2_MAX + XDP_PACKET_HEADROOM <= 2048 => 2048,
+        0 => 4096,
+        size => size,
+    };
+    let chunks = config.frames as usize * config.queues.len();
+    let bytes = chunks * frame_size as usize;
+    let umem = Umem::new(chunks, frame_size as usize)
+        .map_err(|source| OpenError::Memory { bytes, source })?;
+    let mut opening = Opening { config, link, attached, umem, flags: None, queues: Vec::new() };
+    for queue in config.queues.clone() {
+        opening.open_queue(queue)?;
+    }
+    let Opening { attached, queues, .. } = opening;
+    // Only now, so that no packet is redirected to a queue where nobody is.
+    attached.set_filter(&config.filter).map_err(|source| OpenError::Refused {
+        doing: "set the filter",
+        ifname: name.clone(),
+        source,
+    })?;
+    let notes = attached.take_notes();
+    Ok(Opened { queues, attached, notes })
+}
+
+fn find(name: &str) -> Result<Link, OpenError> {
+    let fail = |source| OpenError::NoDevice { ifname: name.to_owned(), source };
+    let refusal = |err: crate::netdev::NetdevError| match err.errno() {
+        Some(errno) => io::Error::from_raw_os_error(errno),
+        None => io::Error::from(err.kind()),
+    };
+    let mut netdev = Netdev::open().map_err(|err| fail(refusal(err)))?;
+    netdev.link(name).map_err(|err| fail(refusal(err)))
+}
+
+/// What is known while the queues are opened one by one.
+struct Opening<'a> {
+    config: &'a Config,
+    link: Link,
+    attached: Arc<Attached>,
+    umem: Arc<Umem>,
+    /// How the first queue was bound: the others are as it is.
+    flags: Option<u16>,
+    queues: Vec<Xsk>,
+}
+
+impl Opening<'_> {
+    fn open_queue(&mut self, queue: u32) -> Result<(), OpenError> {
+        const NEEDS: &str = "CAP_NET_RAW";
+        let name = &self.config.ifname;
+        let refused = |doing| move |source: io::Error| OpenError::new(doing, NEEDS, name, source);
+        let fd = sys::open().map_err(refused("open an AF_XDP socket"))?;
+        let region = self.umem.region;
+        if self.queues.is_empty() {
+            sys::register(&fd, region).map_err(|source| match source.raw_os_error() {
+                Some(libc::ENOBUFS | libc::ENOMEM) => {
+                    OpenError::Memory { bytes: region.len(), source }
+                }
+                _ => refused("register packet memory")(source),
+            })?;
+        }
+        let sizes = self.config.sizes();
+        sys::set_rings(&fd, sizes).map_err(refused("make the rings of an AF_XDP socket"))?;
+        let flags = self.bind(&fd, queue)?;
+        let rings = map(fd, sizes).map_err(refused("map the rings of an AF_XDP socket"))?;
+        // Before Linux 6.17 a call sends 32 frames, whatever is asked for.
+        let _ = sys::set_tx_budget(&rings.fd, sizes.tx);
+        if let Some(BusyPoll { usecs, budget }) = self.config.busy_poll {
+            sys::set_busy_poll(&rings.fd, usecs, budget).map_err(refused("set busy polling"))?;
+        }
+        let zero_copy = sys::is_zero_copy(&rings.fd).unwrap_or(false);
+        self.attached
+            .maps()
+            .sockets
+            .update(&queue.to_ne_bytes(), &rings.fd.as_raw_fd().to_ne_bytes())
+            .map_err(refused("put an AF_XDP socket into the program's map"))?;
+        let share = self.config.frames as usize;
+        // The fill ring would take them all and leave nothing to send with.
+        let reserve = (sizes.tx as usize / 4).min(share / 8);
+        let chunks = Chunks::new(Arc::clone(&self.umem), queue as u8, zero_copy, share, reserve);
+        let setup = Setup {
+            caps: caps(&self.link),
+            queue,
+            busy_poll: self.config.busy_poll.is_some(),
+            multi_buffer: flags & libc::XDP_USE_SG != 0,
+        };
+        self.queues.push(Xsk::new(rings, chunks, Arc::clone(&self.attached), setup));
+        Ok(())
+    }
+
+    /// Binds as the first queue was bound, or in the best way that works. Returns the flags.
+    fn bind(&mut self, fd: &OwnedFd, queue: u32) -> Result<u16, OpenError> {
+        if let (Some(flags), Some(first)) = (self.flags, self.queues.first()) {
+            // Every other flag is taken over from the socket that the memory is of.
+            self.bind_as(fd, queue, libc::XDP_SHARED_UMEM, Some(first.socket()))
+                .map_err(|source| self.refusal(queue, source))?;
+            return Ok(flags);
+        }
+        let mut refused = None;
+        for flags in self.ways() {
+            match self.bind_as(fd, queue, flags, None) {
+                Ok(()) => {
+                    self.flags = Some(flags);
+                    self.say_lost(flags, refused);
+                    return Ok(flags);
+                }
+                Err(err) if is_mode_refused(&err) => refused = refused.or(Some(err)),
+                Err(err) => return Err(self.refusal(queue, err)),
+            }
+        }
+        let source = refused.unwrap_or_else(|| io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        if self.config.copy == CopyMode::ZeroCopy {
+            let (ifname, what) = (self.config.ifname.clone(), "zero-copy mode");
+            return Err(OpenError::NotByDriver { ifname, what, source });
+        }
+        Err(self.refusal(queue, source))
+    }
+
+    /// The flags of a bind, the best first.
+    fn ways(&self) -> Vec<u16> {
+        let copies: &[u16] = match self.config.copy {
+            CopyMode::Copy => &[libc::XDP_COPY],
+            CopyMode::ZeroCopy => &[libc::XDP_ZEROCOPY],
+            // The hardware does not come into what the kernel makes of its frames.
+            CopyMode::Auto if !self.attached.is_native() => &[libc::XDP_COPY],
+            CopyMode::Auto => &[libc::XDP_ZEROCOPY, libc::XDP_COPY],
+        };
+        let pieces: &[u16] = if self.config.multi_buffer { &[libc::XDP_USE_SG, 0] } else { &[0] };
+        let all = copies.iter().flat_map(|copy| pieces.iter().map(move |sg| copy | sg));
+        all.map(|flags| flags | libc::XDP_USE_NEED_WAKEUP).collect()
+    }
+
+    fn bind_as(
+        &self,
+        fd: &OwnedFd,
+        queue: u32,
+        flags: u16,
+        umem_of: Option<BorrowedFd<'_>>,
+    ) -> io::Result<()> {
+        let mut waited = 0;
+        loop {
+            match sys::bind(fd, self.link.index, queue, flags, umem_of) {
+                Err(err) if err.raw_os_error() == Some(libc::EBUSY) && waited < BUSY_WAIT => {
+                    std::thread::sleep(Duration::from_millis(1));
+                    waited += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn refusal(&self, queue: u32, source: io::Error) -> OpenError {
+        let ifname = self.config.ifname.clone();
+        match source.raw_os_error() {
+            Some(libc::EBUSY) => OpenError::QueueBusy { ifname, queue, source },
+            _ => OpenError::new("bind an AF_XDP socket", "CAP_NET_RAW", &ifname, source),
+        }
+    }
+
+    fn say_lost(&self, flags: u16, refused: Option<io::Error>) {
+        let name = &self.config.ifname;
+        let why = refused.map_or(String::new(), |err| format!(" ({err})"));
+        if self.config.copy == CopyMode::Auto && flags & libc::XDP_ZEROCOPY == 0 {
+            self.attached
+                .note(format!("{name}: no zero-copy mode{why}: the kernel copies each frame"));
+        }
+        if self.config.multi_buffer && flags & libc::XDP_USE_SG == 0 {
+            self.attached.note(format!(
+                "{name}: frames longer than a chunk are dropped{why}; raise frame_size or lower the \
+                 MTU"
+            ));
+        }
+    }
+}
+
+/// Whether another way to bind may still work.
+fn is_mode_refused(err: &io::Error) -> bool {
+    matches!(err.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL | ENOTSUPP))
+}
+
+fn map(fd: OwnedFd, sizes: sys::Sizes) -> io::Result<Rings4> {
+    let off = sys::offsets(&fd)?;
+    Ok(Rings4 {
+        rx: Consumer::new(Mapped::map(&fd, Kind::Rx, &off.rx, sizes.rx)?),
+        tx: Producer::new(Mapped::map(&fd, Kind::Tx, &off.tx, sizes.tx)?),
+        fill: Producer::new(Mapped::map(&fd, Kind::Fill, &off.fr, sizes.fill)?),
+        completion: Consumer::new(Mapped::map(&fd, Kind::Completion, &off.cr, sizes.completion)?),
+        fd,
+    })
+}
+
+/// AF_XDP takes and gives frames as they are on a wire.
+fn caps(link: &Link) -> Caps {
+    Caps {
+        layer: Layer::Ethernet,
+        mtu: link.mtu,
+        mac: link.mac,
+        rx_offload: false,
+        tx_csum: false,
+        tso: false,
+        uso: false,
+        gso_bytes_max: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn configurations_that_make_no_sense_are_refused_before_anything_is_touched() {
+        let good = || Config::new("no-such-if");
+        let bad = [
+            Config { queues: 1..1, ..good() },
+            Config { queues: 0..129, ..good() },
+            Config { rx_ring: 1000, ..good() },
+            Config { tx_ring: 32, ..good() },
+            Config { fill_ring: 65536, ..good() },
+            Config { completion_ring: 3, ..good() },
+            Config { frame_size: 8192, ..good() },
+            Config { frames: 2047, ..good() },
+        ];
+        for config in bad {
+            let err = open(&config).expect_err("refused");
+            assert!(matches!(err, OpenError::Config(_)), "{err}");
+            assert_eq!(err.errno(), Some(libc::EINVAL));
+        }
+        let err = open(&good()).expect_err("there is none");
+        assert!(err.to_string().contains("ip link show"), "{err}");
+        assert_eq!(err.errno(), Some(libc::ENODEV));
+        assert_eq!(io::Error::from(err).kind(), io::Error::from_raw_os_error(libc::ENODEV).kind());
+    }
+}
