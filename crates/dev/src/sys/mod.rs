@@ -10,7 +10,6 @@ pub mod filter;
 mod ifreq;
 pub mod netlink;
 pub mod packet;
-pub mod spsc;
 pub mod ring;
 pub mod packet_ring;
 pub mod tun;
