@@ -10,6 +10,7 @@
 //! | `poll.rs` | Stages `Ring` and `Poll`: one pass over all queues and the backlog |
 //! | `feedback.rs` | what a pass may take while readers can not keep up |
 //! | `xmit.rs` | transmit, and what comes back from it |
+//! | `shards.rs` | mail from other shards, and connections that come and go |
 //! | `dim.rs` | moderation, fixed or following the load |
 //! | `clock.rs` | the loop's clock: the machine's, or a test's |
 
@@ -18,19 +19,18 @@ mod dim;
 mod feedback;
 mod irq;
 mod poll;
+mod shards;
 mod xmit;
 
 pub use clock::{VirtualClock, clock_ns};
 
 use std::any::Any;
 use std::io;
-use std::sync::Arc;
 use std::time::Instant as Wall;
 
 use linerate_core::link::{Features, Iface, L2, TxQueue};
 use linerate_core::path;
 use linerate_core::pkt::{Batch, Pkt};
-use linerate_core::rx::steer::Mesh;
 use linerate_core::shard::Shard;
 use linerate_core::sock::SocketId;
 use linerate_core::table::{Knobs, Reason, Stage};
@@ -312,14 +312,6 @@ impl Drive {
         Some(slot.dev)
     }
 
-    /// Makes this the loop of shard `cpu` of the mesh: what other shards send wakes it.
-    pub fn join(&mut self, mesh: &Arc<Mesh>, cpu: u8) {
-        let waker = self.poller.waker();
-        mesh.set_wake(cpu as usize, Box::new(move || waker.wake()));
-        self.shard.net.cpu = cpu;
-        self.shard.net.steer.mesh = Some(Arc::clone(mesh));
-    }
-
     /// The devices, one for each queue, in the order in which they were added.
     pub fn devices(&self) -> impl Iterator<Item = &dyn Device> {
         self.slots.iter().map(|s| &*s.dev)
@@ -374,12 +366,16 @@ impl Drive {
     /// # Errors
     /// A device is gone, or the application gave up.
     pub fn turn(&mut self, app: &mut dyn App) -> io::Result<()> {
-        let timeout = self.timeout(app);
+        let mut timeout = self.timeout(app);
+        if timeout != Some(0) && !self.mail_lets_sleep() {
+            timeout = Some(0);
+        }
         for (at, slot) in self.slots.iter_mut().enumerate() {
             slot.mask(at, &self.poller, timeout != Some(0))?;
         }
         self.ready.clear();
         self.wait(timeout)?;
+        self.set_awake();
         let now = self.now(timeout.unwrap_or(u64::MAX));
         self.shard.net.now = now;
         self.polling = self.busy(now);
@@ -388,6 +384,7 @@ impl Drive {
         let mut work = self.net_rx_action(now)?;
         self.ask_devices(now);
         path::timers(&mut self.shard, now);
+        self.hand_over_arrived(app);
         self.app_busy = app.turn(&mut self.shard, &self.poller, &self.ready)?;
         let net = &self.shard.net;
         let dropped = net.counts.flow(Stage::SockQueue).read().dropped;
@@ -444,8 +441,8 @@ impl Drive {
     fn timeout(&self, app: &dyn App) -> Option<u64> {
         let net = &self.shard.net;
         let scheduled = self.slots.iter().any(|s| s.napi == Napi::Scheduled);
-        let waiting = !net.backlog.is_empty() || !net.events.is_empty();
-        if scheduled || self.app_busy || waiting || self.has_mail() || self.busy(self.last_now) {
+        let waiting = self.shard.has_backlog() || !net.events.is_empty();
+        if scheduled || self.app_busy || waiting || self.busy(self.last_now) {
             return Some(0);
         }
         let now = self.last_now;
@@ -459,13 +456,6 @@ impl Drive {
     fn busy(&self, now: Instant) -> bool {
         let busy_poll = self.shard.net.knobs.busy_poll;
         busy_poll != 0 && now.since(self.last_work) < busy_poll * US
-    }
-
-    /// Whether other shards sent something here.
-    #[inline]
-    fn has_mail(&self) -> bool {
-        let net = &self.shard.net;
-        net.steer.mesh.as_ref().is_some_and(|mesh| mesh.has_mail(net.cpu as usize))
     }
 
     /// Passes on what knobs say that belong to devices.

@@ -59,7 +59,7 @@ impl Drive {
                 pass.left -= got.min(pass.left);
                 let unfinished = match self.slots.get(at) {
                     Some(slot) => slot.napi == Napi::Scheduled,
-                    None => !self.shard.net.backlog.is_empty(),
+                    None => self.shard.has_backlog(),
                 };
                 more |= unfinished;
                 if pass.left == 0 || self.clock.ns().saturating_sub(pass.begun) >= pass.limit {
@@ -93,7 +93,7 @@ impl Drive {
 
     /// The input queue of this shard: loopback, and what other shards sent.
     fn poll_backlog(&mut self, quota: usize) -> usize {
-        if self.shard.net.backlog.is_empty() && !self.has_mail() {
+        if !self.shard.has_backlog() {
             return 0;
         }
         let got = path::process_backlog(&mut self.shard, &mut self.batch, quota);
@@ -105,7 +105,7 @@ impl Drive {
         let counts = &self.shard.net.counts;
         counts.inc(id::SoftirqNetRx);
         let scheduled = self.slots.iter().any(|s| s.napi == Napi::Scheduled);
-        if scheduled || !self.shard.net.backlog.is_empty() {
+        if scheduled || self.shard.has_backlog() {
             counts.inc(id::SoftnetTimeSqueeze);
             let why = if left == 0 { id::SoftnetSqueezeBudget } else { id::SoftnetSqueezeTime };
             counts.inc(why);

@@ -1,0 +1,48 @@
+//! The loop as one of several: mail from other shards, and connections that come and go.
+//!
+//! Linux: net/core/dev.c `net_rps_send_ipi`, `rps_trigger_softirq`
+
+use std::sync::Arc;
+
+use linerate_core::rx::steer::Mesh;
+
+use super::{App, Drive};
+
+impl Drive {
+    /// Makes this the loop of shard `cpu` of the mesh: what other shards send wakes it.
+    pub fn join(&mut self, mesh: &Arc<Mesh>, cpu: u8) {
+        let waker = self.poller.waker();
+        mesh.set_wake(cpu as usize, Box::new(move || waker.wake()));
+        self.shard.join(Arc::clone(mesh), cpu);
+    }
+
+    /// Whether the loop may sleep as far as the other shards are concerned. From here on they wake
+    /// it when they send something.
+    #[inline]
+    pub(super) fn mail_lets_sleep(&self) -> bool {
+        let net = &self.shard.net;
+        net.steer.mesh.as_ref().is_none_or(|mesh| mesh.may_sleep(net.cpu as usize))
+    }
+
+    /// The loop works: nobody needs to wake it.
+    #[inline]
+    pub(super) fn set_awake(&self) {
+        let net = &self.shard.net;
+        if let Some(mesh) = &net.steer.mesh {
+            mesh.set_awake(net.cpu as usize);
+        }
+    }
+
+    /// Connections that came go to the application.
+    #[inline]
+    pub(super) fn hand_over_arrived(&mut self, app: &mut dyn App) {
+        if self.shard.net.steer.mesh.is_none() {
+            return;
+        }
+        while let Some(arrived) = self.shard.take_arrived() {
+            if let Some(state) = arrived.app {
+                app.arrive(&mut self.shard, arrived.socket, state);
+            }
+        }
+    }
+}
