@@ -105,6 +105,11 @@ pub trait Device: Send {
     /// [`RxCx::dropped`].
     fn rx_burst(&mut self, cx: &mut RxCx<'_>, out: &mut Batch, budget: usize) -> io::Result<usize>;
 
+    /// What the last burst gave has been processed, or handed on to where it is processed in order.
+    /// A device whose senders wait for that learns it here; a burst says the same of the one
+    /// before it.
+    fn rx_done(&mut self) {}
+
     /// Hands packets from the front of `ring` to the device until one does not fit; that one and
     /// those behind it stay. Those that left go to `done`, in order, with whether the device took
     /// them. Returns how many left.

@@ -423,6 +423,11 @@ impl Skb {
         (self.data, self.tail) = (0, 0);
         Some((std::mem::replace(&mut self.head, Buf::none()), data, len))
     }
+    /// Where the head's memory belongs; `None` for memory of a pool's own.
+    #[inline]
+    pub fn head_home(&self) -> Option<Home> {
+        self.head.home()
+    }
     /// How many fragments there are (`nr_frags`).
     pub fn nr_frags(&self) -> usize {
         self.frags.len()

@@ -154,6 +154,7 @@ impl Drive {
         } else {
             path::receive(shard, &mut self.batch);
         }
+        self.slots[at].dev.rx_done();
         Ok(got)
     }
 

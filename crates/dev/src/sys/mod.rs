@@ -10,6 +10,7 @@ pub mod filter;
 mod ifreq;
 pub mod netlink;
 pub mod packet;
+pub mod spsc;
 pub mod ring;
 pub mod packet_ring;
 pub mod tun;
