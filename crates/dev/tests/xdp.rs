@@ -1,0 +1,642 @@
+//! Goal: AF_XDP moves real traffic of a real kernel, whole, and takes nothing that is not ours.
+//! Method: a veth pair between two network namespaces. On one end a shard with AF_XDP queues in a
+//! loop; on the other a kernel with clients. What the stack counted has to balance afterwards.
+//!
+//! Where namespaces or BPF are not to be had, tests say SKIP and why.
+
+#[path = "xdp/net.rs"]
+mod net;
+
+use linerate_core::pkt::{Batch, Pkt, Pool};
+use linerate_core::shard::Shard;
+use linerate_core::sock::SocketId;
+use linerate_core::table::{Counter, Reason};
+use linerate_core::time::Instant;
+use linerate_core::udp::api::UdpBind;
+use linerate_core::udp::output::SendTo;
+use linerate_core::wire::Mac;
+use linerate_dev::drive::{App, Drive};
+use linerate_dev::poller::{Event, Poller};
+use linerate_dev::xdp::{self, Config, CopyMode, Filter, Mode, OpenError, Opened, Service, Xsk};
+use linerate_dev::{Device, RxCx};
+use net::{OWN4, OWN6, Wire, in_netns, pattern, skip, wire};
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, UdpSocket};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+const ECHO: u16 = 7;
+const DISCARD: u16 = 9;
+
+/// Echoes on one port, reads and forgets on another.
+struct Echo {
+    echo: SocketId,
+    discard: SocketId,
+    discarded: u64,
+    /// Reads nothing, so that packets keep the memory they lie in.
+    asleep: bool,
+}
+
+impl App for Echo {
+    fn turn(&mut self, shard: &mut Shard, _: &Poller, _: &[Event]) -> io::Result<bool> {
+        while shard.poll_event().is_some() {}
+        if self.asleep {
+            return Ok(false);
+        }
+        while let Some(datagram) = shard.udp_recv(self.echo) {
+            let how = SendTo { src: Some(datagram.dst()), ..SendTo::to(datagram.src()) };
+            let slices: Vec<&[u8]> = datagram.slices().collect();
+            // Nobody waits for what the queues have no room for: it is sent again.
+            let _ = shard.udp_send(self.echo, how, &slices);
+            shard.udp_done(datagram);
+        }
+        while let Some(datagram) = shard.udp_recv(self.discard) {
+            assert!(datagram.slices().collect::<Vec<_>>().concat() == pattern(datagram.len()));
+            self.discarded += 1;
+            shard.udp_done(datagram);
+        }
+        Ok(false)
+    }
+}
+
+fn addrs() -> [IpAddr; 2] {
+    [OWN4, OWN6].map(|a| a.parse().unwrap())
+}
+
+fn config(queues: u32, mode: Mode) -> Config {
+    Config { queues: 0..queues, mode, filter: Filter::addrs(addrs()), ..Config::new("xa") }
+}
+
+/// Opens, or says why the test can not be made here.
+fn open(test: &str, config: &Config) -> Option<Opened> {
+    match xdp::open(config) {
+        Ok(opened) => Some(opened),
+        Err(err @ OpenError::Privilege { .. }) => {
+            skip(test, &err.to_string());
+            None
+        }
+        Err(err) => panic!("{err}"),
+    }
+}
+
+/// A shard with our addresses and sockets over these queues.
+fn serve(queues: Vec<Xsk>) -> (Drive, Echo) {
+    let mut drive = Drive::new(Shard::new(1)).unwrap();
+    let mut dev = None;
+    for queue in queues {
+        match dev {
+            None => dev = Some(drive.add_device(Box::new(queue), |_| {}).unwrap()),
+            Some(number) => drive.add_queue(number, Box::new(queue)).unwrap(),
+        }
+    }
+    let dev = dev.unwrap();
+    for (addr, len) in addrs().into_iter().zip([24, 64]) {
+        drive.shard.add_addr(dev, addr, len).unwrap();
+    }
+    let mut bind = |port| {
+        drive.shard.udp_bind(UdpBind { port, rcvbuf: 8 << 20, ..UdpBind::default() }).unwrap()
+    };
+    let (echo, discard) = (bind(ECHO), bind(DISCARD));
+    (drive, Echo { echo, discard, discarded: 0, asleep: false })
+}
+
+/// Tells the peer something and serves until it is done.
+fn while_peer(wire: &mut Wire, drive: &mut Drive, app: &mut Echo, line: &str, done: &str) {
+    wire.peer.set_waker(drive.poller.waker());
+    wire.peer.tell(line);
+    while !wire.peer.has_said(done) {
+        drive.turn(app).unwrap();
+    }
+}
+
+fn stat(dev: &dyn Device, name: &str) -> u64 {
+    let all = dev.statistics();
+    all.iter().find(|(n, _)| *n == name).unwrap_or_else(|| panic!("no {name} in {all:?}")).1
+}
+
+/// Nothing is unaccounted for, and nothing is left in any queue.
+fn check_balance(drive: &mut Drive) {
+    drive.count_losses();
+    let net = &drive.shard.net;
+    assert_eq!(net.counts.unaccounted(), []);
+}
+
+fn echo_over(test: &str, queues: u32, mode: Mode, frame_size: u32) {
+    const MTU: u32 = 9000;
+    let Some(mut wire) = wire(test, queues as usize, MTU, false) else { return };
+    let config = Config { frame_size, ..config(queues, mode) };
+    let Some(opened) = open(test, &config) else { return };
+    assert_eq!(opened.attached.is_native(), mode != Mode::Generic);
+    let (mut drive, mut app) = serve(opened.queues);
+    for (addr, most) in [(OWN4, MTU - 28), (OWN6, MTU - 48)] {
+        // Every length: in one piece, in two, in as many as there are.
+        let line = format!("echo {addr} {ECHO} 0 {most} 1");
+        while_peer(&mut wire, &mut drive, &mut app, &line, "echoed");
+        while_peer(&mut wire, &mut drive, &mut app, &format!("flows {addr} {ECHO} 16"), "echoed");
+    }
+    check_balance(&mut drive);
+    for dev in drive.devices() {
+        for (name, value) in dev.statistics() {
+            let good = ["tx_ring_empty_descs", "tx_in_place"];
+            assert!(value == 0 || good.contains(&name), "{name}: {value}");
+        }
+        assert_eq!((dev.counts().tx_refused, dev.counts().overflow), (0, 0));
+    }
+    let counts = &drive.shard.net.counts;
+    assert_eq!(counts.get(Counter::UdpInErrors) + counts.get(Counter::UdpNoPorts), 0);
+    assert_eq!(drive.devices().count(), queues as usize);
+    let got = counts.get(Counter::UdpInDatagrams) + counts.get(Counter::Udp6InDatagrams);
+    assert!(got >= u64::from(2 * MTU - 76), "{got}");
+}
+
+#[test]
+fn native_one_queue_echoes_every_length() {
+    const TEST: &str = "native_one_queue_echoes_every_length";
+    if in_netns(TEST) {
+        echo_over(TEST, 1, Mode::Native, 4096);
+    }
+}
+
+#[test]
+fn native_two_queues_of_small_chunks_echo_every_length() {
+    const TEST: &str = "native_two_queues_of_small_chunks_echo_every_length";
+    if in_netns(TEST) {
+        echo_over(TEST, 2, Mode::Native, 2048);
+    }
+}
+
+#[test]
+fn generic_one_queue_of_small_chunks_echoes_every_length() {
+    const TEST: &str = "generic_one_queue_of_small_chunks_echoes_every_length";
+    if in_netns(TEST) {
+        echo_over(TEST, 1, Mode::Generic, 2048);
+    }
+}
+
+#[test]
+fn generic_two_queues_echo_every_length() {
+    const TEST: &str = "generic_two_queues_echo_every_length";
+    if in_netns(TEST) {
+        echo_over(TEST, 2, Mode::Generic, 4096);
+    }
+}
+
+/// Receives from one queue and forgets.
+fn poll(dev: &mut Xsk, pool: &mut Pool, each: impl FnMut(Pkt, &mut Pool)) -> io::Result<usize> {
+    let (mut batch, mut dropped) = (Batch::new(), Vec::new());
+    let mut cx = RxCx { pool, now: Instant::from_ns(1), dev: 0, dropped: &mut dropped };
+    let got = dev.rx_burst(&mut cx, &mut batch, 64)?;
+    assert!(dropped.is_empty());
+    let mut each = each;
+    batch.now.into_iter().for_each(|pkt| each(pkt, pool));
+    Ok(got)
+}
+
+/// Both queues receive, each by its own socket.
+#[test]
+fn each_queue_has_its_own_flows() {
+    const TEST: &str = "each_queue_has_its_own_flows";
+    if !in_netns(TEST) {
+        return;
+    }
+    let Some(mut wire) = wire(TEST, 2, 1500, false) else { return };
+    let Some(opened) = open(TEST, &config(2, Mode::Auto)) else { return };
+    assert!(opened.attached.is_native());
+    let numbers: Vec<u8> = opened.queues.iter().map(Xsk::queue).collect();
+    assert_eq!(numbers, [0, 1]);
+    let (mut drive, mut app) = serve(opened.queues);
+    // The far kernel spreads its flows over its queues, and each leads to one of ours.
+    while_peer(&mut wire, &mut drive, &mut app, &format!("flows {OWN4} {ECHO} 64"), "echoed");
+    while_peer(&mut wire, &mut drive, &mut app, &format!("flows {OWN6} {ECHO} 64"), "echoed");
+    // What came by a queue was counted by nobody else's ring.
+    let slots: Vec<_> = drive.devices().map(|d| (d.queue(), d.rings().rx)).collect();
+    assert_eq!(slots, [(0, 1024), (1, 1024)]);
+    check_balance(&mut drive);
+}
+
+/// Turns a UDP packet round where it lies. Its checksums stay right.
+fn reflect(pkt: &mut Pkt) -> bool {
+    let head = pkt.head_mut();
+    if head[12..14] != [8, 0] || head[23] != 17 {
+        return false;
+    }
+    let (ours, theirs) = head.split_at_mut(6);
+    ours.swap_with_slice(&mut theirs[..6]);
+    let (src, dst) = head.split_at_mut(30);
+    src[26..30].swap_with_slice(&mut dst[..4]);
+    let (sport, dport) = head.split_at_mut(36);
+    sport[34..36].swap_with_slice(&mut dport[..2]);
+    true
+}
+
+/// A packet that is sent from where it was received is not copied; one in several pieces is, once.
+#[test]
+fn packets_are_sent_from_the_memory_they_came_in() {
+    const TEST: &str = "packets_are_sent_from_the_memory_they_came_in";
+    if !in_netns(TEST) {
+        return;
+    }
+    let Some(mut wire) = wire(TEST, 1, 9000, false) else { return };
+    let config =
+        Config { frame_size: 2048, frames: 256, rx_ring: 64, tx_ring: 64, ..config(1, Mode::Auto) };
+    let Some(opened) = open(TEST, &config) else { return };
+    let mac = wire.link.mac.unwrap().map(|b| format!("{b:02x}")).join(":");
+    // Nobody answers ARP here.
+    let mut queue = opened.queues.into_iter().next().unwrap();
+    let netns = format!("--net=/proc/{}/ns/net", wire.peer.id());
+    let ip = ["ip", "neigh", "replace", OWN4, "lladdr", &mac, "dev", "xb"];
+    assert!(Command::new("nsenter").arg(netns).args(ip).status().unwrap().success());
+    let mut pool = Pool::new(1024, 64);
+    let (mut ring, mut done) = (VecDeque::new(), Vec::new());
+    let (mut small, mut large) = (0u64, 0u64);
+    wire.peer.tell(&format!("echo {OWN4} {ECHO} 0 8972 3"));
+    while !wire.peer.has_said("echoed") {
+        poll(&mut queue, &mut pool, |mut pkt, pool| {
+            if reflect(&mut pkt) {
+                if pkt.nr_frags() == 0 {
+                    small += 1
+                } else {
+                    large += 1
+                }
+                ring.push_back(pkt);
+            } else {
+                pool.free(pkt);
+            }
+        })
+        .unwrap();
+        queue.tx_burst(&mut ring, &mut done).unwrap();
+        queue.tx_complete(&mut done);
+        for (pkt, sent) in done.drain(..) {
+            assert!(sent);
+            pool.free(pkt);
+        }
+    }
+    assert!(small >= 580 && large >= 2400, "{small} small, {large} large");
+    while queue.tx_pending() > 0 {
+        queue.tx_complete(&mut done);
+    }
+    done.into_iter().chain(ring.into_iter().map(|p| (p, true))).for_each(|(p, _)| pool.free(p));
+    assert_eq!(stat(&queue, "tx_in_place"), small);
+    assert_eq!((pool.small_out(), pool.large_out()), (0, 0));
+    assert_eq!((stat(&queue, "rx_bad_descs"), stat(&queue, "tx_invalid_descs")), (0, 0));
+}
+
+/// Packets that wait in a socket queue keep their chunks; when few are left, packets are copied
+/// out of theirs, and the kernel keeps getting chunks.
+#[test]
+fn a_full_socket_queue_does_not_starve_the_ring() {
+    const TEST: &str = "a_full_socket_queue_does_not_starve_the_ring";
+    if !in_netns(TEST) {
+        return;
+    }
+    let Some(mut wire) = wire(TEST, 1, 1500, false) else { return };
+    let config = Config { frames: 128, rx_ring: 64, tx_ring: 64, ..config(1, Mode::Auto) };
+    let Some(opened) = open(TEST, &config) else { return };
+    let (mut drive, mut app) = serve(opened.queues);
+    // The neighbours know each other before anything is counted.
+    while_peer(&mut wire, &mut drive, &mut app, &format!("echo {OWN4} {ECHO} 0 10 5"), "echoed");
+    app.asleep = true;
+    // A few at a time, so that none is lost.
+    let mut sent = 0;
+    while sent < 600 {
+        let line = format!("flood {OWN4} {DISCARD} 10 1000");
+        wire.peer.run(&line, "flooded");
+        while drive.devices().any(|dev| dev.rx_pending() != Some(0)) {
+            drive.turn(&mut app).unwrap();
+        }
+        sent += 10;
+    }
+    let dev = drive.devices().next().unwrap();
+    let copied = stat(dev, "rx_copied");
+    assert!(copied > 300, "{:?} {:?}", dev.statistics(), dev.counts());
+    app.asleep = false;
+    while_peer(
+        &mut wire,
+        &mut drive,
+        &mut app,
+        &format!("echo {OWN4} {ECHO} 0 1472 100"),
+        "echoed",
+    );
+    check_balance(&mut drive);
+    let lost = drive.shard.net.counts.drops(Reason::RingFull);
+    assert_eq!(app.discarded + lost, sent);
+    assert!(app.discarded > 500, "{lost} were lost");
+    assert_eq!(drive.shard.net.pool.small_out(), drive.devices().map(Device::tx_pending).sum());
+}
+
+/// Only the ports that were asked for are taken; the kernel has the same address and the rest.
+#[test]
+fn other_ports_reach_the_kernel() {
+    const TEST: &str = "other_ports_reach_the_kernel";
+    if !in_netns(TEST) {
+        return;
+    }
+    let Some(mut wire) = wire(TEST, 1, 1500, false) else { return };
+    for (addr, len) in addrs().into_iter().zip([24, 64]) {
+        wire.netdev.add_addr(wire.link.index, addr, len).unwrap();
+    }
+    let filter = Filter {
+        services: Some(vec![Service::Udp(ECHO)]),
+        neighbours: false,
+        ..Filter::addrs(addrs())
+    };
+    let Some(opened) = open(TEST, &Config { filter: filter.clone(), ..config(1, Mode::Auto) })
+    else {
+        return;
+    };
+    let attached = Arc::clone(&opened.attached);
+    assert_eq!(attached.filter(), filter);
+    let (mut drive, mut app) = serve(opened.queues);
+    // The kernel answers for the addresses, so we have to be told of the neighbours.
+    let mac = wire.peer_mac();
+    for peer in ["10.78.0.2", "fd78::2"] {
+        assert!(drive.shard.neigh_add(0, peer.parse().unwrap(), Mac(mac)));
+    }
+    const KERNEL: u16 = 4242;
+    for addr in [OWN4, OWN6] {
+        let server = UdpSocket::bind((addr, KERNEL)).unwrap();
+        std::thread::spawn(move || {
+            let mut buf = [0; 2048];
+            while let Ok((n, from)) = server.recv_from(&mut buf) {
+                let _ = server.send_to(&buf[..n], from);
+            }
+        });
+    }
+    for addr in [OWN4, OWN6] {
+        for port in [ECHO, KERNEL] {
+            let line = format!("echo {addr} {port} 0 1000 50");
+            while_peer(&mut wire, &mut drive, &mut app, &line, "echoed");
+        }
+    }
+    let ours = |drive: &Drive| {
+        let counts = &drive.shard.net.counts;
+        counts.get(Counter::UdpInDatagrams) + counts.get(Counter::Udp6InDatagrams)
+    };
+    let first = ours(&drive);
+    assert!((42..100).contains(&first), "the kernel's datagrams did not come here: {first}");
+    // At run time the filter takes another port, and the first one is the kernel's: nobody there.
+    let filter = Filter { services: Some(vec![Service::Udp(DISCARD)]), ..filter };
+    attached.set_filter(&filter).unwrap();
+    while_peer(&mut wire, &mut drive, &mut app, &format!("mute {OWN4} {ECHO}"), "silence");
+    while_peer(&mut wire, &mut drive, &mut app, &format!("flood {OWN4} {DISCARD} 20 9"), "flooded");
+    while app.discarded < 20 {
+        drive.turn(&mut app).unwrap();
+    }
+    assert_eq!(ours(&drive), first + 20);
+    check_balance(&mut drive);
+}
+
+#[test]
+fn a_link_goes_down_and_comes_up() {
+    const TEST: &str = "a_link_goes_down_and_comes_up";
+    if !in_netns(TEST) {
+        return;
+    }
+    for mode in [Mode::Native, Mode::Generic] {
+        let Some(mut wire) = wire(TEST, 1, 1500, false) else { return };
+        let Some(opened) = open(TEST, &config(1, mode)) else { return };
+        let (mut drive, mut app) = serve(opened.queues);
+        let line = format!("echo {OWN6} {ECHO} 0 1000 200");
+        while_peer(&mut wire, &mut drive, &mut app, &line, "echoed");
+        wire.netdev.set_up(wire.link.index, false).unwrap();
+        // Sent into nothing; it waits in the ring or is dropped, and is no error.
+        let to = SendTo::to("10.78.0.2:9".parse().unwrap());
+        for _ in 0..50 {
+            let _ = drive.shard.udp_send(app.echo, to, &[b"hello"]);
+            wire.peer.set_waker(drive.poller.waker());
+            drive.poller.waker().wake();
+            drive.turn(&mut app).unwrap();
+        }
+        wire.netdev.set_up(wire.link.index, true).unwrap();
+        while !wire.netdev.link("xa").unwrap().running {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        while_peer(&mut wire, &mut drive, &mut app, &line, "echoed");
+        check_balance(&mut drive);
+        wire.netdev.del_link(wire.link.index).unwrap();
+    }
+}
+
+/// The interface is deleted while packets come in and go out: an error, in bounded time, and
+/// everything is still accounted for.
+#[test]
+fn a_device_is_deleted_under_load() {
+    const TEST: &str = "a_device_is_deleted_under_load";
+    if !in_netns(TEST) {
+        return;
+    }
+    let Some(mut wire) = wire(TEST, 2, 1500, false) else { return };
+    let Some(opened) = open(TEST, &config(2, Mode::Auto)) else { return };
+    let (mut drive, mut app) = serve(opened.queues);
+    while_peer(&mut wire, &mut drive, &mut app, &format!("echo {OWN4} {ECHO} 0 100 50"), "echoed");
+    while_peer(&mut wire, &mut drive, &mut app, &format!("storm {OWN4} {ECHO}"), "storms");
+    for _ in 0..200 {
+        drive.turn(&mut app).unwrap();
+    }
+    wire.netdev.del_link(wire.link.index).unwrap();
+    let err = loop {
+        drive.shard.set_knob("net.core.busy_poll", "1000000").unwrap();
+        match drive.turn(&mut app) {
+            Ok(()) => {}
+            Err(err) => break err,
+        }
+    };
+    assert_eq!(err.raw_os_error(), Some(libc::ENODEV), "{err}");
+    for queue in [0, 1] {
+        let mut dev = drive.remove_queue(0, queue).expect("it is still there");
+        assert_eq!(dev.tx_pending(), 0);
+        let (mut ring, mut done) = (VecDeque::new(), Vec::new());
+        let gone = dev.tx_burst(&mut ring, &mut done);
+        assert!(queue == 1 || gone.is_err() || done.is_empty());
+    }
+    assert_eq!(drive.shard.net.counts.unaccounted(), []);
+}
+
+/// A program that is attached is never replaced, whichever mode is asked for.
+#[test]
+fn a_second_program_is_refused() {
+    const TEST: &str = "a_second_program_is_refused";
+    if !in_netns(TEST) {
+        return;
+    }
+    let Some(mut wire) = wire(TEST, 1, 1500, false) else { return };
+    let Some(opened) = open(TEST, &config(1, Mode::Native)) else { return };
+    for mode in [Mode::Auto, Mode::Native, Mode::Generic] {
+        let err = xdp::open(&config(1, mode)).expect_err("one is attached");
+        assert!(matches!(err, OpenError::Attached { .. }), "{err}");
+        let errno = err.errno().unwrap();
+        assert!([libc::EBUSY, libc::EEXIST].contains(&errno), "{err}");
+        assert!(err.to_string().contains("ip link set dev xa xdp off"), "{err}");
+    }
+    let (mut drive, mut app) = serve(opened.queues);
+    while_peer(&mut wire, &mut drive, &mut app, &format!("mute {OWN4} {ECHO}"), "answered");
+}
+
+#[test]
+fn queues_that_do_not_exist_and_zero_copy_are_refused_with_advice() {
+    const TEST: &str = "queues_that_do_not_exist_and_zero_copy_are_refused_with_advice";
+    if !in_netns(TEST) {
+        return;
+    }
+    let Some(_wire) = wire(TEST, 2, 1500, false) else { return };
+    let Some(opened) = open(TEST, &config(2, Mode::Auto)) else { return };
+    assert!(opened.queues.iter().all(|q| !q.is_zero_copy()));
+    assert!(opened.notes.iter().any(|n| n.contains("no zero-copy")), "{:?}", opened.notes);
+    assert!(!opened.notes.iter().any(|n| n.contains("combined")), "{:?}", opened.notes);
+    drop(opened);
+    let one = xdp::open(&config(1, Mode::Auto)).unwrap();
+    assert!(one.notes.iter().any(|n| n.contains("ethtool -L xa combined 1")), "{:?}", one.notes);
+    drop(one);
+    let err = xdp::open(&config(3, Mode::Auto)).expect_err("there are two");
+    assert!(matches!(err, OpenError::NoQueue { queue: 2, has: 2, .. }), "{err}");
+    assert!(err.to_string().contains("ethtool -L xa combined 3"), "{err}");
+    let wanted = Config { copy: CopyMode::ZeroCopy, ..config(1, Mode::Auto) };
+    let err = xdp::open(&wanted).expect_err("a veth has no zero-copy mode");
+    assert!(matches!(err, OpenError::NotByDriver { .. }), "{err}");
+    assert_eq!(err.errno(), Some(libc::EOPNOTSUPP));
+    // What failed left nothing behind, and what was closed can be opened again at once.
+    for _ in 0..5 {
+        drop(xdp::open(&config(2, Mode::Auto)).unwrap());
+    }
+    assert!(!shows_xdp());
+}
+
+/// Whether `ip link` shows a program on our end.
+fn shows_xdp() -> bool {
+    let out = Command::new("ip").args(["link", "show", "dev", "xa"]).output().unwrap();
+    String::from_utf8_lossy(&out.stdout).contains("xdp")
+}
+
+#[test]
+fn sigkill_leaves_no_program_behind() {
+    const TEST: &str = "sigkill_leaves_no_program_behind";
+    if net::role() == "holder" {
+        let opened = xdp::open(&config(1, Mode::Auto)).unwrap();
+        println!("@open");
+        let _ = io::stdin().read_line(&mut String::new());
+        drop(opened);
+        return;
+    }
+    if !in_netns(TEST) {
+        return;
+    }
+    let Some(_wire) = wire(TEST, 1, 1500, false) else { return };
+    let Some(opened) = open(TEST, &config(1, Mode::Auto)) else { return };
+    drop(opened);
+    assert!(!shows_xdp());
+    let this = Command::new("env");
+    let mut child = net::again(this, TEST, "holder")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    use io::BufRead;
+    let mut lines = io::BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().ends_with("@open")));
+    assert!(shows_xdp());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // The kernel closes the last descriptors behind the exit.
+    while shows_xdp() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    drop(xdp::open(&config(1, Mode::Auto)).unwrap());
+}
+
+/// Without privileges the error says which ones are needed.
+#[test]
+fn without_capabilities_the_error_names_them() {
+    const TEST: &str = "without_capabilities_the_error_names_them";
+    if net::role() == "nobody" {
+        let err = xdp::open(&Config::new("lo")).expect_err("not allowed");
+        assert!(matches!(err, OpenError::Privilege { .. }), "{err}");
+        assert_eq!(err.errno(), Some(libc::EPERM));
+        assert!(err.to_string().contains("CAP_BPF"), "{err}");
+        return;
+    }
+    // In a user namespace of its own a process has no rights over BPF.
+    let mut command = Command::new("unshare");
+    let works = Command::new("unshare").args(["-rn", "true"]).status();
+    if !works.is_ok_and(|s| s.success()) {
+        return skip(TEST, "no user namespace may be made here (unshare -rn fails)");
+    }
+    command.arg("-rn");
+    let out = net::again(command, TEST, "nobody").output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+}
+
+/// A veth peer leaves checksums to a device that is not there: told once, with what to do.
+#[test]
+fn partial_checksums_are_found_and_told() {
+    const TEST: &str = "partial_checksums_are_found_and_told";
+    if !in_netns(TEST) {
+        return;
+    }
+    let Some(mut wire) = wire(TEST, 1, 1500, true) else { return };
+    let Some(opened) = open(TEST, &config(1, Mode::Auto)) else { return };
+    let attached = Arc::clone(&opened.attached);
+    let (mut drive, mut app) = serve(opened.queues);
+    while_peer(&mut wire, &mut drive, &mut app, &format!("mute {OWN4} {ECHO}"), "silence");
+    assert!(stat(drive.devices().next().unwrap(), "rx_partial_csum") >= 5);
+    let notes = attached.take_notes();
+    assert!(notes.iter().any(|n| n.contains("`ethtool -K PEER tx off`")), "{notes:?}");
+    assert_eq!(attached.take_notes(), [""; 0], "it is told once");
+    assert!(drive.shard.net.counts.get(Counter::UdpInCsumErrors) >= 5);
+    check_balance(&mut drive);
+}
+
+/// More than can be taken: every packet is received, or counted as lost.
+#[test]
+fn a_flood_is_accounted_for_to_the_last_packet() {
+    const TEST: &str = "a_flood_is_accounted_for_to_the_last_packet";
+    if !in_netns(TEST) {
+        return;
+    }
+    let Some(mut wire) = wire(TEST, 1, 1500, false) else { return };
+    let config = Config { frames: 128, rx_ring: 64, tx_ring: 64, ..config(1, Mode::Auto) };
+    let Some(opened) = open(TEST, &config) else { return };
+    let (mut drive, mut app) = serve(opened.queues);
+    while_peer(&mut wire, &mut drive, &mut app, &format!("echo {OWN4} {ECHO} 0 10 5"), "echoed");
+    drive.count_losses();
+    const SENT: u64 = 20_000;
+    // First nobody looks at the ring, then all is taken that comes.
+    wire.peer.run(&format!("flood {OWN4} {DISCARD} {SENT} 100"), "flooded");
+    let line = format!("flood {OWN4} {DISCARD} {SENT} 100");
+    while_peer(&mut wire, &mut drive, &mut app, &line, "flooded");
+    // Behind the flood in the same queues.
+    while_peer(&mut wire, &mut drive, &mut app, &format!("echo {OWN4} {ECHO} 0 10 5"), "echoed");
+    check_balance(&mut drive);
+    let counts = &drive.shard.net.counts;
+    let lost = counts.drops(Reason::RingFull);
+    assert!(lost > 0);
+    // What did not come as far as the program, because the far end's turn came too late.
+    let before = wire.peer.ask("dropped");
+    let here = app.discarded + lost + counts.drops(Reason::SocketRcvbuff);
+    assert_eq!(here + before.parse::<u64>().unwrap(), 2 * SENT);
+}
+
+/// A tagged frame is not ours, although its address is: the same frame without a tag is.
+#[test]
+fn tagged_frames_stay_with_the_kernel() {
+    const TEST: &str = "tagged_frames_stay_with_the_kernel";
+    if !in_netns(TEST) {
+        return;
+    }
+    let Some(mut wire) = wire(TEST, 1, 1500, false) else { return };
+    let Some(opened) = open(TEST, &config(1, Mode::Auto)) else { return };
+    let mut queue = opened.queues.into_iter().next().unwrap();
+    let mut pool = Pool::new(64, 0);
+    wire.peer.run(&format!("raw {OWN4} 10"), "sent");
+    let mut seen = Vec::new();
+    // They came in the order in which they were sent, before the peer said so.
+    while poll(&mut queue, &mut pool, |pkt, pool| {
+        seen.push(pkt.head().to_vec());
+        pool.free(pkt);
+    })
+    .unwrap()
+        > 0
+    {}
+    assert_eq!(seen.len(), 10);
+    assert!(seen.iter().all(|frame| frame[12..14] == [8, 0]), "{seen:02x?}");
+}
