@@ -4,11 +4,18 @@
 //! requests in a run. Linux: net/core/rtnetlink.c, net/ipv4/devinet.c, net/ipv6/addrconf.c,
 //! net/ipv4/fib_frontend.c, net/core/neighbour.c, drivers/net/veth.c.
 
+mod info;
+mod local;
 mod losses;
 mod netlink;
+pub mod tc;
+mod watch;
 
 pub use crate::sys::ethtool::Feature;
+pub use info::Info;
+pub use local::Exposure;
 pub use losses::Losses;
+pub use watch::{Event, Watch};
 
 use netlink::{Netlink, Request, attr, attr_u32, text};
 use std::fmt;
@@ -154,6 +161,7 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_NEWNEIGH: u16 = 28;
 const NLM_F_REPLACE: u16 = 0x100;
@@ -321,6 +329,23 @@ impl Netdev {
             .attr(IFA_LOCAL, &bytes)
             .attr(IFA_ADDRESS, &bytes);
         self.set(request, || format!("add address {addr}/{prefix_len} to interface #{index}"))
+    }
+
+    /// Takes an address from an interface.
+    ///
+    /// # Errors
+    /// `EADDRNOTAVAIL` if it is not there, `EPERM`, `ENODEV`.
+    pub fn del_addr(
+        &mut self,
+        index: u32,
+        addr: IpAddr,
+        prefix_len: u8,
+    ) -> Result<(), NetdevError> {
+        let (family, bytes) = family(addr);
+        let mut fixed = [family, prefix_len, 0, 0, 0, 0, 0, 0];
+        fixed[4..].copy_from_slice(&index.to_ne_bytes());
+        let request = Request::new(RTM_DELADDR, 0, &fixed).attr(IFA_LOCAL, &bytes);
+        self.set(request, || format!("take address {addr}/{prefix_len} from interface #{index}"))
     }
 
     /// Adds a route, or replaces the one to the same network.

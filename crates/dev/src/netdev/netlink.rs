@@ -25,6 +25,9 @@ const NESTED: u16 = 0x8000;
 /// The kernel's own buffer for answers is 32 KiB at most; a link with many attributes needs ~4.
 const ANSWER_BYTES: usize = 32 * 1024;
 
+/// `NLM_F_DUMP`: all there are, in several messages.
+pub(super) const NLM_F_DUMP: u16 = 0x300;
+
 /// Where an answer's attributes begin is the length of the fixed part of its message type.
 pub(super) struct Answer {
     pub(super) body: Vec<u8>,
@@ -62,6 +65,11 @@ impl Request {
 
     /// Appends a 32-bit attribute.
     pub(super) fn attr_u32(self, kind: u16, value: u32) -> Request {
+        self.attr(kind, &value.to_ne_bytes())
+    }
+
+    /// Appends a 16-bit attribute.
+    pub(super) fn attr_u16(self, kind: u16, value: u16) -> Request {
         self.attr(kind, &value.to_ne_bytes())
     }
 
@@ -138,6 +146,15 @@ impl Netlink {
         request: Request,
         doing: impl FnOnce() -> String,
     ) -> Result<Option<Answer>, NetdevError> {
+        Ok(self.dump(request, doing)?.pop())
+    }
+
+    /// The same for a request that many messages answer.
+    pub(super) fn dump(
+        &mut self,
+        request: Request,
+        doing: impl FnOnce() -> String,
+    ) -> Result<Vec<Answer>, NetdevError> {
         self.exchange(request).map_err(|(source, kernel)| NetdevError {
             doing: doing(),
             kernel,
@@ -145,16 +162,13 @@ impl Netlink {
         })
     }
 
-    fn exchange(
-        &mut self,
-        request: Request,
-    ) -> Result<Option<Answer>, (io::Error, Option<String>)> {
+    fn exchange(&mut self, request: Request) -> Result<Vec<Answer>, (io::Error, Option<String>)> {
         let plain = |err: rustix::io::Errno| (io::Error::from(err), None);
         self.seq = self.seq.wrapping_add(1);
         let bytes = request.finish(self.seq);
         rustix::net::send(&self.fd, &bytes, SendFlags::empty()).map_err(plain)?;
         let mut buf = vec![0u8; ANSWER_BYTES];
-        let mut answer = None;
+        let mut answers = Vec::new();
         loop {
             let got = rustix::io::retry_on_intr(|| {
                 rustix::net::recv(&self.fd, &mut buf[..], RecvFlags::TRUNC)
@@ -173,7 +187,7 @@ impl Netlink {
                         let code =
                             body.first_chunk().map_or(-libc::EBADMSG, |b| i32::from_ne_bytes(*b));
                         if code == 0 {
-                            return Ok(answer);
+                            return Ok(answers);
                         }
                         let sentence = (flags & NLM_F_ACK_TLVS != 0)
                             .then(|| {
@@ -183,8 +197,8 @@ impl Netlink {
                             .map(text);
                         return Err((io::Error::from_raw_os_error(code.wrapping_neg()), sentence));
                     }
-                    NLMSG_DONE => return Ok(answer),
-                    _ => answer = Some(Answer { body: body.to_vec() }),
+                    NLMSG_DONE => return Ok(answers),
+                    _ => answers.push(Answer { body: body.to_vec() }),
                 }
             }
         }
@@ -192,7 +206,7 @@ impl Netlink {
 }
 
 /// The messages of one datagram: type, flags, sequence number, body.
-struct Messages<'a>(&'a [u8]);
+pub(super) struct Messages<'a>(pub(super) &'a [u8]);
 
 impl<'a> Iterator for Messages<'a> {
     type Item = (u16, u16, u32, &'a [u8]);
@@ -229,6 +243,11 @@ pub(super) fn attr(mut attrs: &[u8], kind: u16) -> Option<&[u8]> {
 pub(super) fn text(value: &[u8]) -> String {
     let end = value.iter().position(|&b| b == 0).unwrap_or(value.len());
     String::from_utf8_lossy(&value[..end]).into_owned()
+}
+
+/// A 16-bit attribute.
+pub(super) fn attr_u16(attrs: &[u8], kind: u16) -> Option<u16> {
+    attr(attrs, kind)?.first_chunk().map(|b| u16::from_ne_bytes(*b))
 }
 
 /// A 32-bit attribute.

@@ -59,7 +59,75 @@ pub fn set(name: &str, feature: Feature, on: bool) -> io::Result<()> {
     run(name, Value { cmd: feature.commands().1, data: u32::from(on) }).map(drop)
 }
 
+/// `struct ethtool_drvinfo`.
+#[repr(C)]
+struct Drvinfo {
+    cmd: u32,
+    driver: [u8; 32],
+    rest: [u8; 160],
+}
+
+/// The name of the interface's driver (`ethtool -i`).
+///
+/// # Errors
+/// `ENODEV` for an unknown name, `EOPNOTSUPP` where the driver does not say.
+pub fn driver(name: &str) -> io::Result<String> {
+    let mut info = Drvinfo { cmd: GDRVINFO, driver: [0; 32], rest: [0; 160] };
+    ioctl(name, &mut info)?;
+    let end = info.driver.iter().position(|&b| b == 0).unwrap_or(info.driver.len());
+    Ok(String::from_utf8_lossy(&info.driver[..end]).into_owned())
+}
+
+const GDRVINFO: u32 = 0x03;
+
+/// `struct ethtool_channels`.
+#[repr(C)]
+#[derive(Default)]
+struct RawChannels {
+    cmd: u32,
+    max: [u32; 4],
+    now: [u32; 4],
+}
+
+const GCHANNELS: u32 = 0x3c;
+
+/// The queues of an interface (`ethtool -l`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Channels {
+    /// Queues that only receive, those for both directions among them.
+    pub rx: u32,
+    /// Queues that only send, likewise.
+    pub tx: u32,
+    /// The most there may be of the former.
+    pub rx_max: u32,
+    /// The most there may be of the latter.
+    pub tx_max: u32,
+}
+
+/// How many queues the interface has.
+///
+/// # Errors
+/// `ENODEV` for an unknown name, `EOPNOTSUPP` where the driver does not say.
+pub fn channels(name: &str) -> io::Result<Channels> {
+    let mut raw = RawChannels { cmd: GCHANNELS, ..RawChannels::default() };
+    ioctl(name, &mut raw)?;
+    let sum = |[rx, tx, _, both]: [u32; 4]| (rx.saturating_add(both), tx.saturating_add(both));
+    let ((rx, tx), (rx_max, tx_max)) = (sum(raw.now), sum(raw.max));
+    Ok(Channels { rx, tx, rx_max, tx_max })
+}
+
 fn run(name: &str, mut value: Value) -> io::Result<Value> {
+    ioctl(name, &mut value)?;
+    Ok(value)
+}
+
+/// What SIOCETHTOOL may be given: plain data whose first word is a command for that very data.
+trait Command {}
+impl Command for Value {}
+impl Command for Drvinfo {}
+impl Command for RawChannels {}
+
+fn ioctl(name: &str, value: &mut impl Command) -> io::Result<()> {
     let fd = rustix::net::socket_with(
         AddressFamily::INET,
         SocketType::DGRAM,
@@ -67,10 +135,12 @@ fn run(name: &str, mut value: Value) -> io::Result<Value> {
         None,
     )?;
     let mut req = ifreq::with_name(name)?;
-    req.ifr_ifru.ifru_data = (&raw mut value).cast();
-    // SAFETY: SIOCETHTOOL reads the ifreq and reads and writes the `ethtool_value` it points at;
-    // for the six command pairs above the kernel touches exactly those 8 bytes, and both live on
-    // this stack until the call returns.
+    req.ifr_ifru.ifru_data = std::ptr::from_mut(value).cast();
+    // SAFETY: SIOCETHTOOL reads the ifreq and reads and writes what it points at; for the commands
+    // above the kernel touches exactly the structure that goes with each, for which every bit
+    // pattern is valid, and both outlive the call.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut req) })?;
-    Ok(value)
+    Ok(())
 }
+
+const _: () = assert!(size_of::<Drvinfo>() == 196 && size_of::<RawChannels>() == 36);
