@@ -640,3 +640,121 @@ fn tagged_frames_stay_with_the_kernel() {
     assert_eq!(seen.len(), 10);
     assert!(seen.iter().all(|frame| frame[12..14] == [8, 0]), "{seen:02x?}");
 }
+
+/// A queue is closed and opened again while the others go on; its chunks come back with it.
+#[test]
+fn a_queue_is_closed_and_opened_again_at_run_time() {
+    const TEST: &str = "a_queue_is_closed_and_opened_again_at_run_time";
+    if !in_netns(TEST) {
+        return;
+    }
+    let Some(mut wire) = wire(TEST, 2, 1500, false) else { return };
+    let Some(opened) = open(TEST, &config(2, Mode::Auto)) else { return };
+    let more = opened.more;
+    let err = more.open_queue(1).expect_err("it is open");
+    assert!(matches!(err, OpenError::QueueBusy { queue: 1, .. }), "{err}");
+    assert_eq!(err.errno(), Some(libc::EBUSY));
+    let err = more.open_queue(2).expect_err("there is none");
+    assert!(matches!(err, OpenError::NoQueue { queue: 2, has: 2, .. }), "{err}");
+    let (mut drive, mut app) = serve(opened.queues);
+    let line = format!("flows {OWN4} {ECHO} 32");
+    // The first one as well, whose socket the memory was registered with; then both.
+    for closed in [&[1][..], &[0], &[0, 1], &[1, 0]] {
+        while_peer(&mut wire, &mut drive, &mut app, &line, "echoed");
+        for &queue in closed {
+            drop(drive.remove_queue(0, queue).expect("it is there"));
+        }
+        for &queue in closed {
+            let again = more.open_queue(queue.into()).unwrap();
+            assert_eq!(again.queue(), queue);
+            drive.add_queue(0, Box::new(again)).unwrap();
+        }
+        while_peer(&mut wire, &mut drive, &mut app, &line, "echoed");
+    }
+    check_balance(&mut drive);
+    for dev in drive.devices() {
+        assert_eq!(stat(dev, "rx_copied") + stat(dev, "rx_bad_descs"), 0);
+    }
+    drop(drive);
+    assert!(shows_xdp(), "the handle keeps the program attached");
+    drop((more, opened.attached));
+    assert!(!shows_xdp());
+}
+
+/// The interface loses a queue behind our back: its packets come in by the other one.
+#[test]
+fn the_number_of_queues_changes_under_load() {
+    const TEST: &str = "the_number_of_queues_changes_under_load";
+    if !in_netns(TEST) {
+        return;
+    }
+    let Some(mut wire) = wire(TEST, 2, 1500, false) else { return };
+    let Some(opened) = open(TEST, &config(2, Mode::Auto)) else { return };
+    let (mut drive, mut app) = serve(opened.queues);
+    let line = format!("flows {OWN4} {ECHO} 32");
+    let netns = format!("--net=/proc/{}/ns/net", wire.peer.id());
+    let ethtool = |netns: &str, name: &str, way: &str, n: &str| {
+        let mut set = Command::new("nsenter");
+        set.args([netns, "ethtool", "-L", name, way, n]).status().is_ok_and(|s| s.success())
+    };
+    while_peer(&mut wire, &mut drive, &mut app, &line, "echoed");
+    for n in ["1", "2", "1"] {
+        // With XDP attached an end needs as many queues as the other sends by.
+        let mut ways = [(netns.as_str(), "xb", "tx"), ("--net=/proc/self/ns/net", "xa", "rx")];
+        if n == "2" {
+            ways.reverse();
+        }
+        if !ways.iter().all(|(netns, name, way)| ethtool(netns, name, way, n)) {
+            return skip(TEST, "`ethtool -L` does not work here");
+        }
+        while_peer(&mut wire, &mut drive, &mut app, &line, "echoed");
+    }
+    check_balance(&mut drive);
+}
+
+/// Without buffers of several pieces, what does not fit a chunk is dropped and counted.
+#[test]
+fn long_frames_without_multi_buffer_are_counted_as_lost() {
+    const TEST: &str = "long_frames_without_multi_buffer_are_counted_as_lost";
+    if !in_netns(TEST) {
+        return;
+    }
+    let Some(mut wire) = wire(TEST, 1, 9000, false) else { return };
+    let config = Config { multi_buffer: false, frame_size: 2048, ..config(1, Mode::Auto) };
+    let Some(opened) = open(TEST, &config) else { return };
+    let (mut drive, mut app) = serve(opened.queues);
+    // A chunk without the room that the kernel keeps, without the headers.
+    const FITS: usize = 2048 - 256 - 42;
+    let line = format!("echo {OWN4} {ECHO} {} {FITS} 1", FITS - 20);
+    while_peer(&mut wire, &mut drive, &mut app, &line, "echoed");
+    drive.count_losses();
+    assert_eq!(drive.shard.net.counts.drops(Reason::RingFull), 0);
+    let line = format!("flood {OWN4} {DISCARD} 30 {}", FITS + 1);
+    while_peer(&mut wire, &mut drive, &mut app, &line, "flooded");
+    // Ours are as long as the MTU allows, and longer than a chunk: refused, and counted as such.
+    let to = SendTo::to("10.78.0.2:9".parse().unwrap());
+    drive.shard.udp_send(app.echo, to, &[&[7; 5000]]).unwrap();
+    while_peer(&mut wire, &mut drive, &mut app, &format!("echo {OWN4} {ECHO} 0 9 3"), "echoed");
+    check_balance(&mut drive);
+    let counts = &drive.shard.net.counts;
+    assert_eq!((counts.drops(Reason::RingFull), counts.drops(Reason::DevTxError)), (30, 1));
+    assert_eq!(app.discarded, 0);
+    let dev = drive.devices().next().unwrap();
+    assert_eq!((dev.counts().tx_refused, dev.counts().tx_errno), (1, libc::EMSGSIZE));
+}
+
+#[test]
+fn busy_polling_echoes_as_well() {
+    const TEST: &str = "busy_polling_echoes_as_well";
+    if !in_netns(TEST) {
+        return;
+    }
+    let Some(mut wire) = wire(TEST, 1, 1500, false) else { return };
+    let busy_poll = Some(xdp::BusyPoll { usecs: 20, budget: 64 });
+    let Some(opened) = open(TEST, &Config { busy_poll, ..config(1, Mode::Auto) }) else { return };
+    let (mut drive, mut app) = serve(opened.queues);
+    drive.shard.set_knob("net.core.busy_poll", "1000").unwrap();
+    let line = format!("echo {OWN6} {ECHO} 0 1400 7");
+    while_peer(&mut wire, &mut drive, &mut app, &line, "echoed");
+    check_balance(&mut drive);
+}

@@ -28,5 +28,5 @@ mod xsk;
 pub use attached::Attached;
 pub use error::OpenError;
 pub use filter::{Filter, Service};
-pub use open::{BusyPoll, Config, CopyMode, Mode, Opened, RING_MAX, open};
+pub use open::{BusyPoll, Config, CopyMode, Mode, Opened, Queues, RING_MAX, open};
 pub use xsk::Xsk;

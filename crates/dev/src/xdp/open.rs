@@ -13,8 +13,8 @@ use crate::sys::umem::QUEUES_MAX;
 use crate::sys::xsk as sys;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Where the program is attached.
@@ -145,6 +145,8 @@ pub struct Opened {
     pub queues: Vec<Xsk>,
     /// The program: to change the filter. Each queue has a share in it.
     pub attached: Arc<Attached>,
+    /// Opens further queues later.
+    pub more: Queues,
     /// What was lost on the way to the best mode, in sentences for the user. Later ones come by
     /// [`Attached::take_notes`].
     pub notes: Vec<String>,
@@ -174,7 +176,9 @@ pub fn open(config: &Config) -> Result<Opened, OpenError> {
         let (ifname, queue) = (name.clone(), config.queues.end - 1);
         return Err(OpenError::NoQueue { ifname, queue, has });
     }
-    let attached = Arc::new(Attached::new(name, link.index, config.mode, config.queues.end)?);
+    // Room for queues that the interface gets later.
+    let most = u32::from(QUEUES_MAX);
+    let attached = Arc::new(Attached::new(name, link.index, config.mode, most)?);
     if config.queues.len() < has as usize {
         attached.note(format!(
             "{name} receives by {has} queues and {} of them are served: packets of ours that come in \
@@ -192,11 +196,11 @@ pub fn open(config: &Config) -> Result<Opened, OpenError> {
     let bytes = chunks * frame_size as usize;
     let umem = Umem::new(chunks, frame_size as usize)
         .map_err(|source| OpenError::Memory { bytes, source })?;
-    let mut opening = Opening { config, link, attached, umem, flags: None, queues: Vec::new() };
-    for queue in config.queues.clone() {
-        opening.open_queue(queue)?;
-    }
-    let Opening { attached, queues, .. } = opening;
+    let config = Arc::new(config.clone());
+    let more = Queues { config, link, attached, umem, sockets: Arc::default() };
+    let open_one = |queue| more.bind_queue(queue);
+    let queues = more.config.queues.clone().map(open_one).collect::<Result<Vec<Xsk>, _>>()?;
+    let (attached, config) = (Arc::clone(&more.attached), Arc::clone(&more.config));
     // Only now, so that no packet is redirected to a queue where nobody is.
     attached.set_filter(&config.filter).map_err(|source| OpenError::Refused {
         doing: "set the filter",
@@ -204,7 +208,7 @@ pub fn open(config: &Config) -> Result<Opened, OpenError> {
         source,
     })?;
     let notes = attached.take_notes();
-    Ok(Opened { queues, attached, notes })
+    Ok(Opened { queues, attached, more, notes })
 }
 
 fn find(name: &str) -> Result<Link, OpenError> {
@@ -217,25 +221,80 @@ fn find(name: &str) -> Result<Link, OpenError> {
     netdev.link(name).map_err(|err| fail(refusal(err)))
 }
 
-/// What is known while the queues are opened one by one.
-struct Opening<'a> {
-    config: &'a Config,
+/// What the queues of a device have in common: the memory, the program and how they were opened. It
+/// keeps both alive, and can be kept by whoever changes the number of queues.
+#[derive(Clone, Debug)]
+pub struct Queues {
+    config: Arc<Config>,
     link: Link,
     attached: Arc<Attached>,
     umem: Arc<Umem>,
-    /// How the first queue was bound: the others are as it is.
-    flags: Option<u16>,
-    queues: Vec<Xsk>,
+    sockets: Arc<Mutex<Sockets>>,
 }
 
-impl Opening<'_> {
-    fn open_queue(&mut self, queue: u32) -> Result<(), OpenError> {
+/// The sockets of a device that are open now.
+#[derive(Debug, Default)]
+struct Sockets {
+    open: Vec<Arc<OwnedFd>>,
+    /// How the first queue was bound: the others are as it is.
+    flags: u16,
+}
+
+/// A socket among those of its device. Whoever binds another to its memory holds the list
+/// meanwhile, so that it is closed when this is dropped and not a moment later.
+#[derive(Debug)]
+pub(super) struct Socket {
+    fd: Arc<OwnedFd>,
+    all: Arc<Mutex<Sockets>>,
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        lock(&self.all).open.retain(|fd| !Arc::ptr_eq(fd, &self.fd));
+    }
+}
+
+/// A panic elsewhere leaves the list whole: each change of it is complete under the lock.
+fn lock(sockets: &Mutex<Sockets>) -> MutexGuard<'_, Sockets> {
+    sockets.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Queues {
+    /// The program.
+    #[must_use]
+    pub fn attached(&self) -> &Arc<Attached> {
+        &self.attached
+    }
+
+    /// Opens another queue of the same device: one that the interface got since (`ethtool -L`), or
+    /// one that was closed. It shares the memory, and takes those chunks that no other queue has: as
+    /// many as a queue that was closed left.
+    ///
+    /// # Errors
+    /// [`OpenError`]: `EBUSY` if the queue is open, `EINVAL` if the interface does not have it.
+    pub fn open_queue(&self, queue: u32) -> Result<Xsk, OpenError> {
+        let ifname = self.config.ifname.clone();
+        let has = sys::rx_queues(&ifname).unwrap_or(1).min(u32::from(QUEUES_MAX));
+        if queue >= has {
+            return Err(OpenError::NoQueue { ifname, queue, has });
+        }
+        self.bind_queue(queue)
+    }
+
+    fn bind_queue(&self, queue: u32) -> Result<Xsk, OpenError> {
         const NEEDS: &str = "CAP_NET_RAW";
         let name = &self.config.ifname;
         let refused = |doing| move |source: io::Error| OpenError::new(doing, NEEDS, name, source);
         let fd = sys::open().map_err(refused("open an AF_XDP socket"))?;
         let region = self.umem.region;
-        if self.queues.is_empty() {
+        let mut sockets = lock(&self.sockets);
+        if sockets.open.is_empty() {
             sys::register(&fd, region).map_err(|source| match source.raw_os_error() {
                 Some(libc::ENOBUFS | libc::ENOMEM) => {
                     OpenError::Memory { bytes: region.len(), source }
@@ -245,8 +304,13 @@ impl Opening<'_> {
         }
         let sizes = self.config.sizes();
         sys::set_rings(&fd, sizes).map_err(refused("make the rings of an AF_XDP socket"))?;
-        let flags = self.bind(&fd, queue)?;
-        let rings = map(fd, sizes).map_err(refused("map the rings of an AF_XDP socket"))?;
+        let flags = self.bind(&fd, queue, &sockets)?;
+        sockets.flags = flags;
+        let fd = Arc::new(fd);
+        sockets.open.push(Arc::clone(&fd));
+        drop(sockets);
+        let socket = Socket { fd, all: Arc::clone(&self.sockets) };
+        let rings = map(socket, sizes).map_err(refused("map the rings of an AF_XDP socket"))?;
         // Before Linux 6.17 a call sends 32 frames, whatever is asked for.
         let _ = sys::set_tx_budget(&rings.fd, sizes.tx);
         if let Some(BusyPoll { usecs, budget }) = self.config.busy_poll {
@@ -256,7 +320,7 @@ impl Opening<'_> {
         self.attached
             .maps()
             .sockets
-            .update(&queue.to_ne_bytes(), &rings.fd.as_raw_fd().to_ne_bytes())
+            .update(&queue.to_ne_bytes(), &rings.fd.as_fd().as_raw_fd().to_ne_bytes())
             .map_err(refused("put an AF_XDP socket into the program's map"))?;
         let share = self.config.frames as usize;
         // The fill ring would take them all and leave nothing to send with.
@@ -268,23 +332,21 @@ impl Opening<'_> {
             busy_poll: self.config.busy_poll.is_some(),
             multi_buffer: flags & libc::XDP_USE_SG != 0,
         };
-        self.queues.push(Xsk::new(rings, chunks, Arc::clone(&self.attached), setup));
-        Ok(())
+        Ok(Xsk::new(rings, chunks, self.clone(), setup))
     }
 
     /// Binds as the first queue was bound, or in the best way that works. Returns the flags.
-    fn bind(&mut self, fd: &OwnedFd, queue: u32) -> Result<u16, OpenError> {
-        if let (Some(flags), Some(first)) = (self.flags, self.queues.first()) {
+    fn bind(&self, fd: &OwnedFd, queue: u32, sockets: &Sockets) -> Result<u16, OpenError> {
+        if let Some(first) = sockets.open.first() {
             // Every other flag is taken over from the socket that the memory is of.
-            self.bind_as(fd, queue, libc::XDP_SHARED_UMEM, Some(first.socket()))
+            self.bind_as(fd, queue, libc::XDP_SHARED_UMEM, Some(first.as_fd()))
                 .map_err(|source| self.refusal(queue, source))?;
-            return Ok(flags);
+            return Ok(sockets.flags);
         }
         let mut refused = None;
         for flags in self.ways() {
             match self.bind_as(fd, queue, flags, None) {
                 Ok(()) => {
-                    self.flags = Some(flags);
                     self.say_lost(flags, refused);
                     return Ok(flags);
                 }
@@ -362,7 +424,7 @@ fn is_mode_refused(err: &io::Error) -> bool {
     matches!(err.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL | ENOTSUPP))
 }
 
-fn map(fd: OwnedFd, sizes: sys::Sizes) -> io::Result<Rings4> {
+fn map(fd: Socket, sizes: sys::Sizes) -> io::Result<Rings4> {
     let off = sys::offsets(&fd)?;
     Ok(Rings4 {
         rx: Consumer::new(Mapped::map(&fd, Kind::Rx, &off.rx, sizes.rx)?),

@@ -8,10 +8,11 @@
 //! Linux:  net/xdp/xsk.c `xsk_rcv`, `xsk_generic_xmit`, net/xdp/xsk_buff_pool.c
 //! drops:  what met a full ring, or an empty one of free chunks, is counted as RingFull
 
-use super::Attached;
 use super::csum;
+use super::open::{Queues, Socket};
 use super::ring::{Consumer, Producer};
 use super::umem::{SPARE_BATCH, Umem};
+use super::{Attached, OpenError};
 use crate::device::{Caps, Counts, Device, Rings, RxCx};
 use crate::netdev::Losses;
 use crate::sys::ring::Mapped;
@@ -22,7 +23,7 @@ use linerate_core::time::{Instant, MS};
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 /// How often a queue where nothing comes in asks whether its interface is still there.
@@ -37,7 +38,7 @@ const VLAN_HLEN: usize = 4;
 
 /// The socket and its rings: closed and unmapped before the memory is taken back.
 pub(super) struct Rings4 {
-    pub fd: OwnedFd,
+    pub fd: Socket,
     pub rx: Consumer<Mapped<libc::xdp_desc>>,
     pub tx: Producer<Mapped<libc::xdp_desc>>,
     pub fill: Producer<Mapped<u64>>,
@@ -154,7 +155,7 @@ pub(super) struct Setup {
 pub struct Xsk {
     rings: Rings4,
     chunks: Chunks,
-    attached: Arc<Attached>,
+    device: Queues,
     setup: Setup,
     counts: Counts,
     losses: Option<Losses>,
@@ -197,11 +198,11 @@ enum Put {
 }
 
 impl Xsk {
-    pub(super) fn new(rings: Rings4, chunks: Chunks, attached: Arc<Attached>, setup: Setup) -> Xsk {
+    pub(super) fn new(rings: Rings4, chunks: Chunks, device: Queues, setup: Setup) -> Xsk {
         let mut xsk = Xsk {
             rings,
             chunks,
-            attached,
+            device,
             setup,
             counts: Counts::default(),
             losses: None,
@@ -221,7 +222,14 @@ impl Xsk {
     /// The program that feeds it: to change the filter, and to keep it attached.
     #[must_use]
     pub fn attached(&self) -> &Arc<Attached> {
-        &self.attached
+        self.device.attached()
+    }
+    /// As [`Queues::open_queue`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_queue(&self, queue: u32) -> Result<Xsk, OpenError> {
+        self.device.open_queue(queue)
     }
     /// Whether the driver reads and writes the packets' memory itself.
     #[must_use]
@@ -232,11 +240,6 @@ impl Xsk {
     /// one queue of a device: the count is the interface's.
     pub fn set_losses(&mut self, losses: Losses) {
         self.losses = Some(losses);
-    }
-
-    /// The socket, for those that share its memory.
-    pub(super) fn socket(&self) -> BorrowedFd<'_> {
-        self.rings.fd.as_fd()
     }
 
     /// Puts free chunks into the fill ring until it is full.
@@ -381,7 +384,7 @@ impl Xsk {
     fn look_for_partial(&mut self, pkt: &Pkt) {
         if csum::is_partial(pkt.head()) == Some(true) {
             if self.partial == 0 {
-                self.attached.note(csum::advice(self.attached.ifname()));
+                self.device.attached().note(csum::advice(self.device.attached().ifname()));
             }
             self.partial += 1;
         }
@@ -553,7 +556,7 @@ fn append(pool: &mut Pool, pkt: &mut Pkt, mut bytes: &[u8]) -> bool {
 
 impl Device for Xsk {
     fn name(&self) -> &str {
-        self.attached.ifname()
+        self.device.attached().ifname()
     }
 
     fn caps(&self) -> Caps {
@@ -710,5 +713,44 @@ impl Device for Xsk {
             let before = self.losses.as_mut().map_or(0, Losses::read);
             self.counts.overflow = self.counts.overflow.max(s.rx_dropped + s.rx_ring_full + before);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Chunks that one queue's packets leave with another queue's shard are passed on to who needs
+    /// them, and none is lost or doubled on the way.
+    #[test]
+    fn chunks_that_gather_at_one_queue_go_to_another() {
+        // Sizes that no other test uses.
+        let umem = Umem::new(4 * 1024, 2048).expect("memory");
+        let mut one = Chunks::new(Arc::clone(&umem), 0, false, 2048, 0);
+        let mut two = Chunks::new(Arc::clone(&umem), 1, false, 2048, 0);
+        assert_eq!((one.own, two.own), (2048, 2048));
+        let (mut pools, mut moved) = ([Pool::new(9999, 0), Pool::new(9999, 0)], 0);
+        for _ in 0..100 {
+            // What the first queue receives is freed where the second one is.
+            for _ in 0..256 {
+                let Some(chunk) = one.free.pop() else { break };
+                let buf = umem.lend(chunk as usize, Owner::Free).expect("it is free");
+                one.own -= 1;
+                let pkt = pools[0].alloc_around(buf, 256, 60).unwrap_or_else(|_| unreachable!());
+                pools[0].give(&pkt);
+                pools[1].adopt(&pkt);
+                pools[1].free(pkt);
+                moved += 1;
+            }
+            let [first, second] = &mut pools;
+            two.come_home(second, SPARE_BATCH);
+            one.come_home(first, 1024);
+        }
+        assert!(moved > 10_000, "{moved}");
+        let spare = umem.take_spare(9999, &mut Vec::new());
+        let mut left = Vec::new();
+        pools[1].take_home(umem.home, 9999, &mut left);
+        assert_eq!(one.own + two.own + spare + left.len(), 4096);
+        assert_eq!((one.free.len(), two.free.len()), (one.own, two.own));
     }
 }

@@ -75,7 +75,7 @@ pub fn in_netns(test: &str) -> bool {
     let (text, err) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     assert!(out.status.success(), "in the namespace:\n{text}\n{err}");
     for line in err.lines().filter(|l| l.starts_with("SKIP ")) {
-        skip(test, line.trim_start_matches("SKIP "));
+        skip(test, line.trim_start_matches(&format!("SKIP {test}: ")));
     }
     false
 }
