@@ -5,6 +5,9 @@
 //!
 //! Where namespaces are not to be had, tests say SKIP and why.
 
+#[path = "packet_ring/drive.rs"]
+mod drive;
+
 use linerate_core::pkt::{Batch, Csum, GsoKind, Pkt, Pool};
 use linerate_core::rx::steer::rss::{INDIR_LEN, Rss};
 use linerate_core::time::Instant;
