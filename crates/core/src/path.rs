@@ -76,8 +76,9 @@ pub fn receive(cx: &mut Shard, batch: &mut Batch) {
     if cx.net.knobs.gro || !cx.net.gro.is_empty() {
         rx::gro::dev_gro_receive(cx, batch);
     }
-    path! { batch, cx;
-        if cx.net.steer.on => { Steer: rx::steer::get_rps_cpu }
+    if rx::steer::active(&cx.net) {
+        rx::steer::begin(cx);
+        path! { batch, cx; { Steer: rx::steer::get_rps_cpu } }
     }
     netif_receive(cx, batch);
     if cx.net.steer.sends() {
@@ -107,7 +108,7 @@ fn netif_receive(cx: &mut Shard, batch: &mut Batch) {
 /// The input queue of this shard: what other shards steered here, loopback, and devices without
 /// NAPI; at most `weight` packets (Linux: `process_backlog`). Returns how many were taken.
 pub fn process_backlog(cx: &mut Shard, batch: &mut Batch, weight: usize) -> usize {
-    rx::steer::collect(cx);
+    rx::steer::begin(cx);
     let n = weight.min(cx.net.backlog.len());
     if n == 0 {
         return 0;

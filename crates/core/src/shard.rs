@@ -93,7 +93,7 @@ impl Shard {
             neigh: neigh::Table::new(rng.keyed()),
             cpu: 0,
             xdp_on: false,
-            steer: crate::rx::steer::Steer::default(),
+            steer: crate::rx::steer::Steer::new(seed),
             gro: Default::default(),
             reasm: reasm::Table::new(rng.keyed()),
             icmp: icmp::State::new(rng.keyed()),
@@ -121,6 +121,7 @@ impl Shard {
         assert!(self.net.ifaces.len() < 255, "a shard has at most 255 devices");
         self.net.ifaces.push(iface);
         self.net.fib.forget();
+        self.steer_dev_added();
         self.net.ifaces.len() as u8 - 1
     }
 
@@ -136,7 +137,7 @@ impl Shard {
         self.net.knobs.set(path, value)?;
         self.net.pool.small_max = self.net.knobs.pool_small as usize;
         self.net.pool.large_max = self.net.knobs.pool_large as usize;
-        self.knobs_changed();
+        self.knob_set(crate::table::Knobs::row(path)?.path);
         Ok(())
     }
 

@@ -8,7 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{OnceLock, PoisonError, RwLock};
 
+use super::hash::FlowKeys;
 use crate::rand::{Keyed, KeyedMap, Rng};
+use crate::wire::IPPROTO_TCP;
 
 /// A TCP connection as its packets name it when they arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,6 +29,21 @@ impl FlowKey {
     }
     pub(crate) fn of(src: IpAddr, dst: IpAddr, ports: (u16, u16)) -> FlowKey {
         FlowKey { remote: SocketAddr::new(src, ports.0), local: SocketAddr::new(dst, ports.1) }
+    }
+    /// The connection that a packet is of, as it stands at the ring.
+    #[inline]
+    pub(super) fn of_tcp(keys: &FlowKeys) -> Option<FlowKey> {
+        let ports = keys.ports.filter(|_| keys.proto == IPPROTO_TCP)?;
+        Some(FlowKey::of(keys.src, keys.dst, ports))
+    }
+    /// What its packets bear when they arrive.
+    pub(super) fn tcp_keys(&self) -> FlowKeys {
+        FlowKeys {
+            src: self.remote.ip(),
+            dst: self.local.ip(),
+            ports: Some((self.remote.port(), self.local.port())),
+            proto: IPPROTO_TCP,
+        }
     }
     fn hash(&self, key: &Keyed) -> u32 {
         let ports = (self.local.port(), self.remote.port());
@@ -119,10 +136,14 @@ impl Homes {
         }
     }
     /// A packet came to another shard than `key`'s: from now on each is looked up before it is
-    /// steered. Returns the shard.
-    pub(super) fn stray(&self, key: &FlowKey) -> Option<u8> {
-        let cpu = self.find(key)?;
-        self.put(*key, cpu, true);
-        Some(cpu)
+    /// steered.
+    pub(super) fn stray(&self, key: &FlowKey) {
+        let Some(part) = self.part(key) else { return };
+        let mut part = part.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(home) = part.get_mut(key)
+            && !std::mem::replace(&mut home.away, true)
+        {
+            self.away.fetch_add(1, Ordering::AcqRel);
+        }
     }
 }

@@ -14,9 +14,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::pkt::{Depot, Pkt};
-use crate::rand::Rng;
 
 use super::homes::{FlowKey, Homes};
+use super::post::Outgoing;
 use super::rfs::SockFlows;
 
 /// Shards that a mesh has room for: as many as a mask of processors has bits.
@@ -192,9 +192,14 @@ impl Mesh {
     pub(crate) fn mailed(&self, at: u8) -> usize {
         self.doors.get(at as usize).map_or(0, |d| d.packets.load(Ordering::Relaxed))
     }
-    /// The seed of the flow hash: the first shard that joins gives it.
-    pub(crate) fn hash_seed(&self, rng: &mut Rng) -> u64 {
-        *self.seed.get_or_init(|| rng.next_u64())
+    /// The seed of what all shards hash with: the first that joins gives it.
+    pub(crate) fn seed(&self, seed: u64) -> u64 {
+        *self.seed.get_or_init(|| seed)
+    }
+    /// The shards that are there, one bit each.
+    #[inline]
+    pub(crate) fn online_mask(&self) -> u64 {
+        self.online.load(Ordering::Acquire)
     }
     pub(crate) fn set_limit(&self, cpu: u8, max_backlog: u64) {
         if let Some(door) = self.doors.get(cpu as usize) {
@@ -206,7 +211,7 @@ impl Mesh {
     /// with the packets that wait already and `netdev_max_backlog`; what it refuses, and what finds
     /// the backlog full, goes to `refused`. `stand` is told the place of each packet that went in.
     /// Returns the place of the last packet in the mailbox.
-    pub(crate) fn send(
+    pub(super) fn send(
         &self,
         to: u8,
         letters: &mut Vec<Outgoing>,
@@ -227,7 +232,7 @@ impl Mesh {
         let limit = door.limit.load(Ordering::Relaxed);
         let before = door.packets.load(Ordering::Relaxed) + door.own.load(Ordering::Relaxed);
         let (mut put, mut full, mut limited) = (0, 0, 0);
-        for Outgoing { letter, slot } in letters.drain(..) {
+        for Outgoing { letter, note } in letters.drain(..) {
             let Letter::Pkt(pkt) = letter else {
                 inbox.letters.push_back(letter);
                 continue;
@@ -240,7 +245,7 @@ impl Mesh {
                 refused.push((Letter::Pkt(pkt), Refusal::FlowLimit));
             } else {
                 put += 1;
-                stand(slot, inbox.tail.wrapping_add(put as u32));
+                stand(note, inbox.tail.wrapping_add(put as u32));
                 inbox.letters.push_back(Letter::Pkt(pkt));
             }
         }
@@ -310,15 +315,9 @@ impl Door {
     }
 }
 
-/// A letter on its way out, and whom to tell its place (an index into a table of flows).
-pub(crate) struct Outgoing {
-    pub letter: Letter,
-    pub slot: u32,
-}
-
 /// Why a letter was not put in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(super) enum Refusal {
     /// `netdev_max_backlog` packets wait.
     Full,
     /// Its flow has more than its share of them.

@@ -2,53 +2,98 @@
 //!
 //! before: [`crate::rx::gro`]   after: [`crate::link::input`] here, or [`crate::rx::backlog`] of
 //! another shard
-//! Linux:  net/core/dev.c `get_rps_cpu`, `enqueue_to_backlog`
-//! drops:  none here: the target's backlog gives CpuBacklog and FlowLimit
+//! Linux:  net/core/dev.c `get_rps_cpu`, `set_rps_cpu`, `enqueue_to_backlog`
+//! drops:  CpuBacklog; else the target's backlog gives it, and FlowLimit
 //!
 //! What a loop that drives a shard does:
 //!
 //! * once: [`Shard::join`], and [`Mesh::set_wake`] with what wakes it;
 //! * every turn: [`crate::path::receive`] and [`crate::path::process_backlog`], which send and take
 //!   in mail themselves; it calls the latter whenever [`Shard::has_backlog`];
-//! * connections that arrived ([`Shard::take_arrived`]) go to the application;
+//! * connections that arrived ([`Shard::take_arrived`]) go to the application, and rules that
+//!   accelerated RFS wants ([`Shard::take_rule`]) to the device;
 //! * before it sleeps: not at all while [`Shard::has_backlog`]; with [`Mesh::set_awake`] after each
 //!   sleep and [`Mesh::may_sleep`] before it the senders save the wake-up of a loop that runs.
+//!
+//! Whoever takes a connection out of a shard sends it with [`Shard::send_flow`]; sockets say where
+//! their connections live by [`Net::flow_begins`] and [`Net::flow_ends`], and give packets that are
+//! not theirs to [`forward`].
 
+mod arfs;
+mod away;
+pub mod hash;
 pub mod homes;
 pub(crate) mod limit;
 pub mod mesh;
 pub mod ntuple;
+mod post;
 pub mod rfs;
+mod rps;
 pub mod rss;
 
+pub use arfs::RuleWanted;
+pub use away::forward;
 pub use homes::FlowKey;
 pub use mesh::{Flow, Letter, Mesh};
+pub use post::Arrived;
+pub(crate) use post::{collect, flush, send_to};
 
-use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
+use crate::link::L2;
 use crate::pkt::{Pkt, Verdict};
 use crate::shard::{Net, Shard};
-use crate::sock::SocketId;
-use crate::table::{Reason, Stage, count::id};
+use crate::table::value::Mask;
+use crate::table::{Reason, Stage};
 use crate::trace::{self, Said};
+use away::Away;
+use hash::{FlowHash, FlowKeys};
 use limit::FlowLimit;
-use mesh::{Outgoing, Refusal};
+use mesh::Refusal;
+use post::{NO_NOTE, Note, Outgoing};
+use rfs::{DevFlows, Found};
+use rps::{Progress, RpsMap};
+use rss::Rss;
 
 /// What one shard steers by.
-#[derive(Default)]
 pub struct Steer {
-    /// The stage has something to do.
+    /// The stage has something to do, as far as the knobs say.
     pub on: bool,
-    /// The way to the other shards; none where there is one.
+    /// The way to the other shards; none where there is one. Set by [`Shard::join`].
     pub mesh: Option<Arc<Mesh>>,
+    /// Seed of the flow hash's key: the mesh's, or our own.
+    seed: u64,
+    /// The flow hash.
+    hash: Box<FlowHash>,
+    /// Where flows are spread to, by device.
+    maps: Vec<RpsMap>,
+    /// Where flows with a known reader go, by device.
+    dev_flows: Vec<DevFlows>,
+    /// The common table of readers, as it was at `sock_version`.
+    sock_flows: Arc<[AtomicU32]>,
+    sock_version: u32,
+    /// Where this shard sends flows that live elsewhere.
+    away: Away,
+    /// The shards that were there when the maps were made.
+    online: u64,
+    /// The number of this batch.
+    batch: u32,
     /// What goes to other shards at the end of this batch, by shard.
     out: Vec<Vec<Outgoing>>,
     /// The shards for which something lies in `out`, one bit each.
     out_to: u64,
+    /// Whom to tell the places of packets that lie in `out`.
+    notes: Vec<Note>,
+    /// Place of the last packet sent to each shard.
+    sent: Vec<u32>,
+    /// Packets that wait for a change of their device's map to end.
+    parked: VecDeque<Pkt>,
     /// Connections that came, for the application.
     arrived: VecDeque<Arrived>,
+    /// Rules of accelerated RFS.
+    rules: arfs::Filters,
     /// The flow limit, where this shard has one.
     limit: Option<Box<FlowLimit>>,
     /// Lists that are kept for their memory.
@@ -56,24 +101,271 @@ pub struct Steer {
     refused: Vec<(Letter, Refusal)>,
 }
 
-/// A connection that came from another shard.
-pub struct Arrived {
-    /// Its name here.
-    pub socket: SocketId,
-    /// What the application there handed over.
-    pub app: Option<Box<dyn Any + Send>>,
+/// Where a packet goes.
+enum Way {
+    /// To this shard; whom to tell its place there.
+    Cpu(u8, Option<Note>),
+    /// Nowhere until its device's map has changed.
+    Wait,
 }
-
-/// A letter that nobody is to be told the place of.
-const NO_SLOT: u32 = u32::MAX;
 
 /// Chooses the shard by the packet's flow (`get_rps_cpu`).
 #[inline(always)]
-pub fn get_rps_cpu(_cx: &mut Shard, pkt: Pkt) -> Verdict {
-    Verdict::Pass(pkt)
+pub fn get_rps_cpu(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
+    let net = &mut cx.net;
+    let Some(keys) = net.flow_keys(&pkt) else {
+        // No flow, no order: it stays.
+        return Verdict::Pass(pkt);
+    };
+    if pkt.hash == 0 {
+        pkt.hash = net.steer.hash.of(&keys);
+    }
+    match net.choose(pkt.dev, pkt.hash, &keys) {
+        Way::Cpu(cpu, note) if cpu == net.cpu => stay(cx, pkt, note),
+        Way::Cpu(cpu, note) => {
+            net.post_pkt(cpu, pkt, note);
+            Verdict::Queued
+        }
+        Way::Wait => park(net, pkt),
+    }
+}
+
+/// The packet stays on this shard: it goes on at once unless others wait that came before it.
+#[inline]
+fn stay(cx: &mut Shard, pkt: Pkt, note: Option<Note>) -> Verdict {
+    if cx.net.mail_waits() {
+        collect(cx);
+    }
+    let net = &mut cx.net;
+    if net.backlog.is_empty() {
+        if let Some(note) = note {
+            net.steer.tell(note, net.backlog.own_tail());
+        }
+        return Verdict::Pass(pkt);
+    }
+    net.requeue(note, pkt);
+    Verdict::Queued
+}
+
+/// The packet waits for a change of its device's map to end.
+#[cold]
+fn park(net: &mut Net, pkt: Pkt) -> Verdict {
+    if net.steer.parked.len() as u64 >= net.knobs.netdev_max_backlog {
+        return Verdict::Drop(pkt, Reason::CpuBacklog);
+    }
+    net.counts.flow(Stage::Steer).hold(1);
+    net.steer.parked.push_back(pkt);
+    Verdict::Held
+}
+
+/// Whether the stage has to look at the packets of this batch: to steer them, or because others
+/// wait that came before them. Once a batch.
+#[inline]
+pub(crate) fn active(net: &Net) -> bool {
+    let Some(mesh) = &net.steer.mesh else { return false };
+    let waits = !net.backlog.is_empty() || mesh.has_mail(net.cpu as usize);
+    net.steer.on || waits || mesh.homes.away() > 0
+}
+
+/// What is done once before a batch: mail, shards that came or went, changes that ended.
+#[inline]
+pub(crate) fn begin(cx: &mut Shard) {
+    let Some(mesh) = &cx.net.steer.mesh else { return };
+    let (online, version) = (mesh.online_mask(), mesh.sock_flows.version());
+    cx.net.steer.batch = cx.net.steer.batch.wrapping_add(1);
+    if online != cx.net.steer.online || version != cx.net.steer.sock_version {
+        cx.net.steer.online = online;
+        cx.knobs_changed();
+    }
+    if cx.net.mail_waits() {
+        collect(cx);
+    }
+    if !cx.net.steer.rules.is_empty() {
+        arfs::expire(&mut cx.net);
+    }
+    if cx.net.steer.maps.iter().any(RpsMap::changes) {
+        settle(cx);
+    }
+}
+
+/// Ends changes of maps that everybody is through with, and sends on what waited for them.
+#[cold]
+fn settle(cx: &mut Shard) {
+    let net = &mut cx.net;
+    let mut over = false;
+    let mut maps = std::mem::take(&mut net.steer.maps);
+    if let Some(at) = net.progress() {
+        maps.iter_mut().for_each(|map| over |= map.settle(&at));
+    }
+    net.steer.maps = maps;
+    if !over {
+        return;
+    }
+    for pkt in std::mem::take(&mut net.steer.parked) {
+        net.counts.flow(Stage::Steer).release(1);
+        let keys = net.flow_keys(&pkt);
+        let way = keys.map(|keys| net.choose(pkt.dev, pkt.hash, &keys));
+        match way {
+            Some(Way::Wait) => {
+                // Another device's map is still changing.
+                net.counts.flow(Stage::Steer).hold(1);
+                net.steer.parked.push_back(pkt);
+                continue;
+            }
+            Some(Way::Cpu(cpu, note)) if cpu != net.cpu => net.post_pkt(cpu, pkt, note),
+            Some(Way::Cpu(_, note)) => net.requeue(note, pkt),
+            None => net.requeue(None, pkt),
+        }
+        net.counts.flow(Stage::Steer).pass(1);
+    }
+    // A map that was changed again meanwhile begins that change now, behind these.
+    flush(cx);
+    cx.knobs_changed();
+}
+
+impl Net {
+    /// What names the packet's flow, as it stands at the ring.
+    #[inline]
+    fn flow_keys(&self, pkt: &Pkt) -> Option<FlowKeys> {
+        let ethernet = self.ifaces.get(pkt.dev as usize).is_some_and(|i| i.l2 == L2::Ethernet);
+        hash::dissect(pkt.head(), ethernet)
+    }
+    #[inline]
+    fn mail_waits(&self) -> bool {
+        self.steer.mesh.as_ref().is_some_and(|m| m.has_mail(self.cpu as usize))
+    }
+    fn progress(&self) -> Option<Progress<'_>> {
+        let mesh = self.steer.mesh.as_deref()?;
+        let own = (self.backlog.own_tail(), self.backlog.own_head());
+        let (sent, pending) = (&self.steer.sent[..], self.steer.out_to);
+        Some(Progress { mesh, cpu: self.cpu, sent, own, pending })
+    }
+
+    /// The shard for a packet of this flow: its reader's (RFS), the one that its connection lives
+    /// on, or one by its hash (RPS).
+    #[inline]
+    fn choose(&mut self, dev: u8, hash: u32, keys: &FlowKeys) -> Way {
+        let own = self.cpu;
+        let steer = &mut self.steer;
+        let Some(mesh) = steer.mesh.as_deref() else { return Way::Cpu(own, None) };
+        let prior = steer.maps.get(dev as usize).map_or(Some(own), |map| map.cpu(hash, own));
+        let progress = Progress {
+            mesh,
+            cpu: own,
+            sent: &steer.sent,
+            own: (self.backlog.own_tail(), self.backlog.own_head()),
+            pending: steer.out_to,
+        };
+        if let Some(flows) = steer.dev_flows.get_mut(dev as usize)
+            && !flows.flows.is_empty()
+        {
+            let next = rfs::reader_of(&steer.sock_flows, hash).filter(|cpu| mesh.online(*cpu));
+            if let Found::Cpu { cpu, slot, moved } =
+                flows.steer(hash, next, prior, steer.batch, &progress)
+            {
+                if moved && self.knobs.ntuple && cpu != own {
+                    steer.rules.want(dev, slot, keys, cpu, flows);
+                }
+                return Way::Cpu(cpu, Some(Note::flow(dev, slot)));
+            }
+        }
+        if mesh.homes.away() > 0
+            && let Some(key) = FlowKey::of_tcp(keys)
+            && let Some(way) = steer.away.steer(&key, prior, steer.batch, &progress)
+        {
+            return way;
+        }
+        prior.map_or(Way::Wait, |cpu| Way::Cpu(cpu, None))
+    }
+
+    /// Puts a packet on its way to another shard, which may be gone by then.
+    fn post_pkt(&mut self, cpu: u8, pkt: Pkt, note: Option<Note>) {
+        let note = note.map_or(NO_NOTE, |note| {
+            self.steer.notes.push(note);
+            self.steer.notes.len() as u32 - 1
+        });
+        self.pool.give(&pkt);
+        trace::say(&mut self.trace, Stage::Steer, &pkt, Said::Queued);
+        post::post(self, cpu, Outgoing { letter: Letter::Pkt(pkt), note });
+    }
+
+    /// Puts a packet into our own queue, behind what waits there.
+    fn requeue(&mut self, note: Option<Note>, pkt: Pkt) {
+        crate::rx::backlog::netif_rx(self, pkt);
+        if let Some(note) = note {
+            self.steer.tell(note, self.backlog.own_tail());
+        }
+    }
+
+    /// A connection began on this shard: others that get a packet of it send it here.
+    pub fn flow_begins(&self, key: FlowKey) {
+        if let Some(mesh) = &self.steer.mesh {
+            mesh.homes.settle(key, self.cpu);
+        }
+    }
+    /// A connection of this shard is over.
+    pub fn flow_ends(&self, key: &FlowKey) {
+        if let Some(mesh) = &self.steer.mesh {
+            mesh.homes.forget(key, self.cpu);
+        }
+    }
+    /// Notes that the reader of the flow is on shard `cpu` (`rps_record_sock_flow`): from now on its
+    /// packets are steered there, where RFS is on. `hash` is that of a received packet.
+    #[inline]
+    pub fn rps_record_sock_flow(&self, hash: u32, cpu: u8) {
+        rfs::rps_record_sock_flow(&self.steer.sock_flows, hash, cpu);
+    }
+
+    /// The hash of a flow as it arrives: 0 for what is no flow with ports.
+    pub fn flow_hash(&self, key: &FlowKey) -> u32 {
+        self.steer.hash.of(&key.tcp_keys())
+    }
+    /// How this shard's device is to distribute over so many queues: to be told to the device after
+    /// each change of `rss.*`, `rx-flow-hash.*` or the number of queues.
+    pub fn rss(&self, queues: usize) -> Rss {
+        Rss::new(hash::netdev_rss_key(self.steer.seed), &self.knobs, queues)
+    }
+}
+
+/// Whether there is a shard `cpu`.
+pub(crate) fn exists(net: &Net, cpu: u8) -> bool {
+    cpu == net.cpu || net.steer.mesh.as_ref().is_some_and(|m| m.online(cpu))
 }
 
 impl Steer {
+    pub(crate) fn new(seed: u64) -> Steer {
+        let mut steer = Steer {
+            on: false,
+            mesh: None,
+            seed: 0,
+            hash: Box::default(),
+            maps: Vec::new(),
+            dev_flows: Vec::new(),
+            sock_flows: Arc::default(),
+            sock_version: 0,
+            away: Away::new(seed),
+            online: 0,
+            batch: 0,
+            out: Vec::new(),
+            out_to: 0,
+            notes: Vec::new(),
+            sent: Vec::new(),
+            parked: VecDeque::new(),
+            arrived: VecDeque::new(),
+            rules: arfs::Filters::default(),
+            limit: None,
+            mail: VecDeque::new(),
+            refused: Vec::new(),
+        };
+        // What steers must not be what the shard's other random choices follow.
+        steer.rekey(seed ^ 0x7273_735f_6b65_7900);
+        steer
+    }
+    fn rekey(&mut self, seed: u64) {
+        self.seed = seed;
+        let key = hash::netdev_rss_key(seed);
+        *self.hash = FlowHash::new(&key, Rss::default().fields, false);
+    }
     /// Whether the flow limit forbids to queue the packet where `waiting` of at most `limit` wait.
     #[inline]
     pub(crate) fn limited(&mut self, pkt: &Pkt, waiting: usize, limit: usize) -> bool {
@@ -84,128 +376,18 @@ impl Steer {
     pub(crate) fn sends(&self) -> bool {
         self.out_to != 0
     }
-}
-
-/// Whether there is a shard `cpu`.
-pub(crate) fn exists(net: &Net, cpu: u8) -> bool {
-    cpu == net.cpu || net.steer.mesh.as_ref().is_some_and(|m| m.online(cpu))
-}
-
-/// Puts the packet on its way to the backlog of shard `cpu`, which exists.
-pub(crate) fn send_to(net: &mut Net, cpu: u8, pkt: Pkt) {
-    if cpu == net.cpu {
-        return crate::rx::backlog::netif_rx(net, pkt);
-    }
-    net.pool.give(&pkt);
-    post(net, cpu, Outgoing { letter: Letter::Pkt(pkt), slot: NO_SLOT });
-}
-
-fn post(net: &mut Net, cpu: u8, letter: Outgoing) {
-    let out = &mut net.steer.out;
-    if out.len() <= cpu as usize {
-        out.resize_with(cpu as usize + 1, Vec::new);
-    }
-    out[cpu as usize].push(letter);
-    net.steer.out_to |= 1 << (cpu % 64);
-}
-
-/// Hands what was steered to other shards over to them: once a batch, not once a packet.
-#[inline]
-pub(crate) fn flush(cx: &mut Shard) {
-    while cx.net.steer.out_to != 0 {
-        flush_to(cx, cx.net.steer.out_to.trailing_zeros() as u8);
-    }
-}
-
-/// Hands over what is for shard `to`; false if that shard is gone.
-#[inline(never)]
-fn flush_to(cx: &mut Shard, to: u8) -> bool {
-    let net = &mut cx.net;
-    net.steer.out_to &= !(1 << (to % 64));
-    let Some(mesh) = net.steer.mesh.clone() else { return false };
-    let steer = &mut net.steer;
-    let (flow_limit, counts) = (&mut steer.limit, &net.counts);
-    let admit = |pkt: &Pkt, waiting, limit| {
-        let over = flow_limit.as_mut().is_some_and(|l| l.over(pkt.hash, waiting, limit));
-        if over {
-            counts.inc(id::SoftnetFlowLimitCount);
+    /// Tells whoever wants to know that its packet has this place in the queue of its shard.
+    #[inline]
+    fn tell(&mut self, note: Note, place: u32) {
+        match note {
+            Note::Flow { dev, slot } => {
+                let flows = self.dev_flows.get_mut(dev as usize);
+                if let Some(flow) = flows.and_then(|f| f.flows.get_mut(slot as usize)) {
+                    flow.last_qtail = place;
+                }
+            }
+            Note::Away { key, own } => self.away.sent(&key, own, place),
         }
-        !over
-    };
-    let Some(letters) = steer.out.get_mut(to as usize) else { return true };
-    mesh.send(to, letters, &mut steer.refused, admit, |_slot, _place| {});
-    let gone = steer.refused.first().is_some_and(|(_, why)| *why == Refusal::Closed);
-    if !net.steer.refused.is_empty() {
-        take_back(cx, &mesh);
-    }
-    !gone
-}
-
-/// What did not get into another shard's mailbox: packets that were dropped there give their memory
-/// back here; what was for a shard that is gone stays here.
-#[cold]
-fn take_back(cx: &mut Shard, mesh: &Mesh) {
-    for (letter, why) in std::mem::take(&mut cx.net.steer.refused) {
-        match (letter, why) {
-            (Letter::Pkt(pkt), Refusal::Closed) => {
-                cx.net.pool.adopt(&pkt);
-                crate::rx::backlog::netif_rx(&mut cx.net, pkt);
-            }
-            (Letter::Pkt(pkt), why) => {
-                // The owner of the backlog counts it.
-                let reason = match why {
-                    Refusal::FlowLimit => Reason::FlowLimit,
-                    Refusal::Full | Refusal::Closed => Reason::CpuBacklog,
-                };
-                cx.net.pool.adopt(&pkt);
-                trace::say(&mut cx.net.trace, Stage::Backlog, &pkt, Said::Dropped(reason));
-                cx.net.pool.free(pkt);
-            }
-            (Letter::Flow(flow), _) => {
-                mesh.homes.moved(flow.key, cx.net.cpu);
-                arrive(cx, *flow);
-            }
-        }
-    }
-}
-
-/// Takes in what other shards sent here: packets go to the backlog, flows to their sockets.
-#[inline]
-pub(crate) fn collect(cx: &mut Shard) {
-    if cx.net.steer.mesh.is_some() {
-        collect_mail(cx);
-    }
-}
-
-fn collect_mail(cx: &mut Shard) {
-    let net = &mut cx.net;
-    let Some(mesh) = &net.steer.mesh else { return };
-    let mut mail = std::mem::take(&mut net.steer.mail);
-    let Some([full, limited]) = mesh.take(net.cpu, net.backlog.len(), &mut mail) else {
-        net.steer.mail = mail;
-        return;
-    };
-    net.counts.inc(id::SoftnetReceivedRps);
-    let flow = net.counts.flow(Stage::Backlog);
-    flow.enter(full + limited);
-    (0..full).for_each(|_| net.counts.dropped(Stage::Backlog, Reason::CpuBacklog));
-    (0..limited).for_each(|_| net.counts.dropped(Stage::Backlog, Reason::FlowLimit));
-    for letter in mail.drain(..) {
-        match letter {
-            Letter::Pkt(pkt) => {
-                cx.net.pool.adopt(&pkt);
-                crate::rx::backlog::enqueue_mailed(&mut cx.net, pkt);
-            }
-            Letter::Flow(flow) => arrive(cx, *flow),
-        }
-    }
-    cx.net.steer.mail = mail;
-}
-
-/// A connection has come: from here on its packets find it.
-fn arrive(cx: &mut Shard, flow: Flow) {
-    if let Some(socket) = cx.tcp_attach(flow.conn) {
-        cx.net.steer.arrived.push_back(Arrived { socket, app: flow.app });
     }
 }
 
@@ -216,23 +398,98 @@ impl Shard {
         let net = &mut self.net;
         net.cpu = cpu;
         net.pool.share(Arc::clone(&mesh.depot));
-        mesh.homes.init(mesh.hash_seed(&mut net.rng));
-        mesh.set_limit(cpu, net.knobs.netdev_max_backlog);
+        let seed = mesh.seed(net.steer.seed);
+        net.steer.rekey(seed);
+        mesh.homes.init(seed);
+        if net.knobs.rps_sock_flow_entries > 0 {
+            mesh.sock_flows.resize(net.knobs.rps_sock_flow_entries);
+        }
+        net.steer.online = mesh.online_mask();
         net.steer.mesh = Some(mesh);
         self.knobs_changed();
     }
 
-    /// What follows from the knobs is made anew: after each change of one.
+    /// A device was added: it begins with `net.core.rps_default_mask`, or with what `rps_cpus` says
+    /// for all.
+    pub(crate) fn steer_dev_added(&mut self) {
+        let knobs = &self.net.knobs;
+        let mask =
+            if knobs.rps_default_mask.0 != 0 { knobs.rps_default_mask } else { knobs.rps_cpus };
+        let dev = self.net.ifaces.len() as u8 - 1;
+        self.set_rps_cpus(dev, mask);
+    }
+
+    /// Sets the shards that the packets of one device are spread over (`rps_cpus` of its queue); the
+    /// knob sets those of all devices.
+    pub fn set_rps_cpus(&mut self, dev: u8, mask: Mask) {
+        let net = &mut self.net;
+        let mut maps = std::mem::take(&mut net.steer.maps);
+        if maps.len() <= dev as usize {
+            maps.resize_with(dev as usize + 1, RpsMap::default);
+        }
+        match net.progress() {
+            Some(at) => maps[dev as usize].set(mask, &at),
+            None => maps[dev as usize].ask(mask),
+        }
+        net.steer.maps = maps;
+        self.steer_on();
+    }
+    /// The shards that the packets of a device are spread over.
+    pub fn rps_cpus(&self, dev: u8) -> Mask {
+        self.net.steer.maps.get(dev as usize).map_or(Mask(0), RpsMap::mask)
+    }
+
+    /// What follows from the knobs is made anew: after each change of one, or of the shards.
     pub(crate) fn knobs_changed(&mut self) {
         let net = &mut self.net;
-        if let Some(mesh) = &net.steer.mesh {
-            mesh.set_limit(net.cpu, net.knobs.netdev_max_backlog);
-        }
+        net.steer.hash.set(&net.knobs);
         let limited = net.knobs.flow_limit_cpu_bitmap.has(net.cpu as usize);
         if limited != net.steer.limit.is_some() {
             let new = || Box::new(FlowLimit::new(net.knobs.flow_limit_table_len));
             net.steer.limit = limited.then(new);
         }
+        let mut devs = std::mem::take(&mut net.steer.dev_flows);
+        devs.resize_with(net.ifaces.len(), DevFlows::default);
+        let mut maps = std::mem::take(&mut net.steer.maps);
+        if let Some(at) = net.progress() {
+            at.mesh.set_limit(net.cpu, net.knobs.netdev_max_backlog);
+            for (map, flows) in maps.iter_mut().zip(&mut devs) {
+                map.set(map.mask(), &at);
+                let followed = !flows.flows.is_empty();
+                if flows.resize(net.knobs.rps_flow_cnt) && followed {
+                    map.forget(&at);
+                }
+            }
+        }
+        (net.steer.maps, net.steer.dev_flows) = (maps, devs);
+        if let Some(mesh) = &net.steer.mesh {
+            net.steer.sock_version = mesh.sock_flows.version();
+            net.steer.sock_flows = mesh.sock_flows.table();
+        }
+        self.steer_on();
+    }
+    fn steer_on(&mut self) {
+        let steer = &mut self.net.steer;
+        // Also where nobody's reader is known any more: flows go back in order.
+        let follows = steer.dev_flows.iter().any(|f| !f.flows.is_empty());
+        let spreads = steer.maps.iter().any(RpsMap::spreads);
+        steer.on = steer.mesh.is_some() && (follows || spreads);
+    }
+    /// A knob was set: those of the steering that mean more than their value.
+    pub(crate) fn knob_set(&mut self, path: &str) {
+        match path {
+            "queues.rx.rps_cpus" => {
+                let mask = self.net.knobs.rps_cpus;
+                (0..self.net.ifaces.len() as u8).for_each(|dev| self.set_rps_cpus(dev, mask));
+            }
+            "net.core.rps_sock_flow_entries" => {
+                if let Some(mesh) = &self.net.steer.mesh {
+                    mesh.sock_flows.resize(self.net.knobs.rps_sock_flow_entries);
+                }
+            }
+            _ => {}
+        }
+        self.knobs_changed();
     }
 
     /// Whether packets wait in the backlog, or mail of other shards:
@@ -240,29 +497,9 @@ impl Shard {
     #[inline]
     pub fn has_backlog(&self) -> bool {
         let net = &self.net;
-        let mail = || net.steer.mesh.as_ref().is_some_and(|m| m.has_mail(net.cpu as usize));
-        !net.backlog.is_empty() || mail()
-    }
-
-    /// Sends a connection that was taken out of this shard to shard `cpu`, with what the application
-    /// knew of it. Every packet of it that anybody still sends here follows it.
-    pub fn send_flow(&mut self, cpu: u8, flow: Flow) {
-        let Some(mesh) = self.net.steer.mesh.clone() else { return arrive(self, flow) };
-        if cpu == self.net.cpu || !mesh.online(cpu) {
-            return arrive(self, flow);
-        }
-        let key = flow.key;
-        post(&mut self.net, cpu, Outgoing { letter: Letter::Flow(Box::new(flow)), slot: NO_SLOT });
-        // In this order: who reads that the connection lives there puts its packets behind it. Should
-        // the other shard go just now, the connection is back, and lives here.
-        if flush_to(self, cpu) {
-            mesh.homes.moved(key, cpu);
-            self.net.counts.inc(id::RfsFlowsMoved);
-        }
-    }
-
-    /// The next connection that came from another shard, for the application.
-    pub fn take_arrived(&mut self) -> Option<Arrived> {
-        self.net.steer.arrived.pop_front()
+        !net.backlog.is_empty() || !net.steer.parked.is_empty() || net.mail_waits()
     }
 }
+
+#[cfg(test)]
+mod tests;

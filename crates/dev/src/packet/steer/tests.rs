@@ -113,7 +113,7 @@ fn the_published_vectors_come_out() {
 #[test]
 fn every_packet_goes_where_hash_and_table_say() {
     for (n, indir) in tables().into_iter().enumerate() {
-        let rss = Rss { key: noise(n as u64 + 77), indir, symmetric: false };
+        let rss = Rss { key: noise(n as u64 + 77), indir, symmetric: false, ..Rss::default() };
         let program = program(&rss);
         assert!(program.len() <= INSNS_MAX, "{}", program.len());
         let queue = |input: &[u8]| u32::from(indir[toeplitz(&rss.key, input) as usize % INDIR_LEN]);
@@ -140,8 +140,8 @@ fn every_packet_goes_where_hash_and_table_say() {
 #[test]
 fn both_directions_of_a_flow_meet_if_asked() {
     let indir = std::array::from_fn(|i| (i * 37 % 64) as u8);
-    let symmetric = program(&Rss { key: noise(5), indir, symmetric: true });
-    let plain = program(&Rss { key: noise(5), indir, symmetric: false });
+    let symmetric = program(&Rss { key: noise(5), indir, symmetric: true, ..Rss::default() });
+    let plain = program(&Rss { key: noise(5), indir, symmetric: false, ..Rss::default() });
     let (mut seen, mut differ) = (std::collections::BTreeSet::new(), 0);
     for seed in 0..200 {
         let v4: [u8; 12] = noise(seed);

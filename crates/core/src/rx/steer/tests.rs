@@ -1,0 +1,522 @@
+//! Several shards in one thread, each turn of each of them chosen at random: what the order of
+//! packets, their number and the counters come to.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::link::Iface;
+use crate::path;
+use crate::pkt::Batch;
+use crate::rand::Rng;
+use crate::sock::SocketId;
+use crate::table::Counter;
+use crate::time::Instant;
+use crate::udp::api::UdpBind;
+use crate::wire::Mac;
+
+pub(super) const US: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+
+/// One shard with one queue of a device and a socket, and what that socket got.
+pub(super) struct Node {
+    pub cx: Shard,
+    sock: SocketId,
+}
+
+/// Shards of one mesh.
+pub(super) struct Town {
+    pub nodes: Vec<Node>,
+    pub mesh: Arc<Mesh>,
+    pub rng: Rng,
+    batch: Batch,
+    /// Next number of each flow's packets, and the last that a socket saw.
+    sent: BTreeMap<u16, u32>,
+    seen: BTreeMap<u16, u32>,
+    pub got: u64,
+    pub violations: u64,
+    /// How many of each node's socket, by flow.
+    pub at: BTreeMap<(u16, usize), u64>,
+}
+
+impl Town {
+    pub fn new(shards: usize, seed: u64) -> Town {
+        let mesh = Mesh::new(shards);
+        let mut rng = Rng::new(seed);
+        let nodes = (0..shards).map(|cpu| Node::new(&mesh, cpu as u8, rng.next_u64())).collect();
+        Town {
+            nodes,
+            mesh,
+            rng,
+            batch: Batch::new(),
+            sent: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            got: 0,
+            violations: 0,
+            at: BTreeMap::new(),
+        }
+    }
+    pub fn set(&mut self, knob: &str, value: &str) {
+        self.nodes.iter_mut().for_each(|n| n.cx.set_knob(knob, value).expect("in range"));
+    }
+    /// The next packet of the flow from this port.
+    pub fn packet(&mut self, flow: u16) -> Vec<u8> {
+        let number = self.sent.entry(flow).or_insert(0);
+        *number += 1;
+        datagram(flow, *number)
+    }
+    /// A batch of packets of these flows comes in by the queue of shard `at`.
+    pub fn receive(&mut self, at: usize, flows: &[u16]) {
+        for flow in flows {
+            let bytes = self.packet(*flow);
+            let net = &mut self.nodes[at].cx.net;
+            let mut pkt = net.pool.alloc().expect("memory");
+            pkt.put(bytes.len()).copy_from_slice(&bytes);
+            pkt.dev = 0;
+            self.batch.push(pkt);
+        }
+        path::receive(&mut self.nodes[at].cx, &mut self.batch);
+        self.read(at);
+    }
+    /// Shard `at` serves its backlog.
+    pub fn serve(&mut self, at: usize, weight: usize) {
+        path::process_backlog(&mut self.nodes[at].cx, &mut self.batch, weight);
+        self.read(at);
+    }
+    /// All shards serve all they have.
+    pub fn drain(&mut self) {
+        for _ in 0..1000 {
+            (0..self.nodes.len()).for_each(|at| self.serve(at, 64));
+            if self.nodes.iter().all(|n| !n.cx.has_backlog()) {
+                return;
+            }
+        }
+        panic!("the shards never come to rest");
+    }
+    /// What the sockets of shard `at` got: each flow's packets must come in order.
+    fn read(&mut self, at: usize) {
+        let Node { cx, sock } = &mut self.nodes[at];
+        while let Some(got) = cx.udp_recv(*sock) {
+            let bytes: Vec<u8> = got.slices().flatten().copied().collect();
+            let number = u32::from_be_bytes(*bytes.first_chunk().expect("a number"));
+            let flow = got.src().port();
+            let last = self.seen.insert(flow, number).unwrap_or(0);
+            self.violations += u64::from(number <= last);
+            self.got += 1;
+            *self.at.entry((flow, at)).or_default() += 1;
+            cx.udp_done(got);
+        }
+    }
+    pub fn count(&self, at: usize, counter: Counter) -> u64 {
+        self.nodes[at].cx.net.counts.get(counter)
+    }
+    pub fn all(&self, counter: Counter) -> u64 {
+        (0..self.nodes.len()).map(|at| self.count(at, counter)).sum()
+    }
+    /// Every packet is somewhere, in every shard; no memory is lost.
+    pub fn conserved(&self) {
+        for (at, node) in self.nodes.iter().enumerate() {
+            assert_eq!(node.cx.net.counts.unaccounted(), [], "shard {at}");
+        }
+    }
+    /// The shards are at rest and no packet is out.
+    pub fn at_rest(&self) {
+        self.conserved();
+        let sent: u64 = self.sent.values().map(|n| *n as u64).sum();
+        let dropped = self.all(Counter::SoftnetDropped);
+        assert_eq!(self.got + dropped, sent, "every packet arrives or is counted as dropped");
+        for (at, node) in self.nodes.iter().enumerate() {
+            assert_eq!(node.cx.net.pool.small_out(), 0, "shard {at} has given all memory back");
+        }
+    }
+}
+
+impl Node {
+    fn new(mesh: &Arc<Mesh>, cpu: u8, seed: u64) -> Node {
+        let mut cx = Shard::new(seed);
+        cx.join(Arc::clone(mesh), cpu);
+        let dev = cx.add_iface(Iface::new("tun0", L2::Ip, Mac::ZERO, 1500));
+        cx.add_addr(dev, IpAddr::V4(US), 24).expect("an address");
+        cx.net.now = Instant::from_ns(1_000_000_000);
+        let bind = UdpBind { port: 7, rcvbuf: 1 << 24, ..Default::default() };
+        let sock = cx.udp_bind(bind).expect("bound");
+        Node { cx, sock }
+    }
+}
+
+/// A UDP datagram to port 7 from this port, with this number. It has no checksum.
+fn datagram(flow: u16, number: u32) -> Vec<u8> {
+    let mut ip = vec![0; 32];
+    (ip[0], ip[3], ip[8], ip[9]) = (0x45, 32, 64, 17);
+    ip[12..16].copy_from_slice(&[10, 0, 0, 2]);
+    ip[16..20].copy_from_slice(&US.octets());
+    let sum = linerate_arch::csum::csum_fold(linerate_arch::csum::csum_partial(&ip[..20], 0));
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    ip[20..22].copy_from_slice(&flow.to_be_bytes());
+    (ip[23], ip[25]) = (7, 12);
+    ip[28..32].copy_from_slice(&number.to_be_bytes());
+    ip
+}
+
+/// The first `n` flows whose hash sends them to `cpu` under the present map.
+fn flows_of(town: &mut Town, cpu: u8, n: usize) -> Vec<u16> {
+    let net = &town.nodes[0].cx.net;
+    let at = |port: u16| {
+        let keys = hash::dissect(&datagram(port, 0), false).expect("IP");
+        net.steer.maps[0].cpu(net.steer.hash.of(&keys), 0)
+    };
+    (1000..60000).filter(|port| at(*port) == Some(cpu)).take(n).collect()
+}
+
+#[test]
+fn knob_queues_rx_rps_cpus() {
+    let mut town = Town::new(2, 1);
+    let flows: Vec<u16> = (1..=64).collect();
+    town.receive(0, &flows);
+    assert_eq!((town.got, town.count(1, Counter::SoftnetReceivedRps)), (64, 0), "off: they stay");
+    town.set("queues.rx.rps_cpus", "3");
+    town.receive(0, &flows);
+    town.drain();
+    assert_eq!(town.got, 128);
+    assert_eq!(town.count(1, Counter::SoftnetReceivedRps), 1, "one interrupt for a batch");
+    let moved = town.nodes[1].cx.net.counts.flow(Stage::Backlog).read().entered;
+    assert!((16..48).contains(&moved), "about half of the flows go to the other shard: {moved}");
+    town.set("queues.rx.rps_cpus", "2");
+    town.receive(0, &flows);
+    town.drain();
+    let all = town.nodes[1].cx.net.counts.flow(Stage::Backlog).read().entered;
+    assert_eq!(all - moved, 64, "now all do");
+    assert_eq!(town.violations, 0);
+    town.at_rest();
+}
+
+#[test]
+fn knob_net_core_rps_default_mask() {
+    let mut town = Town::new(2, 1);
+    town.set("net.core.rps_default_mask", "2");
+    assert_eq!(town.nodes[0].cx.rps_cpus(0), Mask(0), "devices that were there stay as they are");
+    let dev = town.nodes[0].cx.add_iface(Iface::new("tun1", L2::Ip, Mac::ZERO, 1500));
+    assert_eq!(town.nodes[0].cx.rps_cpus(dev), Mask(2));
+    town.receive(0, &[1, 2, 3]);
+    assert_eq!(town.count(1, Counter::SoftnetReceivedRps), 0);
+    town.nodes[0].cx.set_rps_cpus(0, Mask(2));
+    town.receive(0, &[1, 2, 3]);
+    town.drain();
+    assert_eq!(town.count(1, Counter::SoftnetReceivedRps), 1);
+    town.at_rest();
+}
+
+/// A shard whose backlog is full loses packets, and counts them: not the one that steered them.
+#[test]
+fn knob_net_core_netdev_max_backlog() {
+    for (limit, lost) in [(1000u64, 0u64), (40, 60), (0, 100)] {
+        let mut town = Town::new(2, 1);
+        town.set("queues.rx.rps_cpus", "2");
+        town.set("net.core.netdev_max_backlog", &limit.to_string());
+        town.receive(0, &[1; 50]);
+        town.receive(0, &[2; 50]);
+        assert_eq!(town.mesh.backlog_len(1) as u64, 100 - lost);
+        town.drain();
+        assert_eq!(town.count(1, Counter::SoftnetDropped), lost, "at most {limit}");
+        assert_eq!(town.count(0, Counter::SoftnetDropped), 0);
+        assert_eq!(town.nodes[1].cx.net.counts.drops(Reason::CpuBacklog), lost);
+        town.at_rest();
+    }
+}
+
+/// One flow floods, another sends now and then.
+fn flood(bitmap: &str, table: &str) -> Town {
+    let mut town = Town::new(2, 1);
+    town.set("queues.rx.rps_cpus", "2");
+    town.set("net.core.netdev_max_backlog", "400");
+    town.set("net.core.flow_limit_table_len", table);
+    town.set("net.core.flow_limit_cpu_bitmap", bitmap);
+    for round in 0..20u16 {
+        let mut flows = [1; 30];
+        flows[29] = 2 + round % 4;
+        town.receive(0, &flows);
+    }
+    town.drain();
+    town.at_rest();
+    town
+}
+
+/// Counted where Linux counts it: the limit by the shard that steers, the loss by the one that was to
+/// get the packets.
+#[test]
+fn drop_flow_limit() {
+    let town = flood("1", "4096");
+    let limited = town.count(0, Counter::SoftnetFlowLimitCount);
+    assert!(limited > 100, "{limited}");
+    assert_eq!(town.nodes[1].cx.net.counts.drops(Reason::FlowLimit), limited);
+    assert_eq!(town.count(1, Counter::SoftnetDropped), limited, "nothing else was lost");
+    assert_eq!(town.count(1, Counter::SoftnetFlowLimitCount), 0);
+    let small: u64 = (2..6).map(|flow| town.at[&(flow, 1)]).sum();
+    assert_eq!(small, 20, "flows within their share lose nothing");
+}
+
+#[test]
+fn knob_net_core_flow_limit_cpu_bitmap() {
+    for (bitmap, limits) in [("0", false), ("1", true), ("2", false), ("3", true)] {
+        let town = flood(bitmap, "4096");
+        let limited = town.all(Counter::SoftnetFlowLimitCount);
+        assert_eq!(limited > 0, limits, "the steering shard is 0, the bitmap {bitmap}");
+        assert_eq!(town.nodes[1].cx.net.counts.drops(Reason::CpuBacklog) > 0, !limits);
+    }
+}
+
+/// With one bucket all flows are one: the small ones suffer with the large.
+#[test]
+fn knob_net_core_flow_limit_table_len() {
+    for (len, suffers) in [("4096", false), ("1", true)] {
+        let town = flood("1", len);
+        let small: u64 = (2..6).map(|flow| town.at.get(&(flow, 1)).copied().unwrap_or(0)).sum();
+        assert_eq!(small < 20, suffers, "{len} buckets");
+    }
+}
+
+#[test]
+fn knob_net_core_netdev_tstamp_prequeue() {
+    for (value, late) in [("1", false), ("0", true)] {
+        let mut town = Town::new(2, 1);
+        town.set("queues.rx.rps_cpus", "2");
+        town.set("net.core.netdev_tstamp_prequeue", value);
+        let cx = &mut town.nodes[1].cx;
+        cx.net.now = Instant::from_ns(2_000_000_000);
+        cx.attach_xdp(0, None);
+        town.receive(0, &[1]);
+        let mut batch = Batch::new();
+        let cx = &mut town.nodes[1].cx;
+        begin(cx);
+        crate::rx::backlog::dequeue(&mut cx.net, &mut batch, 1);
+        let stamp = batch.now[0].rx_time;
+        assert_eq!(stamp == cx.net.now, late, "{value}");
+        batch.now.drain(..).for_each(|pkt| cx.net.pool.free(pkt));
+    }
+}
+
+/// The flow goes to its reader's shard, and keeps its order on the way.
+#[test]
+fn knob_net_core_rps_sock_flow_entries() {
+    for (entries, follows) in [("0", false), ("100", true)] {
+        let mut town = Town::new(2, 1);
+        town.set("queues.rx.rps_flow_cnt", "64");
+        town.set("net.core.rps_sock_flow_entries", entries);
+        town.receive(0, &[5]);
+        let hash = hash_of(&town, 5);
+        town.nodes[1].cx.net.rps_record_sock_flow(hash, 1);
+        town.receive(0, &[5, 5, 5]);
+        town.drain();
+        let moved = town.at.get(&(5, 1)).copied().unwrap_or(0);
+        assert_eq!(moved, if follows { 3 } else { 0 }, "{entries}");
+        if follows {
+            assert_eq!(town.mesh.sock_flows.table().len(), 128, "rounded up");
+        }
+        town.at_rest();
+    }
+}
+
+#[test]
+fn knob_queues_rx_rps_flow_cnt() {
+    for (cnt, follows) in [("0", false), ("1", true), ("100", true)] {
+        let mut town = Town::new(2, 1);
+        town.set("net.core.rps_sock_flow_entries", "64");
+        town.set("queues.rx.rps_flow_cnt", cnt);
+        let hash = hash_of(&town, 5);
+        town.nodes[1].cx.net.rps_record_sock_flow(hash, 1);
+        town.receive(0, &[5]);
+        town.drain();
+        assert_eq!(town.at.contains_key(&(5, 1)), follows, "{cnt}");
+        let len = town.nodes[0].cx.net.steer.dev_flows[0].flows.len();
+        assert_eq!(len, [0, 1, 128][["0", "1", "100"].iter().position(|c| *c == cnt).unwrap_or(0)]);
+        town.at_rest();
+    }
+}
+
+fn hash_of(town: &Town, flow: u16) -> u32 {
+    let keys = hash::dissect(&datagram(flow, 0), false).expect("IP");
+    town.nodes[0].cx.net.steer.hash.of(&keys)
+}
+
+/// A flow stays on its old shard until that one is through with its last packet.
+#[test]
+fn rfs_waits_until_the_old_shard_is_through() {
+    let mut town = Town::new(3, 1);
+    town.set("net.core.rps_sock_flow_entries", "64");
+    town.set("queues.rx.rps_flow_cnt", "64");
+    let hash = hash_of(&town, 5);
+    town.nodes[1].cx.net.rps_record_sock_flow(hash, 1);
+    town.receive(0, &[5, 5]);
+    town.nodes[2].cx.net.rps_record_sock_flow(hash, 2);
+    town.receive(0, &[5]);
+    assert_eq!((town.mesh.backlog_len(1), town.mesh.backlog_len(2)), (3, 0));
+    town.serve(1, 2);
+    town.receive(0, &[5]);
+    assert_eq!((town.mesh.backlog_len(1), town.mesh.backlog_len(2)), (2, 0), "one is left there");
+    town.serve(1, 64);
+    town.receive(0, &[5, 5]);
+    assert_eq!((town.mesh.backlog_len(1), town.mesh.backlog_len(2)), (0, 2));
+    town.drain();
+    assert_eq!(town.violations, 0);
+    // A shard that is gone holds nobody back.
+    town.receive(0, &[5]);
+    town.mesh.take_down(2);
+    town.nodes[1].cx.net.rps_record_sock_flow(hash, 1);
+    town.receive(0, &[5]);
+    assert_eq!(town.mesh.backlog_len(1), 1);
+}
+
+/// Random batches, turns, readers, masks and table sizes: no packet of a flow overtakes another, and
+/// none is lost uncounted.
+#[test]
+fn order_survives_random_steering() {
+    for seed in 0..60 {
+        let shards = 2 + (seed % 4) as usize;
+        let mut town = Town::new(shards, seed);
+        town.set("net.core.netdev_max_backlog", ["1000", "60", "7"][seed as usize % 3]);
+        let flows = 1 + town.rng.below(40);
+        // Every flow comes in by one queue.
+        let queue = |flow: u16| flow as usize % shards;
+        for _ in 0..1500 {
+            let at = town.rng.below(shards as u64) as usize;
+            match town.rng.below(20) {
+                0..8 => {
+                    let n = 1 + town.rng.below(32);
+                    let pick: Vec<u16> = (0..n).map(|_| 1 + town.rng.below(flows) as u16).collect();
+                    let pick: Vec<u16> = pick.into_iter().filter(|f| queue(*f) == at).collect();
+                    town.receive(at, &pick);
+                }
+                8..17 => {
+                    let weight = 1 + town.rng.below(64) as usize;
+                    town.serve(at, weight);
+                }
+                17 => {
+                    let mask = town.rng.below(1 << shards);
+                    town.nodes[at].cx.set_rps_cpus(0, Mask(mask));
+                }
+                18 => {
+                    let (flow, cpu) = (1 + town.rng.below(flows) as u16, at as u8);
+                    let hash = hash_of(&town, flow);
+                    town.nodes[at].cx.net.rps_record_sock_flow(hash, cpu);
+                }
+                _ => {
+                    let knob = ["net.core.rps_sock_flow_entries", "queues.rx.rps_flow_cnt"];
+                    let knob = knob[town.rng.below(2) as usize];
+                    let value = ["0", "1", "8", "64", "64"][town.rng.below(5) as usize];
+                    town.set(knob, value);
+                }
+            }
+            town.conserved();
+        }
+        town.drain();
+        assert_eq!(town.violations, 0, "seed {seed}");
+        assert!(town.got > 200, "seed {seed}: {}", town.got);
+        town.at_rest();
+    }
+}
+
+/// A mailbox holds no more than the backlog may, whoever floods it.
+#[test]
+fn mailboxes_are_bounded() {
+    let mut town = Town::new(4, 3);
+    town.set("queues.rx.rps_cpus", "8");
+    town.set("net.core.netdev_max_backlog", "100");
+    for round in 0..50 {
+        (0..3).for_each(|at| town.receive(at, &[at as u16 + 1; 32]));
+        assert!(town.mesh.backlog_len(3) <= 100);
+        if round % 10 == 9 {
+            town.serve(3, 10);
+            assert!(town.mesh.backlog_len(3) <= 100);
+        }
+    }
+    town.drain();
+    assert_eq!(town.violations, 0);
+    assert!(town.count(3, Counter::SoftnetDropped) > 4000);
+    town.at_rest();
+}
+
+/// What was sent to a shard that goes comes back, or is handed out by who takes it down.
+#[test]
+fn a_shard_may_go_and_come() {
+    let mut town = Town::new(3, 3);
+    town.set("queues.rx.rps_cpus", "6");
+    town.receive(0, &[1, 2, 3, 4, 5, 6, 7, 8]);
+    town.drain();
+    assert_eq!(town.mesh.shards(), 3);
+    let left = town.mesh.take_down(2);
+    assert!(left.is_empty() && !town.mesh.online(2) && town.mesh.shards() == 2);
+    let before = town.at.iter().filter(|((_, at), _)| *at == 2).count();
+    assert!(before > 0);
+    town.receive(0, &[1, 2, 3, 4, 5, 6, 7, 8]);
+    town.drain();
+    let at2 = |town: &Town| -> u64 {
+        town.at.iter().filter(|((_, at), _)| *at == 2).map(|(_, n)| *n).sum()
+    };
+    let was = at2(&town);
+    town.receive(0, &[1, 2, 3, 4, 5, 6, 7, 8]);
+    town.drain();
+    assert_eq!(at2(&town), was, "nothing goes to a shard that is gone");
+    assert_eq!(town.got, 24);
+    town.mesh.bring_up(2);
+    town.receive(0, &[1, 2, 3, 4, 5, 6, 7, 8]);
+    town.receive(0, &[1, 2, 3, 4, 5, 6, 7, 8]);
+    town.drain();
+    assert!(at2(&town) > was, "it is used again");
+    assert_eq!(town.violations, 0);
+    town.at_rest();
+}
+
+/// The waker is called once for a batch, not for packets, and not where mail waits already.
+#[test]
+fn one_interrupt_for_a_batch() {
+    let mut town = Town::new(2, 3);
+    town.set("queues.rx.rps_cpus", "2");
+    let calls = Arc::new(AtomicUsize::new(0));
+    let rung = Arc::clone(&calls);
+    town.mesh.set_wake(
+        1,
+        Box::new(move || {
+            rung.fetch_add(1, Ordering::Relaxed);
+        }),
+    );
+    let calls = || calls.load(Ordering::Relaxed);
+    town.receive(0, &[1; 32]);
+    assert_eq!((calls(), town.mesh.has_mail(1)), (1, true));
+    town.receive(0, &[1; 32]);
+    assert_eq!(calls(), 1, "it was woken and has not looked yet");
+    town.drain();
+    assert!(!town.mesh.has_mail(1));
+    town.receive(0, &[1; 32]);
+    assert_eq!(calls(), 2);
+    town.drain();
+    town.mesh.set_awake(1);
+    town.receive(0, &[1; 32]);
+    assert_eq!(calls(), 2, "a loop that runs looks by itself");
+    assert!(!town.mesh.may_sleep(1), "and may not sleep now");
+    town.drain();
+    assert!(town.mesh.may_sleep(1));
+    town.receive(0, &[1; 32]);
+    assert_eq!(calls(), 3);
+    town.drain();
+    assert_eq!(town.count(1, Counter::SoftnetReceivedRps), 4);
+    town.at_rest();
+}
+
+#[test]
+fn a_map_spreads_over_its_shards_alike() {
+    let mut town = Town::new(4, 9);
+    town.set("queues.rx.rps_cpus", "e");
+    for cpu in 1..4 {
+        assert_eq!(flows_of(&mut town, cpu, 10).len(), 10);
+    }
+    let mut by_cpu = [0; 4];
+    let steer = &town.nodes[0].cx.net.steer;
+    for port in 0..6000 {
+        let keys = hash::dissect(&datagram(port, 0), false).expect("IP");
+        let cpu = steer.maps[0].cpu(steer.hash.of(&keys), 0).expect("nothing changes");
+        by_cpu[cpu as usize] += 1;
+    }
+    assert_eq!(by_cpu[0], 0);
+    assert!(by_cpu[1..].iter().all(|n| (1850..2150).contains(n)), "{by_cpu:?}");
+}
