@@ -25,7 +25,8 @@ use std::io;
 use linerate_core::table::{Counts, Knobs, count::id};
 use linerate_core::time::{Instant, US};
 
-use super::{DEVICE_TOKENS, Drive, Slot};
+use super::queues::Slot;
+use super::{DEVICE_TOKENS, Drive};
 use crate::poller::{Event, Interest, Poller, WAKER};
 
 /// Where a queue stands between its interrupt and its poll (Linux: the bits of

@@ -15,7 +15,8 @@ use linerate_core::table::count::id;
 use linerate_core::time::{Instant, MS, SEC, US};
 use linerate_core::tx::xmit::tx_done;
 
-use super::{Drive, Slot, Tap};
+use super::queues::Slot;
+use super::{Drive, Tap};
 
 /// A device that took nothing for so long while packets waited is tried again (`watchdog_timeo`).
 const WATCHDOG: u64 = 5 * SEC;
