@@ -15,6 +15,7 @@ use crate::ip::icmp::{self, IcmpErr};
 use crate::ip::{ndisc, route::made};
 use crate::pkt::{Pkt, Verdict};
 use crate::rand::{Keyed, KeyedMap};
+use crate::rx::steer::News;
 use crate::shard::{Net, Shard};
 use crate::sock::Slab;
 use crate::table::{Reason, Stage, count::id};
@@ -318,7 +319,7 @@ fn enqueue(net: &mut Net, index: u32, pkt: Pkt) -> Verdict {
 
 /// What a neighbour said of itself (RFC 4861 §7.2.5; ARP answers are put in the same words).
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Advert {
+pub struct Advert {
     /// Its link address, if it said.
     pub mac: Option<Mac>,
     /// It answered a question of ours.
@@ -327,8 +328,25 @@ pub(crate) struct Advert {
     pub override_: bool,
 }
 
-/// Notes what a neighbour said; nothing is created. Linux: `neigh_update`.
+/// Notes what a neighbour said; nothing is created. The other shards hear it too: the question may
+/// have been theirs. Linux: `neigh_update`.
 pub(crate) fn neigh_update(net: &mut Net, dev: u8, addr: IpAddr, said: Advert) {
+    if net.has_others() {
+        net.tell_all(News::Neighbour { dev, addr, asked: false, said });
+    }
+    update(net, dev, addr, said);
+}
+
+/// The same, heard from another shard.
+#[cold]
+pub(crate) fn heard(net: &mut Net, dev: u8, addr: IpAddr, asked: bool, said: Advert) {
+    let known = net.neigh.find(dev, addr).is_some();
+    if known || asked && (dev as usize) < net.ifaces.len() && create(net, dev, addr).is_some() {
+        update(net, dev, addr, said);
+    }
+}
+
+fn update(net: &mut Net, dev: u8, addr: IpAddr, said: Advert) {
     let Some(index) = net.neigh.find(dev, addr) else { return };
     let now = net.now;
     let reachable = reachable_time(net);
@@ -372,7 +390,11 @@ pub(crate) fn neigh_event_ns(net: &mut Net, dev: u8, addr: IpAddr, mac: Mac, ove
     if net.neigh.find(dev, addr).is_none() && create(net, dev, addr).is_none() {
         return;
     }
-    neigh_update(net, dev, addr, Advert { mac: Some(mac), solicited: false, override_ });
+    let said = Advert { mac: Some(mac), solicited: false, override_ };
+    if net.has_others() {
+        net.tell_all(News::Neighbour { dev, addr, asked: true, said });
+    }
+    update(net, dev, addr, said);
 }
 
 /// The link address is known: what waited for it goes on.

@@ -63,14 +63,16 @@ pub struct TcpQuote {
     pub seq: Seq,
 }
 
-/// An ICMP error about a segment of ours arrived (`tcp_v4_err`, `tcp_v6_err`).
-pub fn tcp_v4_err(cx: &mut Shard, quote: &TcpQuote, kind: ErrKind) {
+/// An ICMP error about a segment of ours arrived (`tcp_v4_err`, `tcp_v6_err`); `told`: on another
+/// shard, which found nobody.
+pub fn tcp_v4_err(cx: &mut Shard, quote: &TcpQuote, kind: ErrKind, told: bool) {
     let tuple =
         Tuple { local: quote.src, remote: quote.dst, lport: quote.sport, rport: quote.dport };
     let hash = cx.tcp.demux.hash(&tuple);
     match cx.tcp.find(hash, &tuple) {
         Some(Ref::Conn(index)) => conn_err(cx, index, quote, kind),
         Some(Ref::Req(index)) => cx.reqsk_err(index, quote.seq),
+        None if !told && cx.net.has_others() => cx.net.tell_home(*quote, kind),
         _ => {}
     }
 }

@@ -12,6 +12,7 @@ use linerate_arch::csum::csum_fold;
 use crate::ip::ndisc;
 use crate::pkt::{Csum, Pkt, Verdict, pseudo};
 use crate::seq::Seq;
+use crate::rx::steer::News;
 use crate::shard::{Net, Shard};
 use crate::table::{Reason, count::id};
 use crate::tcp::icmp::{ErrKind, TcpQuote, tcp_v4_err};
@@ -289,13 +290,17 @@ fn deliver(cx: &mut Shard, quoted: &Quoted<'_>, kind: ErrKind) {
     match quoted.proto {
         IPPROTO_TCP => {
             let seq = Seq(u32::from_be_bytes([s0, s1, s2, s3]));
-            tcp_v4_err(cx, &TcpQuote { src, dst, sport, dport, seq }, kind);
+            tcp_v4_err(cx, &TcpQuote { src, dst, sport, dport, seq }, kind, false);
         }
         IPPROTO_UDP => {
             let (local, remote) = (SocketAddr::new(src, sport), SocketAddr::new(dst, dport));
             let known = crate::udp::err::udp_err(cx, local, remote, kind);
             if let (true, ErrKind::FragNeeded(mtu)) = (known, kind) {
                 cx.net.update_pmtu(dst, mtu);
+            }
+            // A port may have a socket on every shard; which of them sent it, none knows.
+            if cx.net.has_others() {
+                cx.net.tell_all(News::UdpErr { local, remote, kind });
             }
         }
         _ => {}

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use crate::pkt::{Depot, Pkt};
 
 use super::homes::{FlowKey, Homes};
+use super::news::News;
 use super::post::Outgoing;
 use super::rfs::SockFlows;
 
@@ -29,7 +30,12 @@ pub enum Letter {
     Pkt(Pkt),
     /// A connection for the sockets, and what its application knew of it.
     Flow(Box<Flow>),
+    /// What the sender heard that concerns others.
+    News(Box<News>),
 }
+
+/// Letters that may lie in a mailbox before news is lost.
+const NEWS_MAX: usize = 8192;
 
 /// A connection on its way to another shard.
 pub struct Flow {
@@ -234,7 +240,9 @@ impl Mesh {
         let (mut put, mut full, mut limited) = (0, 0, 0);
         for Outgoing { letter, note } in letters.drain(..) {
             let Letter::Pkt(pkt) = letter else {
-                inbox.letters.push_back(letter);
+                if !matches!(letter, Letter::News(_)) || inbox.letters.len() < NEWS_MAX {
+                    inbox.letters.push_back(letter);
+                }
                 continue;
             };
             if before + put >= limit {

@@ -25,6 +25,7 @@ pub mod hash;
 pub mod homes;
 pub(crate) mod limit;
 pub mod mesh;
+mod news;
 pub mod ntuple;
 mod post;
 pub mod rfs;
@@ -35,6 +36,7 @@ pub use arfs::RuleWanted;
 pub use away::forward;
 pub use homes::FlowKey;
 pub use mesh::{Flow, Letter, Mesh};
+pub use news::News;
 pub use post::Arrived;
 pub(crate) use post::{collect, flush, send_to};
 

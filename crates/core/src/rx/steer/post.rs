@@ -132,6 +132,7 @@ fn take_back(cx: &mut Shard, mesh: &Mesh, refused: &mut Vec<(Letter, Refusal)>) 
                 trace::say(&mut cx.net.trace, Stage::Backlog, &pkt, Said::Dropped(reason));
                 cx.net.pool.free(pkt);
             }
+            (Letter::News(_), _) => {}
             (Letter::Flow(flow), _) => {
                 mesh.homes.moved(flow.key, cx.net.cpu);
                 arrive(cx, *flow);
@@ -168,6 +169,7 @@ fn collect_mail(cx: &mut Shard) {
             }
             // Its packets stand behind it: they find it.
             Letter::Flow(flow) => arrive(cx, *flow),
+            Letter::News(news) => super::news::hear(cx, *news),
         }
     }
     cx.net.steer.mail = mail;
