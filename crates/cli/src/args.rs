@@ -67,6 +67,8 @@ pub enum BenchCommand {
     Run(bench::BenchRunArgs),
     /// Measure what each stage costs a packet, with nothing but memory below the stack
     Path(bench::BenchPathArgs),
+    /// Measure what reaches the application when more comes than it can work on
+    Livelock(bench::BenchLivelockArgs),
 }
 
 /// Move real traffic of a kernel TCP client through the path and print the path report.
@@ -425,6 +427,26 @@ pub enum What {
     Tcp6,
     /// Sockets with their queues, round-trip times, congestion windows (like `ss -tui`)
     Sockets,
+    /// Sizes of the devices' rings, as ethtool -g
+    Rings,
+    /// Queues of the devices, as ethtool -l
+    Channels,
+    /// Interrupt moderation, as ethtool -c
+    Coalesce,
+    /// How devices distribute over their queues, as ethtool -x
+    Rss,
+    /// Rules that send chosen flows to queues, as ethtool -n
+    Ntuple,
+    /// Shards that queues are spread over, as sysfs
+    Rps,
+    /// Tables by which flows follow their readers, as sysfs
+    Rfs,
+    /// Which shards and receive queues a transmit queue serves, as sysfs
+    Xps,
+    /// Connections, with the shard that each lives on
+    Flows,
+    /// What woke the shards, as /proc/interrupts
+    Irqs,
     /// Drops by reason, with the knob that governs each
     Drops,
     /// Every knob with value, default and source
@@ -455,11 +477,15 @@ pub struct GetArgs {
 #[command(after_help = "\
 Examples:
   linerate set net.core.netdev_budget=600
-  linerate set net.ipv4.tcp_rmem='4096 131072 16777216'")]
+  linerate set net.ipv4.tcp_rmem='4096 131072 16777216'
+  linerate set channels.combined=2
+  linerate set rps_cpus=3
+  linerate set ntuple add flow-type udp4 dst-port 53 action 1 loc 0
+  linerate set ntuple delete 0")]
 pub struct SetArgs {
-    /// The knob and its new value
-    #[arg(value_name = "KNOB=VALUE")]
-    pub setting: Setting,
+    /// The knob and its new value; or `ntuple add RULE`, `ntuple delete N`, as ethtool -N has them
+    #[arg(value_name = "KNOB=VALUE", required = true)]
+    pub words: Vec<SetWord>,
     /// Which instance; needed if there are several
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
@@ -668,6 +694,23 @@ impl FromStr for Setting {
         Knobs::default().set(path, value).map_err(|e| e.to_string())?;
         let row = Knobs::row(path).map_err(|e| e.to_string())?;
         Ok(Setting { path: row.path, value: value.to_owned() })
+    }
+}
+
+/// A word of `set`: a knob with its value, or one of a rule's words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SetWord {
+    /// A knob.
+    Knob(Setting),
+    /// Anything else.
+    Word(String),
+}
+
+impl FromStr for SetWord {
+    type Err = String;
+    fn from_str(s: &str) -> Result<SetWord, String> {
+        // No word of a rule has an equals sign.
+        if s.contains('=') { s.parse().map(SetWord::Knob) } else { Ok(SetWord::Word(s.to_owned())) }
     }
 }
 

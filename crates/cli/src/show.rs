@@ -4,11 +4,13 @@ use std::fmt::Write as _;
 use std::io;
 use std::process::ExitCode;
 
-use linerate_gateway::control::snapshot::{TcpRow, UdpRow};
+use linerate_core::rx::steer::ntuple;
+use linerate_gateway::control::snapshot::{KnobRow, TcpRow, UdpRow};
 use linerate_gateway::control::{Client, ClientError, Request, Response, Snapshot, instances};
 use serde_json::{Value, json};
 
-use crate::args::{GetArgs, SetArgs, ShowArgs, What};
+use crate::args::{GetArgs, SetArgs, SetWord, Setting, ShowArgs, What};
+use crate::procfs::ethtool;
 use crate::report::{self, grouped};
 use crate::{print, print_json, procfs};
 
@@ -39,8 +41,44 @@ pub fn get(args: GetArgs) -> ExitCode {
 
 /// `linerate set`.
 pub fn set(args: SetArgs) -> ExitCode {
-    let request = Request::Set(args.setting.path.to_owned(), args.setting.value);
-    finish("set", knob(args.name.as_deref(), request, args.json))
+    match request(&args.words) {
+        Ok(request) => finish("set", knob(args.name.as_deref(), request, args.json)),
+        Err(why) => {
+            eprintln!("linerate set: {why}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// What is to be set: a knob, or a rule in the words of `ethtool -N`.
+fn request(words: &[SetWord]) -> Result<Request, String> {
+    let plain = |word: &SetWord| match word {
+        SetWord::Word(word) => Ok(word.clone()),
+        SetWord::Knob(knob) => Err(format!("{}= stands alone: one knob at a time", knob.path)),
+    };
+    let usage = "ntuple add flow-type ... action N [loc N], or ntuple delete N";
+    match words {
+        [SetWord::Knob(knob)] => Ok(Request::Set(knob.path.to_owned(), knob.value.clone())),
+        [first, rest @ ..] if *first == SetWord::Word("ntuple".to_owned()) => {
+            let rest: Vec<String> = rest.iter().map(plain).collect::<Result<_, _>>()?;
+            match rest.split_first() {
+                Some((add, spec)) if add == "add" => {
+                    let spec = spec.join(" ");
+                    ntuple::parse(&spec).map_err(|e| e.to_string())?;
+                    Ok(Request::AddRule(spec))
+                }
+                Some((delete, [at])) if delete == "delete" => {
+                    let at = at.parse().map_err(|_| format!("{at:?} is no location of a rule"))?;
+                    Ok(Request::DeleteRule(at))
+                }
+                _ => Err(format!("a rule is set by: {usage}")),
+            }
+        }
+        [SetWord::Word(word), ..] => {
+            Err(word.parse::<Setting>().err().unwrap_or_else(|| format!("what is {word:?}?")))
+        }
+        _ => words.iter().map(plain).collect::<Result<Vec<_>, _>>().and(Err(usage.to_owned())),
+    }
 }
 
 /// Why there is nothing to show.
@@ -93,6 +131,7 @@ fn snapshot(name: Option<&str>, what: What) -> Result<Snapshot, Failure> {
             | What::Tcp
             | What::Tcp6
             | What::Sockets
+            | What::Flows
             | What::Sockstat
             | What::Sockstat6
     );
@@ -136,6 +175,16 @@ pub fn as_text(what: What, s: &Snapshot) -> String {
         What::Tcp => procfs::tcp(s),
         What::Tcp6 => procfs::tcp6(s),
         What::Sockets => sockets(s),
+        What::Rings => ethtool::rings(s),
+        What::Channels => ethtool::channels(s),
+        What::Coalesce => ethtool::coalesce(s),
+        What::Rss => ethtool::rss(s),
+        What::Ntuple => ethtool::rules(s),
+        What::Rps => ethtool::rps(s),
+        What::Rfs => ethtool::rfs(s),
+        What::Xps => ethtool::xps(s),
+        What::Irqs => ethtool::irqs(s),
+        What::Flows => ethtool::flows(s),
         What::Drops => drops(s),
         What::Knobs => knobs(s),
         What::Instances => String::new(),
@@ -162,10 +211,40 @@ pub fn as_json(what: What, s: &Snapshot) -> Value {
         What::Tcp => json!({ "tcp": tcp_of(s, false) }),
         What::Tcp6 => json!({ "tcp": tcp_of(s, true) }),
         What::Sockets => json!({ "totals": s.totals, "udp": s.udp, "tcp": s.tcp }),
+        What::Rings | What::Channels | What::Coalesce => {
+            let prefix = match what {
+                What::Rings => "ring.",
+                What::Channels => "channels.",
+                _ => "coalesce.",
+            };
+            json!({ "queues": s.dev_queues, "knobs": knobs_of(s, &[prefix]) })
+        }
+        What::Rss => {
+            json!({ "rss": s.rss, "knobs": knobs_of(s, &["rss.", "rx-flow-hash."]) })
+        }
+        What::Ntuple => json!({ "rules": s.rules }),
+        What::Rps => json!({ "knobs": knobs_of(s, &["queues.rx.rps_cpus", "net.core.rps_"]) }),
+        What::Rfs => {
+            let knobs = ["net.core.rps_sock_flow_entries", "queues.rx.rps_flow_cnt"];
+            json!({ "knobs": knobs_of(s, &knobs) })
+        }
+        What::Xps => json!({ "knobs": knobs_of(s, &["queues.tx.xps_"]) }),
+        What::Irqs => of_shards(s, "linerate"),
+        What::Flows => {
+            let flows: Vec<&TcpRow> = s.tcp.iter().filter(|t| t.state != "LISTEN").collect();
+            json!({ "flows": flows })
+        }
         What::Drops => json!({ "drops": s.drops }),
         What::Knobs => json!({ "knobs": s.knobs }),
         What::Instances => Value::Null,
     }
+}
+
+/// The knobs whose paths begin so.
+fn knobs_of(s: &Snapshot, prefixes: &[&str]) -> Value {
+    let wanted = |k: &&KnobRow| prefixes.iter().any(|p| k.path.starts_with(p));
+    let of = |k: &KnobRow| (k.path.clone(), json!(k.value));
+    Value::Object(s.knobs.iter().filter(wanted).map(of).collect())
 }
 
 /// One group of counters of each shard.

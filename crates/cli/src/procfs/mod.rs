@@ -7,9 +7,11 @@
 //! | `/proc/net/dev` | [`dev`] |
 //! | `/proc/net/sockstat`, `sockstat6` | [`sockstat`], [`sockstat6`] |
 //! | `/proc/net/udp`, `udp6`, `tcp`, `tcp6` | [`sockets`] |
+//! | `ethtool -g`, `-l`, `-c`, `-x`, `-n`; `queues` of sysfs | [`ethtool`] |
 //!
 //! Linux: net/ipv4/proc.c, net/ipv6/proc.c, net/core/net-procfs.c, fs/proc/softirqs.c.
 
+pub mod ethtool;
 mod fields;
 mod sockets;
 

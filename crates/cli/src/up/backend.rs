@@ -1,14 +1,21 @@
 //! Opens the queues of an interface by the best way that works, and says what was lost on the way.
 
 use std::fs;
-use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
 
+use linerate_core::rx::steer::hash::netdev_rss_key;
+use linerate_core::rx::steer::rss::Rss;
+use linerate_core::table::Knobs;
 use linerate_dev::device::{Device, Layer};
-use linerate_dev::netdev::{Link, Losses, Netdev};
-use linerate_dev::packet::ring;
+use linerate_dev::journal::Change;
+use linerate_dev::netdev::{Exposure, Link, Losses, Netdev};
+use linerate_dev::packet::ring::{self, Fanout};
 use linerate_dev::tun;
+use linerate_dev::xdp::{self, Attached, Filter};
 
-use super::config;
+use super::changes::Changes;
+use super::config::{self, Config};
 use crate::args::DevBackend;
 
 /// An interface with its queues, opened.
@@ -21,136 +28,273 @@ pub struct Opened {
     pub notes: Vec<String>,
     /// Its queues, in order, until the workers take them.
     pub queues: Vec<Box<dyn Device>>,
-    /// Opens more of them.
-    more: More,
+    /// What decides which packets are ours, where something does.
+    xdp: Option<Arc<Attached>>,
 }
 
-/// What opens further queues.
-enum More {
-    Tun(Box<tun::Tun>, Option<[u8; 6]>, u32),
-    None(&'static str),
+/// What an interface is to be opened for.
+struct Wanted<'a> {
+    config: &'a Config,
+    device: &'a config::Device,
+    changes: &'a mut Changes,
+    seed: u64,
 }
 
 impl Opened {
-    /// Opens the device with so many queues.
+    /// Opens the device with the queues that the configuration wants.
     ///
     /// # Errors
     /// A sentence that says what to do.
-    pub fn open(device: &config::Device, queues: usize) -> Result<Opened, String> {
-        let mut netdev = Netdev::open().map_err(|e| e.to_string())?;
-        let link = netdev.link(&device.name).ok();
+    pub fn open(
+        config: &Config,
+        device: &config::Device,
+        changes: &mut Changes,
+        seed: u64,
+    ) -> Result<Opened, String> {
+        let mut wanted = Wanted { config, device, changes, seed };
+        let netdev = Netdev::open().map_err(|e| e.to_string())?;
         match device.backend {
-            DevBackend::Tun | DevBackend::Tap => open_tun(device, device.backend, queues, netdev),
-            DevBackend::AfPacket => open_packet(existing(device, link)?, queues, netdev),
-            DevBackend::AfXdp => Err("af_xdp is not there yet".to_owned()),
-            DevBackend::Auto => match link {
-                None => {
-                    let mut opened = open_tun(device, DevBackend::Tap, queues, netdev)?;
-                    let note = format!("{} did not exist: made as a tap", device.name);
-                    opened.notes.insert(0, note);
-                    Ok(opened)
-                }
-                Some(link) => open_packet(link, queues, netdev),
-            },
+            DevBackend::Tun | DevBackend::Tap => wanted.tun(device.backend, netdev),
+            DevBackend::AfPacket => wanted.packet(netdev),
+            DevBackend::AfXdp => wanted.xdp(netdev),
+            DevBackend::Auto => wanted.auto(netdev),
         }
     }
 
-    /// Opens one queue more.
+    /// The addresses or services have changed: what is redirected to us follows.
     ///
     /// # Errors
-    /// Those of the kernel; `Unsupported` where the number of queues is fixed.
-    pub fn open_more(&mut self) -> io::Result<Box<dyn Device>> {
-        match &self.more {
-            More::Tun(first, mac, mtu) => {
-                let mut queue = first.open_queue().map_err(io::Error::other)?;
-                queue.set_link(*mtu, *mac);
-                Ok(Box::new(queue))
+    /// A sentence: there are too many.
+    pub fn set_filter(
+        &self,
+        config: &Config,
+        device: &config::Device,
+        changes: &mut Changes,
+    ) -> Result<(), String> {
+        let name = &self.name;
+        let mut netdev = Netdev::open().map_err(|e| e.to_string())?;
+        if self.backend == DevBackend::AfPacket {
+            return ignore(&mut netdev, name, &addrs(device), changes).map(drop);
+        }
+        let Some(attached) = &self.xdp else { return Ok(()) };
+        let filter = filter(&mut netdev, config, device)?;
+        attached.set_filter(&filter).map_err(|e| format!("{name}: what is ours: {e}"))
+    }
+
+    /// What became known about the interface since this was last asked.
+    pub fn take_notes(&self) -> Vec<String> {
+        self.xdp.as_ref().map_or(Vec::new(), |attached| attached.take_notes())
+    }
+}
+
+impl Wanted<'_> {
+    /// The best that works: af_xdp, else af_packet; an interface that does not exist is made.
+    fn auto(&mut self, mut netdev: Netdev) -> Result<Opened, String> {
+        let name = self.device.name.clone();
+        let Ok(link) = netdev.link(&name) else {
+            let mut opened = self.tun(DevBackend::Tap, netdev)?;
+            opened.notes.insert(0, format!("{name} did not exist"));
+            return Ok(opened);
+        };
+        if link.mac.is_none() {
+            return self.tun(DevBackend::Tun, netdev);
+        }
+        let lost = match self.xdp(netdev) {
+            Ok(opened) => return Ok(opened),
+            Err(why) => format!("af_xdp does not work here, so packets are copied twice: {why}"),
+        };
+        let netdev = Netdev::open().map_err(|e| e.to_string())?;
+        let mut opened = self.packet(netdev).map_err(|why| {
+            format!("{name} can be had neither by af_xdp nor by af_packet: {lost}; {why}")
+        })?;
+        opened.notes.insert(0, lost);
+        Ok(opened)
+    }
+
+    /// Brings the interface up, if it is not.
+    fn set_up(&mut self, link: &Link) -> Result<Vec<String>, String> {
+        let name = &link.name;
+        let done = self.changes.make_if(!link.up, &Change::LinkUp { ifname: name.clone() })?;
+        Ok(if done {
+            vec![format!("{name} was down, and is up while this runs")]
+        } else {
+            Vec::new()
+        })
+    }
+
+    /// Brings a TAP or TUN up with its MTU. One that we made goes with us, and needs no journal.
+    fn set_up_tun(
+        &mut self,
+        netdev: &mut Netdev,
+        name: &str,
+        existed: bool,
+    ) -> Result<Link, String> {
+        let ifname = name.to_owned();
+        let link = netdev.link(name).map_err(|e| e.to_string())?;
+        let mtu = self.device.mtu.filter(|m| *m != link.mtu);
+        if existed {
+            if let Some(mtu) = mtu {
+                self.changes.make(&Change::Mtu { ifname: ifname.clone(), mtu })?;
             }
-            More::None(why) => Err(io::Error::new(io::ErrorKind::Unsupported, *why)),
+            self.changes.make_if(!link.up, &Change::LinkUp { ifname })?;
+        } else {
+            let made = match mtu {
+                Some(mtu) => netdev.set_mtu(link.index, mtu),
+                None => Ok(()),
+            };
+            made.and_then(|()| netdev.set_up(link.index, true)).map_err(|e| e.to_string())?;
+        }
+        netdev.link(name).map_err(|e| e.to_string())
+    }
+
+    /// The interface, which this backend does not make.
+    fn existing(&self, netdev: &mut Netdev) -> Result<Link, String> {
+        let name = &self.device.name;
+        netdev.link(name).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => no_device(name),
+            _ if !std::path::Path::new("/sys/class/net").join(name).exists() => no_device(name),
+            _ => e.to_string(),
+        })
+    }
+
+    fn xdp(&mut self, mut netdev: Netdev) -> Result<Opened, String> {
+        let link = self.existing(&mut netdev)?;
+        let mut notes = self.set_up(&link)?;
+        let filter = filter(&mut netdev, self.config, self.device)?;
+        if let (Some(_), Some((addr, _))) = (&filter.services, self.device.addrs.first()) {
+            let addr = addr.addr;
+            notes.push(format!(
+                "the kernel has {addr}, too: it goes on to answer for it, and only the ports of the \
+                 services are taken"
+            ));
+        }
+        let queues = 0..self.config.queues as u32;
+        let config = xdp::Config { queues, filter, ..xdp::Config::new(&link.name) };
+        let mut opened = xdp::open(&config).map_err(|e| e.to_string())?;
+        notes.append(&mut opened.notes);
+        Ok(Opened {
+            name: link.name,
+            backend: DevBackend::AfXdp,
+            notes,
+            queues: opened.queues.into_iter().map(|q| Box::new(q) as Box<dyn Device>).collect(),
+            xdp: Some(opened.attached),
+        })
+    }
+
+    /// Rings of packet sockets, one for each queue; our table distributes over them.
+    fn packet(&mut self, mut netdev: Netdev) -> Result<Opened, String> {
+        let link = self.existing(&mut netdev)?;
+        let mut notes = self.set_up(&link)?;
+        notes.extend(ignore(&mut netdev, &link.name, &addrs(self.device), self.changes)?);
+        let queues = self.config.queues;
+        let rss = Rss::new(netdev_rss_key(self.seed), &Knobs::default(), queues);
+        let config =
+            ring::Config { queues, fanout: Fanout::Rss(rss), ..ring::Config::new(&link.name) };
+        let mut opened = ring::open(config).map_err(|e| e.to_string())?;
+        notes.append(&mut opened.notes);
+        let losses = Losses::new(netdev, link.index).map_err(|e| e.to_string())?;
+        if let Some(first) = opened.queues.first_mut() {
+            first.set_losses(losses);
+        }
+        Ok(Opened {
+            name: link.name,
+            backend: DevBackend::AfPacket,
+            notes,
+            queues: opened.queues.into_iter().map(|q| Box::new(q) as Box<dyn Device>).collect(),
+            xdp: None,
+        })
+    }
+
+    fn tun(&mut self, backend: DevBackend, mut netdev: Netdev) -> Result<Opened, String> {
+        let layer = if backend == DevBackend::Tap { Layer::Ethernet } else { Layer::Ip };
+        let wanted = &self.device.name;
+        let existed = netdev.link(wanted).is_ok();
+        let config = tun::Config { layer, ..tun::Config::new(wanted) };
+        let mut queues =
+            tun::open_queues(&config, self.config.queues).map_err(|e| e.to_string())?;
+        let name = queues.first().map_or(wanted.as_str(), |q| q.name()).to_owned();
+        let link = self.set_up_tun(&mut netdev, &name, existed)?;
+        let mac = (layer == Layer::Ethernet).then(|| own_mac(&name));
+        queues.iter_mut().for_each(|q| q.set_link(link.mtu, mac));
+        let losses = Losses::new(netdev, link.index).map_err(|e| e.to_string())?;
+        if let Some(first) = queues.first_mut() {
+            first.set_losses(losses);
+        }
+        let mut notes = Vec::new();
+        if !existed {
+            notes.push(format!(
+                "{name} was made and goes with this process; the kernel's end of it has no address \
+                 yet: `ip addr add ADDR/LEN dev {name}`"
+            ));
+        }
+        Ok(Opened {
+            name,
+            backend,
+            notes,
+            queues: queues.into_iter().map(|q| Box::new(q) as Box<dyn Device>).collect(),
+            xdp: None,
+        })
+    }
+}
+
+fn no_device(name: &str) -> String {
+    format!("{name}: there is no such interface: make it, or use --backend tap, which makes one")
+}
+
+/// The addresses of a device.
+fn addrs(device: &config::Device) -> Vec<IpAddr> {
+    device.addrs.iter().map(|(a, _)| a.addr).collect()
+}
+
+/// What is ours: all that is sent to our addresses; where one is the kernel's as well, the ports of
+/// the services only.
+fn filter(netdev: &mut Netdev, config: &Config, device: &config::Device) -> Result<Filter, String> {
+    let mut filter = Filter::addrs(addrs(device));
+    let mut shared = false;
+    for addr in &filter.addrs {
+        shared |= netdev.is_local(*addr).map_err(|e| e.to_string())?;
+    }
+    if shared {
+        let each = config.services.iter().flat_map(|s| {
+            let (_, udp) = s.kind.transports();
+            let udp = udp.then_some(xdp::Service::Udp(s.port));
+            std::iter::once(xdp::Service::Tcp(s.port)).chain(udp)
+        });
+        filter.services = Some(each.collect());
+        filter.neighbours = false;
+    }
+    Ok(filter)
+}
+
+/// Has the kernel ignore what is for our addresses, where it would do something with it: a packet
+/// socket only taps. Of an address of its own it can not be deprived so.
+fn ignore(
+    netdev: &mut Netdev,
+    name: &str,
+    addrs: &[IpAddr],
+    changes: &mut Changes,
+) -> Result<Option<String>, String> {
+    let mut forwarded = Vec::new();
+    for addr in addrs {
+        match netdev.exposure(name, *addr).map_err(|e| e.to_string())? {
+            Exposure::Foreign => {}
+            Exposure::Forwarded => forwarded.push(*addr),
+            Exposure::Local => {
+                return Err(format!(
+                    "the kernel has {addr} and would answer for it as well, because a packet socket \
+                     only taps: take it away (`ip addr del {addr} dev {name}`), or use --backend \
+                     af_xdp"
+                ));
+            }
         }
     }
-}
-
-/// The interface, which the backend does not make.
-fn existing(device: &config::Device, link: Option<Link>) -> Result<Link, String> {
-    link.ok_or_else(|| {
-        format!(
-            "{}: there is no such interface: make it, or use --backend tap, which makes one",
-            device.name
-        )
-    })
-}
-
-/// Rings of packet sockets, one for each queue; the kernel distributes by its hash over them.
-fn open_packet(link: Link, queues: usize, mut netdev: Netdev) -> Result<Opened, String> {
-    let mut notes = set_up(&mut netdev, &link)?;
-    let config = ring::Config { queues, ..ring::Config::new(&link.name) };
-    let mut opened = ring::open(config).map_err(|e| e.to_string())?;
-    notes.append(&mut opened.notes);
-    let losses = Losses::new(netdev, link.index).map_err(|e| e.to_string())?;
-    if let Some(first) = opened.queues.first_mut() {
-        first.set_losses(losses);
+    if forwarded.is_empty() {
+        return Ok(None);
     }
-    Ok(Opened {
-        name: link.name,
-        backend: DevBackend::AfPacket,
-        notes,
-        queues: opened.queues.into_iter().map(|q| Box::new(q) as Box<dyn Device>).collect(),
-        more: More::None("the sockets of a packet ring share the interface from the start"),
-    })
-}
-
-/// Brings the interface up, if it is not.
-fn set_up(netdev: &mut Netdev, link: &Link) -> Result<Vec<String>, String> {
-    if link.up {
-        return Ok(Vec::new());
-    }
-    netdev.set_up(link.index, true).map_err(|e| e.to_string())?;
-    Ok(vec![format!("{} was down and was set up", link.name)])
-}
-
-fn open_tun(
-    device: &config::Device,
-    backend: DevBackend,
-    queues: usize,
-    mut netdev: Netdev,
-) -> Result<Opened, String> {
-    let layer = if backend == DevBackend::Tap { Layer::Ethernet } else { Layer::Ip };
-    let existed = netdev.link(&device.name).is_ok();
-    let config = tun::Config { layer, multi_queue: queues > 1, ..tun::Config::new(&device.name) };
-    let mut first = tun::Tun::open(&config).map_err(|e| e.to_string())?;
-    let name = first.name().to_owned();
-    let set_up = |netdev: &mut Netdev| {
-        let link = netdev.link(&name)?;
-        if let Some(mtu) = device.mtu.filter(|m| *m != link.mtu) {
-            netdev.set_mtu(link.index, mtu)?;
-        }
-        netdev.set_up(link.index, true)?;
-        netdev.link(&name)
-    };
-    let link = set_up(&mut netdev).map_err(|e| e.to_string())?;
-    let mac = (layer == Layer::Ethernet).then(|| own_mac(&name));
-    first.set_link(link.mtu, mac);
-    let mut all: Vec<Box<dyn Device>> = Vec::new();
-    for _ in 1..queues {
-        let mut queue = first.open_queue().map_err(|e| e.to_string())?;
-        queue.set_link(link.mtu, mac);
-        all.push(Box::new(queue));
-    }
-    let losses = Losses::new(netdev, link.index).map_err(|e| e.to_string())?;
-    first.set_losses(losses);
-    let mut notes = Vec::new();
-    if !existed {
-        notes.push(format!("{name} was made, and goes with this process"));
-    }
-    all.insert(0, Box::new(first));
-    Ok(Opened {
-        name,
-        backend,
-        notes,
-        queues: all,
-        more: More::None("its number of queues was decided when it was made"),
-    })
+    changes.make(&Change::Ignore { ifname: name.to_owned(), addrs: forwarded })?;
+    Ok(Some(format!(
+        "the kernel forwards by {name}: a filter at its ingress keeps it from forwarding what is ours"
+    )))
 }
 
 /// Our Ethernet address on a TAP: the kernel's end has its own. It stays the same from start to

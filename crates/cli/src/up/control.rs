@@ -1,44 +1,219 @@
 //! What an instance of several shards answers on its control socket.
 
+use std::collections::BTreeMap;
+
+use linerate_core::rx::steer::ntuple::{self, RuleAction, Rules};
 use linerate_core::table::Knobs;
 use linerate_core::table::knob::Takes;
+use linerate_dev::device::Rings;
+use linerate_dev::drive::{Coalesce, Drive};
+use linerate_gateway::control::snapshot::{DevQueueRow, RingsRow, RssRow, RuleRow};
 use linerate_gateway::control::{Meta, Request, Response, SOCKETS_MAX, Snapshot};
 
-use super::instance::Up;
+use super::config::{At, QUEUES_MAX};
+use super::instance::{Up, lock};
+use crate::args::Setting;
+
+/// Rules at the most: each is looked at for each packet, unless it names a single flow.
+const RULES_MAX: usize = 1024;
+
+/// How an instance distributes what it receives.
+pub(super) struct Distribution {
+    /// The rules that go first, as all devices have them.
+    rules: Rules,
+    /// Whether the devices obey the table; where the kernel distributes, they do not.
+    obeyed: bool,
+}
+
+impl Distribution {
+    pub(super) fn new(seed: u64) -> Distribution {
+        Distribution { rules: Rules::new(RULES_MAX, seed), obeyed: false }
+    }
+}
 
 /// Answers a request.
 pub(super) fn answer(up: &mut Up, request: Request) -> Response {
+    let said = |knob: &str, done: Result<String, String>| match done {
+        Ok(value) => Response::Value { knob: knob.to_owned(), value },
+        Err(why) => Response::Error(why),
+    };
     match request {
         Request::Snapshot { sockets } => {
             Response::Snapshot(Box::new(snapshot(up, sockets.min(SOCKETS_MAX))))
         }
-        Request::Get(knob) => get(up, &knob),
-        Request::Set(knob, value) => match set(up, &knob, &value) {
-            Ok(()) => get(up, &knob),
-            Err(why) => Response::Error(why),
-        },
+        Request::Get(knob) => {
+            let value = get(up, &knob);
+            said(&knob, value)
+        }
+        Request::Set(knob, value) => {
+            let done = set(up, &knob, &value).and_then(|()| get(up, &knob));
+            said(&knob, done)
+        }
+        Request::AddRule(spec) => said("ntuple", add_rule(up, &spec)),
+        Request::DeleteRule(location) => said("ntuple", delete_rule(up, location)),
     }
 }
 
-fn get(up: &Up, knob: &str) -> Response {
-    let path = knob.to_owned();
-    match up.workers.ask(0, move |drive, _| drive.shard.net.knobs.get(&path)) {
-        Ok(Ok(value)) => Response::Value { knob: knob.to_owned(), value },
-        Ok(Err(e)) => Response::Error(e.to_string()),
-        Err(gone) => Response::Error(gone.to_string()),
-    }
-}
-
-fn set(up: &mut Up, knob: &str, value: &str) -> Result<(), String> {
+fn get(up: &Up, knob: &str) -> Result<String, String> {
     let row = Knobs::row(knob).map_err(|e| e.to_string())?;
-    if row.takes == Takes::Restart {
-        return Err(format!("{} can only be set when the instance starts", row.path));
+    if row.path == "channels.combined" {
+        return Ok(up.workers.shards().to_string());
     }
-    up.workers.set_knob(row.path, value).map_err(|e| e.to_string())
+    let path = row.path;
+    let got = up.workers.ask(0, move |drive, _| drive.shard.net.knobs.get(path));
+    got.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+}
+
+/// Whether the knobs can be set here and now, so that of several none is set if one can not.
+pub(super) fn check_knobs(up: &Up, knobs: &[(Setting, At)]) -> Result<(), String> {
+    for (setting, at) in knobs {
+        let row = Knobs::row(setting.path).map_err(|e| at.wrong(e))?;
+        if row.takes == Takes::Restart {
+            return Err(at.wrong("it can only be set when the instance starts: start it anew"));
+        }
+        if is_distribution(row.path) && !up.distribution.obeyed && up.workers.shards() > 1 {
+            return Err(at.wrong(not_obeyed(up)));
+        }
+    }
+    Ok(())
+}
+
+/// Knobs that the table of the devices is made of.
+fn is_distribution(path: &str) -> bool {
+    path.starts_with("rss.") || path.starts_with("rx-flow-hash.")
+}
+
+fn not_obeyed(up: &Up) -> String {
+    let names: Vec<&str> = up.devices.iter().map(|d| d.backend.name()).collect();
+    format!(
+        "the kernel distributes the packets of {} over the queues, by a table of its own: \
+         nothing was changed",
+        names.join(", ")
+    )
+}
+
+/// Sets a knob in all shards and devices, or nowhere.
+pub(super) fn set(up: &mut Up, knob: &str, value: &str) -> Result<(), String> {
+    let row = Knobs::row(knob).map_err(|e| e.to_string())?;
+    let path = row.path;
+    if row.takes == Takes::Restart {
+        return Err(format!("{path} can only be set when the instance starts"));
+    }
+    let mut judged = Knobs::default();
+    judged.set(path, value).map_err(|e| e.to_string())?;
+    match path {
+        "channels.combined" => return set_channels(up, judged.channels as usize),
+        "ring.rx" => size_rings(up, judged.ring_rx as usize)?,
+        _ => {}
+    }
+    let before = get(up, path)?;
+    up.workers.set_knob(path, value).map_err(|e| e.to_string())?;
+    if is_distribution(path)
+        && up.workers.shards() > 1
+        && let Err(why) = distribute(up)
+    {
+        // It was a legal value a moment ago.
+        let _ = up.workers.set_knob(path, &before);
+        return Err(why);
+    }
+    Ok(())
+}
+
+/// Asks the devices for receive rings of this size. A device that can not resize its ring says so,
+/// and nothing is changed then.
+fn size_rings(up: &Up, pkts: usize) -> Result<(), String> {
+    let obeyed = up.workers.ask_all(move |drive, _| {
+        // All are asked: which of them obey is a matter of their kind.
+        drive.queues().map(|(_, dev)| dev.set_rx_ring(pkts)).collect::<Vec<_>>()
+    });
+    if obeyed.into_iter().flatten().all(|obeyed| obeyed) {
+        return Ok(());
+    }
+    let names: Vec<&str> = up.devices.iter().map(|d| d.backend.name()).collect();
+    Err(format!(
+        "ring.rx: the receive ring of {} is as large as it was made: pass --set ring.rx=… when the \
+         instance starts",
+        names.join(", ")
+    ))
+}
+
+/// Tells the devices how to distribute over the shards that there are.
+pub(super) fn distribute(up: &mut Up) -> Result<(), String> {
+    let queues = up.workers.shards();
+    let rss = up.workers.ask(0, move |drive, _| drive.shard.net.rss(queues));
+    let rss = rss.map_err(|e| e.to_string())?;
+    let obeyed = up.workers.ask_all(move |drive, _| {
+        drive.queues().map(|(_, dev)| dev.set_rss(&rss)).collect::<Vec<_>>()
+    });
+    // One queue of a group may speak for all.
+    up.distribution.obeyed =
+        obeyed.iter().any(|shard| !shard.is_empty() && shard.iter().all(|obeyed| *obeyed));
+    if up.distribution.obeyed { Ok(()) } else { Err(not_obeyed(up)) }
+}
+
+/// Grows or shrinks to so many queues, each with its shard.
+pub(super) fn set_channels(up: &mut Up, wanted: usize) -> Result<(), String> {
+    if wanted == 0 || wanted > QUEUES_MAX {
+        return Err(format!("channels.combined: 1 to {QUEUES_MAX} queues"));
+    }
+    while up.workers.shards() != wanted {
+        if up.workers.shards() < wanted { up.add_shard()? } else { up.remove_shard()? }
+    }
+    lock(&up.plan).config.queues = wanted;
+    // Where the kernel distributes, it has done so by itself.
+    let _ = distribute(up);
+    Ok(())
+}
+
+fn add_rule(up: &mut Up, spec: &str) -> Result<String, String> {
+    let (location, rule) = ntuple::parse(spec).map_err(|e| e.to_string())?;
+    let queues = up.workers.shards();
+    if let RuleAction::Queue(queue) = rule.action
+        && usize::from(queue) >= queues
+    {
+        return Err(format!("action {queue}: there are {queues} queues, numbered from 0"));
+    }
+    let old = location.and_then(|l| up.distribution.rules.iter().find(|r| r.0 == l));
+    let old = old.map(|(_, rule)| rule.clone());
+    let location = up.distribution.rules.set(location, rule.clone()).map_err(|e| e.to_string())?;
+    if let Err(why) = tell_rule(up, location, Some(rule)) {
+        let _ = match old {
+            Some(old) => up.distribution.rules.set(Some(location), old).map(drop),
+            None => up.distribution.rules.delete(location).map(drop),
+        };
+        return Err(why);
+    }
+    Ok(format!("Added rule with ID {location}"))
+}
+
+fn delete_rule(up: &mut Up, location: u32) -> Result<String, String> {
+    up.distribution.rules.delete(location).map_err(|e| e.to_string())?;
+    tell_rule(up, location, None)?;
+    Ok(format!("Deleted rule with ID {location}"))
+}
+
+/// Tells every device of a rule.
+fn tell_rule(up: &Up, location: u32, rule: Option<ntuple::Rule>) -> Result<(), String> {
+    let told = up.workers.ask_all(move |drive, _| {
+        let each = drive.queues().map(|(_, dev)| dev.set_rule(location, rule.as_ref()));
+        each.map(|told| told.map_err(|e| (e.kind(), e.to_string()))).collect::<Vec<_>>()
+    });
+    match told.into_iter().flatten().find_map(Result::err) {
+        None => Ok(()),
+        Some((std::io::ErrorKind::Unsupported, _)) => {
+            let names: Vec<&str> = up.devices.iter().map(|d| d.backend.name()).collect();
+            Err(format!(
+                "{} takes no rules: the kernel chooses the queue of each packet",
+                names.join(", ")
+            ))
+        }
+        Some((_, why)) => Err(why),
+    }
 }
 
 /// One reading of all shards.
-pub(super) fn snapshot(up: &Up, sockets: usize) -> Snapshot {
+pub(super) fn snapshot(up: &mut Up, sockets: usize) -> Snapshot {
+    up.learn_notes();
     let (name, notes) = (up.name.clone(), up.notes.clone());
     let uptime_ns = up.begun.elapsed().as_nanos() as u64;
     let meta = Meta {
@@ -51,7 +226,80 @@ pub(super) fn snapshot(up: &Up, sockets: usize) -> Snapshot {
     };
     let parts = up.workers.ask_all(move |drive, _| {
         drive.count_losses();
-        Snapshot::take(&drive.shard, meta.clone())
+        let mut part = Snapshot::take(&drive.shard, meta.clone());
+        part.dev_queues = dev_queues(drive);
+        part
     });
-    Snapshot::merge(parts)
+    let mut all = Snapshot::merge(parts);
+    all.tcp.truncate(sockets);
+    all.udp.truncate(sockets);
+    let channels = all.knobs.iter_mut().find(|k| k.path == "channels.combined");
+    if let Some(row) = channels {
+        row.value = up.workers.shards().to_string();
+        row.source = if row.value == row.default { "default" } else { "set" }.to_owned();
+    }
+    all.rss = rss_rows(up);
+    let rules = up.distribution.rules.iter();
+    all.rules =
+        rules.map(|(location, rule)| RuleRow { location, spec: rule.to_string() }).collect();
+    all
+}
+
+fn rss_rows(up: &Up) -> Vec<RssRow> {
+    let queues = up.workers.shards();
+    let rss = up.workers.ask(0, move |drive, _| drive.shard.net.rss(queues)).ok();
+    let ours = up.distribution.obeyed || queues == 1;
+    let row = |device: &super::backend::Opened| RssRow {
+        device: device.name.clone(),
+        queues: queues as u32,
+        instead: (!ours).then(|| "the kernel distributes, by a table of its own".to_owned()),
+        indir: rss.as_ref().filter(|_| ours).map_or(Vec::new(), |r| r.indir.to_vec()),
+        symmetric: rss.as_ref().is_some_and(|r| r.symmetric),
+    };
+    up.devices.iter().map(row).collect()
+}
+
+/// The queues that a shard drives.
+fn dev_queues(drive: &mut Drive) -> Vec<DevQueueRow> {
+    let shard = drive.shard.net.cpu;
+    let names: Vec<String> = drive.shard.net.ifaces.iter().map(|i| i.name.clone()).collect();
+    let mut rows: Vec<(u8, DevQueueRow)> = drive
+        .queues()
+        .map(|(number, dev)| {
+            let Rings { rx, rx_max, tx, tx_max } = dev.rings();
+            let statistics = dev.statistics().into_iter().map(|(n, v)| (n.to_owned(), v));
+            let row = DevQueueRow {
+                device: names.get(number as usize).cloned().unwrap_or_default(),
+                queue: dev.queue(),
+                shard,
+                rings: RingsRow {
+                    rx: rx.into(),
+                    rx_max: rx_max.into(),
+                    tx: tx.into(),
+                    tx_max: tx_max.into(),
+                },
+                coalesce: BTreeMap::new(),
+                statistics: statistics.collect(),
+            };
+            (number, row)
+        })
+        .collect();
+    for (number, row) in &mut rows {
+        if let Some(now) = drive.coalesce(*number, row.queue) {
+            row.coalesce = coalesce(now);
+        }
+    }
+    rows.into_iter().map(|(_, row)| row).collect()
+}
+
+fn coalesce(c: Coalesce) -> BTreeMap<String, u64> {
+    let all = [
+        ("adaptive-rx", u64::from(c.adaptive_rx)),
+        ("adaptive-tx", u64::from(c.adaptive_tx)),
+        ("rx-usecs", c.rx_usecs),
+        ("rx-frames", c.rx_frames),
+        ("tx-usecs", c.tx_usecs),
+        ("tx-frames", c.tx_frames),
+    ];
+    all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }

@@ -1,7 +1,7 @@
 //! A running `up`: its workers, its control socket, its signals.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -15,8 +15,9 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::backend::Opened;
+use super::changes::Changes;
 use super::config::{Config, Way};
-use super::control;
+use super::control::{self, Distribution};
 use super::serve::{Served, Services};
 use crate::args::Setting;
 
@@ -30,6 +31,8 @@ pub(super) struct Plan {
     pub(super) served: Vec<Arc<Served>>,
     /// Queues that wait for their workers, by device.
     pub(super) queues: Vec<Vec<Option<Box<dyn Device>>>>,
+    /// Knobs that a shard begins with, beside those that the workers remember.
+    knobs: Vec<Setting>,
 }
 
 /// A running instance.
@@ -40,6 +43,8 @@ pub struct Up {
     pub(super) name: String,
     pub(super) begun: Instant,
     pub(super) notes: Vec<String>,
+    pub(super) distribution: Distribution,
+    pub(super) changes: Option<Changes>,
     control: Option<ControlServer>,
     poller: Poller,
     signals: SignalFd,
@@ -48,7 +53,7 @@ pub struct Up {
 /// Why it ended.
 pub enum Ended {
     /// Somebody wanted it to.
-    Signal(Signal),
+    Signal,
     /// A worker can not go on.
     Failed(String),
 }
@@ -64,52 +69,99 @@ impl Up {
     /// # Errors
     /// A sentence that says what to do; nothing is left then.
     pub fn start(config: Config) -> Result<Up, String> {
-        // Before any thread is made: all of them leave signals to this one.
-        let mut set = SigSet::empty();
-        [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().for_each(|s| set.add(s));
-        set.thread_block().map_err(|e| format!("cannot block signals: {e}"))?;
-        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        let signals = SignalFd::with_flags(&set, flags)
-            .map_err(|e| format!("cannot receive signals: {e}"))?;
-        let served = open_services(&config)?;
-        let mut devices = Vec::new();
-        for device in &config.devices {
-            devices.push(Opened::open(device, config.queues)?);
+        let name = config.name.clone();
+        let name = name.unwrap_or_else(|| format!("up-{}", std::process::id()));
+        let (mut changes, notes) = Changes::begin(&name);
+        match Up::make(config, name, notes, &mut changes) {
+            Ok(mut up) => {
+                up.changes = Some(changes);
+                Ok(up)
+            }
+            Err(why) => {
+                let left = changes.undo();
+                Err(std::iter::once(why).chain(left).collect::<Vec<_>>().join("; "))
+            }
         }
-        let queues = devices.iter_mut().map(|d| d.queues.drain(..).map(Some).collect()).collect();
-        let knobs: Vec<Setting> = config.knobs.iter().map(|k| k.0.clone()).collect();
-        let (n, cpus, asked) = (config.queues, config.cpus.clone(), config.name.clone());
-        let plan = Arc::new(Mutex::new(Plan { config, served, queues }));
+    }
+
+    fn make(
+        config: Config,
+        name: String,
+        mut notes: Vec<String>,
+        changes: &mut Changes,
+    ) -> Result<Up, String> {
+        // Before any thread is made: all of them leave signals to this one.
+        let signals = signals().map_err(|e| format!("cannot receive signals: {e}"))?;
+        let served = open_services(&config)?;
         let poller = Poller::new(8).map_err(|e| format!("cannot wait for events: {e}"))?;
-        let name = asked.clone().unwrap_or_else(|| format!("up-{}", std::process::id()));
-        let mut notes: Vec<String> = devices.iter().flat_map(|d| d.notes.clone()).collect();
+        let watch = |fd: BorrowedFd<'_>, token| {
+            let added = poller.add(fd, token, Interest::READ);
+            added.map_err(|e| format!("cannot wait for events: {e}"))
+        };
+        watch(signals.as_fd(), SIGNALS)?;
         let control = match ControlServer::bind(&name, &mut |_| Ok(())) {
             Ok(control) => Some(control),
-            Err(e) if asked.is_some() => return Err(e.to_string()),
+            Err(e) if config.name.is_some() => return Err(e.to_string()),
             Err(e) => {
                 notes.push(format!("`show` and `set` will not find this instance: {e}"));
                 None
             }
         };
-        let watch = |fd: std::os::fd::BorrowedFd<'_>, token| {
-            let added = poller.add(fd, token, Interest::READ);
-            added.map_err(|e| format!("cannot wait for events: {e}"))
-        };
-        watch(signals.as_fd(), SIGNALS)?;
         if let Some(control) = &control {
             watch(control.poll_fd(), CONTROL)?;
         }
         let seed = seed().map_err(|e| format!("cannot read random numbers: {e}"))?;
+        let mut devices = Vec::new();
+        for device in &config.devices {
+            let mut opened = Opened::open(&config, device, changes, seed)?;
+            notes.append(&mut opened.notes);
+            devices.push(opened);
+        }
+        let queues = devices.iter_mut().map(|d| d.queues.drain(..).map(Some).collect()).collect();
+        // Every knob before the first socket: sockets are sized by them.
+        let knobs: Vec<Setting> = config.knobs.iter().map(|k| k.0.clone()).collect();
+        let (n, cpus) = (config.queues, config.cpus.clone());
+        let plan = Arc::new(Mutex::new(Plan { config, served, queues, knobs: knobs.clone() }));
         let for_build = Arc::clone(&plan);
-        // Every knob first: sockets are sized by them.
-        let first = knobs.clone();
         let workers = Workers::start(n, &cpus, seed, move |shard, drive| {
-            build(&for_build, &first, shard, drive).map_err(io::Error::other)
+            build(&for_build, shard, drive).map_err(io::Error::other)
         });
         let workers = workers.map_err(|e| e.to_string())?;
         workers.watch(poller.waker());
-        let begun = Instant::now();
-        Ok(Up { workers, plan, devices, name, begun, notes, control, poller, signals })
+        // From now on the workers know which knobs are set, also for shards to come.
+        lock(&plan).knobs.clear();
+        for Setting { path, value } in &knobs {
+            workers.set_knob(path, value).map_err(|e| e.to_string())?;
+        }
+        let (begun, distribution) = (Instant::now(), Distribution::new(seed));
+        let mut up = Up {
+            workers,
+            plan,
+            devices,
+            name,
+            begun,
+            notes,
+            distribution,
+            changes: None,
+            control,
+            poller,
+            signals,
+        };
+        // Where the kernel distributes over the queues, it does so by itself.
+        if n > 1 {
+            let _ = control::distribute(&mut up);
+        }
+        Ok(up)
+    }
+
+    /// One shard more, with a queue of every device.
+    pub(super) fn add_shard(&mut self) -> Result<(), String> {
+        Err("channels.combined: the number of queues can not change yet".to_owned())
+    }
+
+    /// One shard less; its connections go to the others.
+    pub(super) fn remove_shard(&mut self) -> Result<(), String> {
+        Err("channels.combined: the number of queues can not change yet".to_owned())
     }
 
     /// Runs until a signal or a failure ends it. `reload` is called at SIGHUP.
@@ -126,7 +178,7 @@ impl Up {
                 while let Ok(Some(info)) = self.signals.read_signal() {
                     match Signal::try_from(info.ssi_signo as i32) {
                         Ok(Signal::SIGHUP) => reload(self),
-                        Ok(signal) => return Ok(Ended::Signal(signal)),
+                        Ok(_) => return Ok(Ended::Signal),
                         Err(_) => {}
                     }
                 }
@@ -164,14 +216,29 @@ impl Up {
         out
     }
 
+    /// What the devices found out since the start, for people.
+    pub(super) fn learn_notes(&mut self) {
+        for note in self.devices.iter().flat_map(Opened::take_notes).collect::<Vec<_>>() {
+            eprintln!("linerate up: {note}");
+            self.notes.push(note);
+        }
+    }
+
     /// A reading of all shards.
-    pub fn snapshot(&self, sockets: usize) -> Snapshot {
+    pub fn snapshot(&mut self, sockets: usize) -> Snapshot {
         control::snapshot(self, sockets)
     }
 
-    /// Ends the workers; what failed in them, if anything did.
+    /// Ends the workers, and puts back what was changed on the host; what failed, if anything did.
     pub fn stop(self) -> Result<(), String> {
-        self.workers.stop().map_err(|e| e.to_string())
+        let Up { workers, devices, changes, control, .. } = self;
+        let stopped = workers.stop().map_err(|e| e.to_string());
+        drop((devices, control));
+        let left = changes.map_or(Vec::new(), Changes::undo);
+        match (stopped, left.is_empty()) {
+            (Ok(()), false) => Err(left.join("; ")),
+            (stopped, _) => stopped,
+        }
     }
 }
 
@@ -181,17 +248,12 @@ pub(super) fn open_services(config: &Config) -> Result<Vec<Arc<Served>>, String>
 }
 
 /// Builds one shard: devices, addresses, routes, services.
-fn build(
-    plan: &Mutex<Plan>,
-    knobs: &[Setting],
-    shard: usize,
-    drive: &mut Drive,
-) -> Result<Services, String> {
+fn build(plan: &Mutex<Plan>, shard: usize, drive: &mut Drive) -> Result<Services, String> {
     let mut plan = lock(plan);
-    for Setting { path, value } in knobs {
+    for Setting { path, value } in &plan.knobs {
         drive.shard.set_knob(path, value).map_err(|e| e.to_string())?;
     }
-    let Plan { config, served, queues } = &mut *plan;
+    let Plan { config, served, queues, .. } = &mut *plan;
     for (device, queues) in config.devices.iter().zip(queues) {
         let queue = queues.get_mut(shard).and_then(Option::take);
         let queue = queue.ok_or_else(|| format!("{} has no queue {shard}", device.name))?;
@@ -217,6 +279,14 @@ pub(super) fn core_route(route: &super::config::Route) -> CoreRoute {
         Way::Link(device) => CoreRoute::new(dst, len, RouteKind::Unicast, device as u8),
         Way::Refused(kind) => CoreRoute::new(dst, len, kind, 0),
     }
+}
+
+/// The signals that this program takes, as a descriptor.
+fn signals() -> nix::Result<SignalFd> {
+    let mut set = SigSet::empty();
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().for_each(|s| set.add(s));
+    set.thread_block()?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }
 
 /// A seed that nobody outside can guess: sequence numbers, ports and hash keys come from it.

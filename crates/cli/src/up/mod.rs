@@ -4,10 +4,12 @@
 //! for whoever asks on the control socket, and never stands in the way of a packet.
 
 mod backend;
+mod changes;
 mod config;
 mod control;
 mod file;
 mod instance;
+mod reload;
 mod serve;
 
 use std::io;
@@ -47,7 +49,8 @@ pub fn main(args: &UpArgs) -> ExitCode {
 fn run(args: &UpArgs, config: Config) -> Result<(), String> {
     let mut up = Up::start(config)?;
     eprint!("{}", up.start_line());
-    let ended = up.run(&mut |_| {}).map_err(|e| format!("cannot wait for events: {e}"))?;
+    let ended =
+        up.run(&mut |up| reload(up, args)).map_err(|e| format!("cannot wait for events: {e}"))?;
     let snapshot = up.snapshot(0);
     let stopped = up.stop();
     match args.report {
@@ -59,7 +62,19 @@ fn run(args: &UpArgs, config: Config) -> Result<(), String> {
         },
     }
     match ended {
-        Ended::Signal(_) => stopped,
+        Ended::Signal => stopped,
         Ended::Failed(why) => Err(why),
+    }
+}
+
+/// SIGHUP: the file is read again. What is wrong with it is said, and all stays as it was.
+fn reload(up: &mut Up, args: &UpArgs) {
+    let done = match &args.config {
+        None => Err("there is no file to read again: it was started without --config".to_owned()),
+        Some(_) => Config::read(args).and_then(|config| reload::apply(up, config)),
+    };
+    match done {
+        Ok(what) => eprintln!("linerate up: reloaded: {what}"),
+        Err(why) => eprintln!("linerate up: not reloaded: {why}"),
     }
 }

@@ -33,6 +33,11 @@ pub enum Request {
     Get(String),
     /// A new value for a knob.
     Set(String, String),
+    /// A rule that sends chosen flows to a queue, in the words of `ethtool -N`: `flow-type udp4
+    /// dst-port 53 action 1`, with `loc N` for its place.
+    AddRule(String),
+    /// No rule at this location any more.
+    DeleteRule(u32),
 }
 
 /// What is answered: one JSON object on one line.
@@ -41,7 +46,7 @@ pub enum Request {
 pub enum Response {
     /// To [`Request::Snapshot`].
     Snapshot(Box<Snapshot>),
-    /// To [`Request::Get`] and [`Request::Set`]: the value as it is now.
+    /// To all others: the value as it is now. A rule is the value of a knob called `ntuple`.
     Value {
         /// The knob.
         knob: String,
@@ -71,17 +76,30 @@ pub fn answer(shard: &mut Shard, request: Request, meta: impl FnOnce() -> Meta) 
         Request::Get(knob) => value(shard, knob),
         Request::Set(knob, new) => match set(shard, &knob, &new) {
             Ok(()) => value(shard, knob),
-            Err(e) => Response::Error(e.to_string()),
+            Err(why) => Response::Error(why),
         },
+        Request::AddRule(_) | Request::DeleteRule(_) => Response::Error(ONE_QUEUE.to_owned()),
     }
 }
 
-fn set(shard: &mut Shard, knob: &str, value: &str) -> Result<(), SetError> {
-    let row = linerate_core::table::Knobs::row(knob)?;
+/// Why a single shard refuses what speaks of several queues.
+const ONE_QUEUE: &str = "this instance has one queue, so that nothing is to be distributed: \
+                         `linerate up --queues N` has more";
+
+fn set(shard: &mut Shard, knob: &str, value: &str) -> Result<(), String> {
+    let text = |e: SetError| e.to_string();
+    let row = linerate_core::table::Knobs::row(knob).map_err(text)?;
     if row.takes == linerate_core::table::knob::Takes::Restart {
-        return Err(SetError::NotNow { path: row.path });
+        return Err(text(SetError::NotNow { path: row.path }));
     }
-    shard.set_knob(knob, value)
+    // What the value itself is, is judged first: a wrong one is wrong everywhere.
+    let mut tried = shard.net.knobs.clone();
+    tried.set(row.path, value).map_err(text)?;
+    let distributes = row.path == "channels.combined" || row.path.starts_with("rss.");
+    if distributes && tried.get(row.path) != shard.net.knobs.get(row.path) {
+        return Err(format!("{}: {ONE_QUEUE}", row.path));
+    }
+    shard.set_knob(row.path, value).map_err(text)
 }
 
 /// Why a name of an instance is refused.

@@ -135,7 +135,7 @@ pub struct QueueRow {
 pub struct ShardRow {
     /// Its number.
     pub shard: u8,
-    /// Its counters of the groups `softnet` and `softirqs`.
+    /// Its counters of the groups `softnet`, `softirqs` and `linerate`.
     pub counters: BTreeMap<String, BTreeMap<String, u64>>,
     /// Packets in its backlog now.
     pub backlog: u64,
@@ -187,12 +187,13 @@ pub struct RingsRow {
 pub struct RssRow {
     /// The device.
     pub device: String,
-    /// Who distributes, in words: `the kernel`, or nobody where there is one queue.
-    pub by: String,
-    /// The queue of each entry of the indirection table; empty where it is not ours to know.
+    /// Queues that it has.
+    pub queues: u32,
+    /// Who distributes where it is not this table: a sentence.
+    pub instead: Option<String>,
+    /// The queue of each entry of the indirection table; empty where it is not ours to know. The key
+    /// is a secret and never told.
     pub indir: Vec<u8>,
-    /// The Toeplitz key; empty likewise.
-    pub key: Vec<u8>,
     /// Both directions of a flow have one hash.
     pub symmetric: bool,
 }

@@ -99,7 +99,7 @@ impl Snapshot {
         flows.truncate(FLOWS_MAX);
         let counters = counters(counts);
         let queues = queues(shard);
-        let own = ["softnet", "softirqs"].into_iter();
+        let own = ["softnet", "softirqs", "linerate"].into_iter();
         let own = own.filter_map(|g| Some((g.to_owned(), counters.get(g)?.clone())));
         let shards = vec![ShardRow {
             shard: net.cpu,
