@@ -195,6 +195,7 @@ impl Drive {
         let mut work = self.net_rx_action(now)?;
         self.ask_devices(now);
         path::timers(&mut self.shard, now);
+        self.set_rules();
         self.hand_over_arrived(app);
         self.app_busy = app.turn(&mut self.shard, &self.poller, &self.ready)?;
         let net = &self.shard.net;

@@ -2,8 +2,10 @@
 //!
 //! Linux: net/core/dev.c `net_rps_send_ipi`, `rps_trigger_softirq`
 
+use std::io;
 use std::sync::Arc;
 
+use linerate_core::path;
 use linerate_core::rx::steer::Mesh;
 
 use super::{App, Drive};
@@ -33,6 +35,19 @@ impl Drive {
         }
     }
 
+    /// Rules that accelerated RFS wants go to their devices.
+    #[inline]
+    pub(super) fn set_rules(&mut self) {
+        if self.shard.net.steer.mesh.is_none() {
+            return;
+        }
+        while let Some(wanted) = self.shard.take_rule() {
+            let slot = self.slots.iter_mut().find(|s| s.number == wanted.dev);
+            let set = slot.map(|s| s.dev.set_rule(wanted.location, wanted.rule.as_ref()));
+            self.shard.rule_done(&wanted, matches!(set, Some(Ok(()))));
+        }
+    }
+
     /// Connections that came go to the application.
     #[inline]
     pub(super) fn hand_over_arrived(&mut self, app: &mut dyn App) {
@@ -44,5 +59,19 @@ impl Drive {
                 app.arrive(&mut self.shard, arrived.socket, state);
             }
         }
+    }
+
+    /// Sends what connections and queues have ready, without taking anything in. Returns whether some of
+    /// it still waits for room.
+    ///
+    /// # Errors
+    /// A device is gone.
+    pub fn flush_tx(&mut self) -> io::Result<bool> {
+        path::transmit(&mut self.shard, &mut self.batch);
+        let now = self.shard.net.now;
+        self.slots.iter_mut().for_each(|slot| slot.blocked = false);
+        self.net_tx_action(now)?;
+        let mut txqs = self.shard.net.ifaces.iter().flat_map(|i| &i.txqs);
+        Ok(txqs.any(|q| !q.qdisc.is_empty() || !q.ring.is_empty()))
     }
 }

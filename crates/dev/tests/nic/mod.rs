@@ -33,6 +33,10 @@ pub struct State {
     pub taken: u64,
     /// Nanoseconds that taking one costs.
     pub rx_cost: u64,
+    /// Nanoseconds between two packets that come by themselves; 0 = none do.
+    pub gap: u64,
+    /// Until when they have come.
+    until: u64,
     /// Sent packets stay in the card until the test says `sent`.
     pub holds: bool,
     /// Packets that it has sent and not given back.
@@ -80,6 +84,18 @@ impl Card {
         state.lost += pkts.saturating_sub(room) as u64;
     }
 
+    /// Those packets come whose time it is.
+    pub fn tick(&self) {
+        let n = {
+            let mut state = self.state();
+            let passed = self.clock.now() - state.until;
+            let n = passed.checked_div(state.gap).unwrap_or(0);
+            state.until += n * state.gap;
+            n
+        };
+        self.arrive(n as usize);
+    }
+
     /// The loop's end.
     pub fn device(&self) -> Box<dyn Device> {
         Box::new(Nic { card: self.clone(), frame: frame(), counts: Counts::default() })
@@ -102,6 +118,7 @@ impl Device for Nic {
     }
 
     fn rx_burst(&mut self, cx: &mut RxCx<'_>, out: &mut Batch, budget: usize) -> io::Result<usize> {
+        self.card.tick();
         let mut state = self.card.state();
         let n = state.waiting.min(budget);
         for _ in 0..n {
