@@ -58,6 +58,9 @@ pub struct Net {
     pub backlog: crate::rx::backlog::Backlog,
     /// What the application is to be told.
     pub events: Events,
+    /// A reader found nothing and wants the loop to look at the devices until then
+    /// (`net.core.busy_read`, SO_BUSY_POLL).
+    pub busy_read_until: Instant,
     /// Where verdicts of traced packets go.
     pub trace: Option<Trace>,
     /// A clock for measuring the stages, in nanoseconds; `None` = stages are not timed.
@@ -105,6 +108,7 @@ impl Shard {
             reasm_in: VecDeque::new(),
             backlog: Default::default(),
             events: Events::default(),
+            busy_read_until: Instant::ZERO,
             trace: None,
             clock: None,
             tick: 0,

@@ -65,6 +65,14 @@ impl crate::shard::Shard {
 }
 
 impl crate::shard::Net {
+    /// A reader found nothing: the loop is asked to look at the devices again until
+    /// `busy_read_until` instead of sleeping (`sk_busy_loop`). `us` is what the socket was set to.
+    pub(crate) fn busy_read(&mut self, us: Option<u32>) {
+        let us = us.map_or(self.knobs.busy_read, u64::from);
+        if us > 0 {
+            self.busy_read_until = self.now.plus(us * crate::time::US);
+        }
+    }
     /// The receive buffer of a socket that asks for `bytes` (SO_RCVBUF; Linux: `sk_setsockopt`).
     pub(crate) fn asked_rcvbuf(&self, bytes: usize) -> usize {
         2 * bytes.min(self.knobs.rmem_max as usize)

@@ -3,24 +3,20 @@
 use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 
-use super::cc::Cc;
-use super::demux::Ref;
 use super::info::{SockRow, SockStat, TcpInfo};
 use super::input::fin_wait2;
 use super::listen::Listener;
+pub use super::opts::{KeepAlive, TcpOpt};
 use super::output::{
-    advmss, tcp_select_initial_window, tcp_send_active_reset, tcp_send_syn, unicast, way_to,
+    advmss, tcp_select_initial_window, tcp_send_active_reset, tcp_send_syn, way_to,
 };
 use super::timer::rearm_rto;
-use super::{Earlier, State, Tcb, Tuple};
+use super::{State, Tcb};
 use crate::pkt::SendChunk;
-use crate::seq::Seq;
 use crate::shard::{Net, Shard};
 use crate::sock::error::{BindError, TcpError};
 use crate::sock::{Ready, Slab, SockKind, SocketId};
 use crate::table::count::id;
-use crate::table::knob::CcName;
-use crate::time::SEC;
 
 /// How a listener is to be opened.
 #[derive(Clone, Copy, Debug, Default)]
@@ -90,52 +86,6 @@ pub struct RxState {
     pub bytes: usize,
     /// Whether the peer's FIN follows them.
     pub fin: bool,
-}
-
-/// When keepalive probes are sent (SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeepAlive {
-    /// Seconds of silence before the first probe.
-    pub time_s: u32,
-    /// Seconds between probes.
-    pub intvl_s: u32,
-    /// Unanswered probes after which the connection is given up.
-    pub probes: u32,
-}
-
-/// An option of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum TcpOpt {
-    /// Small segments are sent at once (TCP_NODELAY).
-    NoDelay(bool),
-    /// Only full segments are sent until this is cleared (TCP_CORK).
-    Cork(bool),
-    /// Segments are acknowledged at once for a while (TCP_QUICKACK).
-    QuickAck(bool),
-    /// Whether the peer is probed when it is silent; [`Shard::tcp_keepalive`] gives the knobs' times.
-    KeepAlive(Option<KeepAlive>),
-    /// Bytes of receive buffer, at most `net.core.rmem_max`, and doubled, as Linux does for its
-    /// bookkeeping; it grows no more by itself (SO_RCVBUF).
-    RcvBuf(usize),
-    /// Bytes of receive buffer, true size, whatever `net.core.rmem_max` says; it grows no more by
-    /// itself (SO_RCVBUFFORCE).
-    RcvBufForce(usize),
-    /// Bytes of send buffer, at most `net.core.wmem_max`, and doubled; it grows no more by itself
-    /// (SO_SNDBUF).
-    SndBuf(usize),
-    /// Bytes of send buffer, whatever `net.core.wmem_max` says; it grows no more by itself
-    /// (SO_SNDBUFFORCE).
-    SndBufForce(usize),
-    /// Congestion control (TCP_CONGESTION).
-    Congestion(CcName),
-    /// Milliseconds that sent data may stay unacknowledged; 0 = as `tcp_retries2` says
-    /// (TCP_USER_TIMEOUT).
-    UserTimeout(u32),
-    /// Type of service, or traffic class, of what is sent (IP_TOS).
-    Tos(u8),
-    /// The number that the application gave the socket.
-    User(u64),
 }
 
 impl Shard {
@@ -226,6 +176,7 @@ impl Shard {
         tp.sndq.start(tp.iss + 1);
         tp.set_state(net, State::SynSent);
         net.counts.inc(id::TcpActiveOpens);
+        net.flow_begins(tuple.flow_key());
         let index = tcp.insert(tp);
         let tp = tcp.conns.at_mut(index).ok_or(TcpError::TooMany)?;
         let id = tp.id;
@@ -265,7 +216,11 @@ impl Shard {
     /// As [`Shard::tcp_rx_slices`].
     pub fn tcp_recv(&mut self, id: SocketId, buf: &mut [u8]) -> Result<usize, TcpError> {
         let tp = self.tcp_conn(id).ok_or(TcpError::NotConnected)?;
-        tp.nothing_to_read()?;
+        if let Err(err) = tp.nothing_to_read() {
+            let us = tp.busy_poll;
+            self.net.busy_read(us);
+            return Err(err);
+        }
         let n = tp.rcvq.copy(buf);
         self.tcp_consume(id, n);
         Ok(n)
@@ -414,61 +369,6 @@ impl Shard {
     pub fn tcp_info(&self, id: SocketId) -> Option<TcpInfo> {
         self.tcp_conn(id).map(|tp| tp.info())
     }
-    /// Sets an option.
-    ///
-    /// # Errors
-    /// `NotConnected` if there is no such connection.
-    pub fn tcp_set(&mut self, id: SocketId, opt: TcpOpt) -> Result<(), TcpError> {
-        let Shard { net, tcp, .. } = self;
-        let tp = owned(&mut tcp.conns, id).ok_or(TcpError::NotConnected)?;
-        match opt {
-            TcpOpt::NoDelay(on) => {
-                tp.nodelay = on;
-                tp.push |= on && tp.unsent();
-            }
-            TcpOpt::Cork(on) => {
-                tp.cork = on;
-                tp.push |= !on && tp.unsent();
-            }
-            TcpOpt::QuickAck(on) => {
-                tp.pingpong = !on;
-                tp.quick = if on { 16 } else { 0 };
-                tp.ack_now |= on && tp.ack_scheduled;
-            }
-            TcpOpt::KeepAlive(keep) => {
-                tp.keepalive = keep;
-                if let (Some(keep), true) = (keep, tp.state.synchronized()) {
-                    tp.keep_at = tp.keep_at.min2(net.now.plus(keep.time_s as u64 * SEC));
-                }
-            }
-            TcpOpt::RcvBuf(bytes) => tp.set_rcvbuf(net.asked_rcvbuf(bytes)),
-            TcpOpt::RcvBufForce(bytes) => tp.set_rcvbuf(bytes),
-            TcpOpt::SndBuf(bytes) => tp.set_sndbuf(net.asked_sndbuf(bytes)),
-            TcpOpt::SndBufForce(bytes) => tp.set_sndbuf(bytes),
-            TcpOpt::Congestion(name) => tp.cc = Cc::new(name),
-            TcpOpt::UserTimeout(ms) => tp.user_timeout_ms = ms,
-            TcpOpt::Tos(tos) => tp.tos = tos,
-            TcpOpt::User(user) => {
-                tp.user = user;
-                if tp.pending.0 != 0 {
-                    // An event under the old number may be under way.
-                    let pending = std::mem::take(&mut tp.pending);
-                    tp.raise(net, pending);
-                }
-            }
-        }
-        self.tcp_settle(id.index);
-        Ok(())
-    }
-    /// The keepalive times that the knobs give.
-    pub fn tcp_keepalive(&self) -> KeepAlive {
-        let knobs = &self.net.knobs;
-        KeepAlive {
-            time_s: knobs.tcp_keepalive_time as u32,
-            intvl_s: knobs.tcp_keepalive_intvl as u32,
-            probes: knobs.tcp_keepalive_probes as u32,
-        }
-    }
     /// Local and remote address of a connection, or of a held SYN.
     pub fn tcp_addrs(&self, id: SocketId) -> Option<(SocketAddr, SocketAddr)> {
         let tuple = match id.kind {
@@ -495,7 +395,7 @@ impl Shard {
 }
 
 /// A connection that the application may name: not one that it has closed.
-fn owned(conns: &mut Slab<Box<Tcb>>, id: SocketId) -> Option<&mut Tcb> {
+pub(super) fn owned(conns: &mut Slab<Box<Tcb>>, id: SocketId) -> Option<&mut Tcb> {
     if id.kind != SockKind::Tcp {
         return None;
     }
@@ -519,77 +419,9 @@ impl Shard {
         }
         self.tcp.conns.get(id.index, id.generation).map(|b| &**b).filter(|tp| !tp.orphan)
     }
-
-    /// A port that no listener has.
-    fn tcp_free_port(&mut self, addr: Option<IpAddr>) -> Result<u16, BindError> {
-        let (low, high) = self.net.local_port_range();
-        let span = (high - low) as u64 + 1;
-        let start = self.net.rng.below(span);
-        let ports = (0..span).map(|i| low + ((start + i) % span) as u16);
-        let tcp = &self.tcp;
-        let mut free = ports.filter(|p| !tcp.listen.taken(&tcp.listeners, addr, *p, false));
-        free.next().ok_or(BindError::NoPort)
-    }
-
-    /// Both ends of a connection to be opened, their hash, and the number to begin with where an
-    /// older connection decides it.
-    fn tcp_pick_ends(&mut self, connect: &Connect) -> Result<(Tuple, u32, Option<Seq>), TcpError> {
-        let remote = connect.remote;
-        if remote.port() == 0 || !unicast(remote.ip()) {
-            return Err(TcpError::NetUnreachable);
-        }
-        let route = self.net.route_out(remote.ip()).ok_or(TcpError::NetUnreachable)?;
-        let asked = connect.local.filter(|l| !l.ip().is_unspecified()).map(|l| l.ip());
-        let local = asked.or(route.src).ok_or(TcpError::NetUnreachable)?;
-        if local.is_ipv4() != remote.is_ipv4() {
-            return Err(TcpError::NetUnreachable);
-        }
-        let lport = connect.local.map_or(0, |l| l.port());
-        let mut tuple = Tuple { local, remote: remote.ip(), lport, rport: remote.port() };
-        if lport != 0 {
-            let hash = self.tcp.demux.hash(&tuple);
-            let iss = self.tcp_check_established(hash, &tuple)?;
-            return Ok((tuple, hash, iss));
-        }
-        // RFC 6056 §3.3.3: a start that differs by destination, and a counter.
-        let (low, high) = self.net.local_port_range();
-        let span = (high - low) as u32 + 1;
-        let offset = self.tcp.secure_port_offset(&tuple);
-        for _ in 0..span {
-            self.tcp.port_counter = self.tcp.port_counter.wrapping_add(1);
-            let at = offset.wrapping_add(self.tcp.port_counter) % span;
-            tuple.lport = low + at as u16;
-            if self.tcp.listen.taken(&self.tcp.listeners, Some(local), tuple.lport, false) {
-                continue;
-            }
-            let hash = self.tcp.demux.hash(&tuple);
-            if let Ok(iss) = self.tcp_check_established(hash, &tuple) {
-                return Ok((tuple, hash, iss));
-            }
-        }
-        Err(TcpError::NoPort)
-    }
-
-    /// Whether the two ends are free, or only TIME_WAIT has them (`__inet_check_established`).
-    fn tcp_check_established(&mut self, hash: u32, tuple: &Tuple) -> Result<Option<Seq>, TcpError> {
-        match self.tcp.find(hash, tuple) {
-            None => Ok(None),
-            Some(Ref::Tw(at)) => self.tw_reuse(at).map(Some),
-            Some(_) => Err(TcpError::InUse),
-        }
-    }
 }
 
 impl Tcb {
-    fn set_rcvbuf(&mut self, bytes: usize) {
-        self.rcvbuf = bytes.clamp(2304, 1 << 30) as u32;
-        self.rcvbuf_locked = true;
-        self.window_clamp = self.rcvq.win_from_space(self.rcvbuf);
-    }
-    fn set_sndbuf(&mut self, bytes: usize) {
-        self.sndbuf = bytes.clamp(4608, 1 << 30) as u32;
-        self.sndbuf_locked = true;
-    }
     /// Bytes queued and not acknowledged; neither SYN nor FIN is one of them.
     pub(crate) fn queued(&self) -> u32 {
         let queued = self.sndq.end - self.snd_una.max(self.iss + 1);

@@ -13,6 +13,7 @@ use super::rcvq::tcp_data_queue;
 use super::timer::{Rtx, rearm_rto, set_rtx};
 use super::{Earlier, State, Tcb, Tuple};
 use crate::pkt::{Pkt, Verdict};
+use crate::rx::steer;
 use crate::seq::Seq;
 use crate::shard::{Net, Shard};
 use crate::sock::error::TcpError;
@@ -98,11 +99,24 @@ pub fn tcp_lookup(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
             Verdict::Pass(pkt)
         }
         Some(_) => Verdict::Pass(pkt),
-        None if tcp.listen.find(&tcp.listeners, tuple.local, tuple.lport).is_some() => {
-            Verdict::Pass(pkt)
-        }
-        None => no_socket(cx, pkt, &tuple),
+        None => lookup_listener(cx, pkt, &tuple),
     }
+}
+
+/// No connection between the two ends is here: it may live on another shard, or have to begin.
+#[inline(never)]
+fn lookup_listener(cx: &mut Shard, mut pkt: Pkt, tuple: &Tuple) -> Verdict {
+    if cx.net.steer.mesh.is_some() {
+        pkt = match steer::forward(&mut cx.net, pkt) {
+            Ok(()) => return Verdict::Queued,
+            Err(pkt) => pkt,
+        };
+    }
+    let tcp = &cx.tcp;
+    if tcp.listen.find(&tcp.listeners, tuple.local, tuple.lport).is_some() {
+        return Verdict::Pass(pkt);
+    }
+    no_socket(cx, pkt, tuple)
 }
 
 /// Nobody wants it: the sender is told by a reset, if the segment is whole.

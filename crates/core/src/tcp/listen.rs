@@ -22,11 +22,10 @@ use super::output::{
     unicast, way_to,
 };
 use super::{Sockets, State, TCP_TIMEOUT_INIT_US, Tcb, Tuple};
-use crate::pkt::{Pkt, Skb, Verdict};
-use crate::rand::{Keyed, KeyedMap};
+use crate::pkt::{Pkt, Verdict};
 use crate::seq::Seq;
 use crate::shard::{Net, Shard};
-use crate::sock::{Ready, ReuseProg, Slab, SockKind, SocketId, lookup};
+use crate::sock::{Ready, ReuseProg, SockKind, SocketId};
 use crate::table::{Reason, count::id};
 use crate::time::{Instant, SEC};
 use crate::wire::TcpOptions;
@@ -75,125 +74,6 @@ pub(crate) struct Req {
     pub ts_recent: u32,
     pub sent_at: Instant,
     pub due: Instant,
-}
-
-/// Which listener has a port.
-pub(crate) struct Ports {
-    by_port: KeyedMap<u16, Vec<u32>>,
-    /// Listeners that take every port.
-    any: Vec<u32>,
-    /// How many SYNs to one destination are held.
-    held_to: KeyedMap<(IpAddr, u16), u32>,
-    held: u32,
-    /// Programs of listeners that share address and port.
-    progs: KeyedMap<(Option<IpAddr>, u16), ReuseProg>,
-    /// Chooses among those.
-    select: Keyed,
-}
-
-impl Ports {
-    pub fn new(ports: Keyed, held: Keyed, select: Keyed) -> Ports {
-        Ports {
-            progs: KeyedMap::with_hasher(select),
-            select,
-            by_port: KeyedMap::with_hasher(ports),
-            any: Vec::new(),
-            held_to: KeyedMap::with_hasher(held),
-            held: 0,
-        }
-    }
-    /// The listener that wants a SYN most: one bound to the address before one bound to all, both
-    /// before one that takes every port.
-    #[inline]
-    pub fn find(&self, all: &Slab<Listener>, addr: IpAddr, port: u16) -> Option<u32> {
-        let on_port = self.by_port.get(&port).map_or(&[][..], Vec::as_slice);
-        best(all, on_port, addr).or_else(|| best(all, &self.any, addr))
-    }
-    /// The listener that gets this SYN, where `found` shares its address and port with others
-    /// (`reuseport_select_sock`): the one that their program says, or, if it says none that exists or
-    /// there is none, by a hash of both ends.
-    fn choose(&mut self, all: &Slab<Listener>, found: u32, tuple: &Tuple, skb: &Skb) -> u32 {
-        let Some((addr, port)) = all.at(found).filter(|l| l.reuseport).map(|l| (l.addr, l.port))
-        else {
-            return found;
-        };
-        let list = if port == 0 { Some(&self.any) } else { self.by_port.get(&port) };
-        let list = list.map_or(&[][..], Vec::as_slice);
-        let members =
-            || list.iter().copied().filter(|i| all.at(*i).is_some_and(|l| l.addr == addr));
-        let said = self.progs.get_mut(&(addr, port)).map(|prog| prog(skb));
-        if let Some(at) = said.and_then(|i| members().nth(i)) {
-            return at;
-        }
-        let ports = (tuple.lport, tuple.rport);
-        let hash = lookup::hash_tuple(&self.select, tuple.local, tuple.remote, ports);
-        let i = lookup::reciprocal_scale(hash, members().count());
-        members().nth(i).unwrap_or(found)
-    }
-    /// Whether a listener with an overlapping address has the port and does not `share` it.
-    pub fn taken(
-        &self,
-        all: &Slab<Listener>,
-        addr: Option<IpAddr>,
-        port: u16,
-        share: bool,
-    ) -> bool {
-        let same = if port == 0 { Some(&self.any) } else { self.by_port.get(&port) };
-        let clash = |i: &u32| {
-            all.at(*i).is_some_and(|l| {
-                let overlap = addr.is_none() || l.addr.is_none() || addr == l.addr;
-                overlap && !(share && l.reuseport)
-            })
-        };
-        same.is_some_and(|list| list.iter().any(clash))
-    }
-    pub fn insert(&mut self, index: u32, port: u16) {
-        let list = if port == 0 { &mut self.any } else { self.by_port.entry(port).or_default() };
-        list.push(index);
-    }
-    pub fn remove(&mut self, all: &Slab<Listener>, index: u32, port: u16) {
-        if let Some(addr) = all.at(index).filter(|l| l.reuseport).map(|l| l.addr) {
-            let list = if port == 0 { Some(&self.any) } else { self.by_port.get(&port) };
-            let same = |i: &&u32| all.at(**i).is_some_and(|l| l.addr == addr);
-            if list.is_none_or(|list| list.iter().filter(same).count() <= 1) {
-                self.progs.remove(&(addr, port));
-            }
-        }
-        if port == 0 {
-            self.any.retain(|i| *i != index);
-        } else if let Some(list) = self.by_port.get_mut(&port) {
-            list.retain(|i| *i != index);
-            if list.is_empty() {
-                self.by_port.remove(&port);
-            }
-        }
-    }
-    pub fn hold(&mut self, tuple: &Tuple) {
-        self.held += 1;
-        *self.held_to.entry((tuple.local, tuple.lport)).or_default() += 1;
-    }
-    fn release(&mut self, tuple: &Tuple) {
-        self.held -= 1;
-        let key = (tuple.local, tuple.lport);
-        if let Some(n) = self.held_to.get_mut(&key) {
-            *n -= 1;
-            if *n == 0 {
-                self.held_to.remove(&key);
-            }
-        }
-    }
-}
-
-fn best(all: &Slab<Listener>, list: &[u32], addr: IpAddr) -> Option<u32> {
-    let mut any = None;
-    for &i in list {
-        match all.at(i)?.addr {
-            Some(a) if a == addr => return Some(i),
-            Some(_) => {}
-            None => any = Some(i),
-        }
-    }
-    any
 }
 
 impl Shard {
@@ -286,6 +166,8 @@ impl Shard {
         };
         l.qlen += 1;
         let due = req.due;
+        // Its acknowledgement must come here even if the steering has changed by then.
+        net.flow_begins(tuple.flow_key());
         let (index, generation) = tcp.reqs.insert(Box::new(req));
         tcp.demux.insert(hash, Ref::Req(index));
         tcp.req_timers.arm(index, due);
@@ -546,7 +428,8 @@ impl Shard {
         self.reqsk_drop(index);
     }
 
-    /// Takes a half-open connection out of all tables; the look-up table too.
+    /// Takes a half-open connection out of all tables; the look-up table too. Other shards still
+    /// believe that it is here.
     pub(crate) fn reqsk_unlink(&mut self, index: u32) -> Option<Box<Req>> {
         let tcp = &mut self.tcp;
         let req = tcp.reqs.remove(index)?;
@@ -562,8 +445,10 @@ impl Shard {
         Some(req)
     }
 
-    fn reqsk_drop(&mut self, index: u32) {
-        self.reqsk_unlink(index);
+    fn reqsk_drop(&mut self, index: u32) -> Option<Box<Req>> {
+        let req = self.reqsk_unlink(index)?;
+        self.net.flow_ends(&req.tuple.flow_key());
+        Some(req)
     }
 
     /// The next held SYN; those that were given up meanwhile are passed over.
@@ -603,7 +488,7 @@ impl Shard {
         if id.kind != SockKind::Syn || !waits {
             return;
         }
-        let Some(req) = self.reqsk_unlink(id.index) else { return };
+        let Some(req) = self.reqsk_drop(id.index) else { return };
         self.net.counts.inc(id::TcpAttemptFails);
         match (how, req.held) {
             (Refuse::Reset, _) => {

@@ -12,7 +12,8 @@ use super::listen::Req;
 use super::output::tcp_send_active_reset;
 use super::timewait::TimeWait;
 use super::{State, Tcb, Tuple};
-use crate::shard::Shard;
+use crate::rx::steer::FlowKey;
+use crate::shard::{Net, Shard};
 use crate::sock::error::TcpError;
 use crate::sock::{Ready, SockKind, SocketId};
 use crate::table::count::id;
@@ -48,6 +49,10 @@ impl Moved {
     /// Its local and its remote end.
     pub fn ends(&self) -> (SocketAddr, SocketAddr) {
         (self.tuple().local(), self.tuple().remote())
+    }
+    /// The same, as the shards' directory knows it.
+    pub fn flow_key(&self) -> FlowKey {
+        self.tuple().flow_key()
     }
     /// The name by which the application of the old shard knew it; `None` where the application
     /// knew nothing of it, or nothing any more: half-open, not yet accepted, closed, TIME_WAIT.
@@ -86,18 +91,23 @@ impl Shard {
         all.extend(conns.into_iter().filter_map(|i| self.detach_conn(i)));
         all.extend(reqs.into_iter().filter_map(|i| self.detach_req(i)));
         let left_at = self.net.now;
-        let tws = tws.into_iter().filter_map(|i| self.tw_kill(i));
+        let tws = tws.into_iter().filter_map(|i| self.tw_unlink(i));
         all.extend(tws.map(|tw| Moved { what: What::Tw(tw), was: None, left_at }));
         all
     }
 
     fn detach_conn(&mut self, index: u32) -> Option<Moved> {
         let hashed = self.tcp.conns.at(index)?.hashed;
-        self.tcp_unhash(index);
+        if hashed {
+            let hash = self.tcp.conns.at(index)?.hash;
+            // Not as at its end: the directory says where it goes, or that it is under way.
+            self.tcp.demux.remove(hash, Ref::Conn(index));
+            self.tcp.hashed -= 1;
+        }
         let Shard { net, tcp, .. } = self;
         tcp.conn_timers.cancel(index);
         let mut tp = tcp.conns.remove(index)?;
-        tp.hashed = hashed;
+        tp.leaving = false;
         tp.push |= std::mem::take(&mut tp.dirty);
         tcp.mem = tcp.mem.saturating_sub(std::mem::take(&mut tp.charged));
         if tp.orphan {
@@ -135,7 +145,9 @@ impl Shard {
         if shift.unsigned_abs() > SAME_CLOCK {
             moved.retime(shift);
         }
-        match moved.what {
+        // Said by who comes, too: whoever makes way for it takes himself out of the directory.
+        let key = moved.flow_key();
+        let id = match moved.what {
             What::Conn(tp) => self.attach_conn(tp),
             What::Req(req) => {
                 self.attach_req(req);
@@ -145,6 +157,22 @@ impl Shard {
                 self.attach_tw(tw);
                 None
             }
+        };
+        self.lives_here(&key);
+        id
+    }
+
+    /// Tells the other shards, if there are any, that what has these ends lives here.
+    fn lives_here(&self, key: &FlowKey) {
+        let Net { cpu, steer, .. } = &self.net;
+        let Some(mesh) = &steer.mesh else { return };
+        let (local, remote) = (key.local, key.remote);
+        let (lport, rport) = (local.port(), remote.port());
+        let tuple = Tuple { local: local.ip(), remote: remote.ip(), lport, rport };
+        if self.tcp.find(self.tcp.demux.hash(&tuple), &tuple).is_some() {
+            mesh.homes.moved(*key, *cpu);
+        } else {
+            mesh.homes.forget(key, *cpu);
         }
     }
 

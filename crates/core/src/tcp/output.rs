@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use super::cc::tcp_cwnd_restart;
 use super::input::Segment;
-use super::rcvq::TCP_DELACK_NS;
+use super::rcvwin::TCP_DELACK_NS;
 use super::recovery::tcp_xmit_retransmit_queue;
 use super::sndq::{FIN, TxSeg};
 use super::{Earlier, State, TCP_MIN_SND_MSS, Tcb, Tuple, timer};
@@ -52,6 +52,9 @@ pub(crate) fn tcp_push(net: &mut Net, tp: &mut Tcb) -> Pushed {
 
 /// Sends what windows, congestion control and Nagle's algorithm allow (`tcp_write_xmit`).
 fn tcp_write_xmit(net: &mut Net, tp: &mut Tcb) -> Pushed {
+    if tp.leaving {
+        return Pushed::Done;
+    }
     if tp.packets_out == 0 && tp.unsent() {
         tcp_slow_start_after_idle_check(net, tp);
     }

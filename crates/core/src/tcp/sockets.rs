@@ -8,9 +8,10 @@ use std::hash::Hasher;
 use std::net::IpAddr;
 
 use super::demux::{Demux, Ref};
-use super::listen::{self, Listener, Req};
+use super::listen::{Listener, Req};
+use super::listeners;
 use super::timewait::TimeWait;
-use super::{Earlier, State, Tcb, Tuple, output, timer};
+use super::{Earlier, State, Tcb, Tuple, output, rfs, timer};
 use crate::rand::Rng;
 use crate::seq::Seq;
 use crate::shard::{Net, Shard};
@@ -26,12 +27,14 @@ pub struct Sockets {
     pub(crate) listeners: Slab<Listener>,
     pub(crate) reqs: Slab<Box<Req>>,
     pub(crate) tws: Slab<TimeWait>,
-    pub(crate) listen: listen::Ports,
+    pub(crate) listen: listeners::Ports,
     pub(crate) conn_timers: Wheel,
     pub(crate) req_timers: Wheel,
     pub(crate) tw_timers: Wheel,
     /// Connections that `transmit` is to serve, in turn.
     pub(crate) dirty: VecDeque<u32>,
+    /// Connections that are to change shards, as their readers did.
+    pub(super) leaving: VecDeque<rfs::Leaving>,
     /// When connections that found the device's queue full are to be served at the latest.
     pub(crate) throttled_until: Instant,
     pub(super) fired: Vec<u32>,
@@ -60,11 +63,12 @@ impl Sockets {
             listeners: Slab::default(),
             reqs: Slab::default(),
             tws: Slab::default(),
-            listen: listen::Ports::new(rng.keyed(), rng.keyed(), select),
+            listen: listeners::Ports::new(rng.keyed(), rng.keyed(), select),
             conn_timers: Wheel::default(),
             req_timers: Wheel::default(),
             tw_timers: Wheel::default(),
             dirty: VecDeque::new(),
+            leaving: VecDeque::new(),
             throttled_until: Instant::NEVER,
             fired: Vec::new(),
             secret: std::array::from_fn(|_| rng.next_u64()),
@@ -258,6 +262,7 @@ impl Shard {
             tcp.hashed -= 1;
             let hash = tcb.hash;
             tcp.demux.remove(hash, Ref::Conn(index));
+            self.net.flow_ends(&tcb.tuple.flow_key());
         }
     }
 

@@ -75,6 +75,13 @@ impl Shard {
 
     /// Removes an entry (`inet_twsk_kill`).
     pub(crate) fn tw_kill(&mut self, at: u32) -> Option<TimeWait> {
+        let tw = self.tw_unlink(at)?;
+        self.net.flow_ends(&tw.tuple.flow_key());
+        Some(tw)
+    }
+
+    /// Takes an entry out of this shard's tables.
+    pub(super) fn tw_unlink(&mut self, at: u32) -> Option<TimeWait> {
         let tw = self.tcp.tws.remove(at)?;
         self.tcp.demux.remove(tw.hash, Ref::Tw(at));
         self.tcp.tw_timers.cancel(at);

@@ -14,6 +14,7 @@ use crate::sock::error::BindError;
 use crate::sock::{Ready, SockKind, SocketId};
 use crate::table::{Reason, Stage, count::id};
 use crate::trace::{self, Said};
+use crate::wire::IPPROTO_UDP;
 
 /// How a UDP socket is to be bound.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,6 +31,9 @@ pub struct UdpBind {
     /// Others may be bound to the same address and port, if they all say so (SO_REUSEPORT): what comes
     /// is spread over them by flow, or as a program says ([`Shard::reuseport_attach_prog`]).
     pub reuseport: bool,
+    /// Where it is going to be connected: a port that is chosen is one whose answers arrive at this
+    /// shard, if there are several.
+    pub toward: Option<SocketAddr>,
     /// A number of the application's own, told with each event.
     pub user: u64,
 }
@@ -92,7 +96,7 @@ impl Shard {
     pub fn udp_bind(&mut self, bind: UdpBind) -> Result<SocketId, BindError> {
         let port = match (bind.port, bind.any_port) {
             (_, true) => 0,
-            (0, false) => self.udp_free_port(bind.addr)?,
+            (0, false) => self.udp_free_port(&bind)?,
             (port, false) => port,
         };
         if self.udp.taken(bind.addr, port, bind.reuseport) {
@@ -123,13 +127,23 @@ impl Shard {
         Ok(id)
     }
 
-    fn udp_free_port(&mut self, addr: Option<IpAddr>) -> Result<u16, BindError> {
+    fn udp_free_port(&mut self, bind: &UdpBind) -> Result<u16, BindError> {
         let (low, high) = self.net.local_port_range();
         let span = (high - low) as u64 + 1;
         let start = self.net.rng.below(span);
+        let toward = bind.toward.and_then(|remote| {
+            let route = self.net.route_out(remote.ip())?;
+            let local = bind.addr.or(route.src)?;
+            Some((self.net.homeward(route.dev, IPPROTO_UDP)?, local, remote))
+        });
+        let Shard { net, udp, .. } = self;
         let ports = (0..span).map(|i| low + ((start + i) % span) as u16);
-        let mut free = ports.filter(|p| !self.udp.taken(addr, *p, false));
-        free.next().ok_or(BindError::NoPort)
+        let mut free = ports.clone().filter(|p| !udp.taken(bind.addr, *p, false));
+        let home = toward.and_then(|(mut home, local, remote)| {
+            free.find(|p| home.suits(net, SocketAddr::new(local, *p), remote))
+        });
+        let mut free = ports.filter(|p| !udp.taken(bind.addr, *p, false));
+        home.or_else(|| free.next()).ok_or(BindError::NoPort)
     }
 
     /// From now on the socket hears `remote` alone.
@@ -155,11 +169,21 @@ impl Shard {
         }
     }
 
+    /// How long a reader that found nothing looks at the devices before it gives up, in microseconds
+    /// (SO_BUSY_POLL); `None` = as `net.core.busy_read` says.
+    pub fn udp_set_busy_poll(&mut self, id: SocketId, us: Option<u32>) {
+        if let Some(sock) = self.udp.slab.get_mut(id.index, id.generation) {
+            sock.rare().busy_poll = us;
+        }
+    }
+
     /// The next datagram, if one waits; give it back by [`Shard::udp_done`].
     pub fn udp_recv(&mut self, id: SocketId) -> Option<Datagram> {
         let sock = self.udp.slab.get_mut(id.index, id.generation)?;
         let Some(pkt) = sock.pop() else {
             sock.pending.0 &= !Ready::IN.0;
+            let us = sock.rare.as_ref().and_then(|r| r.busy_poll);
+            self.net.busy_read(us);
             return None;
         };
         let size = pkt.truesize();

@@ -169,3 +169,26 @@ fn drop_socket_closed() {
     kit.cx.udp_close(sock);
     kit.moved(&before, &[("drop SocketClosed", 3)]);
 }
+
+/// A reader that finds nothing asks the loop to look again, as long as the knob or its socket says.
+#[test]
+fn a_reader_that_finds_nothing_asks_for_a_look() {
+    let mut kit = Kit::tun();
+    let sock = bind(&mut kit, 0);
+    let now = kit.cx.net.now;
+    assert!(kit.cx.udp_recv(sock).is_none());
+    assert!(kit.cx.net.busy_read_until <= now, "by default it does not");
+    kit.knob("net.core.busy_read", "50");
+    assert!(kit.cx.udp_recv(sock).is_none());
+    assert_eq!(kit.cx.net.busy_read_until, now.plus(50_000));
+    kit.cx.udp_set_busy_poll(sock, Some(20));
+    assert!(kit.cx.udp_recv(sock).is_none());
+    assert_eq!(kit.cx.net.busy_read_until, now.plus(20_000), "the socket's own word counts");
+    kit.cx.udp_set_busy_poll(sock, Some(0));
+    kit.rx(&udp4(PEER, US, 1, 53, b"data"));
+    kit.cx.net.busy_read_until = now;
+    let got = kit.cx.udp_recv(sock).expect("it came");
+    kit.cx.udp_done(got);
+    assert!(kit.cx.udp_recv(sock).is_none());
+    assert_eq!(kit.cx.net.busy_read_until, now);
+}

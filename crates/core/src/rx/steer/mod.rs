@@ -27,6 +27,7 @@ pub(crate) mod limit;
 pub mod mesh;
 mod news;
 pub mod ntuple;
+mod ports;
 mod post;
 pub mod rfs;
 mod rps;

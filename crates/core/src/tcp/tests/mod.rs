@@ -7,6 +7,7 @@ mod handshake;
 mod hostile;
 mod knobs;
 mod moved;
+mod reuseport;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

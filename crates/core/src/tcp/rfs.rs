@@ -1,0 +1,188 @@
+//! A connection follows its reader (RFS): when the application says that a socket is read on
+//! another shard, the connection moves there, with everything that belongs to it.
+//!
+//! before: the application   after: [`super::moved`], [`crate::rx::steer`]
+//! Linux:  net/core/sock.h `sock_rps_record_flow`, net/core/dev.c `get_rps_cpu`: there the packets
+//!         follow the reader, here the connection does, and its packets with it
+//! drops:  none
+//!
+//! The order within the flow is kept in both directions:
+//!
+//! * what came before the decision is processed here first: the connection leaves when the backlog is
+//!   drained past the tail that was noted then; what comes later follows it by mail;
+//! * what was sent before is with the device first: the connection sends nothing new while packets
+//!   stand in the transmit queues that were there when it was decided.
+
+use std::any::Any;
+
+use super::sockets::Sockets;
+use crate::rx::steer::Flow;
+use crate::shard::{Net, Shard};
+use crate::sock::{SockKind, SocketId};
+use crate::table::Stage;
+use crate::time::{Instant, MS};
+
+/// Connections that may leave in one turn: a turn that moves some takes no longer than one more
+/// poll of a device would.
+const MOVES_A_TURN: usize = 64;
+/// How long a connection holds its data back for the device's queue to drain; then it stays.
+const PATIENCE_NS: u64 = 100 * MS;
+
+/// A connection that is to leave.
+pub(crate) struct Leaving {
+    id: SocketId,
+    to: u8,
+    wait: Option<Wait>,
+}
+
+/// What has to be through before it leaves.
+struct Wait {
+    /// Packets that will have left the backlog.
+    rx: u64,
+    /// Packets that will have left the device's transmit queues.
+    tx: u64,
+    /// Segments that it had sent by then; an acknowledgement may have followed.
+    segs_out: u32,
+    since: Instant,
+}
+
+/// Packets that have left the backlog, and packets that ever entered it and were not dropped.
+fn backlog(net: &Net) -> (u64, u64) {
+    let read = net.counts.flow(Stage::Backlog).read();
+    (read.out, read.out + read.held)
+}
+
+/// Packets that have left a device's transmit queues, and those that will have when what waits in
+/// them now has.
+fn xmit(net: &Net, dev: u8) -> (u64, u64) {
+    let queues = net.ifaces.get(dev as usize).map_or(&[][..], |i| &i.txqs);
+    let sent: u64 = queues.iter().map(|q| q.sent).sum();
+    let wait: usize = queues.iter().map(|q| q.qdisc.len()).sum();
+    let ring: usize = queues.iter().map(|q| q.ring.len()).sum();
+    // A super-packet may stand in the ring as several: that only makes it later.
+    (sent.saturating_sub(ring as u64), sent + wait as u64)
+}
+
+impl Net {
+    /// Nothing is on its way between the sockets and the devices' queues.
+    fn way_down_is_empty(&self) -> bool {
+        let side = [&self.ip_out, &self.frag_out, &self.neigh_out, &self.link_out];
+        side.iter().all(|q| q.is_empty())
+    }
+    /// Flows follow their readers (RFS is on).
+    fn rfs_on(&self) -> bool {
+        let knobs = &self.knobs;
+        self.steer.mesh.is_some() && knobs.rps_sock_flow_entries > 0 && knobs.rps_flow_cnt > 0
+    }
+}
+
+impl Shard {
+    /// Notes that the reader of this connection is on shard `cpu` (`sock_rps_record_flow`). Where
+    /// flows follow their readers (`net.core.rps_sock_flow_entries`, `rps_flow_cnt`), the connection
+    /// moves there by one of the next calls of [`Shard::rfs_turn`]. What it was noted before counts no
+    /// more; a connection that nobody has accepted, or that is not open yet, stays.
+    pub fn rps_record_sock_flow(&mut self, id: SocketId, cpu: u8) {
+        let Sockets { conns, leaving, .. } = &mut self.tcp;
+        let tp = conns.get(id.index, id.generation).filter(|_| id.kind == SockKind::Tcp);
+        let ready = tp.is_some_and(|tp| !tp.orphan && tp.listener.is_none() && tp.hashed);
+        if !ready || !self.net.rfs_on() {
+            return;
+        }
+        if let Some(known) = leaving.iter_mut().find(|l| l.id == id) {
+            known.to = cpu;
+        } else if cpu != self.net.cpu {
+            leaving.push_back(Leaving { id, to: cpu, wait: None });
+        }
+    }
+
+    /// Whether [`Shard::rfs_turn`] has something to do.
+    #[inline]
+    pub fn rfs_pending(&self) -> bool {
+        !self.tcp.leaving.is_empty()
+    }
+
+    /// Sends connections after their readers: to be called once a turn, when the devices have taken
+    /// what they could, while [`Shard::rfs_pending`]. `leave` hands over what the application knows of
+    /// a connection; where it says `None` the connection stays. Returns how many went.
+    pub fn rfs_turn(
+        &mut self,
+        leave: &mut dyn FnMut(SocketId) -> Option<Box<dyn Any + Send>>,
+    ) -> usize {
+        let mut moved = 0;
+        for _ in 0..self.tcp.leaving.len() {
+            if moved == MOVES_A_TURN {
+                break;
+            }
+            let Some(mut next) = self.tcp.leaving.pop_front() else { break };
+            match self.rfs_step(&mut next) {
+                Step::Stay => self.rfs_stay(next.id),
+                Step::Wait => self.tcp.leaving.push_back(next),
+                Step::Go => match leave(next.id) {
+                    Some(app) => moved += usize::from(self.rfs_go(&next, app)),
+                    None => self.rfs_stay(next.id),
+                },
+            }
+        }
+        moved
+    }
+
+    /// How far it is with a connection that is to leave.
+    fn rfs_step(&mut self, next: &mut Leaving) -> Step {
+        let Shard { net, tcp, .. } = self;
+        let online = |mesh: &&_| crate::rx::steer::Mesh::online(mesh, next.to);
+        let there = net.steer.mesh.as_deref().filter(online).is_some();
+        let Some(tp) = tcp.conns.get_mut(next.id.index, next.id.generation) else {
+            return Step::Stay;
+        };
+        if !there || next.to == net.cpu || tp.orphan || !tp.hashed || !net.rfs_on() {
+            return Step::Stay;
+        }
+        let (rx, tx) = (backlog(net), xmit(net, tp.dev));
+        let Some(wait) = &mut next.wait else {
+            if !net.way_down_is_empty() {
+                return Step::Wait;
+            }
+            if rx.0 == rx.1 && tx.0 >= tx.1 {
+                return Step::Go;
+            }
+            // Nothing of it enters the queues behind what stands there.
+            tp.leaving = true;
+            next.wait = Some(Wait { rx: rx.1, tx: tx.1, segs_out: tp.segs_out, since: net.now });
+            return Step::Wait;
+        };
+        if rx.0 >= wait.rx && tx.0 >= wait.tx && net.way_down_is_empty() {
+            if tp.segs_out == wait.segs_out || tx.0 >= tx.1 {
+                return Step::Go;
+            }
+            (wait.tx, wait.segs_out) = (tx.1, tp.segs_out);
+        }
+        if net.now.since(wait.since) > PATIENCE_NS { Step::Stay } else { Step::Wait }
+    }
+
+    /// A connection that was to leave stays: it sends on.
+    fn rfs_stay(&mut self, id: SocketId) {
+        let tp = self.tcp.conns.get_mut(id.index, id.generation);
+        if let Some(tp) = tp.filter(|tp| tp.leaving) {
+            tp.leaving = false;
+            tp.push |= tp.state.synchronized() && tp.unsent();
+            self.tcp_settle(id.index);
+        }
+    }
+
+    fn rfs_go(&mut self, next: &Leaving, app: Box<dyn Any + Send>) -> bool {
+        let Some(conn) = self.tcp_detach(next.id) else { return false };
+        let key = conn.flow_key();
+        // From now on its packets are steered there before anybody looks where it lives.
+        let hash = self.net.flow_hash(&key);
+        self.send_flow(next.to, Flow { key, conn, app: Some(app) });
+        self.net.rps_record_sock_flow(hash, next.to);
+        true
+    }
+}
+
+/// What becomes of a connection that is to leave.
+enum Step {
+    Stay,
+    Wait,
+    Go,
+}
