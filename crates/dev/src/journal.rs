@@ -350,6 +350,10 @@ fn hold(path: &Path) -> Result<Option<File>, JournalError> {
         }
         // The lock is on the file, and the name may stand for another by now.
         let ours = rustix::fs::fstat(&fd).map_err(|e| fail(e.into()))?;
+        // What somebody else wrote is not undone with our rights.
+        if ours.st_uid != rustix::process::geteuid().as_raw() {
+            return Err(fail(io::Error::from_raw_os_error(libc::EPERM)));
+        }
         match rustix::fs::stat(path) {
             Ok(there) if there.st_ino == ours.st_ino => return Ok(Some(File::from(fd))),
             _ => {}

@@ -204,7 +204,6 @@ fn our_own_table_says_which_queue_a_flow_has() {
             }
         }
         rss.indir = indir(32);
-        rss.symmetric = false;
         assert!(queues[1].set_rss(&rss));
     }
     assert_eq!(used.len(), 3);

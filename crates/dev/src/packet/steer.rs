@@ -14,6 +14,7 @@
 
 use crate::sys::filter::Insn;
 use linerate_core::rx::steer::rss::Rss;
+use linerate_core::table::value::HashFields;
 
 /// The most instructions the kernel takes (`BPF_MAXINSNS`).
 const INSNS_MAX: usize = 4096;
@@ -23,18 +24,25 @@ const LD_W_ABS: u16 = 0x20;
 const LD_H_ABS: u16 = 0x28;
 const LD_B_ABS: u16 = 0x30;
 const LD_W_IND: u16 = 0x40;
+const LD_H_IND: u16 = 0x48;
+const LD_B_IND: u16 = 0x50;
 const LDX_MSH: u16 = 0xb1;
 const LD_MEM: u16 = 0x60;
 const LD_IMM: u16 = 0x00;
+const LDX_MEM: u16 = 0x61;
 const ST: u16 = 0x02;
+const STX: u16 = 0x03;
+const ADD_K: u16 = 0x04;
+const ADD_X: u16 = 0x0c;
 const XOR_K: u16 = 0xa4;
-const XOR_X: u16 = 0xac;
 const OR_X: u16 = 0x4c;
 const LSH_K: u16 = 0x64;
 const RSH_K: u16 = 0x74;
 const TAX: u16 = 0x07;
 const AND_K: u16 = 0x54;
 const JEQ_K: u16 = 0x15;
+const JEQ_X: u16 = 0x1d;
+const JGT_X: u16 = 0x2d;
 const JGE_K: u16 = 0x35;
 const JSET_K: u16 = 0x45;
 const JA: u16 = 0x05;
@@ -48,8 +56,17 @@ const ETH_P_IPV6: u32 = 0x86dd;
 const TCP: u32 = 6;
 const UDP: u32 = 17;
 
-/// Memory word 0 holds the input word at work, word 1 the hash so far.
+// The words of memory.
+const WORK: u32 = 0;
 const HASH: u32 = 1;
+/// The transport protocol, if the packet shows its ports; else 0.
+const PROTO: u32 = 2;
+/// Where the header lies that is looked at.
+const AT: u32 = 3;
+/// Addresses of up to four words each, and the two ports in one.
+const SRC: u32 = 4;
+const DST: u32 = 8;
+const PORTS: u32 = 12;
 
 fn op(code: u16, k: u32) -> Insn {
     Insn { code, jt: 0, jf: 0, k }
@@ -82,15 +99,28 @@ impl Code {
         }
     }
 
-    /// Adds the accumulator's contribution to the hash, as input bits `bit..bit + 32`.
-    fn word(&mut self, key: &[u8], bit: usize) {
-        self.put(op(ST, 0));
+    /// Goes to the returned place if the accumulator is `k`.
+    fn leave_if(&mut self, k: u32) -> Pending {
+        self.put(jump(JEQ_K, k, 0, 1));
+        self.leave()
+    }
+
+    fn land_all(&mut self, from: Vec<Pending>) {
+        from.into_iter().for_each(|p| self.land(p));
+    }
+
+    /// Adds memory word `from` to the hash, as input bits `bit..bit + 32`.
+    fn word(&mut self, key: &[u8], from: u32, bit: usize) {
+        self.put(op(LD_MEM, from));
+        self.put(op(ST, WORK));
+        // Zeros change nothing: past 32 times five instructions.
+        self.put(jump(JEQ_K, 0, 160, 0));
         for i in 0..32 {
             self.put(jump(JSET_K, 1 << (31 - i), 0, 4));
             self.put(op(LD_MEM, HASH));
             self.put(op(XOR_K, window(key, bit + i)));
             self.put(op(ST, HASH));
-            self.put(op(LD_MEM, 0));
+            self.put(op(LD_MEM, WORK));
         }
     }
 }
@@ -103,34 +133,45 @@ fn window(key: &[u8], at: usize) -> u32 {
     })
 }
 
-/// The program that returns the queue of a packet: of TCP and UDP by addresses and ports, of
-/// fragments and other protocols by addresses, of what is not IP queue 0.
-///
-/// A symmetric [`Rss`] hashes the exclusive-or of both addresses, and of both ports, in the place
-/// of each: what both directions have in common.
+/// The program that returns the queue of a packet, as [`Rss`] has it: of TCP and UDP by the fields
+/// that count, of fragments and other protocols by addresses. What is no IP goes to the queue of
+/// hash 0.
 #[must_use]
 pub fn program(rss: &Rss) -> Vec<Insn> {
     let mut code = Code::default();
-    code.put(op(LD_IMM, 0));
-    code.put(op(ST, HASH));
+    for word in [HASH, PROTO, PORTS] {
+        code.put(op(LD_IMM, 0));
+        code.put(op(ST, word));
+    }
     code.put(op(LD_W_ABS, AD_PROTOCOL));
     code.put(jump(JEQ_K, ETH_P_IP, 1, 0));
     let not_v4 = code.leave();
-    let done_v4 = v4(&mut code, rss);
+    v4(&mut code);
+    hash(&mut code, rss, 1);
+    let done = code.leave();
     code.land(not_v4);
     code.put(jump(JEQ_K, ETH_P_IPV6, 1, 0));
     let not_ip = code.leave();
-    let done_v6 = v6(&mut code, rss);
-    done_v4.into_iter().chain(done_v6).for_each(|p| code.land(p));
+    v6(&mut code);
+    hash(&mut code, rss, 4);
+    code.land(done);
+    // A flow's hash is never 0.
+    code.put(op(LD_MEM, HASH));
+    code.put(jump(JEQ_K, 0, 0, 1));
+    code.put(op(LD_IMM, 1));
     lookup(&mut code, &rss.indir);
     code.land(not_ip);
-    code.put(op(RET_K, 0));
-    assert!(code.0.len() <= INSNS_MAX, "288 bits of input fit the kernel's limit");
+    code.put(op(RET_K, u32::from(rss.indir.first().copied().unwrap_or(0))));
+    assert!(code.0.len() <= INSNS_MAX, "384 bits of input fit the kernel's limit");
     code.0
 }
 
-fn v4(code: &mut Code, rss: &Rss) -> Vec<Pending> {
-    addresses(code, rss, 12, 1);
+/// Reads addresses and ports of an IPv4 packet.
+fn v4(code: &mut Code) {
+    for (at, word) in [(12, SRC), (16, DST)] {
+        code.put(op(LD_W_ABS, at));
+        code.put(op(ST, word));
+    }
     // More fragments, or an offset: no ports.
     code.put(op(LD_H_ABS, 6));
     code.put(jump(JSET_K, 0x3fff, 0, 1));
@@ -139,66 +180,163 @@ fn v4(code: &mut Code, rss: &Rss) -> Vec<Pending> {
     code.put(jump(JEQ_K, TCP, 2, 0));
     code.put(jump(JEQ_K, UDP, 1, 0));
     let other = code.leave();
+    code.put(op(ST, PROTO));
     code.put(op(LDX_MSH, 0));
     code.put(op(LD_W_IND, 0));
-    ports(code, rss, 64);
-    vec![fragment, other, code.leave()]
+    code.put(op(ST, PORTS));
+    code.land_all(vec![fragment, other]);
 }
 
-fn v6(code: &mut Code, rss: &Rss) -> Vec<Pending> {
-    addresses(code, rss, 8, 4);
+/// Extension headers that are followed: as many as the stack follows.
+const EXT_HDRS_MAX: usize = 8;
+
+/// Reads addresses and ports of an IPv6 packet, behind its extension headers.
+fn v6(code: &mut Code) {
+    for word in 0..8 {
+        code.put(op(LD_W_ABS, 8 + word * 4));
+        code.put(op(ST, SRC + word));
+    }
+    code.put(op(LD_IMM, 40));
+    code.put(op(ST, AT));
     code.put(op(LD_B_ABS, 6));
-    code.put(jump(JEQ_K, TCP, 2, 0));
-    code.put(jump(JEQ_K, UDP, 1, 0));
-    let other = code.leave();
-    code.put(op(LD_W_ABS, 40));
-    ports(code, rss, 256);
-    vec![other, code.leave()]
+    code.put(op(ST, PROTO));
+    let (mut ports, mut none) = (Vec::new(), Vec::new());
+    for left in (0..=EXT_HDRS_MAX).rev() {
+        code.put(op(LD_MEM, PROTO));
+        ports.extend([code.leave_if(TCP), code.leave_if(UDP)]);
+        if left > 0 {
+            none.extend(ext_hdr(code));
+        }
+    }
+    code.land_all(none);
+    code.put(op(LD_IMM, 0));
+    code.put(op(ST, PROTO));
+    let done = code.leave();
+    code.land_all(ports);
+    code.put(op(LDX_MEM, AT));
+    code.put(op(LD_W_IND, 0));
+    code.put(op(ST, PORTS));
+    code.land(done);
 }
 
-/// Hashes two addresses of `words` words each, which lie one behind the other from byte `at` on.
-fn addresses(code: &mut Code, rss: &Rss, at: u32, words: u32) {
-    let bit = |word: u32| word as usize * 32;
-    if !rss.symmetric {
-        for word in 0..2 * words {
-            code.put(op(LD_W_ABS, at + word * 4));
-            code.word(&rss.key, bit(word));
+/// Steps over the extension header in the accumulator. Returns where it leads that is none, or that
+/// hides the ports.
+fn ext_hdr(code: &mut Code) -> Vec<Pending> {
+    const FRAGMENT: u32 = 44;
+    const AH: u32 = 51;
+    let options = [0, 43, 60].map(|kind| code.leave_if(kind));
+    let (ah, fragment) = (code.leave_if(AH), code.leave_if(FRAGMENT));
+    let mut none = vec![code.leave()];
+    let mut done = Vec::new();
+    let next = |code: &mut Code| {
+        code.put(op(LDX_MEM, AT));
+        code.put(op(LD_B_IND, 0));
+        code.put(op(ST, PROTO));
+    };
+    // Options count eights after the first, the authentication header fours after two.
+    for (from, plus, shift) in [(Vec::from(options), 1, 3), (vec![ah], 2, 2)] {
+        code.land_all(from);
+        next(code);
+        code.put(op(LD_B_IND, 1));
+        code.put(op(ADD_K, plus));
+        code.put(op(LSH_K, shift));
+        code.put(op(ADD_X, 0));
+        code.put(op(ST, AT));
+        done.push(code.leave());
+    }
+    code.land(fragment);
+    code.put(op(LDX_MEM, AT));
+    code.put(op(LD_H_IND, 2));
+    code.put(jump(JSET_K, 0xfff9, 0, 1));
+    none.push(code.leave());
+    next(code);
+    code.put(op(LD_MEM, AT));
+    code.put(op(ADD_K, 8));
+    code.put(op(ST, AT));
+    code.land_all(done);
+    none
+}
+
+/// Hashes addresses of `words` words each, and ports.
+fn hash(code: &mut Code, rss: &Rss, words: u32) {
+    if rss.symmetric {
+        sort(code, words);
+    }
+    let [tcp4, udp4, tcp6, udp6] = rss.fields;
+    let of = if words == 1 { [(TCP, tcp4), (UDP, udp4)] } else { [(TCP, tcp6), (UDP, udp6)] };
+    for (proto, fields) in of {
+        let both = |a: bool, b: bool| if rss.symmetric { (a || b, a || b) } else { (a, b) };
+        let ((s, d), (f, n)) = (both(fields.s, fields.d), both(fields.f, fields.n));
+        let fields = HashFields { s, d, f, n };
+        if fields != HashFields::ALL {
+            code.put(op(LD_MEM, PROTO));
+            code.put(jump(JEQ_K, proto, 1, 0));
+            let other = code.leave();
+            clear(code, fields, words);
+            code.land(other);
         }
-        return;
     }
     for word in 0..words {
-        code.put(op(LD_W_ABS, at + word * 4));
-        code.put(op(TAX, 0));
-        code.put(op(LD_W_ABS, at + (words + word) * 4));
-        code.put(op(XOR_X, 0));
-        code.word(&rss.key, bit(word));
-        // The word is in the accumulator again.
-        code.word(&rss.key, bit(words + word));
+        code.word(&rss.key, SRC + word, word as usize * 32);
+        code.word(&rss.key, DST + word, (words + word) as usize * 32);
     }
+    code.word(&rss.key, PORTS, words as usize * 64);
 }
 
-/// Hashes the two ports in the accumulator.
-fn ports(code: &mut Code, rss: &Rss, bit: usize) {
-    if rss.symmetric {
-        // The word with its halves exchanged, into the index; then both together.
-        code.put(op(ST, 2));
-        code.put(op(RSH_K, 16));
-        code.put(op(TAX, 0));
-        code.put(op(LD_MEM, 2));
-        code.put(op(LSH_K, 16));
-        code.put(op(OR_X, 0));
-        code.put(op(TAX, 0));
-        code.put(op(LD_MEM, 2));
-        code.put(op(XOR_X, 0));
+/// Makes zeros of what does not count.
+fn clear(code: &mut Code, fields: HashFields, words: u32) {
+    code.put(op(LD_IMM, 0));
+    for (counts, from) in [(fields.s, SRC), (fields.d, DST)] {
+        if !counts {
+            (from..from + words).for_each(|word| code.put(op(ST, word)));
+        }
     }
-    code.word(&rss.key, bit);
+    let half = |counts: bool| if counts { 0xffff } else { 0 };
+    code.put(op(LD_MEM, PORTS));
+    code.put(op(AND_K, half(fields.f) << 16 | half(fields.n)));
+    code.put(op(ST, PORTS));
 }
 
-/// Returns the entry of the table that the hash's low bits choose.
+/// Exchanges both ends, address and port, if the first is the greater: both directions of a flow
+/// have the same order then.
+fn sort(code: &mut Code, words: u32) {
+    let (mut greater, mut less) = (Vec::new(), Vec::new());
+    for word in 0..words {
+        code.put(op(LDX_MEM, DST + word));
+        code.put(op(LD_MEM, SRC + word));
+        code.put(jump(JGT_X, 0, 0, 1));
+        greater.push(code.leave());
+        code.put(jump(JEQ_X, 0, 1, 0));
+        less.push(code.leave());
+    }
+    code.put(op(LD_MEM, PORTS));
+    code.put(op(AND_K, 0xffff));
+    code.put(op(TAX, 0));
+    code.put(op(LD_MEM, PORTS));
+    code.put(op(RSH_K, 16));
+    code.put(jump(JGT_X, 0, 1, 0));
+    less.push(code.leave());
+    code.land_all(greater);
+    for word in 0..words {
+        code.put(op(LD_MEM, SRC + word));
+        code.put(op(LDX_MEM, DST + word));
+        code.put(op(ST, DST + word));
+        code.put(op(STX, SRC + word));
+    }
+    code.put(op(LD_MEM, PORTS));
+    code.put(op(LSH_K, 16));
+    code.put(op(TAX, 0));
+    code.put(op(LD_MEM, PORTS));
+    code.put(op(RSH_K, 16));
+    code.put(op(OR_X, 0));
+    code.put(op(ST, PORTS));
+    code.land_all(less);
+}
+
+/// Returns the entry of the table that the low bits of the hash, in the accumulator, choose.
 fn lookup(code: &mut Code, table: &[u8]) {
     let period = period(table);
     let table = table.get(..period).unwrap_or(table);
-    code.put(op(LD_MEM, HASH));
     code.put(op(AND_K, period as u32 - 1));
     if table.iter().enumerate().all(|(i, &q)| i == usize::from(q)) {
         code.put(op(RET_A, 0));

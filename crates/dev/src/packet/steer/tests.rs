@@ -1,6 +1,6 @@
 //! Goal: the program chooses the queue that the Toeplitz hash and the table say, and the kernel
-//! takes it. Method: a machine for the few instructions it uses, and the hash of `linerate-arch`'s
-//! specification, bit by bit.
+//! takes it. Method: a machine for the few instructions it uses, beside the hash by its definition
+//! and the stack's own.
 
 use super::*;
 use linerate_core::rx::steer::rss::INDIR_LEN;
@@ -22,13 +22,15 @@ fn run(program: &[Insn], proto: u32, packet: &[u8]) -> u32 {
             LD_H_ABS => load(k, 2),
             LD_B_ABS => load(k, 1),
             LD_W_IND => load(x + k, 4),
+            LD_H_IND => load(x + k, 2),
+            LD_B_IND => load(x + k, 1),
             _ => Some(a),
         };
         // The kernel ends a program that reads past the packet with 0.
         let Some(value) = read else { return 0 };
         a = value;
         match code {
-            LD_W_ABS | LD_H_ABS | LD_B_ABS | LD_W_IND => {}
+            LD_W_ABS | LD_H_ABS | LD_B_ABS | LD_W_IND | LD_H_IND | LD_B_IND => {}
             LDX_MSH => match packet.get(k as usize) {
                 Some(b) => x = u32::from(b & 0xf) * 4,
                 None => return 0,
@@ -38,7 +40,12 @@ fn run(program: &[Insn], proto: u32, packet: &[u8]) -> u32 {
             ST => mem[k as usize] = a,
             TAX => x = a,
             XOR_K => a ^= k,
-            XOR_X => a ^= x,
+            LDX_MEM => x = mem[k as usize],
+            STX => mem[k as usize] = x,
+            ADD_K => a = a.wrapping_add(k),
+            ADD_X => a = a.wrapping_add(x),
+            JEQ_X => pc += branch(a == x),
+            JGT_X => pc += branch(a > x),
             OR_X => a |= x,
             AND_K => a &= k,
             LSH_K => a <<= k,
@@ -132,7 +139,7 @@ fn every_packet_goes_where_hash_and_table_say() {
             let v6: [u8; 36] = noise(seed + 1000);
             assert_eq!(run(&program, ETH_P_IPV6, &packet6(&v6, proto)), queue(&v6), "{seed}");
             assert_eq!(run(&program, ETH_P_IPV6, &packet6(&v6, 44)), queue(&v6[..32]), "{seed}");
-            assert_eq!(run(&program, 0x0806, &v4), 0);
+            assert_eq!(run(&program, 0x0806, &v4), u32::from(indir[0]));
         }
     }
 }
@@ -173,6 +180,87 @@ fn packets_that_are_cut_off_go_somewhere() {
     for (proto, packet) in [(ETH_P_IP, v4), (ETH_P_IPV6, v6)] {
         for len in 0..packet.len() {
             assert!(run(&program, proto, &packet[..len]) < 4);
+        }
+    }
+}
+
+/// A packet of IPv6 with these extension headers before a transport header of 8 bytes.
+fn extended(input: &[u8; 36], headers: &[(u8, Vec<u8>)], last: u8) -> Vec<u8> {
+    let mut packet = vec![0x60, 0, 0, 0, 0, 4, headers.first().map_or(last, |h| h.0), 64];
+    packet.extend_from_slice(&input[..32]);
+    for (i, (_, body)) in headers.iter().enumerate() {
+        packet.push(headers.get(i + 1).map_or(last, |h| h.0));
+        packet.extend_from_slice(body);
+    }
+    packet.extend_from_slice(&input[32..]);
+    packet.extend_from_slice(&[0; 4]);
+    packet
+}
+
+/// Whatever is hashed and in whichever order, the kernel and the stack agree.
+#[test]
+fn the_stacks_own_hash_chooses_the_same_queue() {
+    let fields = |bits: u64| HashFields {
+        s: bits & 1 != 0,
+        d: bits & 2 != 0,
+        f: bits & 4 != 0,
+        n: bits & 8 != 0,
+    };
+    let options = |eights: u8| [vec![eights], vec![1; 6 + 8 * eights as usize]].concat();
+    let ah = |fours: u8| [vec![fours], vec![2; 6 + 4 * fours as usize]].concat();
+    let fragment = |offset: u16| {
+        let [a, b] = offset.to_be_bytes();
+        vec![0, a, b, 1, 2, 3, 4]
+    };
+    let chains: Vec<Vec<(u8, Vec<u8>)>> = vec![
+        vec![(0, options(0))],
+        vec![(0, options(3)), (43, options(1)), (60, options(0))],
+        vec![(51, ah(4))],
+        vec![(44, fragment(0))],
+        vec![(44, fragment(8))],
+        vec![(44, fragment(1))],
+        vec![(60, options(2)), (44, fragment(0)), (60, options(1)), (51, ah(1))],
+        vec![(60, options(0)); 8],
+        vec![(60, options(0)); 9],
+    ];
+    for seed in 0..48u64 {
+        let rss = Rss {
+            key: noise(seed + 5000),
+            indir: noise::<INDIR_LEN>(seed + 6000).map(|b| b % 16),
+            symmetric: seed % 2 == 1,
+            fields: [0, 4, 8, 12].map(|shift| {
+                if seed < 4 {
+                    HashFields::ALL
+                } else {
+                    fields(u64::from(noise::<2>(seed)[1]) * 31 / (1 << shift))
+                }
+            }),
+        };
+        let (program, hasher) = (program(&rss), rss.hasher());
+        assert!(program.len() <= INSNS_MAX, "{}", program.len());
+        let check = |proto: u32, packet: &[u8]| {
+            let queue = rss.queue_of(hasher.of_frame(packet, false));
+            assert_eq!(run(&program, proto, packet), u32::from(queue), "{seed} {packet:?} {rss:?}");
+        };
+        for n in 0..20 {
+            let mut v4: [u8; 12] = noise(seed * 100 + n);
+            let mut v6: [u8; 36] = noise(seed * 100 + n);
+            if n % 4 == 0 {
+                // Ends that differ late, or not at all.
+                v4.copy_within(0..4, 4);
+                v6.copy_within(0..15, 16);
+            }
+            if n % 8 == 0 {
+                v6[31] = v6[15];
+            }
+            for proto in [6, 17, 1, 132] {
+                check(ETH_P_IP, &packet4(&v4, proto, 0, (n % 11) as usize));
+                check(ETH_P_IPV6, &packet6(&v6, proto));
+                for chain in &chains {
+                    check(ETH_P_IPV6, &extended(&v6, chain, proto));
+                }
+            }
+            check(ETH_P_IP, &packet4(&v4, 17, 0x2000, 0));
         }
     }
 }
