@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         Command::Man(args) => pages::man(&args),
         Command::Bench(BenchCommand::Run(args)) => bench::run::main(args),
         Command::Bench(BenchCommand::Path(args)) => bench::path::main(&args),
+        Command::Bench(BenchCommand::Livelock(args)) => bench::livelock::main(&args),
         Command::Traffic(args) => bench::traffic::main(args),
     }
 }

@@ -9,6 +9,7 @@
 //! | [`host_end`], [`program_end`], [`relay`] | the server, the client and the kernel relay |
 //! | [`stats`] | median, spread, percentile |
 //! | [`table`] | what is printed |
+//! | [`livelock`] | `linerate bench livelock`: what reaches the application at overload |
 //! | [`path`] | `linerate bench path`: nanoseconds a packet and stage, in memory |
 //!
 //! Nothing here touches the host's network: the first thing done is to enter a new network, PID and
@@ -16,6 +17,7 @@
 
 pub mod host_end;
 pub mod inside;
+pub mod livelock;
 pub mod path;
 pub mod peers;
 pub mod program_end;
@@ -25,6 +27,7 @@ pub mod stats;
 pub mod table;
 pub mod traffic;
 
+pub use livelock::BenchLivelockArgs;
 pub use path::BenchPathArgs;
 pub use run::BenchRunArgs;
 pub use traffic::TrafficArgs;
