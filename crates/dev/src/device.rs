@@ -147,6 +147,12 @@ pub trait Device: Send {
         0
     }
 
+    /// Whether everything that was handed to it is where nothing that another queue sends from now
+    /// on can overtake it, as far as that can be known.
+    fn tx_idle(&self) -> bool {
+        self.tx_pending() == 0
+    }
+
     /// The sizes of its rings.
     fn rings(&self) -> Rings {
         Rings::default()

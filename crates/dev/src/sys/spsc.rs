@@ -186,9 +186,9 @@ impl<T, I: Index, S: Slot<T>> Sender<T, I, S> {
     }
     /// Slots that were filled and not handed back yet, as of now.
     #[inline]
-    pub fn in_flight(&mut self) -> u32 {
-        self.head = self.ring.head.0.acquire();
-        self.next.wrapping_sub(self.head)
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.next.wrapping_sub(self.ring.head.0.acquire())
     }
 }
 

@@ -1,6 +1,7 @@
 #![doc = include_str!("README.md")]
 
 mod pin;
+mod resize;
 mod thread;
 pub mod topology;
 
@@ -14,6 +15,7 @@ use std::thread::JoinHandle;
 use linerate_core::path;
 use linerate_core::pkt::Batch;
 use linerate_core::rx::steer::Mesh;
+use linerate_core::rx::steer::mesh::SHARDS_MAX;
 use linerate_core::table::Knobs;
 use linerate_core::table::knob::SetError;
 
@@ -83,7 +85,7 @@ struct Shared {
     /// Rung at every failure.
     watch: Mutex<Option<Waker>>,
     /// One for each worker that lives.
-    wakers: Mutex<Vec<Waker>>,
+    wakers: Mutex<Vec<(usize, Waker)>>,
 }
 
 /// A panic elsewhere leaves the lists whole: each change of them is complete under the lock.
@@ -98,7 +100,7 @@ impl Shared {
             self.ending.store(true, Ordering::Release);
         }
         lock(&self.failures).push(failure);
-        lock(&self.wakers).iter().for_each(Waker::wake);
+        lock(&self.wakers).iter().for_each(|(_, waker)| waker.wake());
         lock(&self.watch).iter().for_each(Waker::wake);
     }
 }
@@ -365,9 +367,6 @@ impl<A: App> Drop for Workers<A> {
         self.end();
     }
 }
-
-/// The most shards of an instance: a mask of processors has so many bits.
-pub const SHARDS_MAX: usize = 64;
 
 /// Works off mail and backlog of a halted shard; returns how many packets that were.
 fn settle(drive: &mut Drive) -> usize {

@@ -45,7 +45,7 @@ pub(super) fn main<A: App>(
     let ran = catch_unwind(AssertUnwindSafe(|| match make(&begin) {
         Ok((mut drive, mut app)) => {
             let waker = drive.poller.waker();
-            lock(&shared.wakers).push(waker.clone());
+            lock(&shared.wakers).push((shard, waker.clone()));
             if built.send(Ok(waker)).is_ok() {
                 run(shard, &mut drive, &mut app, orders, &shared);
             }
@@ -74,16 +74,9 @@ fn make<A: App>(begin: &Begin<A>) -> io::Result<(Drive, A)> {
     for (path, value) in &begin.knobs {
         drive.shard.set_knob(path, value).expect("it was taken by all other shards");
     }
-    join(&mut drive, begin);
+    drive.join(&begin.shared.mesh, begin.shard as u8);
     let app = (begin.build)(begin.shard, &mut drive)?;
     Ok((drive, app))
-}
-
-/// Makes the shard one of the mesh.
-fn join<A>(drive: &mut Drive, begin: &Begin<A>) {
-    let (mesh, cpu) = (&begin.shared.mesh, begin.shard as u8);
-    drive.join(mesh, cpu);
-    drive.shard.join(Arc::clone(mesh), cpu);
 }
 
 /// Takes turns and orders until told to end.

@@ -1,6 +1,4 @@
-//! Goal: many shards, each on its thread, behave as one instance: questions are answered, knobs reach
-//! all or none, failures are told, nothing is lost on the way or at the end.
-//! Method: workers over a card in memory whose other end is driven by a shard of the test.
+//! Questions, knobs, failures and the end of workers that carry no traffic.
 
 use std::io;
 use std::sync::Arc;
@@ -11,6 +9,8 @@ use linerate_core::table::knob::SetError;
 use linerate_dev::drive::{App, Drive};
 use linerate_dev::poller::{Event, Interest, Poller};
 use linerate_dev::worker::{Gone, Workers};
+
+use crate::wait_until;
 
 /// An application that does what it is told once.
 #[derive(Default)]
@@ -33,15 +33,6 @@ impl App for Odd {
 
 fn odd(n: usize) -> Workers<Odd> {
     Workers::start(n, &[], 7, |_, _| Ok(Odd::default())).expect("they start")
-}
-
-/// Waits until `done` holds; a machine that does nothing for a minute is broken.
-fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let begun = std::time::Instant::now();
-    while !done() {
-        assert!(begun.elapsed().as_secs() < 60, "in vain for: {what}");
-        std::thread::sleep(std::time::Duration::from_micros(200));
-    }
 }
 
 #[test]
