@@ -144,6 +144,16 @@ fn everything_is_json_as_well() {
             "tcp",
             "tcp6",
             "sockets",
+            "rings",
+            "channels",
+            "coalesce",
+            "rss",
+            "ntuple",
+            "rps",
+            "rfs",
+            "xps",
+            "flows",
+            "irqs",
             "drops",
             "knobs",
             "instances",
@@ -175,6 +185,47 @@ fn a_knob_is_read_changed_and_read_again() {
         assert!(stderr(&unknown, 2).contains("net.core.netdev_budget"));
         let wrong = runtime.linerate(&["set", "net.core.netdev_budget=0"]);
         assert!(stderr(&wrong, 2).contains("from 1 to"));
+    });
+}
+
+#[test]
+fn a_single_shard_is_shown_as_a_device_with_one_queue_and_refuses_to_distribute() {
+    serving(&["only"], |runtime| {
+        let show = |what| stdout(&runtime.linerate(&["show", what]));
+        assert!(show("rings").starts_with("Ring parameters for tun0:\nPre-set maximums:\n"));
+        assert!(show("rings").contains("RX:\t\t\t1024\n"), "{}", show("rings"));
+        assert!(show("channels").ends_with("Combined:\t1\n"));
+        assert!(show("coalesce").starts_with("Coalesce parameters for tun0:\nAdaptive RX: off"));
+        let table = show("rss");
+        assert!(table.starts_with("RX flow hash indirection table for tun0 with 1 RX ring(s):\n"));
+        assert!(table.contains("    0:      0     0     0"), "{table}");
+        assert!(show("ntuple").starts_with("1 RX rings available\nTotal 0 rules\n"));
+        assert_eq!(show("rps"), "/sys/class/net/tun0/queues/rx-0/rps_cpus:0\n");
+        assert!(show("rfs").starts_with("net.core.rps_sock_flow_entries = 0\n"));
+        assert_eq!(show("xps").lines().count(), 2);
+        assert!(show("irqs").contains("CPU0\n"));
+        assert_eq!(show("flows").lines().count(), 1, "listeners and UDP are no connections");
+        for args in [&["set", "channels.combined=2"][..], &["set", "rss.weight=6,2"]] {
+            let why = stderr(&runtime.linerate(args), 1);
+            assert!(why.contains("this instance has one queue"), "{args:?}: {why}");
+        }
+        let rule = ["set", "ntuple", "add", "flow-type", "udp4", "dst-port", "53", "action", "0"];
+        let why = stderr(&runtime.linerate(&rule), 1);
+        assert!(why.contains("this instance has one queue"), "{why}");
+        // As it is already: nothing is asked for.
+        let same = runtime.linerate(&["set", "channels.combined=1"]);
+        assert_eq!(stdout(&same), "channels.combined = 1\n");
+        let short = runtime.linerate(&["set", "rps_cpus=1"]);
+        assert_eq!(stdout(&short), "queues.rx.rps_cpus = 1\n");
+        for wrong in [
+            &["set", "ntuple"][..],
+            &["set", "ntuple", "delete", "x"],
+            &["set", "ntuple", "add", "flow-type", "ip4", "action", "0"],
+            &["set", "budget"],
+            &["set", "ring.rx=1", "ring.tx=1"],
+        ] {
+            stderr(&runtime.linerate(wrong), 2);
+        }
     });
 }
 

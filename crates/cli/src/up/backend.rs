@@ -168,7 +168,16 @@ impl Wanted<'_> {
                  services are taken"
             ));
         }
-        let queues = 0..self.config.queues as u32;
+        // All of them: what came in by a queue that nobody serves would go to the kernel.
+        let has = netdev.info(&link.name).map_or(1, |info| info.rx_queues);
+        if has < self.config.queues as u32 {
+            return Err(format!(
+                "{} has {has} receive queues, and {} were asked for: ask for as many as it has, or \
+                 give it more (`ethtool -L {0} combined {1}`)",
+                link.name, self.config.queues
+            ));
+        }
+        let queues = 0..has;
         let config = xdp::Config { queues, filter, ..xdp::Config::new(&link.name) };
         let mut opened = xdp::open(&config).map_err(|e| e.to_string())?;
         notes.append(&mut opened.notes);

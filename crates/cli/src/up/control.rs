@@ -43,15 +43,20 @@ pub(super) fn answer(up: &mut Up, request: Request) -> Response {
         }
         Request::Get(knob) => {
             let value = get(up, &knob);
-            said(&knob, value)
+            said(full_name(&knob), value)
         }
         Request::Set(knob, value) => {
             let done = set(up, &knob, &value).and_then(|()| get(up, &knob));
-            said(&knob, done)
+            said(full_name(&knob), done)
         }
         Request::AddRule(spec) => said("ntuple", add_rule(up, &spec)),
         Request::DeleteRule(location) => said("ntuple", delete_rule(up, location)),
     }
+}
+
+/// The knob's path, where a part of it was given.
+fn full_name(knob: &str) -> &str {
+    Knobs::row(knob).map_or(knob, |row| row.path)
 }
 
 fn get(up: &Up, knob: &str) -> Result<String, String> {

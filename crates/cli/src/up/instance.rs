@@ -255,11 +255,16 @@ fn build(plan: &Mutex<Plan>, shard: usize, drive: &mut Drive) -> Result<Services
     }
     let Plan { config, served, queues, .. } = &mut *plan;
     for (device, queues) in config.devices.iter().zip(queues) {
-        let queue = queues.get_mut(shard).and_then(Option::take);
-        let queue = queue.ok_or_else(|| format!("{} has no queue {shard}", device.name))?;
-        let number = drive
-            .add_device(queue, |_| ())
-            .map_err(|e| format!("cannot watch {}: {e}", device.name))?;
+        // A device may have more queues than there are shards: they are dealt out in turn.
+        let (n, none) = (config.queues, || format!("{} has no queue {shard}", device.name));
+        let dealt = queues.iter_mut().enumerate().filter(|(i, _)| i % n == shard);
+        let mut mine = dealt.filter_map(|(_, queue)| queue.take());
+        let first = mine.next().ok_or_else(none)?;
+        let watched = |e| format!("cannot watch {}: {e}", device.name);
+        let number = drive.add_device(first, |_| ()).map_err(watched)?;
+        for queue in mine {
+            drive.add_queue(number, queue).map_err(watched)?;
+        }
         for (addr, at) in &device.addrs {
             let added = drive.shard.add_addr(number, addr.addr, addr.len);
             added.map_err(|e| at.wrong(e))?;

@@ -73,13 +73,18 @@ pub fn answer(shard: &mut Shard, request: Request, meta: impl FnOnce() -> Meta) 
             let meta = Meta { sockets_max: sockets.min(SOCKETS_MAX), ..meta() };
             Response::Snapshot(Box::new(Snapshot::take(shard, meta)))
         }
-        Request::Get(knob) => value(shard, knob),
+        Request::Get(knob) => value(shard, full_name(knob)),
         Request::Set(knob, new) => match set(shard, &knob, &new) {
-            Ok(()) => value(shard, knob),
+            Ok(()) => value(shard, full_name(knob)),
             Err(why) => Response::Error(why),
         },
         Request::AddRule(_) | Request::DeleteRule(_) => Response::Error(ONE_QUEUE.to_owned()),
     }
+}
+
+/// The knob's path, where a part of it was given.
+fn full_name(knob: String) -> String {
+    linerate_core::table::Knobs::row(&knob).map_or(knob, |row| row.path.to_owned())
 }
 
 /// Why a single shard refuses what speaks of several queues.
