@@ -76,6 +76,9 @@ pub fn receive(cx: &mut Shard, batch: &mut Batch) {
     if cx.net.knobs.gro || !cx.net.gro.is_empty() {
         rx::gro::dev_gro_receive(cx, batch);
     }
+    if tx::xps::learns(&cx.net) {
+        tx::xps::note_rx(cx, batch);
+    }
     if rx::steer::active(&cx.net) {
         rx::steer::begin(cx);
         path! { batch, cx; { Steer: rx::steer::get_rps_cpu } }

@@ -36,6 +36,8 @@ pub struct Net {
     pub xdp_on: bool,
     /// Where packets go on, and the way to the other shards.
     pub steer: crate::rx::steer::Steer,
+    /// Which transmit queues flows are sent by.
+    pub(crate) xps: crate::tx::xps::Xps,
     /// What receive offload holds.
     pub gro: crate::rx::gro::Gro,
     /// Fragments that wait for the rest.
@@ -97,6 +99,7 @@ impl Shard {
             cpu: 0,
             xdp_on: false,
             steer: crate::rx::steer::Steer::new(seed),
+            xps: crate::tx::xps::Xps::new(seed),
             gro: Default::default(),
             reasm: reasm::Table::new(rng.keyed()),
             icmp: icmp::State::new(rng.keyed()),

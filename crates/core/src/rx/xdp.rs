@@ -78,3 +78,6 @@ impl Shard {
         self.net.xdp_on = self.net.ifaces.iter().any(|i| i.xdp.is_some());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,3 +3,4 @@
 pub mod gso;
 pub mod qdisc;
 pub mod xmit;
+pub mod xps;

@@ -8,17 +8,19 @@ use crate::pkt::{Pkt, Verdict};
 use crate::shard::Shard;
 use crate::table::{Reason, Stage};
 
+use super::xps::netdev_pick_tx;
+
 /// Queues a frame to its device; `dev.txqueuelen` bounds the queue.
 ///
 /// `pfifo_fast` has three bands by priority; here all packets share one, since nothing sets a priority.
 #[inline(always)]
 pub fn dev_queue_xmit(cx: &mut Shard, pkt: Pkt) -> Verdict {
     let net = &mut cx.net;
-    let Some(iface) = net.ifaces.get_mut(pkt.dev as usize) else {
+    let Some(iface) = net.ifaces.get(pkt.dev as usize) else {
         return Verdict::Drop(pkt, Reason::QdiscDrop);
     };
-    let queue = tx_queue(&pkt, iface.txqs.len());
-    let txq = &mut iface.txqs[queue];
+    let queue = if iface.txqs.len() > 1 { netdev_pick_tx(net, &pkt) } else { 0 };
+    let txq = &mut net.ifaces[pkt.dev as usize].txqs[queue];
     if txq.qdisc.len() as u64 >= net.knobs.txqueuelen {
         txq.drops += 1;
         return Verdict::Drop(pkt, Reason::QdiscDrop);

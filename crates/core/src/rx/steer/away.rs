@@ -66,6 +66,10 @@ impl Away {
             if at.through(at.cpu, sent.own_qtail) { sent.on(home, batch, at) } else { at.cpu };
         Some(Way::Cpu(cpu, Some(Note::Away { key: *key, own: cpu == at.cpu })))
     }
+    /// Whether packets of this connection were sent from here to where it lives.
+    pub fn knows(&self, key: &FlowKey) -> bool {
+        self.sent.contains_key(key)
+    }
     /// Where a packet of this connection goes on to that went all the way here in vain.
     fn forward(&mut self, key: &FlowKey, home: u8, batch: u32, at: &Progress<'_>) -> Way {
         self.sweep(at);

@@ -198,6 +198,11 @@ impl Mesh {
     pub(crate) fn mailed(&self, at: u8) -> usize {
         self.doors.get(at as usize).map_or(0, |d| d.packets.load(Ordering::Relaxed))
     }
+    /// Packets that others dropped for shard `at` and that it has not counted yet.
+    pub fn refused(&self, at: u8) -> u64 {
+        let door = self.doors.get(at as usize);
+        door.map_or(0, |d| d.full.load(Ordering::Relaxed) + d.limited.load(Ordering::Relaxed))
+    }
     /// The seed of what all shards hash with: the first that joins gives it.
     pub(crate) fn seed(&self, seed: u64) -> u64 {
         *self.seed.get_or_init(|| seed)

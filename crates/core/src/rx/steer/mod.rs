@@ -259,6 +259,21 @@ impl Net {
             own: (self.backlog.own_tail(), self.backlog.own_head()),
             pending: steer.out_to,
         };
+        let key = if mesh.homes.away() > 0 { FlowKey::of_tcp(keys) } else { None };
+        if let Some(key) = &key
+            && steer.away.knows(key)
+        {
+            // One of the two tables follows a flow: this one, as soon as the other is through with
+            // what it sent.
+            let flows = steer.dev_flows.get_mut(dev as usize);
+            let on_its_way = flows.and_then(|f| f.on_its_way(hash, steer.batch, &progress));
+            if let Some((cpu, slot)) = on_its_way {
+                return Way::Cpu(cpu, Some(Note::flow(dev, slot)));
+            }
+            if let Some(way) = steer.away.steer(key, prior, steer.batch, &progress) {
+                return way;
+            }
+        }
         if let Some(flows) = steer.dev_flows.get_mut(dev as usize)
             && !flows.flows.is_empty()
         {
@@ -272,9 +287,8 @@ impl Net {
                 return Way::Cpu(cpu, Some(Note::flow(dev, slot)));
             }
         }
-        if mesh.homes.away() > 0
-            && let Some(key) = FlowKey::of_tcp(keys)
-            && let Some(way) = steer.away.steer(&key, prior, steer.batch, &progress)
+        if let Some(key) = &key
+            && let Some(way) = steer.away.steer(key, prior, steer.batch, &progress)
         {
             return way;
         }
@@ -490,6 +504,7 @@ impl Shard {
                     mesh.sock_flows.resize(self.net.knobs.rps_sock_flow_entries);
                 }
             }
+            "queues.tx.xps_cpus" | "queues.tx.xps_rxqs" => self.xps_changed(),
             _ => {}
         }
         self.knobs_changed();

@@ -159,6 +159,16 @@ impl DevFlows {
         flow.batch = batch;
         Found::Cpu { cpu: flow.cpu, slot, moved }
     }
+    /// Where packets of this flow are on their way to by this table; the next one follows them.
+    pub fn on_its_way(&mut self, hash: u32, batch: u32, at: &Progress<'_>) -> Option<(u8, u32)> {
+        let slot = hash & (self.flows.len() as u32).wrapping_sub(1);
+        let flow = self.flows.get_mut(slot as usize)?;
+        if flow.hash != hash || flow.cpu == NO_CPU || flow.through(batch, at) {
+            return None;
+        }
+        flow.batch = batch;
+        Some((flow.cpu, slot))
+    }
     /// Whether nothing speaks for keeping the rule of this flow (`rps_may_expire_flow`): another
     /// flow has the place, or so many packets went by since its last one.
     pub fn may_expire(&self, slot: u32, filter: u32, at: &Progress<'_>) -> bool {

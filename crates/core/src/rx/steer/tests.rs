@@ -520,3 +520,162 @@ fn a_map_spreads_over_its_shards_alike() {
     assert_eq!(by_cpu[0], 0);
     assert!(by_cpu[1..].iter().all(|n| (1850..2150).contains(n)), "{by_cpu:?}");
 }
+
+/// A device takes rules for flows that were moved, and forgets them when they are no longer used.
+#[test]
+fn knob_features_ntuple() {
+    for (value, written) in [("0", 0), ("1", 1)] {
+        let mut town = Town::new(2, 1);
+        town.set("net.core.rps_sock_flow_entries", "64");
+        town.set("queues.rx.rps_flow_cnt", "8");
+        town.set("features.ntuple", value);
+        let hash = hash_of(&town, 5);
+        town.nodes[1].cx.net.rps_record_sock_flow(hash, 1);
+        town.receive(0, &[5]);
+        town.drain();
+        let cx = &mut town.nodes[0].cx;
+        while let Some(rule) = cx.take_rule() {
+            let text = rule.rule.as_ref().expect("a new rule").to_string();
+            let want =
+                "flow-type udp4 src-ip 10.0.0.2 dst-ip 10.0.0.1 src-port 5 dst-port 7 action 1";
+            assert_eq!(text, want);
+            cx.rule_done(&rule, true);
+        }
+        assert_eq!(town.count(0, Counter::ArfsFiltersAdded), written, "{value}");
+        // Others go by, ten times as many as there are places: nobody needs it any more.
+        let others: Vec<u16> = (100..100 + 64).collect();
+        town.set("queues.rx.rps_cpus", "2");
+        for _ in 0..3 {
+            town.receive(0, &others);
+            town.drain();
+        }
+        town.receive(0, &others);
+        let cx = &mut town.nodes[0].cx;
+        while let Some(rule) = cx.take_rule() {
+            assert_eq!(rule.rule, None);
+            cx.rule_done(&rule, true);
+        }
+        assert_eq!(town.count(0, Counter::ArfsFiltersExpired), written, "{value}");
+        town.drain();
+        assert_eq!(town.violations, 0);
+        town.at_rest();
+    }
+}
+
+/// A rule that the device refuses is not waited for, and asked for again when the flow moves again.
+#[test]
+fn a_refused_rule_is_no_rule() {
+    let mut town = Town::new(3, 1);
+    town.set("net.core.rps_sock_flow_entries", "64");
+    town.set("queues.rx.rps_flow_cnt", "8");
+    town.set("features.ntuple", "1");
+    let hash = hash_of(&town, 5);
+    for (cpu, taken) in [(1, false), (2, true)] {
+        town.nodes[1].cx.net.rps_record_sock_flow(hash, cpu);
+        town.receive(0, &[5]);
+        town.drain();
+        let cx = &mut town.nodes[0].cx;
+        let rule = cx.take_rule().expect("one is wanted");
+        assert_eq!(cx.take_rule(), None);
+        cx.rule_done(&rule, taken);
+        assert_eq!(!cx.net.steer.rules.is_empty(), taken);
+    }
+    assert_eq!(town.count(0, Counter::ArfsFiltersAdded), 1);
+}
+
+/// Threads that steer to each other: every packet arrives or is counted, each flow in order, and
+/// whoever sleeps is woken.
+#[test]
+fn threads_steer_to_each_other() {
+    use std::sync::Condvar;
+    use std::sync::Mutex;
+    const SHARDS: usize = 3;
+    const ROUNDS: usize = 3000;
+    let mesh = Mesh::new(SHARDS);
+    let bells: Vec<Arc<(Mutex<bool>, Condvar)>> = (0..SHARDS).map(|_| Arc::default()).collect();
+    let sending = Arc::new(AtomicUsize::new(SHARDS));
+    let run = |cpu: usize| {
+        let (mesh, sending) = (Arc::clone(&mesh), Arc::clone(&sending));
+        let bell = Arc::clone(&bells[cpu]);
+        let ring = Arc::clone(&bells[cpu]);
+        let all = bells.clone();
+        mesh.set_wake(
+            cpu,
+            Box::new(move || {
+                *ring.0.lock().expect("a bell") = true;
+                ring.1.notify_one();
+            }),
+        );
+        move || {
+            let mut node = Node::new(&mesh, cpu as u8, cpu as u64);
+            node.cx.set_knob("queues.rx.rps_cpus", "7").expect("in range");
+            node.cx.set_knob("net.core.netdev_max_backlog", "300").expect("in range");
+            let (mut batch, mut rng) = (Batch::new(), Rng::new(cpu as u64));
+            let (mut seen, mut got, mut numbers) = (BTreeMap::new(), 0u64, [0u32; 16]);
+            let mut done = false;
+            for round in 0.. {
+                if round < ROUNDS {
+                    for _ in 0..1 + rng.below(32) {
+                        let flow = rng.below(16) as usize;
+                        numbers[flow] += 1;
+                        let Some(mut pkt) = node.cx.net.pool.alloc() else { break };
+                        let bytes = datagram((cpu * 16 + flow) as u16 + 1, numbers[flow]);
+                        pkt.put(bytes.len()).copy_from_slice(&bytes);
+                        batch.push(pkt);
+                    }
+                    path::receive(&mut node.cx, &mut batch);
+                    if rng.below(200) == 0 {
+                        node.cx.set_rps_cpus(0, Mask(rng.below(8)));
+                    }
+                }
+                let steer = &node.cx.net.steer;
+                let quiet = steer.parked.is_empty() && !steer.maps.iter().any(RpsMap::changes);
+                if round >= ROUNDS && quiet && !std::mem::replace(&mut done, true) {
+                    // From here on this shard sends nothing more.
+                    sending.fetch_sub(1, Ordering::SeqCst);
+                    all.iter().for_each(|bell| {
+                        *bell.0.lock().expect("a bell") = true;
+                        bell.1.notify_one();
+                    });
+                }
+                path::process_backlog(&mut node.cx, &mut batch, 64);
+                while let Some(data) = node.cx.udp_recv(node.sock) {
+                    let bytes: Vec<u8> = data.slices().flatten().copied().collect();
+                    let number = u32::from_be_bytes(*bytes.first_chunk().expect("a number"));
+                    let last = seen.insert(data.src().port(), number).unwrap_or(0);
+                    // A flow that left and came back: its packets elsewhere were earlier ones.
+                    assert!(last < number, "flow {} on shard {cpu}", data.src().port());
+                    got += 1;
+                    node.cx.udp_done(data);
+                }
+                let idle = done && !node.cx.has_backlog();
+                if idle && sending.load(Ordering::SeqCst) == 0 {
+                    break;
+                }
+                if idle && mesh.may_sleep(cpu) {
+                    let mut rung = bell.0.lock().expect("a bell");
+                    while !*rung {
+                        rung = bell.1.wait(rung).expect("a bell");
+                    }
+                    *rung = false;
+                }
+                mesh.set_awake(cpu);
+            }
+            assert_eq!(node.cx.net.counts.unaccounted(), []);
+            let sent: u64 = numbers.iter().map(|n| *n as u64).sum();
+            let dropped = node.cx.net.counts.get(Counter::SoftnetDropped);
+            let out = node.cx.net.pool.small_out();
+            (sent, got + dropped, out)
+        }
+    };
+    let threads: Vec<_> = (0..SHARDS).map(|cpu| std::thread::spawn(run(cpu))).collect();
+    let done: Vec<_> = threads.into_iter().map(|t| t.join().expect("it ends")).collect();
+    // What was dropped after its receiver had looked for the last time is not counted yet.
+    let uncounted: u64 = (0..SHARDS as u8).map(|cpu| mesh.refused(cpu)).sum();
+    let sent: u64 = done.iter().map(|d| d.0).sum();
+    let arrived: u64 = done.iter().map(|d| d.1).sum();
+    assert_eq!(sent, arrived + uncounted);
+    assert!(arrived > sent / 2, "{arrived} of {sent}");
+    assert!((0..SHARDS as u8).all(|cpu| mesh.backlog_len(cpu) == 0));
+    assert!(done.iter().all(|d| d.2 == 0), "all memory is back");
+}
