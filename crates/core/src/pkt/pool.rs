@@ -309,17 +309,24 @@ impl Pool {
     /// Takes a mapped chunk back: its device finds it by [`Pool::take_home`].
     pub fn free_mapped(&mut self, chunk: Buf) {
         let Some(home) = chunk.home() else { return };
-        let depot = self.depot.clone();
         let Some(list) = self.mapped_of(home) else { return };
         list.push(chunk);
-        if let (true, Some(depot)) = (list.len() > KEEP, depot) {
-            let mut shared = Depot::lock(&depot.mapped);
-            let at = home.0 as usize;
-            if shared.len() <= at {
-                shared.resize_with(at + 1, Vec::new);
-            }
-            shared[at].extend(list.drain(KEEP - DEPOT_BATCH..));
+        if list.len() > KEEP {
+            self.give_back_mapped(home);
         }
+    }
+    /// Gives the surplus of a device's chunks to the depot.
+    #[cold]
+    fn give_back_mapped(&mut self, home: Home) {
+        let (Some(depot), Some(list)) = (&self.depot, self.mapped.get_mut(home.0 as usize)) else {
+            return;
+        };
+        let mut shared = Depot::lock(&depot.mapped);
+        let at = home.0 as usize;
+        if shared.len() <= at {
+            shared.resize_with(at + 1, Vec::new);
+        }
+        shared[at].extend(list.drain(KEEP - DEPOT_BATCH..));
     }
     fn mapped_of(&mut self, home: Home) -> Option<&mut Vec<Buf>> {
         let at = home.0 as usize;

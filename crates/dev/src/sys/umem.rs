@@ -36,11 +36,13 @@ impl Owner {
 /// Who owns a chunk is written down beside it. What makes `&'static mut` sound is: the memory of a
 /// chunk is reached through a reference only while its owner is [`Owner::Lent`], exactly one
 /// reference exists then, and the kernel writes only chunks that were handed to it, which are
-/// [`Owner::Kernel`].
+/// [`Owner::Kernel`]. The functions that pass chunks on are this crate's own: a chunk's number is in
+/// one place, a list of free ones, a ring or a buffer, and who takes it from there acts for its owner.
 #[derive(Debug)]
 pub struct Region {
     base: NonNull<u8>,
-    chunk_size: usize,
+    /// Binary logarithm of a chunk's size.
+    shift: u32,
     owners: Box<[AtomicU8]>,
     huge: bool,
 }
@@ -94,7 +96,7 @@ impl Region {
             check(libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE)).is_ok()
         };
         let owners = (0..chunks).map(|_| AtomicU8::new(Owner::Free.code())).collect();
-        Ok(Box::leak(Box::new(Region { base, chunk_size, owners, huge })))
+        Ok(Box::leak(Box::new(Region { base, shift: chunk_size.trailing_zeros(), owners, huge })))
     }
 
     /// Where the region begins, for `XDP_UMEM_REG`.
@@ -104,7 +106,7 @@ impl Region {
     /// Its length in bytes.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
-        self.chunks() * self.chunk_size
+        self.chunks() << self.shift
     }
     /// How many chunks it has.
     pub fn chunks(&self) -> usize {
@@ -112,7 +114,7 @@ impl Region {
     }
     /// Bytes of a chunk.
     pub fn chunk_size(&self) -> usize {
-        self.chunk_size
+        1 << self.shift
     }
     /// Whether the kernel took the advice to use large pages.
     pub fn is_huge(&self) -> bool {
@@ -122,12 +124,12 @@ impl Region {
     /// The number of the chunk that `addr`, an offset as descriptors have it, lies in.
     #[inline]
     pub fn index(&self, addr: u64) -> usize {
-        addr as usize / self.chunk_size
+        (addr >> self.shift) as usize
     }
     /// The offset at which chunk `index` begins.
     #[inline]
     pub fn offset(&self, index: usize) -> u64 {
-        (index * self.chunk_size) as u64
+        (index as u64) << self.shift
     }
     /// The offset of a byte that lies in this region; `None` if it does not.
     #[inline]
@@ -139,19 +141,22 @@ impl Region {
     /// Chunk `index` changes hands. False, and nothing changes, if it is not `from`'s.
     #[inline]
     #[must_use]
-    pub fn pass(&self, index: usize, from: Owner, to: Owner) -> bool {
+    pub(crate) fn pass(&self, index: usize, from: Owner, to: Owner) -> bool {
         // Into and out of `Lent` only with a reference in hand: `lend` and `take_back`.
         assert!(from != Owner::Lent && to != Owner::Lent, "a loan has a reference with it");
         self.change(index, from, to)
     }
-    /// Ordering: a chunk passes between threads through a lock or a channel, which order what was
-    /// written to it; the atomic only makes sure that nobody takes it twice.
+    /// A load and a store, not one exchange: a chunk has one owner, and only who acts for it calls
+    /// this. It passes between threads through a lock, a channel or a ring, which order what was
+    /// written to it.
     #[inline]
     fn change(&self, index: usize, from: Owner, to: Owner) -> bool {
-        self.owners.get(index).is_some_and(|owner| {
-            let (relaxed, from) = (Ordering::Relaxed, from.code());
-            owner.compare_exchange(from, to.code(), relaxed, relaxed).is_ok()
-        })
+        let Some(owner) = self.owners.get(index) else { return false };
+        let owned = owner.load(Ordering::Relaxed) == from.code();
+        if owned {
+            owner.store(to.code(), Ordering::Relaxed);
+        }
+        owned
     }
     /// Whether a reference to chunk `index` is out.
     #[inline]
@@ -164,7 +169,7 @@ impl Region {
     /// # Panics
     /// If `from` is [`Owner::Lent`].
     #[inline]
-    pub fn lend(&self, index: usize, from: Owner) -> Option<&'static mut [u8]> {
+    pub(crate) fn lend(&self, index: usize, from: Owner) -> Option<&'static mut [u8]> {
         assert!(from != Owner::Lent, "a chunk is lent once");
         if !self.change(index, from, Owner::Lent) {
             return None;
@@ -175,17 +180,17 @@ impl Region {
         // The kernel does not write it: what it was given is `Kernel`, and who passes `Kernel` has
         // it back from a ring, behind an acquire load of the ring's index.
         Some(unsafe {
-            let start = self.base.as_ptr().add(index * self.chunk_size);
-            std::slice::from_raw_parts_mut(start, self.chunk_size)
+            let start = self.base.as_ptr().add(index << self.shift);
+            std::slice::from_raw_parts_mut(start, 1 << self.shift)
         })
     }
     /// Takes back what [`Region::lend`] gave: the chunk's number; it is free then. `None` if the
     /// memory is not a whole chunk of this region.
     #[inline]
-    pub fn take_back(&self, chunk: &'static mut [u8]) -> Option<usize> {
+    pub(crate) fn take_back(&self, chunk: &'static mut [u8]) -> Option<usize> {
         let (at, len) = (self.offset_of(chunk.as_ptr())?, chunk.len());
         let index = self.index(at);
-        (len == self.chunk_size && self.offset(index) == at).then_some(())?;
+        (len == self.chunk_size() && self.offset(index) == at).then_some(())?;
         self.change(index, Owner::Lent, Owner::Free).then_some(index)
     }
     /// Frees every chunk of `owner`'s and calls `each` with its number. For those of the kernel
@@ -193,7 +198,7 @@ impl Region {
     ///
     /// # Panics
     /// If `owner` is [`Owner::Lent`].
-    pub fn reclaim(&self, owner: Owner, mut each: impl FnMut(usize)) {
+    pub(crate) fn reclaim(&self, owner: Owner, mut each: impl FnMut(usize)) {
         assert!(owner != Owner::Lent, "what is lent comes back with its reference");
         for index in 0..self.chunks() {
             if self.change(index, owner, Owner::Free) {

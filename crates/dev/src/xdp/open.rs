@@ -121,7 +121,7 @@ impl Config {
         let wrong = if self.queues.is_empty() {
             "af_xdp: at least one queue is needed"
         } else if self.queues.end > u32::from(QUEUES_MAX) {
-            "af_xdp: queues are numbered 0 to 127"
+            QUEUES
         } else if rings.iter().any(|r| !r.is_power_of_two() || !(64..=RING_MAX).contains(r)) {
             "af_xdp: a ring has a power of two from 64 to 32768 slots"
         } else if !matches!(self.frame_size, 0 | 2048 | 4096) {
@@ -134,6 +134,8 @@ impl Config {
         Err(OpenError::Config(wrong))
     }
 }
+
+const QUEUES: &str = "af_xdp: queues are numbered 0 to 127";
 
 /// The largest ring that is asked for.
 pub const RING_MAX: u32 = 32768;
@@ -170,16 +172,11 @@ pub fn open(config: &Config) -> Result<Opened, OpenError> {
     config.check()?;
     let name = &config.ifname;
     let link = find(name)?;
-    // A driver that does not say has one queue.
-    let has = sys::rx_queues(name).unwrap_or(1);
-    if config.queues.end > has {
-        let (ifname, queue) = (name.clone(), config.queues.end - 1);
-        return Err(OpenError::NoQueue { ifname, queue, has });
-    }
+    let has = check_queue(name, config.queues.end - 1)?;
     // Room for queues that the interface gets later.
     let most = u32::from(QUEUES_MAX);
     let attached = Arc::new(Attached::new(name, link.index, config.mode, most)?);
-    if config.queues.len() < has as usize {
+    if let Some(has) = has.filter(|&has| config.queues.len() < has as usize) {
         attached.note(format!(
             "{name} receives by {has} queues and {} of them are served: packets of ours that come in \
              by the others go to the kernel; `ethtool -L {name} combined {}` makes it as many",
@@ -209,6 +206,17 @@ pub fn open(config: &Config) -> Result<Opened, OpenError> {
     })?;
     let notes = attached.take_notes();
     Ok(Opened { queues, attached, more, notes })
+}
+
+/// How many queues there are, if the driver says so (ixgbevf, for one, does not: then the kernel
+/// refuses the bind).
+fn check_queue(name: &str, queue: u32) -> Result<Option<u32>, OpenError> {
+    match sys::rx_queues(name).ok() {
+        Some(has) if queue >= has => {
+            Err(OpenError::NoQueue { ifname: name.to_owned(), queue, has })
+        }
+        has => Ok(has),
+    }
 }
 
 fn find(name: &str) -> Result<Link, OpenError> {
@@ -279,11 +287,10 @@ impl Queues {
     /// # Errors
     /// [`OpenError`]: `EBUSY` if the queue is open, `EINVAL` if the interface does not have it.
     pub fn open_queue(&self, queue: u32) -> Result<Xsk, OpenError> {
-        let ifname = self.config.ifname.clone();
-        let has = sys::rx_queues(&ifname).unwrap_or(1).min(u32::from(QUEUES_MAX));
-        if queue >= has {
-            return Err(OpenError::NoQueue { ifname, queue, has });
+        if queue >= u32::from(QUEUES_MAX) {
+            return Err(OpenError::Config(QUEUES));
         }
+        check_queue(&self.config.ifname, queue)?;
         self.bind_queue(queue)
     }
 
