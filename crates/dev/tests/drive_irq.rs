@@ -243,6 +243,31 @@ fn busy_polling_needs_no_interrupt() {
     }
 }
 
+/// A reader that found nothing makes the loop look for a while, instead of sleeping until the
+/// interrupt.
+#[test]
+fn knob_net_core_busy_read() {
+    for (usecs, found, slept) in [("0", 0, 0), ("50", 1, 0)] {
+        let mut lab = Lab::new(1);
+        lab.set("net.core.busy_read", usecs);
+        // The reader looks once in a turn, and finds nothing.
+        lab.turn_until(lab.clock.now());
+        let begun = lab.clock.now();
+        lab.cards[0].arrive_silently(1);
+        lab.turn_until(lab.clock.now());
+        assert_eq!(lab.get(Counter::TcpExtBusyPollRxPackets), found);
+        assert_eq!((lab.waiting(0) as u64, lab.clock.now() - begun), (1 - found, slept));
+    }
+    // A look that was long enough ends: the loop sleeps.
+    let mut lab = Lab::new(1);
+    lab.set("net.core.busy_read", "50");
+    lab.read();
+    lab.clock.advance(51 * US);
+    lab.cards[0].arrive_silently(1);
+    lab.turn_until(lab.clock.now());
+    assert_eq!((lab.get(Counter::TcpExtBusyPollRxPackets), lab.waiting(0)), (0, 1));
+}
+
 /// A card that takes nothing for five seconds is tried again, and it is counted.
 #[test]
 fn a_card_that_is_stuck_is_noticed() {

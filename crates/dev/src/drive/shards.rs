@@ -48,6 +48,14 @@ impl Drive {
         }
     }
 
+    /// Connections whose readers are elsewhere leave, when what they sent has left.
+    #[inline]
+    pub(super) fn let_leave(&mut self, app: &mut dyn App) {
+        if self.shard.rfs_pending() {
+            self.shard.rfs_turn(&mut |socket| app.leave(socket));
+        }
+    }
+
     /// Connections that came go to the application.
     #[inline]
     pub(super) fn hand_over_arrived(&mut self, app: &mut dyn App) {

@@ -248,6 +248,11 @@ impl Lab {
         self.drive.turn(&mut reader).expect("a turn");
     }
 
+    /// A reader looks, and finds nothing.
+    pub fn read(&mut self) {
+        assert!(self.drive.shard.udp_recv(self.sock).is_none(), "nothing came");
+    }
+
     pub fn get(&self, counter: Counter) -> u64 {
         self.drive.shard.net.counts.get(counter)
     }
