@@ -368,16 +368,20 @@ impl<A: App> Drop for Workers<A> {
     }
 }
 
-/// Works off mail and backlog of a halted shard; returns how many packets that were.
+/// Works off mail and backlog of a halted shard, and sends what answers them; returns how many packets
+/// that were.
 fn settle(drive: &mut Drive) -> usize {
-    let (shard, mut batch, mut all) = (&mut drive.shard, Batch::new(), 0);
+    let (mut batch, mut all) = (Batch::new(), 0);
     loop {
-        let n = path::process_backlog(shard, &mut batch, 64);
+        let n = path::process_backlog(&mut drive.shard, &mut batch, 64);
         all += n;
         if n == 0 {
-            return all;
+            break;
         }
     }
+    // A device that is gone takes nothing any more: what it was to send stays, and is freed with us.
+    let _ = drive.flush_tx();
+    all
 }
 
 /// Different shards take different random choices, all of them decided by one seed.

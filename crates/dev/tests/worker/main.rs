@@ -3,7 +3,10 @@
 //! shards and queues, every byte in order.
 //! Method: workers over a card in memory whose other end is driven by an instance of one shard.
 
+mod app;
 mod control;
+mod resize;
+mod traffic;
 
 /// Waits until `done` holds; a machine that does nothing for two minutes is broken.
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {

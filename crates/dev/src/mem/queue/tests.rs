@@ -393,7 +393,10 @@ fn an_end_that_left_is_an_error_when_nothing_is_left_of_it() {
     assert!(b.receive(1 - at, 9).unwrap().is_empty(), "one queue is still there");
     a.queues.pop();
     assert_eq!(b.receive(1 - at, 9).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    let mut poller = Poller::new(4).unwrap();
+    poller.add(b.queues[at].poll_fd().unwrap(), 5, Interest::READ).unwrap();
     assert_eq!(b.numbers(at, 9), [0]);
+    assert_eq!(poller.wait(Some(0)).unwrap().len(), 1, "the end is still to be told");
     assert_eq!(b.receive(at, 9).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
 }
 
