@@ -621,6 +621,7 @@ fn an_address_of_our_own_needs_no_address_of_the_interface() {
     let mac = [2, 0, 0, 0, 0, 0x42];
     wire.netdev.add_neigh(wire.far.index, ip(OURS4), mac).unwrap();
     set_feature("far", Feature::Tx, false).unwrap();
+    let before = details("near");
     let mut queues = open(Config { mac: Some(mac), ..Config::new("near") }).unwrap().queues;
     assert_eq!(queues[0].caps().mac, Some(mac));
     let socket = UdpSocket::bind((THEIRS4, 0)).unwrap();
@@ -631,11 +632,123 @@ fn an_address_of_our_own_needs_no_address_of_the_interface() {
     assert_eq!((bytes(pkt)[..6] == mac, pkt.csum), (true, Csum::None));
     got.into_iter().for_each(|(_, pkt)| pool.free(pkt));
     // The interface is as it was once we are gone.
-    let promiscuous = || {
-        let out = Command::new("ip").args(["-d", "link", "show", "near"]).output().unwrap();
-        String::from_utf8_lossy(&out.stdout).contains("promiscuity 1")
-    };
-    let was = promiscuous();
+    let during = details("near");
+    assert!(during.contains("promiscuity 1"), "{during}");
     drop(queues);
-    assert!(was && !promiscuous());
+    assert_eq!(details("near"), before);
+}
+
+/// All that `ip` has to say of an interface.
+fn details(name: &str) -> String {
+    let out = Command::new("ip").args(["-d", "link", "show", name]).output().unwrap();
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+/// Frames of all lengths, which no protocol has anything to do with, from one socket to another.
+#[test]
+fn frames_of_every_length_pass() {
+    const TEST: &str = "frames_of_every_length_pass";
+    if !in_netns(TEST) {
+        return;
+    }
+    let mut wire = Wire::new();
+    for index in [wire.near.index, wire.far.index] {
+        wire.netdev.set_mtu(index, 65535).unwrap();
+    }
+    let mut near = open(Config::new("near")).unwrap().queues.remove(0);
+    let mut far =
+        open(Config { frame_bytes: 4096, ..Config::new("far") }).unwrap().queues.remove(0);
+    let mut pool = Pool::new(256, 64);
+    let data: Vec<u8> = (0..70_000u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect();
+    let most = 14 + 65_535;
+    let mut lengths = (14..2100).chain((2100..most).step_by(37)).chain([most - 1, most]);
+    let mut sent_all = false;
+    let (mut sent, mut got) = (VecDeque::new(), 0);
+    while !sent_all || !sent.is_empty() {
+        let mut ring = VecDeque::new();
+        for len in lengths.by_ref().take(16) {
+            let mut pkt = pool.alloc().unwrap();
+            let head = len.min(pkt.tailroom());
+            pkt.put(head).copy_from_slice(&data[..head]);
+            // To a group, by a protocol for experiments.
+            pkt.head_mut()[..14].copy_from_slice(&[3, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5]);
+            if len > head {
+                let mut large = pool.alloc_large().unwrap();
+                large[..len - head].copy_from_slice(&data[head..len]);
+                pkt.add_buf(large, 0, len - head);
+            }
+            pkt.network = pkt.data_offset() + 14;
+            sent.push_back(len);
+            ring.push_back(pkt);
+        }
+        sent_all = ring.is_empty();
+        let all = ring.len();
+        assert_eq!(transmit(&mut far, &mut ring, &mut pool), (all, 0));
+        let mut left = all;
+        while left > 0 {
+            let (mut batch, mut dropped) = (Batch::new(), Vec::new());
+            let now = Instant::ZERO;
+            let mut cx = RxCx { pool: &mut pool, now, dev: 0, dropped: &mut dropped };
+            near.rx_burst(&mut cx, &mut batch, 64).unwrap();
+            assert!(dropped.is_empty());
+            for pkt in batch.now.drain(..) {
+                let frame = bytes(&pkt);
+                if frame[12..14] == [0x88, 0xb5] {
+                    assert_eq!(Some(frame.len()), sent.pop_front());
+                    assert!(frame[14..] == data[14..frame.len()], "{} bytes", frame.len());
+                    (left, got) = (left - 1, got + 1);
+                }
+                pool.free(pkt);
+            }
+        }
+    }
+    assert!(got > 3500, "{got}");
+    assert_eq!((near.counts().overflow, pool.small_out(), pool.large_out()), (0, 0, 0));
+}
+
+/// Queues come and go at the end of the row; flows move only where the table says so.
+#[test]
+fn queues_are_added_and_taken_away_while_packets_come() {
+    const TEST: &str = "queues_are_added_and_taken_away_while_packets_come";
+    if !in_netns(TEST) {
+        return;
+    }
+    let _wire = Wire::new();
+    let table = |n: usize| std::array::from_fn::<u8, INDIR_LEN, _>(|i| (i % n) as u8);
+    let rss = |n| Rss { indir: table(n), ..Rss::default() };
+    let fanout = Fanout::Rss(rss(1));
+    let opened = open(Config { fanout, blocks: 4, ..Config::new("near") }).unwrap();
+    let (mut queues, mut group) = (opened.queues, opened.group);
+    let mut pool = Pool::new(1024, 64);
+    let sockets: Vec<_> = (0..24).map(|_| UdpSocket::bind((THEIRS4, 0)).unwrap()).collect();
+    let toeplitz = linerate_arch_hash(&rss(1).key);
+    let mut check = |queues: &mut Vec<RingSocket>, n: usize| {
+        for socket in &sockets {
+            socket.send_to(b"x", (OURS4, 9)).unwrap();
+        }
+        let got = receive(queues, &mut pool, sockets.len());
+        assert_eq!(got.len(), sockets.len(), "{n} queues");
+        for (queue, pkt) in got {
+            let port = u16::from_be_bytes([pkt.head()[34], pkt.head()[35]]);
+            let from = SocketAddr::new(ip(THEIRS4), port);
+            let hash = toeplitz(from, SocketAddr::new(ip(OURS4), 9));
+            assert_eq!(queue, table(n)[hash as usize % INDIR_LEN], "{n} queues, from {from}");
+            pool.free(pkt);
+        }
+    };
+    check(&mut queues, 1);
+    for n in 2..=4 {
+        queues.push(group.open_queue(queues.len() as u8).unwrap());
+        // It is there, and nothing has changed.
+        check(&mut queues, n - 1);
+        assert!(queues[0].set_rss(&rss(n)));
+        check(&mut queues, n);
+    }
+    for n in (1..4).rev() {
+        assert!(queues[n].set_rss(&rss(n)));
+        check(&mut queues, n);
+        queues.pop();
+        check(&mut queues, n);
+    }
+    assert!(matches!(group.open_queue(64), Err(OpenError::Config { .. })));
 }

@@ -139,6 +139,12 @@ fn window(key: &[u8], at: usize) -> u32 {
 #[must_use]
 pub fn program(rss: &Rss) -> Vec<Insn> {
     let mut code = Code::default();
+    let first = u32::from(rss.indir.first().copied().unwrap_or(0));
+    if rss.indir.iter().all(|&queue| u32::from(queue) == first) {
+        // One queue has all: no hash is needed to tell.
+        code.put(op(RET_K, first));
+        return code.0;
+    }
     for word in [HASH, PROTO, PORTS] {
         code.put(op(LD_IMM, 0));
         code.put(op(ST, word));
@@ -161,7 +167,7 @@ pub fn program(rss: &Rss) -> Vec<Insn> {
     code.put(op(LD_IMM, 1));
     lookup(&mut code, &rss.indir);
     code.land(not_ip);
-    code.put(op(RET_K, u32::from(rss.indir.first().copied().unwrap_or(0))));
+    code.put(op(RET_K, first));
     assert!(code.0.len() <= INSNS_MAX, "384 bits of input fit the kernel's limit");
     code.0
 }

@@ -14,7 +14,7 @@ mod open;
 mod rx;
 mod tx;
 
-pub use open::{Config, OpenError, Opened, open};
+pub use open::{Config, Group, OpenError, Opened, open};
 
 use super::{describe, framed, partial_csum, send, steer};
 use crate::device::{Caps, Counts, Device, Rings as RingSizes, RxCx};

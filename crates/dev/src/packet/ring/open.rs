@@ -21,7 +21,7 @@ pub struct Config {
     pub ifname: String,
     /// How many sockets share its packets, 1 to 64.
     pub queues: usize,
-    /// How they share them. Of one queue it is not asked.
+    /// How they share them.
     pub fanout: Fanout,
     /// Another member's packets go to the next one that has room, instead of being dropped
     /// (`PACKET_FANOUT_FLAG_ROLLOVER`). Flows then change their queue under load.
@@ -205,6 +205,8 @@ impl From<OpenError> for io::Error {
 pub struct Opened {
     /// One device for each queue, in order.
     pub queues: Vec<RingSocket>,
+    /// Opens more of them.
+    pub group: Group,
     /// What is less than was asked for, a sentence each.
     pub notes: Vec<String>,
 }
@@ -224,16 +226,59 @@ pub fn open(config: Config) -> Result<Opened, OpenError> {
     for queue in 0..opening.config.queues {
         queues.push(opening.queue(queue as u8)?);
     }
-    opening.share(&queues)?;
+    let mut group = None;
+    for queue in &queues {
+        group = Some(opening.join(queue, group)?);
+    }
+    if let (Some(first), Fanout::Rss(rss)) = (queues.first(), &opening.config.fanout) {
+        ring_sys::fanout_program(&first.fd, &steer::program(rss))
+            .map_err(opening.setup("set the steering program"))?;
+    }
     for queue in &queues {
         filter::detach(&queue.fd).map_err(opening.setup("take the filter from the sockets"))?;
     }
-    Ok(Opened { queues, notes: opening.notes })
+    let notes = std::mem::take(&mut opening.notes);
+    Ok(Opened { queues, group: Group { opening, group }, notes })
 }
+
+/// The sockets that share the packets of an interface.
+///
+/// The kernel numbers them by their order, and lets the last take the place of one that is closed.
+/// So that a number stays a queue's, queues are added and taken away at the end of the row. With
+/// [`Fanout::Rss`] a new one receives nothing until a table names it ([`Device::set_rss`]), and one
+/// that goes is left out of the table before: no flow changes its queue but those that the table
+/// moves. The other ways share out anew at once.
+///
+/// [`Device::set_rss`]: crate::Device::set_rss
+#[derive(Debug)]
+pub struct Group {
+    opening: Opening,
+    group: Option<(u16, u16)>,
+}
+
+impl Group {
+    /// Opens one more queue. `queue` is its number: how many there are now.
+    ///
+    /// # Errors
+    /// As [`open`]; [`OpenError::Config`] beyond 64 queues.
+    pub fn open_queue(&mut self, queue: u8) -> Result<RingSocket, OpenError> {
+        if usize::from(queue) >= QUEUES_MAX {
+            return Err(OpenError::Config { what: "an interface is opened with 1 to 64 queues" });
+        }
+        let socket = self.opening.queue(queue)?;
+        self.opening.join(&socket, self.group)?;
+        filter::detach(&socket.fd)
+            .map_err(self.opening.setup("take the filter from the sockets"))?;
+        Ok(socket)
+    }
+}
+
+/// The most queues of an interface.
+const QUEUES_MAX: usize = 64;
 
 fn check(config: &Config) -> Result<(), OpenError> {
     let wrong = |what| Err(OpenError::Config { what });
-    if !(1..=64).contains(&config.queues) {
+    if !(1..=QUEUES_MAX).contains(&config.queues) {
         return wrong("an interface is opened with 1 to 64 queues");
     }
     let least = if config.vnet_hdr { 2 * BLOCK_UNIT } else { BLOCK_UNIT };
@@ -284,6 +329,7 @@ const TX_BLOCK_BYTES: u32 = 64 << 10;
 /// Lets no packet pass.
 const NONE: [Insn; 1] = [Insn { code: 0x06, jt: 0, jf: 0, k: 0 }];
 
+#[derive(Debug)]
 struct Opening {
     config: Config,
     link: Link,
@@ -353,7 +399,7 @@ impl Opening {
             total: Cell::default(),
             down: false,
             rxhash: self.config.rxhash,
-            steered: matches!(self.config.fanout, Fanout::Rss(_)) && self.config.queues > 1,
+            steered: matches!(self.config.fanout, Fanout::Rss(_)),
             losses: None,
             fd,
         })
@@ -432,19 +478,21 @@ impl Opening {
         }
     }
 
-    /// Joins the sockets to a group that shares the packets out.
-    fn share(&mut self, queues: &[RingSocket]) -> Result<(), OpenError> {
-        let [first, rest @ ..] = queues else { return Ok(()) };
-        if rest.is_empty() {
-            return Ok(());
-        }
+    /// Joins a socket to the group that shares the packets out, or makes one: its number, and the
+    /// flags that all its members have.
+    fn join(
+        &self,
+        socket: &RingSocket,
+        group: Option<(u16, u16)>,
+    ) -> Result<(u16, u16), OpenError> {
         let kind = self.config.fanout.kind();
         let rollover = libc::PACKET_FANOUT_FLAG_ROLLOVER as u16;
         // It is not taken together with the way of its own.
         let wanted = self.config.rollover && self.config.fanout != Fanout::Rollover;
         let flags = if wanted { rollover } else { 0 };
-        let join = |socket: &RingSocket, group, flags| {
-            ring_sys::fanout(&socket.fd, group, kind, flags).map_err(|source| {
+        let join = |group, flags| {
+            let joined = ring_sys::fanout(&socket.fd, group, kind, flags);
+            joined.map(|number| (number, flags)).map_err(|source| {
                 let ifname = self.link.name.clone();
                 match source.raw_os_error() {
                     Some(libc::EINVAL) if !self.link.up => OpenError::Down { ifname },
@@ -452,20 +500,11 @@ impl Opening {
                 }
             })
         };
-        // The group has a hook of its own; with the flag it does not see what others send.
-        let quiet = flags | FANOUT_IGNORE_OUTGOING;
-        let (group, flags) = match join(first, None, quiet) {
-            Ok(group) => (group, quiet),
-            Err(_) => (join(first, None, flags)?, flags),
-        };
-        for socket in rest {
-            join(socket, Some(group), flags)?;
+        match group {
+            Some((number, flags)) => join(Some(number), flags),
+            // The group has a hook of its own; with the flag it does not see what others send.
+            None => join(None, flags | FANOUT_IGNORE_OUTGOING).or_else(|_| join(None, flags)),
         }
-        if let Fanout::Rss(rss) = &self.config.fanout {
-            ring_sys::fanout_program(&first.fd, &steer::program(rss))
-                .map_err(self.setup("set the steering program"))?;
-        }
-        Ok(())
     }
 
     fn caps(&self, vnet: bool) -> Caps {
