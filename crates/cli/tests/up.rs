@@ -491,3 +491,66 @@ fn wrong_options_are_refused_before_anything_is_started() {
         assert!(said.contains(why), "{args:?}: {said}");
     }
 }
+
+/// Queues come and go while connections are open and a file is on its way.
+#[test]
+fn queues_come_and_go_and_no_connection_is_lost() {
+    need!();
+    // What each backend can be changed to, from what.
+    for (backend, begin, steps) in [
+        ("tap", "1", &["2", "3", "1", "2"][..]),
+        ("af_xdp", "1", &["2", "1", "2"]),
+        ("af_packet", "2", &["1"]),
+    ] {
+        let world = World::new();
+        let (net, dev) = match backend {
+            "tap" => (&world.client, "lr0"),
+            _ => (&world.server, "v0"),
+        };
+        if backend == "tap" {
+            world.client.good("ip link del v1");
+        } else {
+            world.client.good("ethtool -K v1 tx off");
+        }
+        let mut args = vec!["--dev", dev, "--backend", backend, "--queues", begin];
+        args.extend(addrs());
+        args.extend(SERVICES);
+        let up = world.up(net, &args);
+        if backend == "tap" {
+            world.address(dev);
+        }
+        let mut open: Vec<Echoing> = (0..6).map(|_| Echoing::new(&world, SERVER_V4)).collect();
+        open.iter_mut().for_each(|e| e.say("before"));
+        let mut slow = world.client.command(&["curl", "-sS", "--limit-rate", "1M"]);
+        let slow = slow.args(["--max-time", "60", &format!("http://{SERVER_V4}/big")]);
+        let slow = slow.stdout(std::process::Stdio::piped()).spawn().expect("curl");
+        let mut before = 0;
+        for step in steps {
+            let set = world.ask(&["set", &format!("channels.combined={step}")]);
+            assert_eq!(set, format!("channels.combined = {step}\n"), "{backend}");
+            let softnet = world.ask(&["show", "softnet"]);
+            assert_eq!(softnet.lines().count().to_string(), *step, "{backend}: {softnet}");
+            for _ in 0..3 {
+                open.iter_mut().for_each(|e| e.say(step));
+                open.push(Echoing::new(&world, SERVER_V4));
+            }
+            // What shards counted that are gone stays in the sums.
+            let snmp = world.ask(&["show", "snmp"]);
+            let udp = snmp.lines().filter(|l| l.starts_with("Ip: ")).nth(1).expect("counters");
+            let received: u64 =
+                udp.split(' ').nth(3).and_then(|n| n.parse().ok()).expect("InReceives");
+            assert!(received >= before, "{backend} {step}: {received} after {before}");
+            before = received;
+        }
+        every_client(&world, &format!("{backend} after its queues changed"));
+        open.iter_mut().for_each(|e| e.say("at the end"));
+        let slow = slow.wait_with_output().expect("curl ends");
+        assert!(slow.stdout == big(), "{backend}: {} bytes", slow.stdout.len());
+        if backend == "af_packet" {
+            let why = world.refused(&["set", "channels.combined=2"], 1);
+            assert!(why.contains("share the interface from the start"), "{why}");
+        }
+        drop(open);
+        up.end();
+    }
+}

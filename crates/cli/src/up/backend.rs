@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use linerate_core::rx::steer::hash::netdev_rss_key;
 use linerate_core::rx::steer::rss::Rss;
@@ -12,7 +11,7 @@ use linerate_dev::journal::Change;
 use linerate_dev::netdev::{Exposure, Link, Losses, Netdev};
 use linerate_dev::packet::ring::{self, Fanout};
 use linerate_dev::tun;
-use linerate_dev::xdp::{self, Attached, Filter};
+use linerate_dev::xdp::{self, Filter};
 
 use super::changes::Changes;
 use super::config::{self, Config};
@@ -28,8 +27,19 @@ pub struct Opened {
     pub notes: Vec<String>,
     /// Its queues, in order, until the workers take them.
     pub queues: Vec<Box<dyn Device>>,
-    /// What decides which packets are ours, where something does.
-    xdp: Option<Arc<Attached>>,
+    /// How it is driven on.
+    more: More,
+}
+
+/// What opens further queues, and decides which packets are ours.
+enum More {
+    /// All queues of the card are open; one that was closed can be opened again.
+    Xdp(Box<xdp::Queues>),
+    /// The group of sockets is as it was made.
+    Packet,
+    /// A descriptor for each queue that is not one of the interface's: the next is opened from it.
+    /// None where the interface was made for one queue only.
+    Tun(Vec<tun::Tun>),
 }
 
 /// What an interface is to be opened for.
@@ -76,14 +86,72 @@ impl Opened {
         if self.backend == DevBackend::AfPacket {
             return ignore(&mut netdev, name, &addrs(device), changes).map(drop);
         }
-        let Some(attached) = &self.xdp else { return Ok(()) };
+        let More::Xdp(queues) = &self.more else { return Ok(()) };
+        let attached = queues.attached();
         let filter = filter(&mut netdev, config, device)?;
         attached.set_filter(&filter).map_err(|e| format!("{name}: what is ours: {e}"))
     }
 
     /// What became known about the interface since this was last asked.
     pub fn take_notes(&self) -> Vec<String> {
-        self.xdp.as_ref().map_or(Vec::new(), |attached| attached.take_notes())
+        match &self.more {
+            More::Xdp(queues) => queues.attached().take_notes(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Queue number `queue`, where the interface can have one more; `None` where it can not.
+    ///
+    /// # Errors
+    /// The kernel's, as a sentence.
+    pub fn open_queue(&mut self, queue: usize) -> Result<Option<Box<dyn Device>>, String> {
+        let More::Tun(twins) = &mut self.more else { return Ok(None) };
+        while let Some(last) = twins.last().filter(|_| twins.len() < queue) {
+            let mut twin = last.open_queue().map_err(|e| e.to_string())?;
+            twin.set_attached(false).map_err(|e| e.to_string())?;
+            twins.push(twin);
+        }
+        let Some(before) = queue.checked_sub(1).and_then(|at| twins.get(at)) else {
+            return Ok(None);
+        };
+        let opened = before.open_queue().map_err(|e| e.to_string())?;
+        Ok(Some(Box::new(opened)))
+    }
+
+    /// Why [`Opened::open_queue`] has none.
+    pub fn why_no_more(&self) -> &'static str {
+        match self.more {
+            More::Xdp(_) => {
+                "every queue of the interface has its shard; `ethtool -L` may give it more"
+            }
+            More::Packet => {
+                "its sockets share the interface from the start; stop this instance and start it \
+                 with --queues"
+            }
+            More::Tun(_) => "it was made for one queue (`ip tuntap add ... multi_queue`)",
+        }
+    }
+
+    /// Whether all queues of the interface are served, however many shards there are.
+    pub fn shares_queues(&self) -> bool {
+        matches!(self.more, More::Xdp(_))
+    }
+
+    /// Whether a queue that nobody reads would still get packets, unless our table leaves it out.
+    pub fn needs_table(&self) -> bool {
+        matches!(self.more, More::Packet)
+    }
+
+    /// A queue of the card that was closed.
+    ///
+    /// # Errors
+    /// The kernel's, as a sentence.
+    pub fn reopen(&self, queue: u8) -> Result<Box<dyn Device>, String> {
+        let More::Xdp(queues) = &self.more else {
+            return Err(format!("{}: its queues are not shared", self.name));
+        };
+        let opened = queues.open_queue(queue.into()).map_err(|e| e.to_string())?;
+        Ok(Box::new(opened))
     }
 }
 
@@ -186,7 +254,7 @@ impl Wanted<'_> {
             backend: DevBackend::AfXdp,
             notes,
             queues: opened.queues.into_iter().map(|q| Box::new(q) as Box<dyn Device>).collect(),
-            xdp: Some(opened.attached),
+            more: More::Xdp(Box::new(opened.more)),
         })
     }
 
@@ -210,7 +278,7 @@ impl Wanted<'_> {
             backend: DevBackend::AfPacket,
             notes,
             queues: opened.queues.into_iter().map(|q| Box::new(q) as Box<dyn Device>).collect(),
-            xdp: None,
+            more: More::Packet,
         })
     }
 
@@ -218,13 +286,27 @@ impl Wanted<'_> {
         let layer = if backend == DevBackend::Tap { Layer::Ethernet } else { Layer::Ip };
         let wanted = &self.device.name;
         let existed = netdev.link(wanted).is_ok();
-        let config = tun::Config { layer, ..tun::Config::new(wanted) };
-        let mut queues =
-            tun::open_queues(&config, self.config.queues).map_err(|e| e.to_string())?;
+        let config = tun::Config { layer, multi_queue: true, ..tun::Config::new(wanted) };
+        let several = tun::Tun::open(&config).and_then(|mut twin| {
+            let detached = twin.set_attached(false);
+            Ok((tun::open_queues(&config, self.config.queues)?, detached.is_ok().then_some(twin)))
+        });
+        let (mut queues, twin) = match several {
+            // Somebody has made it, for one queue.
+            Err(e)
+                if e.errno() == Some(rustix::io::Errno::INVAL.raw_os_error())
+                    && self.config.queues == 1 =>
+            {
+                let single = tun::Config { multi_queue: false, ..config };
+                (tun::open_queues(&single, 1).map_err(|e| e.to_string())?, None)
+            }
+            several => several.map_err(|e| e.to_string())?,
+        };
+        let mut twins: Vec<tun::Tun> = twin.into_iter().collect();
         let name = queues.first().map_or(wanted.as_str(), |q| q.name()).to_owned();
         let link = self.set_up_tun(&mut netdev, &name, existed)?;
         let mac = (layer == Layer::Ethernet).then(|| own_mac(&name));
-        queues.iter_mut().for_each(|q| q.set_link(link.mtu, mac));
+        queues.iter_mut().chain(&mut twins).for_each(|q| q.set_link(link.mtu, mac));
         let losses = Losses::new(netdev, link.index).map_err(|e| e.to_string())?;
         if let Some(first) = queues.first_mut() {
             first.set_losses(losses);
@@ -241,7 +323,7 @@ impl Wanted<'_> {
             backend,
             notes,
             queues: queues.into_iter().map(|q| Box::new(q) as Box<dyn Device>).collect(),
-            xdp: None,
+            more: More::Tun(twins),
         })
     }
 }

@@ -11,7 +11,7 @@ use linerate_gateway::control::snapshot::{DevQueueRow, RingsRow, RssRow, RuleRow
 use linerate_gateway::control::{Meta, Request, Response, SOCKETS_MAX, Snapshot};
 
 use super::config::{At, QUEUES_MAX};
-use super::instance::{Up, lock};
+use super::instance::Up;
 use crate::args::Setting;
 
 /// Rules at the most: each is looked at for each packet, unless it names a single flow.
@@ -115,7 +115,7 @@ pub(super) fn set(up: &mut Up, knob: &str, value: &str) -> Result<(), String> {
     up.workers.set_knob(path, value).map_err(|e| e.to_string())?;
     if is_distribution(path)
         && up.workers.shards() > 1
-        && let Err(why) = distribute(up)
+        && let Err(why) = distribute(up, up.workers.shards())
     {
         // It was a legal value a moment ago.
         let _ = up.workers.set_knob(path, &before);
@@ -142,9 +142,8 @@ fn size_rings(up: &Up, pkts: usize) -> Result<(), String> {
     ))
 }
 
-/// Tells the devices how to distribute over the shards that there are.
-pub(super) fn distribute(up: &mut Up) -> Result<(), String> {
-    let queues = up.workers.shards();
+/// Tells the devices how to distribute over so many shards.
+pub(super) fn distribute(up: &mut Up, queues: usize) -> Result<(), String> {
     let rss = up.workers.ask(0, move |drive, _| drive.shard.net.rss(queues));
     let rss = rss.map_err(|e| e.to_string())?;
     let obeyed = up.workers.ask_all(move |drive, _| {
@@ -164,9 +163,6 @@ pub(super) fn set_channels(up: &mut Up, wanted: usize) -> Result<(), String> {
     while up.workers.shards() != wanted {
         if up.workers.shards() < wanted { up.add_shard()? } else { up.remove_shard()? }
     }
-    lock(&up.plan).config.queues = wanted;
-    // Where the kernel distributes, it has done so by itself.
-    let _ = distribute(up);
     Ok(())
 }
 
@@ -235,7 +231,7 @@ pub(super) fn snapshot(up: &mut Up, sockets: usize) -> Snapshot {
         part.dev_queues = dev_queues(drive);
         part
     });
-    let mut all = Snapshot::merge(parts);
+    let mut all = Snapshot::merge(parts.into_iter().chain(up.past.clone()).collect());
     all.tcp.truncate(sockets);
     all.udp.truncate(sockets);
     let channels = all.knobs.iter_mut().find(|k| k.path == "channels.combined");

@@ -45,6 +45,8 @@ pub struct Up {
     pub(super) notes: Vec<String>,
     pub(super) distribution: Distribution,
     pub(super) changes: Option<Changes>,
+    /// What shards counted that are gone.
+    pub(super) past: Option<Snapshot>,
     control: Option<ControlServer>,
     poller: Poller,
     signals: SignalFd,
@@ -143,25 +145,16 @@ impl Up {
             notes,
             distribution,
             changes: None,
+            past: None,
             control,
             poller,
             signals,
         };
         // Where the kernel distributes over the queues, it does so by itself.
         if n > 1 {
-            let _ = control::distribute(&mut up);
+            let _ = control::distribute(&mut up, n);
         }
         Ok(up)
-    }
-
-    /// One shard more, with a queue of every device.
-    pub(super) fn add_shard(&mut self) -> Result<(), String> {
-        Err("channels.combined: the number of queues can not change yet".to_owned())
-    }
-
-    /// One shard less; its connections go to the others.
-    pub(super) fn remove_shard(&mut self) -> Result<(), String> {
-        Err("channels.combined: the number of queues can not change yet".to_owned())
     }
 
     /// Runs until a signal or a failure ends it. `reload` is called at SIGHUP.

@@ -10,6 +10,7 @@ mod control;
 mod file;
 mod instance;
 mod reload;
+mod resize;
 mod serve;
 
 use std::io;
