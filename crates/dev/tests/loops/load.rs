@@ -3,10 +3,9 @@
 //! Method: cards whose packets cost time to receive and an application whose work costs more, on
 //! virtual time: what is measured is what the loop decides, not what the machine does meanwhile.
 
-mod nic;
-
 use std::io;
 
+use crate::nic::Card;
 use linerate_core::shard::Shard;
 use linerate_core::sock::SocketId;
 use linerate_core::table::{Counter, Reason};
@@ -14,7 +13,6 @@ use linerate_core::time::{Instant, MS, US};
 use linerate_core::udp::api::UdpBind;
 use linerate_dev::drive::{App, Drive, VirtualClock};
 use linerate_dev::poller::{Event, Poller};
-use nic::Card;
 
 /// Receiving a packet costs a fifth of what is done with it.
 const RX_COST: u64 = 400;

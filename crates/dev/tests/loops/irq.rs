@@ -3,11 +3,9 @@
 //! Method: a card whose packets and interrupt line the test controls, and a loop on virtual time:
 //! it sleeps exactly as long as nothing wakes it.
 
-mod nic;
-
+use crate::nic::Lab;
 use linerate_core::table::Counter;
 use linerate_core::time::{MS, SEC, US};
-use nic::Lab;
 
 /// What one burst of packets does to the counters: interrupts, waits for more.
 fn interrupts(lab: &Lab) -> (u64, u64) {
