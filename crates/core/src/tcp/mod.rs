@@ -191,6 +191,8 @@ pub(crate) struct Tcb {
     pub orphan: bool,
     /// Look-ups find it.
     pub hashed: bool,
+    /// When it came from another shard.
+    pub arrived_at: Instant,
     /// It is about to change shards: nothing new is sent until what it sent has left this one.
     pub leaving: bool,
     /// Timeouts in a row (`icsk_retransmits`).

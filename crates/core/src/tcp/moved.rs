@@ -180,6 +180,7 @@ impl Shard {
         tp.hash = self.tcp.demux.hash(&tp.tuple);
         let lost = tp.hashed && !self.make_way(&tp);
         let hashed = std::mem::take(&mut tp.hashed) && !lost;
+        tp.arrived_at = self.net.now;
         let listener = tp.listener.take();
         let Shard { net, tcp, .. } = self;
         if tp.state.current() {

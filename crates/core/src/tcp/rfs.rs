@@ -8,25 +8,34 @@
 //!
 //! The order within the flow is kept in both directions:
 //!
-//! * what came before the decision is processed here first: the connection leaves when the backlog is
-//!   drained past the tail that was noted then; what comes later follows it by mail;
+//! * what came before is processed here first: the connection leaves when the backlog is drained
+//!   past the tail that was noted when it was decided, and nothing of it waits there; what comes
+//!   later follows it by mail;
 //! * what was sent before is with the device first: the connection sends nothing new while packets
 //!   stand in the transmit queues that were there when it was decided.
 
 use std::any::Any;
 
+use super::Tuple;
 use super::sockets::Sockets;
+use crate::link::L2;
 use crate::rx::steer::Flow;
+use crate::rx::steer::hash::dissect;
 use crate::shard::{Net, Shard};
 use crate::sock::{SockKind, SocketId};
 use crate::table::Stage;
 use crate::time::{Instant, MS};
+use crate::wire::IPPROTO_TCP;
 
 /// Connections that may leave in one turn: a turn that moves some takes no longer than one more
 /// poll of a device would.
 const MOVES_A_TURN: usize = 64;
 /// How long a connection holds its data back for the device's queue to drain; then it stays.
 const PATIENCE_NS: u64 = 100 * MS;
+
+/// How long a connection stays where it arrived: packets that were sent after it from shard to shard
+/// have found it by then, and are not met by others that took a shorter way.
+const STAY_NS: u64 = MS;
 
 /// A connection that is to leave.
 pub(crate) struct Leaving {
@@ -69,6 +78,17 @@ impl Net {
         let side = [&self.ip_out, &self.frag_out, &self.neigh_out, &self.link_out];
         side.iter().all(|q| q.is_empty())
     }
+    /// Packets of the connection wait in the backlog.
+    fn waits_in_backlog(&self, tuple: &Tuple) -> bool {
+        self.backlog.iter().any(|pkt| {
+            let ethernet = self.ifaces.get(pkt.dev as usize).is_some_and(|i| i.l2 == L2::Ethernet);
+            dissect(pkt.head(), ethernet).is_some_and(|keys| {
+                keys.proto == IPPROTO_TCP
+                    && keys.ports == Some((tuple.rport, tuple.lport))
+                    && (keys.src, keys.dst) == (tuple.remote, tuple.local)
+            })
+        })
+    }
     /// Flows follow their readers (RFS is on).
     fn rfs_on(&self) -> bool {
         let knobs = &self.knobs;
@@ -109,6 +129,7 @@ impl Shard {
         leave: &mut dyn FnMut(SocketId) -> Option<Box<dyn Any + Send>>,
     ) -> usize {
         let mut moved = 0;
+        crate::rx::steer::collect(self);
         for _ in 0..self.tcp.leaving.len() {
             if moved == MOVES_A_TURN {
                 break;
@@ -126,7 +147,7 @@ impl Shard {
         moved
     }
 
-    /// How far it is with a connection that is to leave.
+    /// How far it is with a connection that is to leave. The mail was taken in.
     fn rfs_step(&mut self, next: &mut Leaving) -> Step {
         let Shard { net, tcp, .. } = self;
         let online = |mesh: &&_| crate::rx::steer::Mesh::online(mesh, next.to);
@@ -136,6 +157,9 @@ impl Shard {
         };
         if !there || next.to == net.cpu || tp.orphan || !tp.hashed || !net.rfs_on() {
             return Step::Stay;
+        }
+        if net.now.since(tp.arrived_at) < STAY_NS {
+            return Step::Wait;
         }
         let (rx, tx) = (backlog(net), xmit(net, tp.dev));
         let Some(wait) = &mut next.wait else {
@@ -150,11 +174,11 @@ impl Shard {
             next.wait = Some(Wait { rx: rx.1, tx: tx.1, segs_out: tp.segs_out, since: net.now });
             return Step::Wait;
         };
-        if rx.0 >= wait.rx && tx.0 >= wait.tx && net.way_down_is_empty() {
-            if tp.segs_out == wait.segs_out || tx.0 >= tx.1 {
-                return Step::Go;
-            }
+        let sent = tx.0 >= wait.tx && net.way_down_is_empty();
+        if sent && tp.segs_out != wait.segs_out && tx.0 < tx.1 {
             (wait.tx, wait.segs_out) = (tx.1, tp.segs_out);
+        } else if sent && rx.0 >= wait.rx && !net.waits_in_backlog(&tp.tuple) {
+            return Step::Go;
         }
         if net.now.since(wait.since) > PATIENCE_NS { Step::Stay } else { Step::Wait }
     }

@@ -52,6 +52,7 @@ impl Tcb {
             fin_rcvd: false,
             orphan: false,
             hashed: false,
+            arrived_at: Instant::ZERO,
             leaving: false,
             retransmits: 0,
             backoff: 0,
