@@ -15,6 +15,9 @@ use linerate_core::tx::xmit::tx_done;
 use linerate_core::udp::api::UdpBind;
 use linerate_core::udp::output::SendTo;
 use linerate_core::wire::Mac;
+use linerate_dev::drive::{App, Drive, VirtualClock};
+use linerate_dev::mem;
+use linerate_dev::poller::{Event, Poller};
 
 /// The system's allocator, with a count for each thread: the test harness allocates in others.
 struct Counting;
@@ -208,4 +211,62 @@ fn datagrams_allocate_nothing() {
         }
     });
     assert_eq!(allocations, 0);
+}
+
+/// Reads the one socket there is.
+struct Reader {
+    sock: SocketId,
+    received: u64,
+}
+
+impl App for Reader {
+    fn turn(&mut self, shard: &mut Shard, _: &Poller, _: &[Event]) -> std::io::Result<bool> {
+        while shard.poll_event().is_some() {}
+        while let Some(datagram) = shard.udp_recv(self.sock) {
+            self.received += 1;
+            shard.udp_done(datagram);
+        }
+        Ok(false)
+    }
+}
+
+/// Goal: the loop around the stack allocates nothing either, with interrupts that come, wait, are
+/// deferred, and are moderated by the load.
+#[test]
+fn turns_of_the_loop_allocate_nothing() {
+    let clock = VirtualClock::default();
+    let (near, far) = mem::pair(mem::Config::default()).expect("descriptors");
+    let mut ends = [(near, 1), (far, 2)].map(|(dev, n)| {
+        let shard = Shard::new(n as u64);
+        let mut drive = Drive::with_clock(shard, clock.clone()).expect("a poller");
+        let number = drive.add_device(Box::new(dev), |_| {}).expect("it is watched");
+        drive.shard.add_addr(number, addr(n), 24).expect("a new device takes any address");
+        let bind = UdpBind { port: 53, rcvbuf: 8 << 20, ..UdpBind::default() };
+        let sock = drive.shard.udp_bind(bind).expect("the port is free");
+        (drive, Reader { sock, received: 0 })
+    });
+    let to = SendTo::to(SocketAddr::new(addr(2), 53));
+    let knobs = [
+        ("dev.gro_flush_timeout", "20000"),
+        ("dev.napi_defer_hard_irqs", "2"),
+        ("coalesce.adaptive-rx", "1"),
+        ("coalesce.tx-usecs", "30"),
+    ];
+    for (knob, value) in [("net.core.busy_poll", "0")].into_iter().chain(knobs) {
+        ends.iter_mut().for_each(|(d, _)| d.shard.set_knob(knob, value).expect("in range"));
+        let allocations = count(|| {
+            let goal = ends[1].1.received + 5_000;
+            while ends[1].1.received < goal {
+                let (drive, reader) = &mut ends[0];
+                for _ in 0..50 {
+                    drive.shard.udp_send(reader.sock, to, &[&[3; 200]]).expect("there is room");
+                }
+                for (drive, reader) in &mut ends {
+                    drive.turn(reader).expect("a turn");
+                }
+                clock.advance(20 * US);
+            }
+        });
+        assert_eq!(allocations, 0, "with {knob}={value}");
+    }
 }
