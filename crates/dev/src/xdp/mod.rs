@@ -16,6 +16,7 @@
 
 mod asm;
 mod attached;
+mod chunks;
 mod csum;
 mod error;
 mod filter;

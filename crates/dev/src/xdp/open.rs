@@ -1,11 +1,12 @@
 //! Opens AF_XDP on an interface: the best mode that works, and what was lost on the way to it.
 
 use super::attached::Attached;
+use super::chunks::Chunks;
 use super::error::OpenError;
 use super::filter::Filter;
 use super::ring::{Consumer, Producer};
 use super::umem::Umem;
-use super::xsk::{Chunks, Rings4, Setup, Xsk};
+use super::xsk::{Rings4, Setup, Xsk};
 use crate::device::{Caps, Layer};
 use crate::netdev::{Link, Netdev};
 use crate::sys::ring::{Kind, Mapped};
@@ -237,13 +238,15 @@ pub struct Queues {
     link: Link,
     attached: Arc<Attached>,
     umem: Arc<Umem>,
-    sockets: Arc<Mutex<Sockets>>,
+    pub(super) sockets: Arc<Mutex<Sockets>>,
 }
 
-/// The sockets of a device that are open now.
+/// The sockets of a device that are bound now.
 #[derive(Debug, Default)]
-struct Sockets {
+pub(super) struct Sockets {
     open: Vec<Arc<OwnedFd>>,
+    /// Queues that are open, or whose chunks are not free again yet.
+    queues: Vec<u32>,
     /// How the first queue was bound: the others are as it is.
     flags: u16,
 }
@@ -253,7 +256,15 @@ struct Sockets {
 #[derive(Debug)]
 pub(super) struct Socket {
     fd: Arc<OwnedFd>,
-    all: Arc<Mutex<Sockets>>,
+    bound_among: Option<Arc<Mutex<Sockets>>>,
+}
+
+impl Socket {
+    /// It is bound, and from now on one of these. Returns it for their list.
+    pub fn bound(&mut self, among: &Arc<Mutex<Sockets>>) -> Arc<OwnedFd> {
+        self.bound_among = Some(Arc::clone(among));
+        Arc::clone(&self.fd)
+    }
 }
 
 impl AsFd for Socket {
@@ -264,7 +275,22 @@ impl AsFd for Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        lock(&self.all).open.retain(|fd| !Arc::ptr_eq(fd, &self.fd));
+        if let Some(all) = &self.bound_among {
+            lock(all).open.retain(|fd| !Arc::ptr_eq(fd, &self.fd));
+        }
+    }
+}
+
+/// A queue's number, in use until this is dropped: that is after its chunks were taken back.
+#[derive(Debug)]
+pub(super) struct Claim {
+    queue: u32,
+    all: Arc<Mutex<Sockets>>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        lock(&self.all).queues.retain(|&queue| queue != self.queue);
     }
 }
 
@@ -298,9 +324,12 @@ impl Queues {
         const NEEDS: &str = "CAP_NET_RAW";
         let name = &self.config.ifname;
         let refused = |doing| move |source: io::Error| OpenError::new(doing, NEEDS, name, source);
+        let mut sockets = lock(&self.sockets);
+        if sockets.queues.contains(&queue) {
+            return Err(self.refusal(queue, io::Error::from_raw_os_error(libc::EBUSY)));
+        }
         let fd = sys::open().map_err(refused("open an AF_XDP socket"))?;
         let region = self.umem.region;
-        let mut sockets = lock(&self.sockets);
         if sockets.open.is_empty() {
             sys::register(&fd, region).map_err(|source| match source.raw_os_error() {
                 Some(libc::ENOBUFS | libc::ENOMEM) => {
@@ -311,39 +340,39 @@ impl Queues {
         }
         let sizes = self.config.sizes();
         sys::set_rings(&fd, sizes).map_err(refused("make the rings of an AF_XDP socket"))?;
-        let flags = self.bind(&fd, queue, &sockets)?;
-        sockets.flags = flags;
-        let fd = Arc::new(fd);
-        sockets.open.push(Arc::clone(&fd));
-        drop(sockets);
-        let socket = Socket { fd, all: Arc::clone(&self.sockets) };
+        let socket = Socket { fd: Arc::new(fd), bound_among: None };
         let rings = map(socket, sizes).map_err(refused("map the rings of an AF_XDP socket"))?;
-        // Before Linux 6.17 a call sends 32 frames, whatever is asked for.
-        let _ = sys::set_tx_budget(&rings.fd, sizes.tx);
-        if let Some(BusyPoll { usecs, budget }) = self.config.busy_poll {
-            sys::set_busy_poll(&rings.fd, usecs, budget).map_err(refused("set busy polling"))?;
-        }
-        let zero_copy = sys::is_zero_copy(&rings.fd).unwrap_or(false);
-        self.attached
-            .maps()
-            .sockets
-            .update(&queue.to_ne_bytes(), &rings.fd.as_fd().as_raw_fd().to_ne_bytes())
-            .map_err(refused("put an AF_XDP socket into the program's map"))?;
         let share = self.config.frames as usize;
         // The fill ring would take them all and leave nothing to send with.
         let reserve = (sizes.tx as usize / 4).min(share / 8);
-        let chunks = Chunks::new(Arc::clone(&self.umem), queue as u8, zero_copy, share, reserve);
-        let setup = Setup {
-            caps: caps(&self.link),
-            queue,
-            busy_poll: self.config.busy_poll.is_some(),
-            multi_buffer: flags & libc::XDP_USE_SG != 0,
-        };
-        Ok(Xsk::new(rings, chunks, self.clone(), setup))
+        let chunks = Chunks::new(Arc::clone(&self.umem), queue as u8, share, reserve);
+        let busy_poll = self.config.busy_poll.is_some();
+        let setup = Setup { caps: caps(&self.link), queue, busy_poll, multi_buffer: false };
+        // Its fill ring is full before it is bound: drivers look at it then.
+        let mut xsk = Xsk::new(rings, chunks, self.clone(), setup);
+        let flags = self.bind(xsk.socket(), queue, &sockets)?;
+        sockets.flags = flags;
+        sockets.open.push(xsk.bound(flags));
+        sockets.queues.push(queue);
+        let claim = Claim { queue, all: Arc::clone(&self.sockets) };
+        // From here on a failure drops the queue, which takes the lock.
+        drop(sockets);
+        xsk.claim(claim);
+        // Before Linux 6.17 a call sends 32 frames, whatever is asked for.
+        let _ = sys::set_tx_budget(xsk.socket(), sizes.tx);
+        if let Some(BusyPoll { usecs, budget }) = self.config.busy_poll {
+            sys::set_busy_poll(xsk.socket(), usecs, budget).map_err(refused("set busy polling"))?;
+        }
+        self.attached
+            .maps()
+            .sockets
+            .update(&queue.to_ne_bytes(), &xsk.socket().as_raw_fd().to_ne_bytes())
+            .map_err(refused("put an AF_XDP socket into the program's map"))?;
+        Ok(xsk)
     }
 
     /// Binds as the first queue was bound, or in the best way that works. Returns the flags.
-    fn bind(&self, fd: &OwnedFd, queue: u32, sockets: &Sockets) -> Result<u16, OpenError> {
+    fn bind(&self, fd: BorrowedFd<'_>, queue: u32, sockets: &Sockets) -> Result<u16, OpenError> {
         if let Some(first) = sockets.open.first() {
             // Every other flag is taken over from the socket that the memory is of.
             self.bind_as(fd, queue, libc::XDP_SHARED_UMEM, Some(first.as_fd()))
@@ -369,23 +398,34 @@ impl Queues {
         Err(self.refusal(queue, source))
     }
 
+    /// Whether frames of the MTU are longer than a chunk has room for.
+    fn needs_pieces(&self) -> bool {
+        let room = self.umem.region.chunk_size() as u32 - XDP_PACKET_HEADROOM;
+        self.link.mtu.saturating_add(L2_MAX) > room
+    }
+
     /// The flags of a bind, the best first.
     fn ways(&self) -> Vec<u16> {
-        let copies: &[u16] = match self.config.copy {
-            CopyMode::Copy => &[libc::XDP_COPY],
-            CopyMode::ZeroCopy => &[libc::XDP_ZEROCOPY],
+        const ZC: u16 = libc::XDP_ZEROCOPY;
+        const COPY: u16 = libc::XDP_COPY;
+        const SG: u16 = libc::XDP_USE_SG;
+        let ways: &[u16] = match (self.config.copy, self.config.multi_buffer) {
+            (CopyMode::Copy, _) => &[COPY | SG, COPY],
+            (CopyMode::ZeroCopy, _) => &[ZC | SG, ZC],
             // The hardware does not come into what the kernel makes of its frames.
-            CopyMode::Auto if !self.attached.is_native() => &[libc::XDP_COPY],
-            CopyMode::Auto => &[libc::XDP_ZEROCOPY, libc::XDP_COPY],
+            (CopyMode::Auto, _) if !self.attached.is_native() => &[COPY | SG, COPY],
+            // Better copied than dropped.
+            (CopyMode::Auto, true) if self.needs_pieces() => &[ZC | SG, COPY | SG, ZC, COPY],
+            (CopyMode::Auto, _) => &[ZC | SG, ZC, COPY | SG, COPY],
         };
-        let pieces: &[u16] = if self.config.multi_buffer { &[libc::XDP_USE_SG, 0] } else { &[0] };
-        let all = copies.iter().flat_map(|copy| pieces.iter().map(move |sg| copy | sg));
-        all.map(|flags| flags | libc::XDP_USE_NEED_WAKEUP).collect()
+        let wanted = |flags: &u16| self.config.multi_buffer || flags & SG == 0;
+        let ways = ways.iter().copied().filter(wanted);
+        ways.map(|flags| flags | libc::XDP_USE_NEED_WAKEUP).collect()
     }
 
     fn bind_as(
         &self,
-        fd: &OwnedFd,
+        fd: BorrowedFd<'_>,
         queue: u32,
         flags: u16,
         umem_of: Option<BorrowedFd<'_>>,
@@ -417,7 +457,7 @@ impl Queues {
             self.attached
                 .note(format!("{name}: no zero-copy mode{why}: the kernel copies each frame"));
         }
-        if self.config.multi_buffer && flags & libc::XDP_USE_SG == 0 {
+        if self.needs_pieces() && flags & libc::XDP_USE_SG == 0 {
             self.attached.note(format!(
                 "{name}: frames longer than a chunk are dropped{why}; raise frame_size or lower the \
                  MTU"
