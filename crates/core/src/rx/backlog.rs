@@ -102,22 +102,21 @@ pub fn netif_rx(net: &mut Net, pkt: Pkt) {
         net.kfree_skb_reason(Stage::Backlog, pkt, Reason::FlowLimit);
         return;
     }
+    net.counts.flow(Stage::Backlog).hold(1);
     enqueue(net, pkt, false);
     if let Some(mesh) = &net.steer.mesh {
         mesh.set_own(net.cpu, net.backlog.len());
     }
 }
 
-/// A packet that another shard steered here: it was let in there.
+/// A packet that another shard steered here: it was let in there, and the caller counts it.
 #[inline]
 pub(crate) fn enqueue_mailed(net: &mut Net, pkt: Pkt) {
-    net.counts.flow(Stage::Backlog).enter(1);
     enqueue(net, pkt, true);
 }
 
 #[inline]
 fn enqueue(net: &mut Net, pkt: Pkt, mailed: bool) {
-    net.counts.flow(Stage::Backlog).hold(1);
     trace::say(&mut net.trace, Stage::Backlog, &pkt, Said::Held);
     net.backlog.push(pkt, mailed);
 }

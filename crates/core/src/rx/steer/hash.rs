@@ -65,6 +65,25 @@ pub fn dissect(frame: &[u8], ethernet: bool) -> Option<FlowKeys> {
     }
 }
 
+/// Addresses and ports of what most packets are: untagged IPv4 without options, whole, TCP or UDP.
+#[inline(always)]
+fn plain(frame: &[u8], ethernet: bool) -> Option<(u32, u32, u32)> {
+    let ip = if ethernet {
+        let (eth, ip) = frame.split_first_chunk::<14>()?;
+        if [eth[12], eth[13]] != ETH_P_IP.to_be_bytes() {
+            return None;
+        }
+        ip
+    } else {
+        frame
+    };
+    let hdr = ip.first_chunk::<24>()?;
+    let word = |at: usize| u32::from_be_bytes([hdr[at], hdr[at + 1], hdr[at + 2], hdr[at + 3]]);
+    let whole = word(4) & 0x3fff == 0;
+    let known = matches!(hdr[9], IPPROTO_TCP | IPPROTO_UDP);
+    (hdr[0] == 0x45 && whole && known).then(|| (word(12), word(16), word(20)))
+}
+
 #[inline]
 fn ipv4(ip: &[u8]) -> Option<FlowKeys> {
     let hdr = ip.first_chunk::<20>()?;
@@ -145,6 +164,8 @@ pub struct FlowHash {
     toeplitz: Toeplitz,
     fields: [HashFields; 4],
     symmetric: bool,
+    /// Not all of everything is hashed in its order.
+    picky: bool,
 }
 
 impl Default for FlowHash {
@@ -157,16 +178,32 @@ impl FlowHash {
     /// A hash with this key. `fields` are those of TCP and UDP over IPv4, then over IPv6.
     /// `symmetric`: both directions of a flow have the same hash.
     pub fn new(key: &[u8; KEY_LEN], fields: [HashFields; 4], symmetric: bool) -> FlowHash {
-        FlowHash { toeplitz: Toeplitz::new(key), fields, symmetric }
+        let mut hash = FlowHash { toeplitz: Toeplitz::new(key), fields, symmetric, picky: false };
+        hash.note_picky();
+        hash
     }
     /// Follows the knobs `rx-flow-hash.*` and `rss.symmetric-xor`.
     pub(crate) fn set(&mut self, knobs: &Knobs) {
         self.fields = fields(knobs);
         self.symmetric = knobs.rss_symmetric;
+        self.note_picky();
+    }
+    fn note_picky(&mut self) {
+        self.picky = self.symmetric || self.fields != [HashFields::ALL; 4];
     }
     /// The hash of a frame or bare IP packet; 0 = it is of no flow (`skb_get_hash`).
     #[inline]
     pub fn of_frame(&self, frame: &[u8], ethernet: bool) -> u32 {
+        if !self.picky
+            && let Some((src, dst, ports)) = plain(frame, ethernet)
+        {
+            let (src, dst) = (Ipv4Addr::from_bits(src), Ipv4Addr::from_bits(dst));
+            return self.toeplitz.hash_v4(src, dst, (ports >> 16) as u16, ports as u16).max(1);
+        }
+        self.of_other(frame, ethernet)
+    }
+    #[inline(never)]
+    fn of_other(&self, frame: &[u8], ethernet: bool) -> u32 {
         dissect(frame, ethernet).map_or(0, |keys| self.of(&keys))
     }
     /// The hash of a flow; never 0.

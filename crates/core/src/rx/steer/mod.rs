@@ -64,6 +64,8 @@ use rss::Rss;
 pub struct Steer {
     /// The stage has something to do, as far as the knobs say.
     pub on: bool,
+    /// Some device remembers where it sends flows.
+    follows: bool,
     /// The way to the other shards; none where there is one. Set by [`Shard::join`].
     pub mesh: Option<Arc<Mesh>>,
     /// Seed of the flow hash's key: the mesh's, or our own.
@@ -116,13 +118,34 @@ enum Way {
 #[inline(always)]
 pub fn get_rps_cpu(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
     let net = &mut cx.net;
-    let Some(keys) = net.flow_keys(&pkt) else {
+    if pkt.hash == 0 {
+        pkt.hash = net.skb_get_hash(&pkt);
+    }
+    let steer = &net.steer;
+    let away = steer.mesh.as_ref().is_some_and(|m| m.homes.away() > 0);
+    if pkt.hash == 0 {
         // No flow, no order: it stays.
         return Verdict::Pass(pkt);
-    };
-    if pkt.hash == 0 {
-        pkt.hash = net.steer.hash.of(&keys);
     }
+    if steer.follows || away {
+        return follow(cx, pkt);
+    }
+    let map = steer.maps.get(pkt.dev as usize);
+    match map.map_or(Some(net.cpu), |map| map.cpu(pkt.hash, net.cpu)) {
+        Some(cpu) if cpu == net.cpu => stay(cx, pkt, None),
+        Some(cpu) => {
+            net.post_pkt(cpu, pkt, None);
+            Verdict::Queued
+        }
+        None => park(net, pkt),
+    }
+}
+
+/// The same, where there is more to look at than the map.
+#[inline(never)]
+fn follow(cx: &mut Shard, pkt: Pkt) -> Verdict {
+    let net = &mut cx.net;
+    let Some(keys) = net.flow_keys(&pkt) else { return Verdict::Pass(pkt) };
     match net.choose(pkt.dev, pkt.hash, &keys) {
         Way::Cpu(cpu, note) if cpu == net.cpu => stay(cx, pkt, note),
         Way::Cpu(cpu, note) => {
@@ -232,6 +255,12 @@ impl Net {
     fn flow_keys(&self, pkt: &Pkt) -> Option<FlowKeys> {
         let ethernet = self.ifaces.get(pkt.dev as usize).is_some_and(|i| i.l2 == L2::Ethernet);
         hash::dissect(pkt.head(), ethernet)
+    }
+    /// The hash of the packet's flow, as it stands at the ring; 0 = it is of none.
+    #[inline]
+    fn skb_get_hash(&self, pkt: &Pkt) -> u32 {
+        let ethernet = self.ifaces.get(pkt.dev as usize).is_some_and(|i| i.l2 == L2::Ethernet);
+        self.steer.hash.of_frame(pkt.head(), ethernet)
     }
     #[inline]
     fn mail_waits(&self) -> bool {
@@ -353,6 +382,7 @@ impl Steer {
     pub(crate) fn new(seed: u64) -> Steer {
         let mut steer = Steer {
             on: false,
+            follows: false,
             mesh: None,
             seed: 0,
             hash: Box::default(),
@@ -488,9 +518,9 @@ impl Shard {
     fn steer_on(&mut self) {
         let steer = &mut self.net.steer;
         // Also where nobody's reader is known any more: flows go back in order.
-        let follows = steer.dev_flows.iter().any(|f| !f.flows.is_empty());
+        steer.follows = steer.dev_flows.iter().any(|f| !f.flows.is_empty());
         let spreads = steer.maps.iter().any(RpsMap::spreads);
-        steer.on = steer.mesh.is_some() && (follows || spreads);
+        steer.on = steer.mesh.is_some() && (steer.follows || spreads);
     }
     /// A knob was set: those of the steering that mean more than their value.
     pub(crate) fn knob_set(&mut self, path: &str) {

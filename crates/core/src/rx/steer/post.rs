@@ -161,9 +161,11 @@ fn collect_mail(cx: &mut Shard) {
     net.counts.flow(Stage::Backlog).enter(full + limited);
     (0..full).for_each(|_| net.counts.dropped(Stage::Backlog, Reason::CpuBacklog));
     (0..limited).for_each(|_| net.counts.dropped(Stage::Backlog, Reason::FlowLimit));
+    let mut came = 0;
     for letter in mail.drain(..) {
         match letter {
             Letter::Pkt(pkt) => {
+                came += 1;
                 cx.net.pool.adopt(&pkt);
                 crate::rx::backlog::enqueue_mailed(&mut cx.net, pkt);
             }
@@ -172,6 +174,9 @@ fn collect_mail(cx: &mut Shard) {
             Letter::News(news) => super::news::hear(cx, *news),
         }
     }
+    let flow = cx.net.counts.flow(Stage::Backlog);
+    flow.enter(came);
+    flow.hold(came);
     cx.net.steer.mail = mail;
 }
 

@@ -679,3 +679,74 @@ fn threads_steer_to_each_other() {
     assert!((0..SHARDS as u8).all(|cpu| mesh.backlog_len(cpu) == 0));
     assert!(done.iter().all(|d| d.2 == 0), "all memory is back");
 }
+
+/// What steering costs, in nanoseconds a packet: `cargo test --release -p linerate-core -- --ignored
+/// --nocapture steering_costs`.
+#[test]
+#[ignore = "prints figures"]
+fn steering_costs() {
+    const N: usize = 32;
+    const ROUNDS: usize = 20_000;
+    let frames: Vec<Vec<u8>> = (0..256).map(|i| datagram(1000 + i, 0)).collect();
+    let time = |what: &str, run: &mut dyn FnMut(usize)| {
+        let mut best = f64::MAX;
+        for _ in 0..5 {
+            let begun = std::time::Instant::now();
+            (0..ROUNDS).for_each(&mut *run);
+            let each = begun.elapsed().as_nanos() as f64 / (ROUNDS * N) as f64;
+            best = best.min(each);
+        }
+        println!("{what:52} {best:6.1} ns");
+    };
+    let hash = FlowHash::default();
+    let mut sum = 0u32;
+    time("dissection and hash", &mut |round| {
+        for i in 0..N {
+            let frame = &frames[(round * N + i) % 256];
+            sum = sum.wrapping_add(hash.of_frame(std::hint::black_box(frame), false));
+        }
+    });
+    std::hint::black_box(sum);
+    for (what, mask, knobs) in [
+        ("receive, steering off", "0", [("queues.rx.rps_flow_cnt", "0")].as_slice()),
+        ("receive, RPS, all stay", "1", &[]),
+        ("receive, RPS, half go: both shards' work", "3", &[]),
+        ("receive, RPS, all go: both shards' work", "2", &[]),
+        (
+            "receive, RPS and RFS, all go: both shards' work",
+            "2",
+            &[("net.core.rps_sock_flow_entries", "4096"), ("queues.rx.rps_flow_cnt", "4096")],
+        ),
+    ] {
+        let mut town = Town::new(2, 1);
+        // Packets leave by the program, so that what is measured is steering and little else.
+        town.nodes.iter_mut().for_each(|n| n.cx.net.knobs.gro = false);
+        town.set("queues.rx.rps_cpus", mask);
+        knobs.iter().for_each(|(knob, value)| town.set(knob, value));
+        if knobs.len() == 2 {
+            for flow in 0..256 {
+                let hash = hash_of(&town, 1000 + flow);
+                town.nodes[1].cx.net.rps_record_sock_flow(hash, 1);
+            }
+        }
+        let mut batch = Batch::new();
+        time(what, &mut |round| {
+            let net = &mut town.nodes[0].cx.net;
+            for i in 0..N {
+                let frame = &frames[(round * N + i) % 256];
+                let mut pkt = net.pool.alloc().expect("memory");
+                pkt.put(frame.len()).copy_from_slice(frame);
+                pkt.dev = 0;
+                batch.push(pkt);
+            }
+            path::receive(&mut town.nodes[0].cx, &mut batch);
+            path::process_backlog(&mut town.nodes[1].cx, &mut batch, 64);
+            path::process_backlog(&mut town.nodes[0].cx, &mut batch, 64);
+            for node in &mut town.nodes {
+                while let Some(got) = node.cx.udp_recv(node.sock) {
+                    node.cx.udp_done(got);
+                }
+            }
+        });
+    }
+}
