@@ -208,17 +208,17 @@ impl Drive {
 
     /// Passes on what knobs say that belong to devices.
     pub(super) fn follow_knobs(&mut self, now: Instant) {
-        let k = &self.shard.net.knobs;
+        let knobs = &self.shard.net.knobs;
         for slot in &mut self.slots {
-            slot.rx_moder.follow(k.adaptive_rx, k.rx_usecs, k.rx_frames, now);
-            slot.tx_moder.follow(k.adaptive_tx, k.tx_usecs, k.tx_frames, now);
-            if slot.rings.0 != k.ring_rx {
-                slot.rings.0 = k.ring_rx;
-                slot.dev.set_rx_ring(k.ring_rx as usize);
+            slot.rx_moder.follow(knobs.adaptive_rx, knobs.rx_usecs, knobs.rx_frames, now);
+            slot.tx_moder.follow(knobs.adaptive_tx, knobs.tx_usecs, knobs.tx_frames, now);
+            if slot.rings.0 != knobs.ring_rx {
+                slot.rings.0 = knobs.ring_rx;
+                slot.dev.set_rx_ring(knobs.ring_rx as usize);
             }
-            if slot.rings.1 != k.ring_tx {
-                slot.rings.1 = k.ring_tx;
-                slot.dev.set_tx_ring(k.ring_tx as usize);
+            if slot.rings.1 != knobs.ring_tx {
+                slot.rings.1 = knobs.ring_tx;
+                slot.dev.set_tx_ring(knobs.ring_tx as usize);
             }
         }
     }

@@ -4,13 +4,24 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant as Wall;
 
 use linerate_core::path;
 use linerate_core::rx::steer::Mesh;
+use linerate_core::time::Instant;
 
+use super::clock::LoopClock;
 use super::{App, Drive};
 
 impl Drive {
+    /// The time of this loop counts from `start` on: that of all shards of an instance does, so that
+    /// a connection finds the same time wherever it goes. Before anything is done with the shard.
+    pub(crate) fn count_from(&mut self, start: Wall) {
+        self.clock = LoopClock::Wall(start);
+        self.last_now = Instant::from_ns(self.clock.ns());
+        (self.last_work, self.shard.net.now) = (self.last_now, self.last_now);
+    }
+
     /// Makes this the loop of shard `cpu` of the mesh: what other shards send wakes it.
     pub fn join(&mut self, mesh: &Arc<Mesh>, cpu: u8) {
         let waker = self.poller.waker();
