@@ -98,6 +98,8 @@ pub struct RingSocket {
     head: tx::Head,
     counts: Counts,
     total: Cell<Total>,
+    /// Packets of blocks that were given back unread.
+    unseen: u64,
     /// The interface went down, and no packet came since.
     down: bool,
     rxhash: bool,
@@ -357,8 +359,7 @@ impl Device for RingSocket {
                 Ok(Some((pkt, Some(reason)))) => cx.dropped.push((pkt, reason)),
                 Ok(None) => return Ok(taken),
                 Err(Stop::Broken) => {
-                    let lost = self.walk.skip(&mut self.rings);
-                    self.counts.overflow += u64::from(lost);
+                    self.unseen += u64::from(self.walk.skip(&mut self.rings));
                 }
                 Err(Stop::Empty) if taken > 0 => {
                     self.down = false;
@@ -430,6 +431,6 @@ impl Device for RingSocket {
     fn count_overflow(&mut self) {
         let drops = self.read_total().drops;
         let before = self.losses.as_mut().map_or(0, Losses::read);
-        self.counts.overflow = self.counts.overflow.max(drops + before);
+        self.counts.overflow = drops + before + self.unseen;
     }
 }

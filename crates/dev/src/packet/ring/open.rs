@@ -397,6 +397,7 @@ impl Opening {
             head: super::tx::Head::default(),
             counts: Counts::default(),
             total: Cell::default(),
+            unseen: 0,
             down: false,
             rxhash: self.config.rxhash,
             steered: matches!(self.config.fanout, Fanout::Rss(_)),
