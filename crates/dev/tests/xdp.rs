@@ -182,6 +182,38 @@ fn generic_two_queues_echo_every_length() {
     }
 }
 
+/// The largest packets there are, in chunks of either size.
+#[test]
+fn frames_of_64_kib_are_echoed() {
+    const TEST: &str = "frames_of_64_kib_are_echoed";
+    if !in_netns(TEST) {
+        return;
+    }
+    for (mode, frame_size) in [(Mode::Native, 4096), (Mode::Generic, 4096), (Mode::Native, 2048)] {
+        let Some(mut wire) = wire(TEST, 1, 65535, false) else { return };
+        let config = Config { frame_size, ..config(1, mode) };
+        let Some(opened) = open(TEST, &config) else { return };
+        let (mut drive, mut app) = serve(opened.queues);
+        // What is sent has at most 18 pieces.
+        let most = (18 * frame_size as usize - 62).min(65535 - 48);
+        for addr in [OWN4, OWN6] {
+            let line = format!("echo {addr} {ECHO} 0 {most} 499");
+            while_peer(&mut wire, &mut drive, &mut app, &line, "echoed");
+            let line = format!("echo {addr} {ECHO} {} {most} 1", most - 40);
+            while_peer(&mut wire, &mut drive, &mut app, &line, "echoed");
+        }
+        // One at a time: a frame is taken whole, however many descriptors it has.
+        drive.shard.set_knob("net.core.dev_weight", "1").unwrap();
+        let line = format!("flood {OWN4} {DISCARD} 20 65507");
+        while_peer(&mut wire, &mut drive, &mut app, &line, "flooded");
+        while_peer(&mut wire, &mut drive, &mut app, &format!("echo {OWN4} {ECHO} 1 1 1"), "echoed");
+        check_balance(&mut drive);
+        let lost = drive.shard.net.counts.drops(Reason::RingFull);
+        assert!(app.discarded + lost == 20 && app.discarded > 0, "{} {lost}", app.discarded);
+        wire.netdev.del_link(wire.link.index).unwrap();
+    }
+}
+
 /// Receives from one queue and forgets.
 fn poll(dev: &mut Xsk, pool: &mut Pool, each: impl FnMut(Pkt, &mut Pool)) -> io::Result<usize> {
     let (mut batch, mut dropped) = (Batch::new(), Vec::new());

@@ -29,8 +29,11 @@ use std::sync::Arc;
 
 /// How often a queue where nothing comes in asks whether its interface is still there.
 const GONE_ASK: u64 = 100 * MS;
-/// Pieces that a frame can come in (`MAX_SKB_FRAGS` and the head).
-const PIECES: u32 = 18;
+/// Pieces that a frame can come in: 64 KiB and its headers in chunks of 2 KiB with the room that the
+/// kernel keeps, and some more.
+const RX_PIECES: u32 = 40;
+/// Pieces that a frame can be sent in (`MAX_SKB_FRAGS` and the head).
+const TX_PIECES: usize = 18;
 
 /// The socket and its rings: closed and unmapped before the memory is taken back.
 pub(super) struct Rings4 {

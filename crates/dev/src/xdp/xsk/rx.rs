@@ -3,7 +3,7 @@
 //! before: the XDP program   after: [`crate::drive`]
 //! Linux:  net/xdp/xsk.c `xsk_rcv`, net/xdp/xsk_buff_pool.c `xp_alloc`
 
-use super::{PIECES, Xsk};
+use super::{RX_PIECES, Xsk};
 use crate::device::RxCx;
 use crate::sys::umem::Owner;
 use crate::sys::xsk as sys;
@@ -23,7 +23,7 @@ impl Xsk {
         out: &mut Batch,
         budget: u32,
     ) -> io::Result<usize> {
-        let mut ready = self.rings.rx.ready(budget.saturating_add(PIECES - 1));
+        let mut ready = self.rings.rx.ready(budget.saturating_add(RX_PIECES - 1));
         if ready == 0 {
             self.refill(cx.pool, true);
             self.check_gone(cx.now)?;
@@ -31,7 +31,7 @@ impl Xsk {
                 // The driver is polled in this call.
                 let _ = sys::wake_rx(&self.rings.fd);
             }
-            ready = self.rings.rx.ready(budget.saturating_add(PIECES - 1));
+            ready = self.rings.rx.ready(budget.saturating_add(RX_PIECES - 1));
         }
         let (mut at, mut taken) = (0, 0);
         if self.chunks.scarce() {

@@ -4,7 +4,7 @@
 //! before: [`linerate_core::tx::xmit`]   after: the interface
 //! Linux:  net/xdp/xsk.c `xsk_sendmsg`, `xsk_generic_xmit`
 
-use super::{PIECES, Xsk};
+use super::{TX_PIECES, Xsk};
 use crate::sys::umem::Owner;
 use crate::sys::xsk as sys;
 use linerate_core::pkt::{Csum, Pkt};
@@ -103,7 +103,7 @@ impl Xsk {
         let region = self.chunks.umem.region;
         let size = region.chunk_size();
         let n = len.div_ceil(size);
-        if n > 1 && (!self.setup.multi_buffer || n > PIECES as usize) {
+        if n > 1 && (!self.setup.multi_buffer || n > TX_PIECES) {
             return Put::Refused(libc::EMSGSIZE);
         }
         if (self.rings.tx.free(n as u32) as usize) < n {
