@@ -751,6 +751,42 @@ fn the_number_of_queues_changes_under_load() {
     check_balance(&mut drive);
 }
 
+/// Somebody tries to take our program off, and changes the MTU of both ends.
+#[test]
+fn settings_change_behind_our_back() {
+    const TEST: &str = "settings_change_behind_our_back";
+    if !in_netns(TEST) {
+        return;
+    }
+    for mode in [Mode::Native, Mode::Generic] {
+        let Some(mut wire) = wire(TEST, 1, 1500, false) else { return };
+        let Some(opened) = open(TEST, &config(1, mode)) else { return };
+        let (mut drive, mut app) = serve(opened.queues);
+        let line = format!("echo {OWN4} {ECHO} 0 1472 92");
+        while_peer(&mut wire, &mut drive, &mut app, &line, "echoed");
+        for flag in ["xdp", "xdpdrv", "xdpgeneric"] {
+            let mut off = Command::new("ip");
+            let _ =
+                off.args(["link", "set", "dev", "xa", flag, "off"]).stderr(Stdio::null()).status();
+        }
+        assert!(shows_xdp(), "what is attached by a link stays");
+        while_peer(&mut wire, &mut drive, &mut app, &line, "echoed");
+        // What comes is longer now; what we send is as long as we were told at the start.
+        wire.netdev.set_mtu(wire.link.index, 9000).unwrap();
+        let netns = format!("--net=/proc/{}/ns/net", wire.peer.id());
+        let ip = ["ip", "link", "set", "dev", "xb", "mtu", "9000"];
+        assert!(Command::new("nsenter").arg(netns).args(ip).status().unwrap().success());
+        let line = format!("echo {OWN4} {ECHO} 0 8972 690");
+        while_peer(&mut wire, &mut drive, &mut app, &line, "echoed");
+        // Shorter than we were told: what fits the wire goes on.
+        wire.netdev.set_mtu(wire.link.index, 1400).unwrap();
+        let line = format!("echo {OWN4} {ECHO} 0 1372 98");
+        while_peer(&mut wire, &mut drive, &mut app, &line, "echoed");
+        check_balance(&mut drive);
+        wire.netdev.del_link(wire.link.index).unwrap();
+    }
+}
+
 /// Without buffers of several pieces, what does not fit a chunk is dropped and counted.
 #[test]
 fn long_frames_without_multi_buffer_are_counted_as_lost() {
