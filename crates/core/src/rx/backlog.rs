@@ -89,7 +89,8 @@ impl Backlog {
 
 /// Puts a packet into the input queue (`netif_rx`); drops it if `netdev_max_backlog` wait already, in
 /// the queue or in the mailbox, or by the flow limit.
-pub fn netif_rx(net: &mut Net, pkt: Pkt) {
+pub fn netif_rx(net: &mut Net, mut pkt: Pkt) {
+    net.hash_for_limit(&mut pkt);
     net.counts.flow(Stage::Backlog).enter(1);
     let mailed = net.steer.mesh.as_ref().map_or(0, |m| m.mailed(net.cpu));
     let (waiting, limit) = (net.backlog.len() + mailed, net.knobs.netdev_max_backlog);

@@ -262,6 +262,14 @@ impl Net {
         let ethernet = self.ifaces.get(pkt.dev as usize).is_some_and(|i| i.l2 == L2::Ethernet);
         self.steer.hash.of_frame(pkt.head(), ethernet)
     }
+    /// The flow limit tells packets apart by their hashes: one that came here without passing the
+    /// stage gets its own now.
+    #[inline]
+    pub(crate) fn hash_for_limit(&self, pkt: &mut Pkt) {
+        if self.steer.limit.is_some() && pkt.hash == 0 {
+            pkt.hash = self.skb_get_hash(pkt);
+        }
+    }
     #[inline]
     fn mail_waits(&self) -> bool {
         self.steer.mesh.as_ref().is_some_and(|m| m.has_mail(self.cpu as usize))

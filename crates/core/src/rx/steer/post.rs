@@ -45,10 +45,11 @@ impl Note {
 }
 
 /// Puts the packet on its way to the backlog of shard `cpu`, which exists.
-pub(crate) fn send_to(net: &mut Net, cpu: u8, pkt: Pkt) {
+pub(crate) fn send_to(net: &mut Net, cpu: u8, mut pkt: Pkt) {
     if cpu == net.cpu {
         return crate::rx::backlog::netif_rx(net, pkt);
     }
+    net.hash_for_limit(&mut pkt);
     net.post_pkt(cpu, pkt, None);
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Linux: `ethtool -x`, `-X`, `-n`; net/ethtool/rss.c, ethtool's `fill_indir_table`
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use linerate_arch::toeplitz::{KEY_LEN, VERIFICATION_KEY};
 
@@ -14,7 +14,7 @@ use crate::table::value::HashFields;
 pub const INDIR_LEN: usize = 128;
 
 /// What a device distributes its packets by (`ethtool -x`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Rss {
     /// The Toeplitz key. Secret: who knows it can choose the queue.
     pub key: [u8; KEY_LEN],
@@ -24,6 +24,17 @@ pub struct Rss {
     pub symmetric: bool,
     /// What goes into the hash: of TCP and UDP over IPv4, then over IPv6.
     pub fields: [HashFields; 4],
+}
+
+impl fmt::Debug for Rss {
+    /// Without the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rss")
+            .field("indir", &self.indir)
+            .field("symmetric", &self.symmetric)
+            .field("fields", &self.fields)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for Rss {

@@ -266,6 +266,30 @@ fn knob_net_core_flow_limit_cpu_bitmap() {
     }
 }
 
+/// What comes without passing the stage, as on loopback, is told apart by flow too.
+#[test]
+fn the_flow_limit_guards_our_own_queue() {
+    let mut town = Town::new(1, 1);
+    town.set("net.core.netdev_max_backlog", "400");
+    town.set("net.core.flow_limit_cpu_bitmap", "1");
+    for i in 0..600u16 {
+        let flow = if i % 30 == 29 { 2 + i % 4 } else { 1 };
+        let bytes = town.packet(flow);
+        let net = &mut town.nodes[0].cx.net;
+        let mut pkt = net.pool.alloc().expect("memory");
+        pkt.put(bytes.len()).copy_from_slice(&bytes);
+        pkt.dev = 0;
+        crate::rx::backlog::netif_rx(net, pkt);
+    }
+    town.drain();
+    town.at_rest();
+    let limited = town.count(0, Counter::SoftnetFlowLimitCount);
+    assert!(limited > 100, "{limited}");
+    assert_eq!(town.nodes[0].cx.net.counts.drops(Reason::FlowLimit), limited);
+    let small: u64 = (2..6).filter_map(|flow| town.at.get(&(flow, 0))).sum();
+    assert_eq!(small, 20, "flows within their share lose nothing");
+}
+
 /// With one bucket all flows are one: the small ones suffer with the large.
 #[test]
 fn knob_net_core_flow_limit_table_len() {
