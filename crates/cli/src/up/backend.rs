@@ -13,9 +13,9 @@ use linerate_dev::packet::ring::{self, Fanout};
 use linerate_dev::tun;
 use linerate_dev::xdp::{self, Filter};
 
+use super::args::DevBackend;
 use super::changes::Changes;
 use super::config::{self, Config};
-use crate::args::DevBackend;
 
 /// An interface with its queues, opened.
 pub struct Opened {
@@ -35,8 +35,8 @@ pub struct Opened {
 enum More {
     /// All queues of the card are open; one that was closed can be opened again.
     Xdp(Box<xdp::Queues>),
-    /// The group of sockets is as it was made.
-    Packet,
+    /// The group of sockets takes more.
+    Packet(Box<ring::Group>),
     /// A descriptor for each queue that is not one of the interface's: the next is opened from it.
     /// None where the interface was made for one queue only.
     Tun(Vec<tun::Tun>),
@@ -105,7 +105,14 @@ impl Opened {
     /// # Errors
     /// The kernel's, as a sentence.
     pub fn open_queue(&mut self, queue: usize) -> Result<Option<Box<dyn Device>>, String> {
-        let More::Tun(twins) = &mut self.more else { return Ok(None) };
+        let twins = match &mut self.more {
+            More::Xdp(_) => return Ok(None),
+            More::Packet(group) => {
+                let opened = group.open_queue(queue as u8).map_err(|e| e.to_string())?;
+                return Ok(Some(Box::new(opened)));
+            }
+            More::Tun(twins) => twins,
+        };
         while let Some(last) = twins.last().filter(|_| twins.len() < queue) {
             let mut twin = last.open_queue().map_err(|e| e.to_string())?;
             twin.set_attached(false).map_err(|e| e.to_string())?;
@@ -124,10 +131,7 @@ impl Opened {
             More::Xdp(_) => {
                 "every queue of the interface has its shard; `ethtool -L` may give it more"
             }
-            More::Packet => {
-                "its sockets share the interface from the start; stop this instance and start it \
-                 with --queues"
-            }
+            More::Packet(_) => "there are at most 64",
             More::Tun(_) => "it was made for one queue (`ip tuntap add ... multi_queue`)",
         }
     }
@@ -139,7 +143,7 @@ impl Opened {
 
     /// Whether a queue that nobody reads would still get packets, unless our table leaves it out.
     pub fn needs_table(&self) -> bool {
-        matches!(self.more, More::Packet)
+        matches!(self.more, More::Packet(_))
     }
 
     /// A queue of the card that was closed.
@@ -278,7 +282,7 @@ impl Wanted<'_> {
             backend: DevBackend::AfPacket,
             notes,
             queues: opened.queues.into_iter().map(|q| Box::new(q) as Box<dyn Device>).collect(),
-            more: More::Packet,
+            more: More::Packet(Box::new(opened.group)),
         })
     }
 

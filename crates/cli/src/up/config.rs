@@ -10,9 +10,10 @@ use std::path::PathBuf;
 
 use linerate_core::ip::route::in_prefix;
 
+use super::args::{DevBackend, HostAddr, ServeKind, UpArgs};
 use super::file;
 use super::serve::dns::Zone;
-use crate::args::{DevBackend, HostAddr, ServeKind, Setting, UpArgs};
+use crate::args::Setting;
 
 /// Queues at the most, as `channels.combined` has it.
 pub const QUEUES_MAX: usize = 64;

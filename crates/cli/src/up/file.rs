@@ -13,9 +13,10 @@ use linerate_core::ip::route::RouteKind;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::args::{DevBackend, HostAddr, ServeKind};
 use super::config::{self, At, Config, Device, QUEUES_MAX, Route, Service, Way};
 use super::serve::dns::Zone;
-use crate::args::{Cidr, DevBackend, HostAddr, ServeKind, Setting};
+use crate::args::{Cidr, Setting};
 
 /// Bytes of a configuration at the most.
 const FILE_MAX: u64 = 1 << 20;

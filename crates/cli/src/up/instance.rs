@@ -25,6 +25,9 @@ use crate::args::Setting;
 const SIGNALS: u64 = 1;
 const CONTROL: u64 = 2;
 
+/// How often devices are asked what they found out.
+const ASK_NS: u64 = 1_000_000_000;
+
 /// What a worker is built from; as it is when the worker is built.
 pub(super) struct Plan {
     pub(super) config: Config,
@@ -162,8 +165,11 @@ impl Up {
     /// # Errors
     /// The poller's.
     pub fn run(&mut self, reload: &mut dyn FnMut(&mut Up)) -> io::Result<Ended> {
+        // Devices that find something out while packets come are asked for it now and then.
+        let ask = self.devices.iter().any(Opened::shares_queues).then_some(ASK_NS);
         loop {
-            let tokens: Vec<u64> = self.poller.wait(None)?.map(|e| e.token).collect();
+            let tokens: Vec<u64> = self.poller.wait(ask)?.map(|e| e.token).collect();
+            self.learn_notes();
             if let Some(failure) = self.workers.failed().first() {
                 return Ok(Ended::Failed(failure.to_string()));
             }

@@ -3,6 +3,7 @@
 //! One worker with one shard for each queue of the interfaces. The main thread waits for signals and
 //! for whoever asks on the control socket, and never stands in the way of a packet.
 
+pub mod args;
 mod backend;
 mod changes;
 mod config;
@@ -19,7 +20,9 @@ use std::process::ExitCode;
 use config::Config;
 use instance::{Ended, Up};
 
-use crate::args::{Report, UpArgs};
+use args::UpArgs;
+
+use crate::args::Report;
 use crate::{print, report};
 
 /// Exit status for a configuration that is wrong.

@@ -3,17 +3,78 @@
 //! Addresses, routes, knobs, services and the number of queues can change. Devices, their backends,
 //! processors and the name can not; then a sentence says so and nothing changes at all.
 
+use std::fmt::Display;
+
+use linerate_core::ip::route::Route as CoreRoute;
+use linerate_core::shard::Shard;
 use linerate_core::table::Knobs;
 
-use super::config::{At, Config, Device};
+use super::args::{DevBackend, HostAddr};
+use super::config::{At, Config, Device, Route, Service};
 use super::control;
 use super::instance::{Up, core_route, lock, open_services};
-use crate::args::{DevBackend, HostAddr, Setting};
+use crate::args::Setting;
 
-/// Becomes what `new` says.
+/// What differs between two configurations, but for knobs and queues.
+struct Changes {
+    addrs_gone: Addrs,
+    addrs_come: Addrs,
+    routes_gone: Vec<CoreRoute>,
+    routes_come: Vec<CoreRoute>,
+    /// Services that go or come.
+    services: usize,
+}
+
+impl Changes {
+    fn between(old: &Config, new: &Config) -> Changes {
+        let routes = |here: &Config, there: &Config| -> Vec<CoreRoute> {
+            let same = |r: &Route| there.routes.iter().any(|o| (o.to, &o.way) == (r.to, &r.way));
+            here.routes.iter().filter(|r| !same(r)).map(core_route).collect()
+        };
+        let services =
+            |here: &Config, there: &Config| here.services.iter().filter(|s| !has(there, s)).count();
+        let (addrs_gone, addrs_come) = differing_addrs(old, new);
+        Changes {
+            addrs_gone,
+            addrs_come,
+            routes_gone: routes(old, new),
+            routes_come: routes(new, old),
+            services: services(old, new) + services(new, old),
+        }
+    }
+
+    /// Changes one shard; what it refuses.
+    fn apply(&self, shard: &mut Shard) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let mut note = |what: String, e: &dyn Display| wrong.push(format!("{what}: {e}"));
+        for route in &self.routes_gone {
+            // One that is gone already is as it should be.
+            let _ = shard.del_route(route);
+        }
+        for (dev, addr) in &self.addrs_gone {
+            if let Err(e) = shard.del_addr(*dev, addr.addr) {
+                note(addr.to_string(), &e);
+            }
+        }
+        for (dev, addr) in &self.addrs_come {
+            if let Err(e) = shard.add_addr(*dev, addr.addr, addr.len) {
+                note(addr.to_string(), &e);
+            }
+        }
+        for route in &self.routes_come {
+            if let Err(e) = shard.add_route(*route) {
+                note(format!("the route to {}/{}", route.dst, route.prefix_len), &e);
+            }
+        }
+        wrong
+    }
+}
+
+/// Becomes what `new` says; what changed, in words.
 ///
 /// # Errors
-/// A sentence; nothing was changed then.
+/// A sentence. Nothing was changed if it was refused; what the stack would not take although it was
+/// judged good is named, and the rest is done.
 pub(super) fn apply(up: &mut Up, mut new: Config) -> Result<String, String> {
     let old = lock(&up.plan).config.clone();
     may_change(&old, &new)?;
@@ -23,86 +84,44 @@ pub(super) fn apply(up: &mut Up, mut new: Config) -> Result<String, String> {
     }
     let knobs = changed_knobs(&old, &new);
     control::check_knobs(up, &knobs)?;
-    // From here on nothing is refused that was judged before; what the stack refuses nevertheless is
-    // told, and the rest is done.
-    let mut wrong = Vec::new();
     let mut done = Vec::new();
     if new.queues != old.queues {
-        match control::set_channels(up, new.queues) {
-            Ok(()) => done.push(format!("{} queues", new.queues)),
-            Err(e) => return Err(e),
-        }
+        control::set_channels(up, new.queues)?;
+        count(&mut done, new.queues, "queue");
     }
+    let mut wrong = Vec::new();
     for (setting, at) in &knobs {
-        if let Err(e) = control::set(up, setting.path, &setting.value) {
-            wrong.push(at.wrong(e));
-        }
+        wrong.extend(control::set(up, setting.path, &setting.value).err().map(|e| at.wrong(e)));
     }
+    let changes = Changes::between(&old, &new);
     count(&mut done, knobs.len(), "knob");
-    let (gone, come) = differing_addrs(&old, &new);
-    count(&mut done, gone.len() + come.len(), "address");
-    let routes_gone: Vec<_> = old
-        .routes
-        .iter()
-        .filter(|r| !new.routes.iter().any(|n| (n.to, &n.way) == (r.to, &r.way)))
-        .map(core_route)
-        .collect();
-    let routes_come: Vec<_> = new
-        .routes
-        .iter()
-        .filter(|r| !old.routes.iter().any(|o| (o.to, &o.way) == (r.to, &r.way)))
-        .map(core_route)
-        .collect();
-    count(&mut done, routes_gone.len() + routes_come.len(), "route");
-    let services = old.services.iter().filter(|s| !same_in(&new, s)).count()
-        + new.services.iter().filter(|s| !same_in(&old, s)).count();
-    count(&mut done, services, "service");
+    count(&mut done, changes.addrs_gone.len() + changes.addrs_come.len(), "address");
+    count(&mut done, changes.routes_gone.len() + changes.routes_come.len(), "route");
+    count(&mut done, changes.services, "service");
     {
         let mut plan = lock(&up.plan);
-        plan.config = new;
+        plan.config = new.clone();
         plan.served.clone_from(&served);
     }
     let failed = up.workers.ask_all(move |drive, app| {
-        let shard = &mut drive.shard;
-        let mut wrong = Vec::new();
-        let mut note = |what: String, e: &dyn std::fmt::Display| wrong.push(format!("{what}: {e}"));
-        for route in &routes_gone {
-            // It went with its device's address, if it is not there.
-            let _ = shard.del_route(route);
-        }
-        for (dev, addr) in &gone {
-            if let Err(e) = shard.del_addr(*dev, addr.addr) {
-                note(addr.to_string(), &e);
-            }
-        }
-        for (dev, addr) in &come {
-            if let Err(e) = shard.add_addr(*dev, addr.addr, addr.len) {
-                note(addr.to_string(), &e);
-            }
-        }
-        for route in &routes_come {
-            if let Err(e) = shard.add_route(*route) {
-                note(format!("the route to {}/{}", route.dst, route.prefix_len), &e);
-            }
-        }
-        if let Err(e) = app.replace(shard, &served) {
-            wrong.push(e);
-        }
+        let mut wrong = changes.apply(&mut drive.shard);
+        wrong.extend(app.replace(&mut drive.shard, &served).err());
         wrong
     });
     wrong.extend(failed.into_iter().flatten());
-    let config = lock(&up.plan).config.clone();
     if let Some(changes) = &mut up.changes {
-        for (opened, device) in up.devices.iter().zip(&config.devices) {
-            wrong.extend(opened.set_filter(&config, device, changes).err());
+        for (opened, device) in up.devices.iter().zip(&new.devices) {
+            wrong.extend(opened.set_filter(&new, device, changes).err());
         }
     }
+    // Every shard says the same.
     wrong.sort();
     wrong.dedup();
-    if !wrong.is_empty() {
-        return Err(wrong.join("; "));
+    match (wrong.is_empty(), done.is_empty()) {
+        (false, _) => Err(wrong.join("; ")),
+        (true, true) => Ok("nothing changed".to_owned()),
+        (true, false) => Ok(done.join(", ")),
     }
-    Ok(if done.is_empty() { "nothing changed".to_owned() } else { done.join(", ") })
 }
 
 fn count(done: &mut Vec<String>, n: usize, what: &str) {
@@ -117,10 +136,10 @@ fn count(done: &mut Vec<String>, n: usize, what: &str) {
     }
 }
 
-fn same_in(config: &Config, service: &super::config::Service) -> bool {
-    let same = |s: &super::config::Service| {
-        (s.addr, s.port, &s.kind) == (service.addr, service.port, &service.kind)
-    };
+/// Whether a configuration has this very service.
+fn has(config: &Config, service: &Service) -> bool {
+    let same =
+        |s: &Service| (s.addr, s.port, &s.kind) == (service.addr, service.port, &service.kind);
     config.services.iter().any(same)
 }
 

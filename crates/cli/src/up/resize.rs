@@ -1,9 +1,8 @@
 //! One queue more or one less, each with its shard, while everything runs (`ethtool -L combined`).
 //!
-//! A TAP or TUN gets further queues by itself. Of AF_XDP all queues of the card are open from the
-//! start, and the shards share them: they change hands. The sockets of AF_PACKET are as many as they
-//! were at the start at the most, because their group is made then; that one goes is no matter: our
-//! table does not name it any more.
+//! A TAP or TUN gets further queues, AF_PACKET further sockets in their group. Of AF_XDP all queues of
+//! the card are open from the start, and the shards share them: they change hands. Before a queue
+//! goes, the table that distributes names it no more, where that is ours.
 
 use linerate_core::shard::Shard;
 use linerate_core::table::Counts;

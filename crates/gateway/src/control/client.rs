@@ -49,7 +49,8 @@ impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ClientError::None => f.write_str(
-                "no instance of this user runs here: start one with `linerate run -- PROGRAM`",
+                "no instance of this user runs here: start one with `linerate run -- PROGRAM`, or with \
+                 `linerate up`",
             ),
             ClientError::Several(names) => {
                 write!(f, "several instances run: choose one with --name: {}", names.join(", "))
