@@ -118,7 +118,9 @@ enum Way {
 #[inline(always)]
 pub fn get_rps_cpu(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
     let net = &mut cx.net;
-    if pkt.hash == 0 {
+    // A device that computed it for its own table has given it.
+    let ours = pkt.hash == 0;
+    if ours {
         pkt.hash = net.skb_get_hash(&pkt);
     }
     let steer = &net.steer;
@@ -128,7 +130,7 @@ pub fn get_rps_cpu(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
         return Verdict::Pass(pkt);
     }
     if steer.follows || away {
-        return follow(cx, pkt);
+        return follow(cx, pkt, ours);
     }
     let map = steer.maps.get(pkt.dev as usize);
     match map.map_or(Some(net.cpu), |map| map.cpu(pkt.hash, net.cpu)) {
@@ -137,13 +139,13 @@ pub fn get_rps_cpu(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
             net.post_pkt(cpu, pkt, None);
             Verdict::Queued
         }
-        None => park(net, pkt),
+        None => park(net, pkt, ours),
     }
 }
 
 /// The same, where there is more to look at than the map.
 #[inline(never)]
-fn follow(cx: &mut Shard, pkt: Pkt) -> Verdict {
+fn follow(cx: &mut Shard, pkt: Pkt, ours: bool) -> Verdict {
     let net = &mut cx.net;
     let Some(keys) = net.flow_keys(&pkt) else { return Verdict::Pass(pkt) };
     match net.choose(pkt.dev, pkt.hash, &keys) {
@@ -152,7 +154,7 @@ fn follow(cx: &mut Shard, pkt: Pkt) -> Verdict {
             net.post_pkt(cpu, pkt, note);
             Verdict::Queued
         }
-        Way::Wait => park(net, pkt),
+        Way::Wait => park(net, pkt, ours),
     }
 }
 
@@ -175,9 +177,13 @@ fn stay(cx: &mut Shard, pkt: Pkt, note: Option<Note>) -> Verdict {
 
 /// The packet waits for a change of its device's map to end.
 #[cold]
-fn park(net: &mut Net, pkt: Pkt) -> Verdict {
+fn park(net: &mut Net, mut pkt: Pkt, ours: bool) -> Verdict {
     if net.steer.parked.len() as u64 >= net.knobs.netdev_max_backlog {
         return Verdict::Drop(pkt, Reason::CpuBacklog);
+    }
+    if ours {
+        // What goes into it may change meanwhile.
+        pkt.hash = 0;
     }
     net.counts.flow(Stage::Steer).hold(1);
     net.steer.parked.push_back(pkt);
@@ -227,13 +233,20 @@ fn settle(cx: &mut Shard) {
     if !over {
         return;
     }
-    for pkt in std::mem::take(&mut net.steer.parked) {
+    for mut pkt in std::mem::take(&mut net.steer.parked) {
         net.counts.flow(Stage::Steer).release(1);
+        let ours = pkt.hash == 0;
+        if ours {
+            pkt.hash = net.skb_get_hash(&pkt);
+        }
         let keys = net.flow_keys(&pkt);
         let way = keys.map(|keys| net.choose(pkt.dev, pkt.hash, &keys));
         match way {
             Some(Way::Wait) => {
                 // Another device's map is still changing.
+                if ours {
+                    pkt.hash = 0;
+                }
                 net.counts.flow(Stage::Steer).hold(1);
                 net.steer.parked.push_back(pkt);
                 continue;
@@ -543,9 +556,24 @@ impl Shard {
                 }
             }
             "queues.tx.xps_cpus" | "queues.tx.xps_rxqs" => self.xps_changed(),
+            path if path.starts_with("rx-flow-hash.") || path == "rss.symmetric-xor" => {
+                self.hash_changed();
+            }
             _ => {}
         }
         self.knobs_changed();
+    }
+
+    /// Flows have other hashes from now on: nothing that was remembered by hash counts any more.
+    fn hash_changed(&mut self) {
+        let net = &mut self.net;
+        let mut maps = std::mem::take(&mut net.steer.maps);
+        if let Some(at) = net.progress() {
+            let sends = |map: &&mut RpsMap| net.steer.follows || map.spreads();
+            maps.iter_mut().filter(sends).for_each(|map| map.forget(&at));
+        }
+        net.steer.maps = maps;
+        net.steer.dev_flows.iter_mut().for_each(DevFlows::clear);
     }
 
     /// Whether packets wait in the backlog, or mail of other shards:

@@ -120,6 +120,10 @@ impl DevFlows {
         }
         changes
     }
+    /// Forgets all flows.
+    pub fn clear(&mut self) {
+        self.flows.fill(UNSET);
+    }
     /// Where the flow goes whose reader is on shard `next`, as far as that is known, and which goes
     /// to `prior` without one; `None`: its packets would wait.
     #[inline]

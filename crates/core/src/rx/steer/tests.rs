@@ -404,7 +404,16 @@ fn order_survives_random_steering() {
         let queue = |flow: u16| flow as usize % shards;
         for _ in 0..1500 {
             let at = town.rng.below(shards as u64) as usize;
-            match town.rng.below(20) {
+            match town.rng.below(21) {
+                20 => {
+                    let (knob, value) = [
+                        ("rss.symmetric-xor", "0"),
+                        ("rss.symmetric-xor", "1"),
+                        ("rx-flow-hash.udp4", "sdfn"),
+                        ("rx-flow-hash.udp4", "f"),
+                    ][town.rng.below(4) as usize];
+                    town.nodes[at].cx.set_knob(knob, value).expect("in range");
+                }
                 0..8 => {
                     let n = 1 + town.rng.below(32);
                     let pick: Vec<u16> = (0..n).map(|_| 1 + town.rng.below(flows) as u16).collect();
