@@ -68,6 +68,11 @@ pub enum BenchCommand {
     Run(bench::BenchRunArgs),
     /// Measure what each stage costs a packet, with nothing but memory below the stack
     Path(bench::BenchPathArgs),
+    /// Measure datagrams over a veth pair, into the stack by every way there is and into the kernel's
+    /// sockets
+    Devices(bench::BenchDevicesArgs),
+    /// Measure what a second shard gains and what a hop to it costs, and check the order of flows
+    Steering(bench::BenchSteeringArgs),
     /// Measure what reaches the application when more comes than it can work on
     Livelock(bench::BenchLivelockArgs),
 }

@@ -42,6 +42,8 @@ fn main() -> ExitCode {
         Command::Man(args) => pages::man(&args),
         Command::Bench(BenchCommand::Run(args)) => bench::run::main(args),
         Command::Bench(BenchCommand::Path(args)) => bench::path::main(&args),
+        Command::Bench(BenchCommand::Devices(args)) => bench::devices::main(&args),
+        Command::Bench(BenchCommand::Steering(args)) => bench::steering::main(&args),
         Command::Bench(BenchCommand::Livelock(args)) => bench::livelock::main(&args),
         Command::Traffic(args) => bench::traffic::main(args),
     }

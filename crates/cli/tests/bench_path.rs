@@ -1,5 +1,6 @@
-//! Goal: `linerate bench path` says what each stage costs. Method: a short run of the real binary;
-//! every stage of the way has its cost.
+//! Goal: `linerate bench path` says what each stage costs, and what peers do. Method: short runs of
+//! the real binary; every stage of the way has its cost, every packet was accounted for (the program
+//! asserts it), and what is not there is said to be not there.
 
 #![forbid(unsafe_code)]
 
@@ -10,23 +11,51 @@ use serde_json::Value;
 const RX: [&str; 7] = ["Gro", "Link", "Ip", "Route", "Demux", "Transport", "SockQueue"];
 const TX: [&str; 4] = ["IpOut", "Frag", "Neigh", "Qdisc"];
 
-#[test]
-fn bench_path_names_the_cost_of_each_stage() {
+fn cases(only: &str, more: &[&str]) -> Vec<Value> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_linerate"));
-    command.args(["bench", "path", "--rounds", "2", "--packets", "100000", "--pin", "none"]);
-    let out = command.args(["--only", "18 B payload, batch 64", "--json"]).output();
+    command.args(["bench", "path", "--rounds", "2", "--pin", "none"]);
+    let packets = if more.contains(&"--packets") { &[][..] } else { &["--packets", "20000"] };
+    let out = command.args(["--only", only, "--json"]).args(packets).args(more).output();
     let out = out.expect("linerate starts");
     assert!(out.status.success(), "{out:?}");
     let v: Value = serde_json::from_slice(&out.stdout).expect("it prints JSON");
-    let cases = v["cases"].as_array().expect("a list");
-    assert_eq!(cases.len(), 2, "receive and send: {v}");
-    for (case, stages) in cases.iter().zip([&RX[..], &TX]) {
+    assert!(v["ghz"].as_f64().is_some_and(|ghz| ghz > 0.0), "{v}");
+    v["cases"].as_array().expect("a list").clone()
+}
+
+fn ran(case: &Value) {
+    let rounds = case["ns"].as_array().expect("rounds").len();
+    assert!(rounds == 2 && case["ns_median"].as_f64().is_some_and(|ns| ns > 0.0), "{case}");
+}
+
+#[test]
+fn bench_path_names_the_cost_of_each_stage() {
+    let cases = cases("UDP, 18 B payload, batch 32", &[]);
+    let both = [&RX[..], &TX[..]].concat();
+    assert_eq!(cases.len(), 3, "receive, echo and send: {cases:?}");
+    for (case, stages) in cases.iter().zip([&RX[..], &both[..], &TX[..]]) {
         let costs = case["stages_ns"].as_object().expect("stages");
-        assert_eq!(costs.len(), stages.len(), "{case}");
         for stage in stages {
-            assert!(costs[*stage].as_f64().is_some_and(|ns| ns > 0.0), "{stage}: {case}");
+            assert!(costs.get(*stage).is_some_and(Value::is_number), "{stage}: {case}");
         }
-        let rounds = case["ns"].as_array().expect("rounds").len();
-        assert!(rounds == 2 && case["ns_median"].as_f64().is_some_and(|ns| ns > 0.0), "{case}");
+        ran(case);
+    }
+}
+
+#[test]
+fn bench_path_runs_every_kind_of_case() {
+    for (only, more, n) in [
+        ("batch 1", &[][..], 0),
+        ("null ports, 60 B, batch 32", &["--packets", "1000"], 0),
+        ("receive UDP at random", &["--sockets", "1000"], 2),
+        ("TCP", &[], 5),
+    ] {
+        let cases = cases(only, more);
+        assert!(n == 0 || cases.iter().filter(|c| c["who"] == "linerate").count() == n, "{only}");
+        cases.iter().filter(|c| c["who"] == "linerate").for_each(ran);
+        // A peer has run, or it is said why not.
+        for peer in cases.iter().filter(|c| c["who"] != "linerate") {
+            assert!(peer["ns_median"].is_number() || peer["note"].is_string(), "{peer}");
+        }
     }
 }

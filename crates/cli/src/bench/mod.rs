@@ -9,12 +9,15 @@
 //! | [`host_end`], [`program_end`], [`relay`] | the server, the client and the kernel relay |
 //! | [`stats`] | median, spread, percentile |
 //! | [`table`] | what is printed |
+//! | [`devices`] | `linerate bench devices`: datagrams over a veth pair, by every way there is |
+//! | [`steering`] | `linerate bench steering`: a second shard, a hop to it, order |
 //! | [`livelock`] | `linerate bench livelock`: what reaches the application at overload |
 //! | [`path`] | `linerate bench path`: nanoseconds a packet and stage, in memory |
 //!
 //! Nothing here touches the host's network: the first thing done is to enter a new network, PID and
 //! mount namespace, and all that is started lives and dies with that PID namespace.
 
+pub mod devices;
 pub mod host_end;
 pub mod inside;
 pub mod livelock;
@@ -24,10 +27,13 @@ pub mod program_end;
 pub mod relay;
 pub mod run;
 pub mod stats;
+pub mod steering;
 pub mod table;
 pub mod traffic;
 
+pub use devices::BenchDevicesArgs;
 pub use livelock::BenchLivelockArgs;
 pub use path::BenchPathArgs;
 pub use run::BenchRunArgs;
+pub use steering::BenchSteeringArgs;
 pub use traffic::TrafficArgs;

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::{host_end, inside, program_end, relay};
+use super::{devices, host_end, inside, program_end, relay};
 
 /// Congestion control of every traffic socket, both ends.
 pub const CONGESTION: &str = "cubic";
@@ -87,6 +87,15 @@ pub enum Part {
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
+    /// Sends datagrams as fast as it goes, for `bench devices`.
+    Generator {
+        /// CPU to stay on.
+        #[arg(long)]
+        cpu: Option<usize>,
+        /// Bytes of payload.
+        #[arg(long, default_value_t = 18)]
+        payload: u16,
+    },
     /// The measurement itself, as PID 1 of its own namespaces.
     Inside {
         /// The settings as JSON.
@@ -98,6 +107,9 @@ pub enum Part {
 pub fn main(args: TrafficArgs) -> ExitCode {
     let played = match args.part {
         Part::Host { cpu } => pin(cpu).and_then(|()| host_end::serve()),
+        Part::Generator { cpu, payload } => {
+            pin(cpu).and_then(|()| devices::generator::serve(payload))
+        }
         Part::Program { cpu, unshare } => pin(cpu).and_then(|()| program_end::serve(unshare)),
         Part::Relay { listen, to } => relay::serve(listen, to),
         Part::Pinned { cpu, command } => pin(cpu).and_then(|()| exec(&command)),

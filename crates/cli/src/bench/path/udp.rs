@@ -1,0 +1,147 @@
+//! Cases of UDP: receive, echo, and look-up among many sockets.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use linerate_core::path;
+use linerate_core::pkt::Batch;
+use linerate_core::shard::Shard;
+use linerate_core::sock::SocketId;
+use linerate_core::udp::output::SendTo;
+
+use super::case::{Case, Maker, Parts, Row, cpu_ns, stages};
+use super::stack::{self, LOCAL, PORT};
+
+/// The cases of this file.
+pub fn makers(sockets_max: u32) -> Vec<Maker> {
+    let receive = |payload: usize, size: u64| -> Maker {
+        let row = Row::new(format!("receive UDP, {payload} B payload, batch {size}"));
+        let row = if (payload, size) == (18, 32) { row.target(35.0) } else { row };
+        (row, Box::new(move |row| Box::new(Receive::new(row, payload, size, 1, false))))
+    };
+    let echo = |size: u64| -> Maker {
+        let row = Row::new(format!("echo UDP, 18 B payload, batch {size}"));
+        let row = if size == 32 { row.target(80.0) } else { row };
+        (row, Box::new(move |row| Box::new(Receive::new(row, 18, size, 1, true))))
+    };
+    let mut all: Vec<Maker> = [32, 1, 8, 64, 256].map(|size| receive(18, size)).into();
+    all.push(receive(1472, 32));
+    all.extend([32, 1].map(echo));
+    for sockets in [1, 1000, 10_000, 1_000_000u32] {
+        let row = Row::new(format!("receive UDP at random, {sockets} sockets, batch 32"));
+        let make = move |row| Box::new(Receive::new(row, 18, 32, sockets, false)) as Box<dyn Case>;
+        all.extend((sockets <= sockets_max).then(|| (row, Box::new(make) as Box<_>)));
+    }
+    all
+}
+
+/// Sockets on one address; more are spread over more addresses.
+const PORTS: u32 = 60_000;
+
+/// Where the `n`th of many sockets is bound.
+pub fn place(n: u32) -> (Ipv4Addr, u16) {
+    let addr = Ipv4Addr::from_bits(LOCAL.to_bits() + n / PORTS);
+    (addr, (n % PORTS) as u16 + PORT)
+}
+
+/// A number below `n`, chosen by a generator that costs next to nothing.
+#[inline]
+pub fn choose(state: &mut u64, n: u32) -> u32 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    ((*state >> 32) * u64::from(n) >> 32) as u32
+}
+
+struct Receive {
+    row: Row,
+    shard: Shard,
+    batch: Batch,
+    frame: Vec<u8>,
+    size: u64,
+    sockets: u32,
+    echo: bool,
+    turns: u64,
+    random: u64,
+    read: u64,
+}
+
+impl Receive {
+    fn new(row: Row, payload: usize, size: u64, sockets: u32, echo: bool) -> Receive {
+        let mut shard = stack::shard();
+        for extra in 1..sockets.div_ceil(PORTS) {
+            let (addr, _) = place(extra * PORTS);
+            shard.add_addr(0, IpAddr::V4(addr), 24).expect("a new address");
+        }
+        let many = row.name.contains("at random");
+        for n in 0..sockets {
+            let (addr, port) = place(n);
+            stack::bind(&mut shard, many.then_some(IpAddr::V4(addr)), port);
+        }
+        let (frame, turns, random, read) = (stack::frame(payload), 0, 0x9e37_79b9_7f4a_7c15, 0);
+        let sockets = if many { sockets } else { 0 };
+        let batch = Batch::new();
+        Receive { row, shard, batch, frame, size, sockets, echo, turns, random, read }
+    }
+
+    fn turn(&mut self) {
+        self.turns += 1;
+        stack::tick(&mut self.shard, self.turns);
+        for _ in 0..self.size {
+            if self.sockets > 0 {
+                let (addr, port) = place(choose(&mut self.random, self.sockets));
+                stack::redirect(&mut self.frame, addr, port);
+            }
+            stack::ring(&mut self.shard, &mut self.batch, &self.frame);
+        }
+        path::receive(&mut self.shard, &mut self.batch);
+        while let Some(event) = self.shard.poll_event() {
+            self.read(event.id);
+        }
+        if self.echo {
+            path::transmit(&mut self.shard, &mut self.batch);
+            stack::complete(&mut self.shard, 0);
+        }
+    }
+
+    /// The application reads all that there is, and sends it back where that is asked for.
+    #[inline]
+    fn read(&mut self, sock: SocketId) {
+        while let Some(datagram) = self.shard.udp_recv(sock) {
+            self.read += 1;
+            let payload = datagram.slices().next().unwrap_or_default();
+            if self.echo {
+                let mut copy = [0; 64];
+                let copy = &mut copy[..payload.len()];
+                copy.copy_from_slice(payload);
+                let back = SendTo { src: Some(datagram.dst()), ..SendTo::to(datagram.src()) };
+                self.shard.udp_send(sock, back, &[copy]).expect("the queue is emptied every turn");
+            } else {
+                std::hint::black_box(payload.first());
+            }
+            self.shard.udp_done(datagram);
+        }
+    }
+}
+
+impl Case for Receive {
+    fn row(&self) -> &Row {
+        &self.row
+    }
+    fn round(&mut self, packets: u64) -> Option<f64> {
+        let turns = packets.div_ceil(self.size);
+        let before = self.read;
+        let begun = cpu_ns();
+        for _ in 0..turns {
+            self.turn();
+        }
+        let ns = (cpu_ns() - begun) as f64 / (turns * self.size) as f64;
+        stack::check(&self.shard);
+        assert_eq!(self.read - before, turns * self.size, "every datagram reached its socket");
+        Some(ns)
+    }
+    fn parts(&mut self) -> Parts {
+        let size = self.size;
+        let ns = stages(self, size, |it| &mut it.shard, |it, _| it.turn());
+        Parts { ns, note: None }
+    }
+}
