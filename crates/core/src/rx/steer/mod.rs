@@ -3,7 +3,7 @@
 //! before: [`crate::rx::gro`]   after: [`crate::link::input`] here, or [`crate::rx::backlog`] of
 //! another shard
 //! Linux:  net/core/dev.c `get_rps_cpu`, `set_rps_cpu`, `enqueue_to_backlog`
-//! drops:  CpuBacklog; else the target's backlog gives it, and FlowLimit
+//! drops:  CpuBacklog
 //!
 //! What a loop that drives a shard does:
 //!
