@@ -144,6 +144,10 @@ impl Shard {
         let shift = self.net.now.ns() as i64 - moved.left_at.ns() as i64;
         if shift.unsigned_abs() > SAME_CLOCK {
             moved.retime(shift);
+        } else if shift < 0 {
+            // The old shard took its time later than we did. Ours goes on to there: the peer does not
+            // accept timestamps that go back (PAWS).
+            self.net.now = moved.left_at;
         }
         // Said by who comes, too: whoever makes way for it takes himself out of the directory.
         let key = moved.flow_key();

@@ -61,15 +61,16 @@ fn backlog(net: &Net) -> (u64, u64) {
     (read.out, read.out + read.held)
 }
 
-/// Packets that have left a device's transmit queues, and those that will have when what waits in
-/// them now has.
+/// Packets that have left a device's transmit queues and that it is through with, and those that will
+/// have when what waits now has.
 fn xmit(net: &Net, dev: u8) -> (u64, u64) {
     let queues = net.ifaces.get(dev as usize).map_or(&[][..], |i| &i.txqs);
     let sent: u64 = queues.iter().map(|q| q.sent).sum();
     let wait: usize = queues.iter().map(|q| q.qdisc.len()).sum();
-    let ring: usize = queues.iter().map(|q| q.ring.len()).sum();
-    // A super-packet may stand in the ring as several: that only makes it later.
-    (sent.saturating_sub(ring as u64), sent + wait as u64)
+    // In rings, and in devices that have not given it back. A super-packet may stand there as several,
+    // and other devices' packets count, too: that only makes it later.
+    let held = net.counts.flow(Stage::Xmit).read().held;
+    (sent.saturating_sub(held), sent + wait as u64)
 }
 
 impl Net {
