@@ -269,6 +269,8 @@ fn a_killed_instance_leaves_the_interface_as_it_was() {
             let off = world.server.good("ethtool -k v0");
             (link, qdisc, off)
         };
+        // It is set up by us, and so is down again when we are gone.
+        world.server.good("ip link set v0 down");
         let before = state(&world);
         let mut args = vec!["--dev", "v0", "--backend", backend, "--queues", "2"];
         args.extend(addrs());
@@ -492,15 +494,95 @@ fn wrong_options_are_refused_before_anything_is_started() {
     }
 }
 
-/// Queues come and go while connections are open and a file is on its way.
+/// A link that goes down and comes back is waited for; an interface that vanishes ends the instance,
+/// with a sentence and its report.
 #[test]
-fn queues_come_and_go_and_no_connection_is_lost() {
+fn an_interface_may_go_down_and_its_end_is_told() {
+    need!();
+    for backend in ["af_packet", "af_xdp"] {
+        let world = World::new();
+        world.client.good("ethtool -K v1 tx off");
+        let mut args = vec!["--dev", "v0", "--backend", backend, "--queues", "2"];
+        args.extend(addrs());
+        args.extend(SERVICES);
+        let mut up = world.up(&world.server, &args);
+        let mut echoing = Echoing::new(&world, SERVER_V4);
+        echoing.say("before");
+        world.server.good("ip link set v0 down");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        world.server.good("ip link set v0 up");
+        echoing.say("after");
+        world.client.good(&format!("ping -q -c 2 -i 0.2 -W 5 {SERVER_V4}"));
+        drop(echoing);
+        world.server.good("ip link del v0");
+        let said = up.says("linerate up: the worker of shard");
+        assert!(said.contains("stopped"), "{backend}: {said}");
+        assert_eq!(up.status(), Some(1), "{backend}");
+    }
+}
+
+/// What odd clients ask of the file server, and what it says.
+#[test]
+fn files_are_served_as_the_rfcs_have_it_and_nothing_else_is() {
+    need!();
+    let world = World::new();
+    std::os::unix::fs::symlink("/etc/passwd", world.dir.join("www/out")).expect("a link");
+    fs::write(world.dir.join("www/.secret"), "secret").expect("a file");
+    let mut args = vec!["--dev", "v0", "--backend", "af_packet"];
+    args.extend(addrs());
+    args.extend(["--serve", "http@8080=www", "--serve", "http@10.9.0.2:81=www/sub"]);
+    let up = world.up(&world.server, &args);
+    assert!(up.line.contains("serves http@8080 http@10.9.0.2:81"), "{}", up.line);
+    let to = format!("TCP:{SERVER_V4}:8080");
+    let ask = |request: &str| {
+        let got = world.client.piped(&["socat", "-t", "30", "-", &to], request.as_bytes());
+        String::from_utf8_lossy(&got).into_owned()
+    };
+    let last = "Connection: close\r\n\r\n";
+    let both = ask(&format!(
+        "GET / HTTP/1.1\r\nHost: h\r\n\r\nHEAD /big HTTP/1.1\r\nHost: h\r\n\r\n\
+         GET /big HTTP/1.1\r\nHost: h\r\nRange: bytes=1-3\r\n{last}"
+    ));
+    let heads: Vec<&str> = both.lines().filter(|l| l.starts_with("HTTP/1.1 ")).collect();
+    assert_eq!(heads, ["HTTP/1.1 200 OK", "HTTP/1.1 200 OK", "HTTP/1.1 206 Partial Content"]);
+    assert!(both.contains("\r\n\r\n<p>home</p>\nHTTP/1.1 200"), "no body after HEAD: {both}");
+    assert!(both.contains("Content-Length: 3000000\r\n"), "{both}");
+    assert!(both.contains("Content-Range: bytes 1-3/3000000\r\n"), "{both}");
+    let body = big();
+    let put = format!("PUT /x HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", body.len());
+    for (request, status) in [
+        (put + &"x".repeat(100_000), "405 Method Not Allowed"),
+        (format!("GET / HTTP/1.1\r\n{last}"), "400 Bad Request"),
+        ("nonsense\r\n\r\n".to_owned(), "400 Bad Request"),
+        (format!("GET / HTTP/1.1\r\nX: {}\r\n{last}", "y".repeat(9000)), "431 Request Header"),
+        (format!("GET /out HTTP/1.1\r\nHost: h\r\n{last}"), "404 Not Found"),
+        (format!("GET /.secret HTTP/1.1\r\nHost: h\r\n{last}"), "404 Not Found"),
+        (format!("GET /../names HTTP/1.1\r\nHost: h\r\n{last}"), "404 Not Found"),
+        (format!("GET /%2e%2e/names HTTP/1.1\r\nHost: h\r\n{last}"), "404 Not Found"),
+        (format!("GET /sub HTTP/1.1\r\nHost: h\r\n{last}"), "301 Moved Permanently"),
+        // Its end comes never: after ten seconds it is told so.
+        ("GET / HTTP/1.1\r\nHost: ".to_owned(), ""),
+    ] {
+        let said = ask(&request);
+        let (first, _) = said.split_once("\r\n").unwrap_or((&said, ""));
+        assert!(first.contains(status), "{status}: {first}");
+    }
+    let slow = ["sh", "-c", &format!("(printf 'GET / HT'; sleep 15) | socat -t 20 - {to}")];
+    let said = String::from_utf8_lossy(&world.client.output(&slow).stdout).into_owned();
+    assert!(said.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{said}");
+    up.end();
+}
+
+/// Queues come and go while connections are open and a file is on its way: none is lost, and each
+/// shard counts what its queue gave it (`softnet:processed`).
+#[test]
+fn knob_channels_combined() {
     need!();
     // What each backend can be changed to, from what.
     for (backend, begin, steps) in [
         ("tap", "1", &["2", "3", "1", "2"][..]),
         ("af_xdp", "1", &["2", "1", "2"]),
-        ("af_packet", "2", &["1"]),
+        ("af_packet", "1", &["2", "3", "1", "2"]),
     ] {
         let world = World::new();
         let (net, dev) = match backend {
@@ -544,11 +626,13 @@ fn queues_come_and_go_and_no_connection_is_lost() {
         }
         every_client(&world, &format!("{backend} after its queues changed"));
         open.iter_mut().for_each(|e| e.say("at the end"));
+        let softnet = world.ask(&["show", "softnet"]);
+        assert!(softnet.lines().all(|l| !l.starts_with("00000000 ")), "{backend}: {softnet}");
         let slow = slow.wait_with_output().expect("curl ends");
         assert!(slow.stdout == big(), "{backend}: {} bytes", slow.stdout.len());
-        if backend == "af_packet" {
-            let why = world.refused(&["set", "channels.combined=2"], 1);
-            assert!(why.contains("share the interface from the start"), "{why}");
+        if backend == "af_xdp" {
+            let why = world.refused(&["set", "channels.combined=3"], 1);
+            assert!(why.contains("every queue of the interface has its shard"), "{why}");
         }
         drop(open);
         up.end();

@@ -232,6 +232,13 @@ impl Up {
         said
     }
 
+    /// The status that it ends with by itself.
+    pub fn status(mut self) -> Option<i32> {
+        let mut rest = String::new();
+        std::io::Read::read_to_string(&mut self.stderr, &mut rest).expect("readable");
+        self.child.0.wait().expect("it ends").code()
+    }
+
     /// Ends it by SIGKILL.
     pub fn kill(mut self) {
         self.child.0.kill().expect("it is ours");
