@@ -9,7 +9,6 @@ use linerate_core::tcp::TcpError;
 use linerate_core::tcp::api::Listen;
 use linerate_core::udp::api::UdpBind;
 use linerate_core::udp::output::SendTo;
-use linerate_dev::Device;
 use linerate_dev::drive::{App, Drive};
 use linerate_dev::netdev::{Losses, Netdev};
 use linerate_dev::packet::ring::{Config, Fanout, RingSocket, open};
