@@ -110,8 +110,20 @@ impl Homes {
     pub fn settle(&self, key: FlowKey, cpu: u8) {
         self.put(key, cpu, false);
     }
-    /// A connection lives on shard `cpu` now, wherever its packets arrive: the shard that it leaves
-    /// says so, when the connection is in the mailbox of `cpu` and before it takes in another packet.
+    /// A connection left shard `from` for shard `to`: the one that it leaves says so, when the
+    /// connection is in the mailbox of `to` and before it takes in another packet. Who got it may
+    /// have been faster, and have said so, sent it on, or seen its end: then nothing happens.
+    pub fn leaves(&self, key: &FlowKey, from: u8, to: u8) {
+        let Some(part) = self.part(key) else { return };
+        let mut part = part.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(home) = part.get_mut(key).filter(|home| home.cpu == from) {
+            home.cpu = to;
+            if !std::mem::replace(&mut home.away, true) {
+                self.away.fetch_add(1, Ordering::AcqRel);
+            }
+        }
+    }
+    /// A connection lives on shard `cpu` now, wherever its packets arrive: said by that shard.
     pub fn moved(&self, key: FlowKey, cpu: u8) {
         self.put(key, cpu, true);
     }

@@ -199,7 +199,7 @@ impl Shard {
         post(&mut self.net, cpu, Outgoing { letter, note: NO_NOTE });
         // In this order: who reads that the connection lives there puts its packets behind it.
         if flush_to(self, cpu) {
-            mesh.homes.moved(key, cpu);
+            mesh.homes.leaves(&key, self.net.cpu, cpu);
             self.net.counts.inc(id::RfsFlowsMoved);
         }
     }
