@@ -37,6 +37,7 @@ impl<D: Device> Tx<D> {
             self.ring.push_back(pkt);
         }
         let sent = self.dev.tx_burst(&mut self.ring, &mut self.done).expect("it is there");
+        self.dev.tx_complete(&mut self.done);
         self.done.drain(..).for_each(|(pkt, _)| self.pool.free(pkt));
         sent
     }

@@ -147,12 +147,6 @@ pub trait Device: Send {
         0
     }
 
-    /// Whether everything that was handed to it is where nothing that another queue sends from now
-    /// on can overtake it, as far as that can be known.
-    fn tx_idle(&self) -> bool {
-        self.tx_pending() == 0
-    }
-
     /// The sizes of its rings.
     fn rings(&self) -> Rings {
         Rings::default()
@@ -170,7 +164,8 @@ pub trait Device: Send {
         false
     }
 
-    /// Sets the rule at `location`, or takes it out (`ethtool -N`).
+    /// Sets the rule at `location`, or takes it out (`ethtool -N`). Locations from 2^31 on are this
+    /// queue's own (accelerated RFS): another queue's rule of the same number is another rule.
     ///
     /// # Errors
     /// `Unsupported` where the device takes no rules, `ENOSPC` where it has no room.

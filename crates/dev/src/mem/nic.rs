@@ -313,6 +313,12 @@ impl Nic {
         self.own.set_rule(location, rule)
     }
 
+    /// How many rules there are, those of accelerated RFS among them.
+    #[must_use]
+    pub fn rules(&self) -> usize {
+        self.own.ruled.load(Ordering::Acquire)
+    }
+
     /// To which queues each packet goes.
     pub fn set_spread(&self, spread: Spread) {
         self.own.change(|table| table.spread = spread);

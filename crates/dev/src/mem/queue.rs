@@ -77,6 +77,8 @@ pub struct MemQueue {
     /// Which lane is looked at first: it moves on, so that all senders are treated alike.
     first: usize,
     out: Out,
+    /// What went into lanes and was not received yet, oldest first, with its lane and its place there.
+    sent: VecDeque<(Pkt, u8, u64)>,
     /// This end said that it waits.
     waits: bool,
     /// Times it was rung for and has not read that off the descriptor.
@@ -107,6 +109,7 @@ impl MemQueue {
             lanes: Vec::new(),
             first: 0,
             out,
+            sent: VecDeque::new(),
             waits: false,
             rung: 0,
             counts: Counts::default(),
@@ -239,9 +242,9 @@ impl MemQueue {
             self.copies(&pkt, queue);
         }
         self.out.put(queue, |slot| slot.swap_in(&mut pkt));
-        self.out.note(queue, flow);
+        let place = self.out.note(queue, flow);
         self.stats[1] += 1;
-        done.push((pkt, true));
+        self.sent.push_back((pkt, queue, place));
         true
     }
 
@@ -295,10 +298,7 @@ impl Out {
         if last.queue == queue || last.place == 0 {
             return Way::To { queue, flow };
         }
-        let lane = self.lanes.get(last.queue as usize).and_then(Option::as_ref);
-        let under_way = lane.is_some_and(|lane| {
-            !lane.cut.receiver.load(Ordering::Acquire) && lane.done() < last.place
-        });
+        let under_way = !self.is_through(last.queue, last.place);
         match under_way {
             false => Way::To { queue, flow },
             true if usize::from(last.queue) < self.table.channels => {
@@ -308,13 +308,21 @@ impl Out {
         }
     }
 
-    /// Notes by which lane the flow's last packet went.
+    /// Notes by which lane the flow's last packet went; returns its place there.
     #[inline]
-    fn note(&mut self, queue: u8, flow: usize) {
+    fn note(&mut self, queue: u8, flow: usize) -> u64 {
         let place = self.lanes.get(queue as usize).and_then(Option::as_ref).map_or(0, |l| l.sent);
         if let Some(last) = self.last.get_mut(flow) {
             *last = Last { place, queue };
         }
+        place
+    }
+
+    /// Whether the receiver is through with the packet at this place, or will never be.
+    #[inline]
+    fn is_through(&self, queue: u8, place: u64) -> bool {
+        let lane = self.lanes.get(queue as usize).and_then(Option::as_ref);
+        lane.is_none_or(|l| l.cut.receiver.load(Ordering::Acquire) || l.done() >= place)
     }
 
     /// The lane to a queue; `None` if nobody receives there.
@@ -455,7 +463,7 @@ impl Device for MemQueue {
         ring: &mut VecDeque<Pkt>,
         done: &mut Vec<(Pkt, bool)>,
     ) -> io::Result<usize> {
-        let before = done.len();
+        let before = ring.len();
         self.door().sending.store(true, Ordering::SeqCst);
         self.out.refresh(&self.nic);
         while let Some(pkt) = ring.front_mut() {
@@ -475,12 +483,24 @@ impl Device for MemQueue {
         }
         self.out.publish(&self.nic);
         self.door().sending.store(false, Ordering::SeqCst);
-        Ok(done.len() - before)
+        Ok(before - ring.len())
     }
 
-    fn tx_idle(&self) -> bool {
-        let over = |l: &TxLane| l.cut.receiver.load(Ordering::Acquire) || l.tx.in_flight() == 0;
-        self.out.lanes.iter().flatten().all(over)
+    /// A packet is sent when the other end is through with it: whoever waits for that may send what
+    /// follows it by another queue.
+    fn tx_complete(&mut self, done: &mut Vec<(Pkt, bool)>) -> usize {
+        let before = done.len();
+        while let Some((_, queue, place)) = self.sent.front() {
+            if !self.out.is_through(*queue, *place) {
+                break;
+            }
+            done.extend(self.sent.pop_front().map(|(pkt, _, _)| (pkt, true)));
+        }
+        done.len() - before
+    }
+
+    fn tx_pending(&self) -> usize {
+        self.sent.len()
     }
 
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
@@ -514,7 +534,10 @@ impl Device for MemQueue {
     }
 
     fn set_rule(&mut self, location: u32, rule: Option<&Rule>) -> io::Result<()> {
-        self.nic.own.set_rule(location, rule)
+        // What each queue keeps for itself does not get into another's way; shards remember at most
+        // 2^20 flows.
+        let own = if location >> 31 == 1 { u32::from(self.queue) << 24 } else { 0 };
+        self.nic.own.set_rule(location | own, rule)
     }
 
     fn statistics(&self) -> Vec<(&'static str, u64)> {

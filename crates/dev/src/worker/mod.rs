@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use linerate_core::path;
 use linerate_core::pkt::Batch;
@@ -25,6 +26,9 @@ use thread::Order;
 
 /// Orders that may wait for one worker; whoever gives more waits.
 const ORDERS: usize = 64;
+
+/// How long devices of halted shards may take to give back what was sent.
+const GIVE_BACK: Duration = Duration::from_millis(100);
 
 /// The worker is not there any more: it was stopped, or it panicked (ESRCH).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +83,8 @@ impl From<Failure> for io::Error {
 /// What all workers of an instance see.
 struct Shared {
     mesh: Arc<Mesh>,
+    /// Where the time of all shards begins.
+    start: Instant,
     /// A worker panicked: the others take no more turns.
     ending: AtomicBool,
     failures: Mutex<Vec<Failure>>,
@@ -157,6 +163,7 @@ impl<A: App + 'static> Workers<A> {
         assert!((1..=SHARDS_MAX).contains(&n), "an instance has 1 to {SHARDS_MAX} shards");
         let shared = Shared {
             mesh: Mesh::new(n),
+            start: Instant::now(),
             ending: AtomicBool::new(false),
             failures: Mutex::default(),
             watch: Mutex::default(),
@@ -283,15 +290,23 @@ impl<A: App + 'static> Workers<A> {
     }
 
     /// Halts all loops after their turn, and works off what lies between the shards: mail and
-    /// backlogs are empty afterwards. Workers still answer. What the devices hold stays there.
+    /// backlogs are empty afterwards, and devices have given back what they have sent. Workers still
+    /// answer. What waits to be received stays in the devices.
     pub fn quiesce(&self) {
         self.run(false);
         // A packet may be sent on from one shard to the next, at most once: the third round finds
         // nothing, unless somebody breaks that rule.
-        for _ in 0..8 {
-            if self.ask_all(|drive, _| settle(drive)).into_iter().sum::<usize>() == 0 {
-                return;
-            }
+        let settled = || self.ask_all(|drive, _| settle(drive)).into_iter().sum::<usize>() == 0;
+        let _ = (0..8).any(|_| settled());
+        // What devices still hold they may give back yet; a peer that takes nothing is not waited for.
+        let begun = Instant::now();
+        let holds = |drive: &mut Drive, _: &mut A| {
+            // A device that is gone takes nothing any more.
+            let _ = drive.flush_tx();
+            drive.devices().any(|d| d.tx_pending() > 0)
+        };
+        while begun.elapsed() < GIVE_BACK && self.ask_all(holds).contains(&true) {
+            std::thread::sleep(GIVE_BACK / 100);
         }
     }
 
@@ -368,8 +383,7 @@ impl<A: App> Drop for Workers<A> {
     }
 }
 
-/// Works off mail and backlog of a halted shard, and sends what answers them; returns how many packets
-/// that were.
+/// Works off mail and backlog of a halted shard; returns how many packets that were.
 fn settle(drive: &mut Drive) -> usize {
     let (mut batch, mut all) = (Batch::new(), 0);
     loop {
@@ -379,8 +393,6 @@ fn settle(drive: &mut Drive) -> usize {
             break;
         }
     }
-    // A device that is gone takes nothing any more: what it was to send stays, and is freed with us.
-    let _ = drive.flush_tx();
     all
 }
 

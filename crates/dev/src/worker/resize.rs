@@ -123,7 +123,7 @@ fn send_all(drive: &mut Drive) -> io::Result<()> {
     let begun = Instant::now();
     while begun.elapsed() < SEND_MAX {
         let queued = drive.flush_tx()?;
-        if !queued && drive.devices().all(|d| d.tx_idle()) {
+        if !queued && drive.devices().all(|d| d.tx_pending() == 0) {
             break;
         }
         std::thread::yield_now();

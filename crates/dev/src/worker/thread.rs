@@ -71,6 +71,7 @@ fn make<A: App>(begin: &Begin<A>) -> io::Result<(Drive, A)> {
         pin::to_cpu(cpu)?;
     }
     let mut drive = Drive::new(Shard::new(begin.seed))?;
+    drive.count_from(begin.shared.start);
     for (path, value) in &begin.knobs {
         drive.shard.set_knob(path, value).expect("it was taken by all other shards");
     }
@@ -87,7 +88,7 @@ fn run<A: App>(
     orders: &Receiver<Order<A>>,
     shared: &Shared,
 ) {
-    let (mut running, waker) = (false, drive.poller.waker());
+    let (mut running, mut begun, waker) = (false, false, drive.poller.waker());
     loop {
         for _ in 0..ORDERS {
             let halted = !running || shared.ending.load(Ordering::Acquire);
@@ -95,7 +96,13 @@ fn run<A: App>(
             let order = if halted { orders.recv().ok() } else { orders.try_recv().ok() };
             match order {
                 Some(Order::Ask(job)) => job(drive, app),
-                Some(Order::Run(on)) => running = on,
+                Some(Order::Run(on)) => {
+                    if on && !std::mem::replace(&mut begun, true) {
+                        // What passed while the others were built is no pause.
+                        drive.count_from(shared.start);
+                    }
+                    running = on;
+                }
                 Some(Order::End) => return,
                 // Whoever gave the orders is gone.
                 None if halted => return,

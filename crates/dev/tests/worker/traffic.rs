@@ -43,7 +43,7 @@ fn rps_spreads_one_queue_over_two_shards() {
             app.connect(&mut drive.shard, 32);
         })
         .expect("it lives");
-    wait_until("all streams end", || client.ask(0, |_, app| app.ended) == Ok(32));
+    wait_until("all streams end", || client.ask(0, |_, app| app.ended).expect("it lives") == 32);
     let rps = server.ask_all(|drive, _| drive.shard.net.counts.get(Counter::SoftnetReceivedRps));
     let segs = server.ask_all(|drive, _| drive.shard.net.counts.get(Counter::TcpInSegs));
     let received = check_end(&server);
@@ -72,7 +72,7 @@ fn questions_and_knobs_do_not_disturb_what_runs() {
             _ => ("queues.rx.rps_cpus", "0"),
         };
         server.set_knob(path, value).expect("in range");
-        client.ask(0, |_, app| app.ended) == Ok(20)
+        client.ask(0, |_, app| app.ended).expect("it lives") == 20
     });
     assert!(asked > 4);
     check_end(&server);
