@@ -293,6 +293,25 @@ impl Pool {
         pkt.add_buf(chunk, off, len);
         Ok(())
     }
+    /// Chunks that came back to the memory `home`, the latest first: at most `max` of this pool's
+    /// own are given to `each`. What the depot has is left to [`Pool::take_home`]. Returns how many.
+    #[inline]
+    pub fn each_home(
+        &mut self,
+        home: Home,
+        max: usize,
+        mut each: impl FnMut(&'static mut [u8]),
+    ) -> usize {
+        let Some(list) = self.mapped.get_mut(home.0 as usize) else { return 0 };
+        let from = list.len().saturating_sub(max);
+        let n = list.len() - from;
+        for buf in list.drain(from..).rev() {
+            if let Bytes::Mapped(chunk, _) = buf.0 {
+                each(chunk);
+            }
+        }
+        n
+    }
     /// Chunks that came back to the memory `home`: at most `max` of them are moved to `out`.
     pub fn take_home(&mut self, home: Home, max: usize, out: &mut Vec<Buf>) {
         let Some(list) = self.mapped_of(home) else { return };

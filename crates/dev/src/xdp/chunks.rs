@@ -37,16 +37,23 @@ impl Chunks {
     pub fn scarce(&self) -> bool {
         self.own < self.share / 4
     }
-    /// Brings chunks home that packets are done with, and takes some that no queue needs.
+    /// Brings chunks home that packets are done with, so that `wanted` can go to the fill ring; where
+    /// there are too few, also such that no queue needs.
     pub fn come_home(&mut self, pool: &mut Pool, wanted: usize) {
-        pool.take_home(self.umem.home, wanted.max(SPARE_BATCH), &mut self.bufs);
-        let came = self.bufs.len();
-        for buf in self.bufs.drain(..) {
-            let chunk = self.umem.take_back(buf);
-            self.free.push(chunk);
+        let (region, free) = (self.umem.region, &mut self.free);
+        self.own += pool.each_home(self.umem.home, wanted, |chunk| {
+            free.extend(region.take_back(chunk).map(|index| index as u32));
+        });
+        if self.free.len() < wanted + self.reserve {
+            // Those of other pools as well.
+            pool.take_home(self.umem.home, SPARE_BATCH, &mut self.bufs);
+            self.own += self.bufs.len();
+            for buf in self.bufs.drain(..) {
+                let chunk = self.umem.take_back(buf);
+                self.free.push(chunk);
+            }
         }
-        self.own += came;
-        if self.free.len() < wanted {
+        if self.free.len() < wanted + self.reserve {
             self.own += self.umem.take_spare(SPARE_BATCH, &mut self.free);
         } else if self.own > self.share + 2 * SPARE_BATCH && self.free.len() > SPARE_BATCH {
             // Packets of other queues' chunks end here: back to who needs them.

@@ -26,7 +26,7 @@ fn a_chunk_of_a_device_carries_a_packet_and_comes_home() {
 #[test]
 fn without_room_the_chunk_stays_with_the_device() {
     let mut pool = Pool::new(0, 0);
-    let back = pool.alloc_around(chunk(0), 0, 10).err().expect("no packet may be out");
+    let back = pool.alloc_around(chunk(0), 0, 10).expect_err("no packet may be out");
     assert_eq!(back.home(), Some(Home(0)));
 }
 
@@ -36,12 +36,14 @@ fn a_frame_in_several_chunks_counts_each_and_brings_them_home() {
     let mut pkt = pool.alloc_around(chunk(5), 256, 3000).ok().expect("there is room");
     assert!(pool.add_around(&mut pkt, chunk(5), 0, 2000).is_ok());
     assert_eq!((pkt.len(), pkt.nr_frags(), pool.small_out()), (5000, 1, 2));
-    let third = pool.add_around(&mut pkt, chunk(5), 0, 1).err().expect("two may be out");
+    let third = pool.add_around(&mut pkt, chunk(5), 0, 1).expect_err("two may be out");
     assert_eq!(third.home(), Some(Home(5)));
     pool.free(pkt);
-    let mut out = Vec::new();
-    pool.take_home(Home(5), 8, &mut out);
-    assert_eq!((out.len(), pool.small_out()), (2, 0));
+    let mut lens = Vec::new();
+    assert_eq!(pool.each_home(Home(4), 8, |_| unreachable!("of another memory")), 0);
+    assert_eq!(pool.each_home(Home(5), 1, |chunk| lens.push(chunk.len())), 1);
+    assert_eq!(pool.each_home(Home(5), 8, |chunk| lens.push(chunk.len())), 1);
+    assert_eq!((lens, pool.small_out()), (vec![4096; 2], 0));
 }
 
 #[test]

@@ -37,8 +37,10 @@ impl Xsk {
         if self.chunks.scarce() {
             self.chunks.come_home(cx.pool, SPARE_BATCH);
         }
-        while taken < budget {
-            let Some(n) = self.pieces(at, ready) else { break };
+        while taken < budget && at < ready {
+            let desc = self.rings.rx.peek(at);
+            let one = desc.options & libc::XDP_PKT_CONTD == 0;
+            let Some(n) = (if one { Some(1) } else { self.pieces(at, ready) }) else { break };
             let copy = self.chunks.scarce();
             let large = if copy { self.large_for(at, n) } else { 0 };
             if cx.pool.small_left() < n as usize || cx.pool.large_left() < large {
@@ -47,8 +49,7 @@ impl Xsk {
             }
             let pkt = if copy {
                 self.receive_copy(cx.pool, at, n)
-            } else if n == 1 {
-                let desc = self.rings.rx.peek(at);
+            } else if one {
                 self.receive(cx.pool, desc)
             } else {
                 self.receive_pieces(cx.pool, at, n)
@@ -92,10 +93,8 @@ impl Xsk {
         let size = self.rings.fill.size();
         let room = self.rings.fill.free(size);
         if room >= FILL_BATCH.min(size) || (idle && room > 0) {
-            let wanted = room as usize + self.chunks.reserve;
-            if self.chunks.free.len() < wanted {
-                self.chunks.come_home(pool, wanted);
-            }
+            // Each time, although there may be enough: those that were used last are in the cache.
+            self.chunks.come_home(pool, room as usize);
             self.fill_up();
         } else if !idle {
             return;
@@ -108,7 +107,7 @@ impl Xsk {
 
     /// How many descriptors from `at` on make up a frame, of `ready` that there are; `None` if its
     /// end is not there yet.
-    #[inline]
+    #[cold]
     fn pieces(&self, at: u32, ready: u32) -> Option<u32> {
         let more = |at| self.rings.rx.peek(at).options & libc::XDP_PKT_CONTD != 0;
         (at..ready).find(|&at| !more(at)).map(|last| last - at + 1)
