@@ -12,10 +12,13 @@ use super::{Build, Failure, ORDERS, Shared, lock, pin};
 use crate::drive::{App, Drive};
 use crate::poller::Waker;
 
+/// What runs on a worker's thread between two of its turns.
+pub(super) type Job<A> = Box<dyn FnOnce(&mut Drive, &mut A) + Send>;
+
 /// What a worker is told.
 pub(super) enum Order<A> {
     /// Run this between two turns.
-    Ask(Box<dyn FnOnce(&mut Drive, &mut A) + Send>),
+    Ask(Job<A>),
     /// Take turns from now on, or none.
     Run(bool),
     /// End.
