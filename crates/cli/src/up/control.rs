@@ -104,11 +104,12 @@ pub(super) fn set(up: &mut Up, knob: &str, value: &str) -> Result<(), String> {
     if row.takes == Takes::Restart {
         return Err(format!("{path} can only be set when the instance starts"));
     }
-    let mut judged = Knobs::default();
-    judged.set(path, value).map_err(|e| e.to_string())?;
+    // What the value itself is, is judged first.
+    let mut knobs = Knobs::default();
+    knobs.set(path, value).map_err(|e| e.to_string())?;
     match path {
-        "channels.combined" => return set_channels(up, judged.channels as usize),
-        "ring.rx" => size_rings(up, judged.ring_rx as usize)?,
+        "channels.combined" => return set_channels(up, knobs.channels as usize),
+        "ring.rx" => size_rings(up, knobs.ring_rx as usize)?,
         _ => {}
     }
     let before = get(up, path)?;
