@@ -73,9 +73,11 @@ impl Receive {
             shard.add_addr(0, IpAddr::V4(addr), 24).expect("a new address");
         }
         let many = row.name.contains("at random");
+        // Where one address has ports enough, they are bound to the port alone, as the peer's are.
+        let to_addr = sockets > PORTS;
         for n in 0..sockets {
             let (addr, port) = place(n);
-            stack::bind(&mut shard, many.then_some(IpAddr::V4(addr)), port);
+            stack::bind(&mut shard, to_addr.then_some(IpAddr::V4(addr)), port);
         }
         let (frame, turns, random, read) = (stack::frame(payload), 0, 0x9e37_79b9_7f4a_7c15, 0);
         let sockets = if many { sockets } else { 0 };
