@@ -13,6 +13,7 @@ use crate::pkt::Batch;
 use crate::rand::Rng;
 use crate::sock::SocketId;
 use crate::table::Counter;
+use crate::table::value::Mask;
 use crate::time::Instant;
 use crate::udp::api::UdpBind;
 use crate::wire::Mac;
