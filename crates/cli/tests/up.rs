@@ -481,6 +481,7 @@ fn wrong_options_are_refused_before_anything_is_started() {
         (&["--dev", "v0", "--serve", "echo@7", "--ports", "8"], "give it once"),
         (&["--dev", "v0", "--addr", "10.0.0.1/33"], "at most 32 bits"),
         (&["--dev", "v0", "--set", "ring.rx=0"], "ring.rx"),
+        (&["--dev", "v0", "--set", "ring.rx=512"], "as large as their backend makes them"),
         (&["--dev", "a-name-that-is-too-long"], "no name of an interface"),
         (&["--addr", "10.0.0.1/24"], "--dev"),
         (&["--config", "x.toml", "--serve", "echo"], "cannot be used with"),

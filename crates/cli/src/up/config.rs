@@ -174,6 +174,11 @@ impl Config {
             }
             self.queues = wanted;
         }
+        if let Some((_, at)) = self.knobs.iter().find(|(s, _)| s.path == "ring.rx") {
+            return Err(
+                at.wrong("receive rings are as large as their backend makes them: leave it out")
+            );
+        }
         self.knobs.retain(|(s, _)| s.path != "channels.combined");
         self.queues = self.queues.max(1);
         Ok(())

@@ -137,8 +137,7 @@ fn size_rings(up: &Up, pkts: usize) -> Result<(), String> {
     }
     let names: Vec<&str> = up.devices.iter().map(|d| d.backend.name()).collect();
     Err(format!(
-        "ring.rx: the receive ring of {} is as large as it was made: pass --set ring.rx=… when the \
-         instance starts",
+        "ring.rx: the receive ring of {} is as large as it was made, and stays so: nothing was changed",
         names.join(", ")
     ))
 }
