@@ -91,15 +91,27 @@ pub fn receive(cx: &mut Shard, batch: &mut Batch) {
 
 /// The way from Link on: what Gro and Steer let pass, and what the backlog held.
 fn netif_receive(cx: &mut Shard, batch: &mut Batch) {
-    path! { batch, cx;
-        { Link: link::input::netif_receive_skb, Ip: ip::input::ip_rcv, Route: ip::route::ip_route_input }
+    if sock::lookup::many(cx) {
+        // A batch begins its look-ups together: two loops, with that between them.
+        path! { batch, cx; {
+            Link: link::input::netif_receive_skb, Ip: ip::input::ip_rcv, Route: ip::route::ip_route_input,
+        } }
+    } else {
+        path! { batch, cx; {
+            Link: link::input::netif_receive_skb, Ip: ip::input::ip_rcv, Route: ip::route::ip_route_input,
+            Demux: sock::lookup::ip_local_deliver, Transport: transport_rcv,
+            SockQueue: rx::queue::sock_queue_rcv_skb,
+        } }
     }
     if !cx.net.reasm_in.is_empty() {
         ip::reasm::ip_defrag(cx, batch);
     }
-    sock::lookup::look_ahead(cx, &batch.now);
-    path! { batch, cx;
-        { Demux: sock::lookup::ip_local_deliver, Transport: transport_rcv, SockQueue: rx::queue::sock_queue_rcv_skb }
+    if !batch.is_empty() {
+        sock::lookup::look_ahead(cx, &batch.now);
+        path! { batch, cx; {
+            Demux: sock::lookup::ip_local_deliver, Transport: transport_rcv,
+            SockQueue: rx::queue::sock_queue_rcv_skb,
+        } }
     }
     debug_assert!(batch.is_empty(), "SockQueue keeps or drops whatever reaches it");
     if !cx.net.forward_in.is_empty() {

@@ -87,6 +87,8 @@ const MAIN: usize = 1;
 const NONE: u32 = u32::MAX;
 /// Slots of the look-up cache of each family: a power of two.
 const CACHE: usize = 16;
+/// Slots for address pairs of packets that came: more, as peers are many where routes are few.
+const KNOWN: usize = 64;
 
 /// The address bits of one family.
 trait Bits: Copy + Eq + std::hash::Hash + std::ops::BitAnd<Output = Self> {
@@ -212,7 +214,6 @@ impl std::fmt::Display for RouteError {
 impl std::error::Error for RouteError {}
 
 /// All routes of a stack.
-#[derive(Default)]
 pub struct Fib {
     v4: [Lpm<u32>; 2],
     v6: [Lpm<u128>; 2],
@@ -226,9 +227,26 @@ pub struct Fib {
     /// How often the routes have changed.
     generation: u32,
     /// What the input side found out lately: both addresses, and from where; see [`Fib::known_local`].
-    known: [Cell<(u64, u64)>; CACHE],
+    known: [Cell<(u64, u64)>; KNOWN],
     /// How many routes carry an MTU of their own.
     with_mtu: usize,
+}
+
+impl Default for Fib {
+    fn default() -> Fib {
+        Fib {
+            v4: Default::default(),
+            v6: Default::default(),
+            routes: Vec::new(),
+            free: Vec::new(),
+            cache4: Default::default(),
+            cache6: Default::default(),
+            ways: Default::default(),
+            generation: 0,
+            known: nothing_known(),
+            with_mtu: 0,
+        }
+    }
 }
 
 impl Fib {
@@ -252,13 +270,13 @@ impl Fib {
     #[inline(always)]
     pub(crate) fn known_local(&self, src: Ipv4Addr, dst: Ipv4Addr, way: u64) -> bool {
         let pair = pair(src, dst);
-        self.known[slot64(pair)].get() == (pair, way)
+        self.known[pair_slot(pair)].get() == (pair, way)
     }
     /// Notes that it was.
     #[inline]
     pub(crate) fn learn_local(&self, src: Ipv4Addr, dst: Ipv4Addr, way: u64) {
         let pair = pair(src, dst);
-        self.known[slot64(pair)].set((pair, way));
+        self.known[pair_slot(pair)].set((pair, way));
     }
     /// The device and the next hop by which packets to this other host went since the routes last
     /// changed.
@@ -362,7 +380,7 @@ impl Fib {
     pub(crate) fn forget(&mut self) {
         self.cache4 = Default::default();
         self.cache6 = Default::default();
-        self.known = Default::default();
+        self.known = nothing_known();
         self.ways = Default::default();
         self.generation = self.generation.wrapping_add(1);
     }
@@ -371,6 +389,15 @@ impl Fib {
 #[inline(always)]
 fn pair(src: Ipv4Addr, dst: Ipv4Addr) -> u64 {
     (u32::from_ne_bytes(src.octets()) as u64) << 32 | u32::from_ne_bytes(dst.octets()) as u64
+}
+
+fn nothing_known() -> [Cell<(u64, u64)>; KNOWN] {
+    std::array::from_fn(|_| Cell::default())
+}
+
+#[inline(always)]
+fn pair_slot(bits: u64) -> usize {
+    (bits.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58) as usize % KNOWN
 }
 
 #[inline(always)]

@@ -46,20 +46,20 @@ pub fn do_xdp(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
             crate::tx::xmit::xmit_one(net, pkt.dev, pkt);
             Verdict::Queued
         }
+        Action::RedirectDev(dev) if (dev as usize) < net.ifaces.len() => {
+            net.counts.inc(id::XdpRedirect);
+            pkt.dev = dev;
+            crate::tx::xmit::xmit_one(net, dev, pkt);
+            Verdict::Queued
+        }
         // The other verdicts are rare: not in the way of these.
         action => redirect(cx, pkt, action),
     }
 }
 
 #[cold]
-fn redirect(cx: &mut Shard, mut pkt: Pkt, action: Action) -> Verdict {
+fn redirect(cx: &mut Shard, pkt: Pkt, action: Action) -> Verdict {
     match action {
-        Action::RedirectDev(dev) if (dev as usize) < cx.net.ifaces.len() => {
-            cx.net.counts.inc(id::XdpRedirect);
-            pkt.dev = dev;
-            crate::tx::xmit::xmit_one(&mut cx.net, dev, pkt);
-            Verdict::Queued
-        }
         Action::RedirectCpu(cpu) if crate::rx::steer::exists(&cx.net, cpu) => {
             cx.net.counts.inc(id::XdpRedirect);
             crate::rx::steer::send_to(&mut cx.net, cpu, pkt);

@@ -49,11 +49,17 @@ const MANY: usize = 4096;
 /// Packets whose memory is on its way at the same time.
 const AHEAD: usize = 32;
 
+/// Whether there are so many sockets that looking ahead pays.
+#[inline]
+pub(crate) fn many(cx: &Shard) -> bool {
+    cx.udp.len() >= MANY || cx.tcp.conns.len() >= MANY
+}
+
 /// Begins the look-ups of a whole batch, so that their cache misses overlap: first the tables' lines,
 /// then what stands there. Nothing is decided here.
 #[inline]
 pub(crate) fn look_ahead(cx: &Shard, batch: &[Pkt]) {
-    if cx.udp.len() >= MANY || cx.tcp.conns.len() >= MANY {
+    if many(cx) {
         batch.chunks(AHEAD).for_each(|part| look_ahead_at(cx, part));
     }
 }
