@@ -14,7 +14,7 @@ use linerate_dev::drive::{App, Drive};
 use linerate_dev::netdev::Netdev;
 use linerate_dev::netdev::tc::Ignored;
 use linerate_dev::packet::ring;
-use linerate_dev::poller::{Event, Poller};
+use linerate_dev::poller::{Event, Interest, Poller};
 use linerate_dev::xdp::{self, Filter, Xsk};
 use linerate_dev::{Device, RxCx};
 
@@ -67,6 +67,7 @@ fn open_xdp() -> io::Result<(Xsk, std::sync::Arc<xdp::Attached>)> {
 /// AF_XDP's rings alone: what comes is dropped.
 pub struct Bare {
     queue: Xsk,
+    poller: Poller,
     pool: Pool,
     batch: Batch,
     count: u64,
@@ -79,7 +80,11 @@ impl Bare {
     /// Those of [`xdp::open`].
     pub fn open(_wire: &Wire) -> io::Result<Bare> {
         let (queue, _) = open_xdp()?;
-        Ok(Bare { queue, pool: Pool::new(1 << 16, 0), batch: Batch::new(), count: 0 })
+        let poller = Poller::new(1)?;
+        if let Some(fd) = queue.poll_fd() {
+            poller.add(fd, 0, Interest::READ)?;
+        }
+        Ok(Bare { queue, poller, pool: Pool::new(1 << 16, 0), batch: Batch::new(), count: 0 })
     }
 }
 
@@ -89,7 +94,13 @@ impl Receiver for Bare {
         for _ in 0..64 {
             let (pool, now, dev) = (&mut self.pool, Instant::ZERO, 0);
             let mut cx = RxCx { pool, now, dev, dropped: &mut dropped };
-            self.count += self.queue.rx_burst(&mut cx, &mut self.batch, 64)? as u64;
+            let n = self.queue.rx_burst(&mut cx, &mut self.batch, 64)?;
+            self.count += n as u64;
+            if n == 0 {
+                // It sleeps as the others do: a NAPI thread may share the processor.
+                let _ready = self.poller.wait(Some(1_000_000))?;
+                break;
+            }
             self.batch.now.drain(..).for_each(|pkt| self.pool.free(pkt));
         }
         dropped.into_iter().for_each(|(pkt, _)| self.pool.free(pkt));
