@@ -2,20 +2,12 @@
 //!
 //! On a veth pair the sender leaves the checksum partial and marks the packet; AF_XDP hands over
 //! the bytes without the mark. The field then holds the sum of the pseudo header and nothing else.
+//! Such a packet was on no wire: it is taken as the kernel would take it.
 
 use linerate_core::pkt::pseudo;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::filter::{ETH_LEN, ETH_P_IP, ETH_P_IPV6, ETH_TYPE, TCP, UDP};
-
-/// What the notes say of it.
-pub(super) fn advice(ifname: &str) -> String {
-    format!(
-        "packets with partial checksums come in by {ifname}: the other end of the veth pair leaves \
-         them to a device, and AF_XDP does not say so; they are dropped as damaged. Set them off \
-         there: `ethtool -K PEER tx off`"
-    )
-}
 
 /// One's complement sum, folded.
 fn fold(sum: u32) -> u16 {
@@ -23,12 +15,14 @@ fn fold(sum: u32) -> u16 {
     ((sum >> 16) + (sum & 0xffff)) as u16
 }
 
-/// Whether the frame is a TCP or UDP packet whose checksum is that of its pseudo header only, and
-/// wrong as a whole. `None` if it can not be told: it is something else, or ends early.
-pub(super) fn is_partial(frame: &[u8]) -> Option<bool> {
+/// Where the checksum of a TCP or UDP packet lies that is the sum of its pseudo header: from the
+/// network header where summing begins, and from there. The packet may be longer than `frame`.
+///
+/// One in 65536 honest sums looks like that. To complete it gives the same packet again.
+pub(super) fn partial_at(frame: &[u8]) -> Option<(u16, u16)> {
     let kind = u16::from_be_bytes(*frame.get(ETH_TYPE..ETH_LEN)?.first_chunk()?);
     let packet = frame.get(ETH_LEN..)?;
-    let (src, dst, proto, l4): (IpAddr, IpAddr, u8, &[u8]) = match kind {
+    let (src, dst, proto, start, len): (IpAddr, IpAddr, u8, usize, usize) = match kind {
         ETH_P_IP => {
             let header = packet.first_chunk::<20>()?;
             let len = usize::from(u16::from_be_bytes([header[2], header[3]]));
@@ -37,32 +31,24 @@ pub(super) fn is_partial(frame: &[u8]) -> Option<bool> {
                 return None;
             }
             let v4 = |at: usize| Some(Ipv4Addr::from(*header.get(at..)?.first_chunk::<4>()?));
-            let l4 = packet.get(usize::from(header[0] & 0xf) * 4..len)?;
-            (v4(12)?.into(), v4(16)?.into(), header[9], l4)
+            let start = usize::from(header[0] & 0xf) * 4;
+            (v4(12)?.into(), v4(16)?.into(), header[9], start, len.checked_sub(start)?)
         }
         ETH_P_IPV6 => {
             let header = packet.first_chunk::<40>()?;
             let len = usize::from(u16::from_be_bytes([header[4], header[5]]));
             let v6 = |at: usize| Some(Ipv6Addr::from(*header.get(at..)?.first_chunk::<16>()?));
-            (v6(8)?.into(), v6(24)?.into(), header[6], packet.get(40..40 + len)?)
+            (v6(8)?.into(), v6(24)?.into(), header[6], 40, len)
         }
         _ => return None,
     };
-    let at = match proto {
+    let offset = match proto {
         TCP => 16,
         UDP => 6,
         _ => return None,
     };
-    let field = u16::from_be_bytes(*l4.get(at..)?.first_chunk()?);
-    let pseudo = pseudo(src, dst, l4.len(), proto);
-    // Nearly always the end: one in 65536 honest sums looks like that.
-    if field != fold(pseudo) {
-        return Some(false);
-    }
-    let (words, last) = l4.as_chunks::<2>();
-    let words = words.iter().map(|w| u32::from(u16::from_be_bytes(*w))).sum::<u32>();
-    let last = last.first().map_or(0, |&b| u32::from(b) << 8);
-    Some(fold(pseudo.wrapping_add(words).wrapping_add(last)) != 0xffff)
+    let field = u16::from_be_bytes(*packet.get(start + offset..)?.first_chunk()?);
+    (field == fold(pseudo(src, dst, len, proto))).then_some((start as u16, offset as u16))
 }
 
 #[cfg(test)]
@@ -102,14 +88,16 @@ mod tests {
                 };
                 let whole = !sum(&bytes);
                 bytes[at..at + 2].copy_from_slice(&whole.to_be_bytes());
-                assert_eq!((sum(&bytes), is_partial(&bytes)), (0xffff, Some(false)));
+                assert_eq!((sum(&bytes), partial_at(&bytes)), (0xffff, None));
                 bytes[at..at + 2].copy_from_slice(&fold(pseudo).to_be_bytes());
-                assert_eq!(is_partial(&bytes), Some(true));
-                bytes[at] ^= 1;
-                assert_eq!(is_partial(&bytes), Some(false));
-                for len in 0..bytes.len() {
-                    assert_eq!(is_partial(&bytes[..len]), None, "{len} bytes of it");
+                let offset = if proto == TCP { 16 } else { 6 };
+                let start = (at - offset - ETH_LEN) as u16;
+                assert_eq!(partial_at(&bytes), Some((start, offset as u16)));
+                for len in 0..at + 2 {
+                    assert_eq!(partial_at(&bytes[..len]), None, "{len} bytes of it");
                 }
+                bytes[at] ^= 1;
+                assert_eq!(partial_at(&bytes), None);
             }
         }
     }

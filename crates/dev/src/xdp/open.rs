@@ -194,8 +194,10 @@ pub fn open(config: &Config) -> Result<Opened, OpenError> {
     let bytes = chunks * frame_size as usize;
     let umem = Umem::new(chunks, frame_size as usize)
         .map_err(|source| OpenError::Memory { bytes, source })?;
+    let driver = Netdev::open().and_then(|mut netdev| netdev.info(name)).map(|info| info.driver);
+    let veth = driver.is_ok_and(|driver| driver.as_deref() == Some("veth"));
     let config = Arc::new(config.clone());
-    let more = Queues { config, link, attached, umem, sockets: Arc::default() };
+    let more = Queues { config, link, attached, umem, veth, sockets: Arc::default() };
     let open_one = |queue| more.bind_queue(queue);
     let queues = more.config.queues.clone().map(open_one).collect::<Result<Vec<Xsk>, _>>()?;
     let (attached, config) = (Arc::clone(&more.attached), Arc::clone(&more.config));
@@ -238,6 +240,7 @@ pub struct Queues {
     link: Link,
     attached: Arc<Attached>,
     umem: Arc<Umem>,
+    veth: bool,
     pub(super) sockets: Arc<Mutex<Sockets>>,
 }
 
@@ -347,7 +350,8 @@ impl Queues {
         let reserve = (sizes.tx as usize / 4).min(share / 8);
         let chunks = Chunks::new(Arc::clone(&self.umem), queue as u8, share, reserve);
         let busy_poll = self.config.busy_poll.is_some();
-        let setup = Setup { caps: caps(&self.link), queue, busy_poll, multi_buffer: false };
+        let (caps, veth) = (caps(&self.link), self.veth);
+        let setup = Setup { caps, queue, busy_poll, multi_buffer: false, veth };
         // Its fill ring is full before it is bound: drivers look at it then.
         let mut xsk = Xsk::new(rings, chunks, self.clone(), setup);
         let flags = self.bind(xsk.socket(), queue, &sockets)?;

@@ -50,6 +50,8 @@ pub(super) struct Setup {
     pub queue: u32,
     pub busy_poll: bool,
     pub multi_buffer: bool,
+    /// What it receives was on no wire: checksums may be left undone.
+    pub veth: bool,
 }
 
 /// One receive and transmit queue of an interface, through AF_XDP.

@@ -11,8 +11,8 @@ use linerate_arch::csum::csum_fold;
 
 use crate::ip::ndisc;
 use crate::pkt::{Csum, Pkt, Verdict, pseudo};
-use crate::seq::Seq;
 use crate::rx::steer::News;
+use crate::seq::Seq;
 use crate::shard::{Net, Shard};
 use crate::table::{Reason, count::id};
 use crate::tcp::icmp::{ErrKind, TcpQuote, tcp_v4_err};

@@ -9,7 +9,7 @@ use crate::sys::umem::Owner;
 use crate::sys::xsk as sys;
 use crate::xdp::csum;
 use crate::xdp::umem::SPARE_BATCH;
-use linerate_core::pkt::{Batch, Buf, HEADROOM, LARGE, Pkt, Pool, SMALL};
+use linerate_core::pkt::{Batch, Buf, Csum, HEADROOM, LARGE, Pkt, Pool, SMALL};
 use std::io;
 
 /// The fill ring is filled up in steps of at least so many.
@@ -60,8 +60,8 @@ impl Xsk {
             pkt.rx_time = cx.now;
             pkt.dev = cx.dev;
             pkt.queue = self.setup.queue as u8;
-            if taken == 1 {
-                self.look_for_partial(&pkt);
+            if self.setup.veth {
+                self.look_for_partial(&mut pkt);
             }
             out.push(pkt);
         }
@@ -200,12 +200,10 @@ impl Xsk {
         pkt
     }
 
-    /// Looks whether the sender's kernel left checksums to us; one packet of a burst is enough.
-    fn look_for_partial(&mut self, pkt: &Pkt) {
-        if csum::is_partial(pkt.head()) == Some(true) {
-            if self.partial == 0 {
-                self.device.attached().note(csum::advice(self.device.attached().ifname()));
-            }
+    /// Says of a packet of the other end of a veth pair whether its checksum was left to a device.
+    fn look_for_partial(&mut self, pkt: &mut Pkt) {
+        if let Some((start, offset)) = csum::partial_at(pkt.head()) {
+            pkt.csum = Csum::Partial { start, offset };
             self.partial += 1;
         }
     }
