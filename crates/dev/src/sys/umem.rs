@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 pub enum Owner {
     /// Nobody: it lies in a list of free chunks.
     Free,
-    /// A buffer of ours: [`Region::lend`] gave it out.
+    /// A buffer of ours: `Region::lend` gave it out.
     Lent,
     /// The kernel, through the rings of this queue (0 to [`QUEUES_MAX`] - 1).
     Kernel(u8),

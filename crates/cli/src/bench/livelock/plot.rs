@@ -23,9 +23,7 @@ pub fn text(curves: &[Curve], capacity: f64) -> String {
     let column = |x: f64| ((x / x_end) * (COLS - 1) as f64).round() as usize;
     let row = |y: f64| ROWS - 1 - ((y / y_end) * (ROWS - 1) as f64).round() as usize;
     let mut grid = vec![[' '; COLS]; ROWS];
-    for at in 0..COLS {
-        grid[row(capacity.min(y_end))][at] = '·';
-    }
+    grid[row(capacity.min(y_end))] = ['·'; COLS];
     for curve in curves {
         for pair in curve.points.windows(2) {
             let (a, b) = (&pair[0], &pair[1]);

@@ -15,7 +15,7 @@
 //! | [`send`] | the way out, step by step |
 //! | [`tcp`] | segments and super-packets, both ways |
 //! | [`smoltcp`], [`testpmd`] | peers that do the same work in the same run |
-//! | [`print`] | what is printed |
+//! | [`mod@print`] | what is printed |
 
 pub mod case;
 pub mod print;

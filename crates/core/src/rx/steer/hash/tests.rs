@@ -177,7 +177,8 @@ fn knob_of_type(path: &str, proto: u8, v6: bool) {
         ports: Some((f, n)),
         proto,
     };
-    let by_field: [(&str, fn(u16) -> [u16; 4]); 4] = [
+    type Vary = fn(u16) -> [u16; 4];
+    let by_field: [(&str, Vary); 4] = [
         ("s", |i| [i, 0, 0, 0]),
         ("d", |i| [0, i, 0, 0]),
         ("f", |i| [0, 0, i, 0]),
