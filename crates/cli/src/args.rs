@@ -222,6 +222,8 @@ pub enum What {
     Rfs,
     /// Which shards and receive queues a transmit queue serves, as sysfs
     Xps,
+    /// What driver or socket counts of each queue, as ethtool -S
+    Statistics,
     /// Connections, with the shard that each lives on
     Flows,
     /// What woke the shards, as /proc/interrupts

@@ -184,6 +184,7 @@ pub fn as_text(what: What, s: &Snapshot) -> String {
         What::Rfs => ethtool::rfs(s),
         What::Xps => ethtool::xps(s),
         What::Irqs => ethtool::irqs(s),
+        What::Statistics => ethtool::statistics(s),
         What::Flows => ethtool::flows(s),
         What::Drops => drops(s),
         What::Knobs => knobs(s),
@@ -222,6 +223,7 @@ pub fn as_json(what: What, s: &Snapshot) -> Value {
         What::Rss => {
             json!({ "rss": s.rss, "knobs": knobs_of(s, &["rss.", "rx-flow-hash."]) })
         }
+        What::Statistics => json!({ "queues": s.dev_queues }),
         What::Ntuple => json!({ "rules": s.rules }),
         What::Rps => json!({ "knobs": knobs_of(s, &["queues.rx.rps_cpus", "net.core.rps_"]) }),
         What::Rfs => {

@@ -3,6 +3,7 @@
 //!
 //! Linux: ethtool's netlink/rings.c, channels.c, coalesce.c; Documentation/networking/scaling.rst.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use linerate_core::rx::steer::ntuple::{self, Rules};
@@ -201,6 +202,28 @@ pub fn irqs(s: &Snapshot) -> String {
     for queue in &s.dev_queues {
         let (device, n, shard) = (&queue.device, queue.queue, queue.shard);
         let _ = writeln!(out, "{device}-TxRx-{n}: CPU{shard}");
+    }
+    out
+}
+
+/// `ethtool -S`: what driver or socket counts of each queue, by its own names, and the sums.
+pub fn statistics(s: &Snapshot) -> String {
+    let mut out = String::new();
+    for device in devices(s) {
+        let _ = writeln!(out, "NIC statistics: {}", device.name);
+        let queues = queues(s, &device.name);
+        let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
+        for (name, n) in queues.iter().flat_map(|q| &q.statistics) {
+            *sums.entry(name).or_default() += n;
+        }
+        for (name, n) in sums {
+            let _ = writeln!(out, "     {name}: {n}");
+        }
+        for queue in queues.iter().filter(|_| queues.len() > 1) {
+            for (name, n) in &queue.statistics {
+                let _ = writeln!(out, "     queue_{}_{name}: {n}", queue.queue);
+            }
+        }
     }
     out
 }

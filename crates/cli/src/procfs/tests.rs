@@ -13,7 +13,7 @@ use linerate_core::table::count::id;
 use linerate_core::table::{Reason, Stage};
 use linerate_core::udp::api::UdpBind;
 use linerate_core::wire::Mac;
-use linerate_gateway::control::snapshot::{TcpInfoRow, TcpRow};
+use linerate_gateway::control::snapshot::{DevQueueRow, DeviceRow, TcpInfoRow, TcpRow};
 use linerate_gateway::control::{Meta, Snapshot};
 use procfs_core::net::{
     InterfaceDeviceStatus, Snmp, Snmp6, TcpNetEntries, TcpState, UdpNetEntries, UdpState,
@@ -335,4 +335,34 @@ fn nstat_reads_snmp_netstat_and_snmp6() {
     ] {
         assert_eq!(value(name).as_deref(), Some(wanted), "{name} in:\n{text}");
     }
+}
+
+/// Goal: what each queue's driver counts is printed as `ethtool -S` prints it, by queue and in sum.
+#[test]
+fn statistics_are_shown_as_ethtool_shows_them() {
+    let queue = |queue: u8, dropped: u64| DevQueueRow {
+        device: "eth1".to_owned(),
+        queue,
+        statistics: [("rx_dropped".to_owned(), dropped), ("rx_ring_full".to_owned(), 1)].into(),
+        ..DevQueueRow::default()
+    };
+    let snapshot = Snapshot {
+        devices: vec![DeviceRow { name: "eth1".to_owned(), ..DeviceRow::default() }],
+        dev_queues: vec![queue(0, 3), queue(1, 4)],
+        ..Snapshot::default()
+    };
+    let text = super::ethtool::statistics(&snapshot);
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    assert_eq!(
+        lines,
+        [
+            "NIC statistics: eth1",
+            "rx_dropped: 7",
+            "rx_ring_full: 2",
+            "queue_0_rx_dropped: 3",
+            "queue_0_rx_ring_full: 1",
+            "queue_1_rx_dropped: 4",
+            "queue_1_rx_ring_full: 1",
+        ]
+    );
 }
