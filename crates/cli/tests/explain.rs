@@ -66,8 +66,8 @@ fn a_knob_tells_its_range_and_what_it_governs() {
 #[test]
 fn a_stage_has_its_neighbours_and_a_knob_of_the_same_name_comes_along() {
     let json = json("Gro");
-    assert_eq!(json["hits"][0]["before"], "Poll");
-    assert_eq!(json["hits"][0]["after"], "Backlog");
+    assert_eq!(json["hits"][0]["before"], "Xdp");
+    assert_eq!(json["hits"][0]["after"], "Steer");
     assert_eq!(json["hits"][1]["name"], "features.gro");
 }
 

@@ -85,10 +85,6 @@ fn every_client(world: &World, what: &str) {
 
 fn on_veth(backend: &str, queues: &str) {
     let world = World::new();
-    if backend == "af_xdp" {
-        // A veth hands over checksums that nobody has finished; a card would not.
-        world.client.good("ethtool -K v1 tx off");
-    }
     let mut args = vec!["--dev", "v0", "--backend", backend, "--queues", queues];
     args.extend(addrs());
     args.extend(SERVICES);
@@ -261,7 +257,6 @@ fn a_killed_instance_leaves_the_interface_as_it_was() {
     need!();
     for backend in ["af_packet", "af_xdp"] {
         let world = World::new();
-        world.client.good("ethtool -K v1 tx off");
         // Only what may change by us: counts do.
         let state = |world: &World| {
             let link = world.server.good("ip -d -o link show dev v0");
@@ -287,11 +282,39 @@ fn a_killed_instance_leaves_the_interface_as_it_was() {
     }
 }
 
+/// Goal: an address that the kernel has as well is shared: our services' ports are ours, everything else
+/// stays the kernel's, and neighbours are found although the kernel hears their answers.
+#[test]
+fn an_address_is_shared_with_the_kernel() {
+    need!();
+    let world = World::new();
+    world.server.good("ip link set v0 up");
+    world.server.good(&format!("ip addr add {SERVER_V4}/24 dev v0"));
+    world.server.good(&format!("ip addr add {SERVER_V6}/64 dev v0 nodad"));
+    let mut args = vec!["--dev", "v0", "--backend", "af_xdp", "--serve", "echo", "--queues", "2"];
+    args.extend(addrs());
+    let mut up = world.up(&world.server, &args);
+    up.says("the kernel has");
+    for (six, server) in [("", SERVER_V4.to_owned()), ("6", format!("[{SERVER_V6}]"))] {
+        for _ in 0..3 {
+            let to = format!("TCP{six}:{server}:7");
+            assert_eq!(world.client.piped(&["socat", "-t", "20", "-", &to], b"ours"), b"ours");
+        }
+        let to = format!("UDP{six}:{server}:7");
+        let heard = |_| world.client.piped(&["socat", "-t", "1", "-", &to], b"hi") == b"hi";
+        assert!((0..5).any(heard), "{to}");
+    }
+    // The kernel answers these.
+    let before = world.server.good("nstat -asz IcmpInEchos");
+    world.client.good(&format!("ping -q -c 2 -i 0.2 -W 5 {SERVER_V4}"));
+    assert_ne!(world.server.good("nstat -asz IcmpInEchos"), before);
+    up.end();
+}
+
 #[test]
 fn auto_takes_the_best_and_says_what_was_lost() {
     need!();
     let world = World::new();
-    world.client.good("ethtool -K v1 tx off");
     let mut args = vec!["--dev", "v0"];
     args.extend(addrs());
     let up = world.up(&world.server, &args);
@@ -502,7 +525,6 @@ fn an_interface_may_go_down_and_its_end_is_told() {
     need!();
     for backend in ["af_packet", "af_xdp"] {
         let world = World::new();
-        world.client.good("ethtool -K v1 tx off");
         let mut args = vec!["--dev", "v0", "--backend", backend, "--queues", "2"];
         args.extend(addrs());
         args.extend(SERVICES);
@@ -592,8 +614,6 @@ fn knob_channels_combined() {
         };
         if backend == "tap" {
             world.client.good("ip link del v1");
-        } else {
-            world.client.good("ethtool -K v1 tx off");
         }
         let mut args = vec!["--dev", dev, "--backend", backend, "--queues", begin];
         args.extend(addrs());

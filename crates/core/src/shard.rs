@@ -32,6 +32,8 @@ pub struct Net {
     pub neigh: neigh::Table,
     /// This shard's number among those that share a device (Linux: `smp_processor_id`).
     pub cpu: u8,
+    /// A device learns its neighbours from what they send ([`Iface::glean`]).
+    pub glean: bool,
     /// A device has an XDP program: the stage Xdp has something to do.
     pub xdp_on: bool,
     /// Where packets go on, and the way to the other shards.
@@ -97,6 +99,7 @@ impl Shard {
             fib: route::Fib::default(),
             neigh: neigh::Table::new(rng.keyed()),
             cpu: 0,
+            glean: false,
             xdp_on: false,
             steer: crate::rx::steer::Steer::new(seed),
             xps: crate::tx::xps::Xps::new(seed),
@@ -126,6 +129,7 @@ impl Shard {
     /// Adds a device; its number is what packets name it by.
     pub fn add_iface(&mut self, iface: Iface) -> u8 {
         assert!(self.net.ifaces.len() < 255, "a shard has at most 255 devices");
+        self.net.glean |= iface.glean;
         self.net.ifaces.push(iface);
         self.net.fib.forget();
         self.steer_dev_added();

@@ -131,6 +131,12 @@ pub trait Device: Send {
         0
     }
 
+    /// Whether ARP and neighbour discovery reach it: not where they are left to a kernel that has the
+    /// same address. Neighbours are then learnt from what they send.
+    fn hears_neighbours(&self) -> bool {
+        true
+    }
+
     /// Packets that wait to be received, where that is known without a system call.
     fn rx_pending(&self) -> Option<usize> {
         None

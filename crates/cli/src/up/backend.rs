@@ -273,10 +273,6 @@ impl Wanted<'_> {
             ring::Config { queues, fanout: Fanout::Rss(rss), ..ring::Config::new(&link.name) };
         let mut opened = ring::open(config).map_err(|e| e.to_string())?;
         notes.append(&mut opened.notes);
-        let losses = Losses::new(netdev, link.index).map_err(|e| e.to_string())?;
-        if let Some(first) = opened.queues.first_mut() {
-            first.set_losses(losses);
-        }
         Ok(Opened {
             name: link.name,
             backend: DevBackend::AfPacket,

@@ -23,6 +23,9 @@ pub const LOOPBACK_MTU: u32 = 65536;
 #[inline(always)]
 pub fn ip_route_input(cx: &mut Shard, pkt: Pkt) -> Verdict {
     let net = &mut cx.net;
+    if net.glean {
+        crate::link::neigh::glean(net, &pkt);
+    }
     match (pkt.src, pkt.dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
             // What the long way decides by, beside both addresses: a change of routes or devices

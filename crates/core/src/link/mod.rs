@@ -75,6 +75,9 @@ pub struct Iface {
     pub any_ip: bool,
     /// Neighbour solicitations for any address but the asker's are answered (`proxy_arp`).
     pub proxy_arp: bool,
+    /// Neighbours are learnt from whatever they send us: answers to questions of ours go to somebody
+    /// else, because the kernel has the same address (AF_XDP that shares one).
+    pub glean: bool,
     /// Groups that were joined here, beside those that every node is in.
     pub groups: Vec<IpAddr>,
     /// Somebody on the link asked for a router; see
@@ -111,6 +114,7 @@ impl Iface {
             addrs: Vec::new(),
             any_ip: false,
             proxy_arp: false,
+            glean: false,
             groups: Vec::new(),
             router_solicited: false,
             vlans: Vec::new(),

@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::L2;
 use super::output::eth_header;
+use crate::ip::fib::RouteKind;
 use crate::ip::icmp::{self, IcmpErr};
 use crate::ip::{ndisc, route::made};
 use crate::pkt::{Pkt, Verdict};
@@ -22,7 +23,7 @@ use crate::table::{Reason, Stage, count::id};
 use crate::time::{Instant, MS, SEC, Wheel};
 use crate::trace::{self, Said};
 use crate::wire::arp::{ARPOP_REPLY, ARPOP_REQUEST};
-use crate::wire::{ArpHdr, ETH_P_ARP, Mac};
+use crate::wire::{ArpHdr, ETH_P_ARP, EthHdr, Mac};
 
 /// How long a packet's sender waits for word of the neighbour's life from above before it asks
 /// (RFC 4861 §10 DELAY_FIRST_PROBE_TIME; Linux: `delay_first_probe_time`).
@@ -395,6 +396,34 @@ pub(crate) fn neigh_event_ns(net: &mut Net, dev: u8, addr: IpAddr, mac: Mac, ove
         net.tell_all(News::Neighbour { dev, addr, asked: true, said });
     }
     update(net, dev, addr, said);
+}
+
+/// Learns the next hop to the packet's source from its frame, where nobody tells us its link address
+/// (RFC 826 knows no such thing; ours to answer for: what we send goes back to where its cause came from).
+#[cold]
+pub(crate) fn glean(net: &mut Net, pkt: &Pkt) {
+    let Some(iface) = net.ifaces.get(pkt.dev as usize).filter(|i| i.glean) else { return };
+    let Some(at) = pkt.network.checked_sub(EthHdr::LEN as u32) else { return };
+    // A frame with a tag has its addresses further in front.
+    let eth = EthHdr::parse(pkt.behind(at, EthHdr::LEN)).ok();
+    let Some(eth) = eth.filter(|e| e.ethertype == pkt.proto && e.src.is_valid()) else { return };
+    if eth.dst != iface.mac {
+        return;
+    }
+    let Some(route) = net.fib.lookup(pkt.src) else { return };
+    if route.dev != pkt.dev || route.kind != RouteKind::Unicast {
+        return;
+    }
+    let hop = route.gateway.unwrap_or(pkt.src);
+    match net.neigh.find(pkt.dev, hop).and_then(|index| net.neigh.slab.at_mut(index)) {
+        Some(n) if n.state == Nud::Reachable && n.mac == eth.src => n.confirmed = net.now,
+        known => {
+            if known.is_some() || create(net, pkt.dev, hop).is_some() {
+                let said = Advert { mac: Some(eth.src), solicited: true, override_: true };
+                update(net, pkt.dev, hop, said);
+            }
+        }
+    }
 }
 
 /// The link address is known: what waited for it goes on.

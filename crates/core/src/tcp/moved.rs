@@ -46,6 +46,10 @@ impl Moved {
             What::Tw(tw) => &tw.tuple,
         }
     }
+    /// Its two ends are its own: another connection may have those of a closed one.
+    fn is_hashed(&self) -> bool {
+        !matches!(&self.what, What::Conn(tp) if !tp.hashed)
+    }
     /// Its local and its remote end.
     pub fn ends(&self) -> (SocketAddr, SocketAddr) {
         (self.tuple().local(), self.tuple().remote())
@@ -149,8 +153,15 @@ impl Shard {
             // accept timestamps that go back (PAWS).
             self.net.now = moved.left_at;
         }
-        // Said by who comes, too: whoever makes way for it takes himself out of the directory.
+        // Said before, so that what finds no place here is forgotten at once, although the shard that
+        // it left has not said yet where it went; and after, because whoever makes way for it takes
+        // himself out of the directory.
         let key = moved.flow_key();
+        if moved.is_hashed()
+            && let Some(mesh) = &self.net.steer.mesh
+        {
+            mesh.homes.moved(key, self.net.cpu);
+        }
         let id = match moved.what {
             What::Conn(tp) => self.attach_conn(tp),
             What::Req(req) => {

@@ -86,6 +86,7 @@ impl Drive {
         setup: impl FnOnce(&mut Iface),
     ) -> io::Result<u8> {
         let mut iface = iface_of(dev.name(), dev.caps());
+        iface.glean = !dev.hears_neighbours();
         setup(&mut iface);
         let number = self.shard.add_iface(iface);
         self.push_slot(dev, number, 0)?;

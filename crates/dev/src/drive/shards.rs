@@ -69,7 +69,7 @@ impl Drive {
 
     /// Connections that came go to the application.
     #[inline]
-    pub(super) fn hand_over_arrived(&mut self, app: &mut dyn App) {
+    pub(crate) fn hand_over_arrived(&mut self, app: &mut dyn App) {
         if self.shard.net.steer.mesh.is_none() {
             return;
         }

@@ -151,6 +151,8 @@ fn turns<A: App>(drive: &mut Drive, app: &mut A, cpu: u8) -> io::Result<()> {
 
 /// Sends every connection to another shard.
 fn move_all<A: App>(drive: &mut Drive, app: &mut A, cpu: u8) {
+    // What came last the application has not seen yet: it could hand over nothing of it.
+    drive.hand_over_arrived(app);
     for conn in drive.shard.tcp_detach_all() {
         let (local, remote) = conn.ends();
         let key = FlowKey::new(local, remote);

@@ -171,6 +171,10 @@ impl Device for Xsk {
         self.setup.caps
     }
 
+    fn hears_neighbours(&self) -> bool {
+        self.device.attached().filter().neighbours
+    }
+
     fn queue(&self) -> u8 {
         self.setup.queue as u8
     }

@@ -25,14 +25,16 @@ struct Sent {
 /// The connections elsewhere that this shard has sent packets to.
 pub(super) struct Away {
     sent: KeyedMap<FlowKey, Sent>,
+    /// With more entries than this, those of connections that are over are swept out.
+    sweep_above: usize,
 }
 
-/// Entries beyond twice as many as there are connections away are swept out.
+/// Entries beyond twice as many as the last sweep left are swept out.
 const SLACK: usize = 1024;
 
 impl Away {
     pub fn new(seed: u64) -> Away {
-        Away { sent: KeyedMap::with_hasher(Rng::new(seed).keyed()) }
+        Away { sent: KeyedMap::with_hasher(Rng::new(seed).keyed()), sweep_above: SLACK }
     }
     /// Where a packet of this connection goes that the device gave. It went to `prior` as long as
     /// nobody knew that it lives elsewhere; `None` if such packets wait. Returns `None` if nothing is
@@ -79,8 +81,10 @@ impl Away {
         Way::Cpu(cpu, Some(Note::Away { key: *key, own: cpu == at.cpu }))
     }
     fn sweep(&mut self, at: &Progress<'_>) {
-        if self.sent.len() > 2 * at.mesh.homes.away() + SLACK {
+        if self.sent.len() > self.sweep_above {
             self.sent.retain(|key, _| at.mesh.homes.find(key).is_some());
+            // However many of them live, a sweep is paid for by as many new entries.
+            self.sweep_above = 2 * self.sent.len() + SLACK;
         }
     }
     /// The place that a packet got, in our own queue or in another shard's.

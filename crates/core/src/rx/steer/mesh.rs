@@ -138,7 +138,13 @@ impl Mesh {
     /// If there is no room for it ([`SHARDS_MAX`]).
     pub fn bring_up(&self, cpu: u8) {
         let door = &self.doors[cpu as usize];
-        lock(&door.inbox).closed = false;
+        let mut inbox = lock(&door.inbox);
+        inbox.closed = false;
+        // Whoever had this number before is through with all that it was sent, also with what was
+        // taken out of its mailbox in the end: nobody waits for places of that time.
+        door.head.store(inbox.tail, Ordering::Release);
+        door.own.store(0, Ordering::Relaxed);
+        drop(inbox);
         self.online.fetch_or(1 << cpu, Ordering::AcqRel);
     }
     /// A shard goes: first nobody chooses it any more, then its mailbox is shut. The letters that lay
@@ -151,7 +157,7 @@ impl Mesh {
         door.packets.store(0, Ordering::Relaxed);
         let left = inbox.letters.drain(..).collect();
         *lock(&door.wake) = None;
-        door.mail.store(false, Ordering::SeqCst);
+        // That there was mail still stands: what others dropped for it is taken note of with it.
         left
     }
     /// How shard `to` is woken when mail came for it. Called by other shards' threads, once for a

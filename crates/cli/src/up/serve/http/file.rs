@@ -39,6 +39,8 @@ pub(super) enum NotFound {
     Unchanged,
     /// It has only so many bytes.
     Range(u64),
+    /// There are no descriptors, or no memory, to open it with: it may be there.
+    Busy,
 }
 
 /// Opens the directory that is served.
@@ -56,10 +58,12 @@ pub(super) fn find(root: &OwnedFd, asked: &Asked) -> Result<Found, NotFound> {
     if name.is_empty() || name.ends_with(b"/") {
         name.extend_from_slice(b"index.html");
     }
-    let file = open_beneath(root, &name).map_err(|_| NotFound::Nothing)?;
+    let file = open_beneath(root, &name).map_err(|e| why_not(&e))?;
     let meta = file.metadata().map_err(|_| NotFound::Nothing)?;
     if meta.is_dir() {
-        return Err(NotFound::Elsewhere(format!("{}/", asked.path)));
+        // One slash in front: two would name another host.
+        let path = asked.path.trim_start_matches('/');
+        return Err(NotFound::Elsewhere(format!("/{path}/")));
     }
     if !meta.is_file() {
         return Err(NotFound::Nothing);
@@ -80,6 +84,16 @@ pub(super) fn find(root: &OwnedFd, asked: &Asked) -> Result<Found, NotFound> {
         Some(_) => return Err(NotFound::Range(size)),
     };
     Ok(Found { file, size, modified, kind: kind(&name), range })
+}
+
+/// What an error of `open` says of the file.
+fn why_not(e: &io::Error) -> NotFound {
+    use rustix::io::Errno;
+    let lacks = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+    match Errno::from_io_error(e) {
+        Some(errno) if lacks.contains(&errno) => NotFound::Busy,
+        _ => NotFound::Nothing,
+    }
 }
 
 /// The path without its escapes and its first slash; `None` if it can be no file of ours. Names that

@@ -39,6 +39,8 @@ const LINGER_TIME: u64 = 5 * SEC;
 const PIECE: usize = 64 * 1024;
 /// Bytes of files that one connection sends in a turn.
 const BYTES_PER_TURN: usize = 512 * 1024;
+/// What a request costs of these, whatever its answer: it looks for a file.
+const REQUEST_COST: usize = 8 * 1024;
 
 /// A client's connection.
 pub(super) struct Conn {
@@ -102,7 +104,13 @@ impl Conn {
         let mut budget = BYTES_PER_TURN;
         loop {
             let step = match self.state {
-                State::Reading => self.read(shard, id, scratch),
+                State::Reading => {
+                    let step = self.read(shard, id, scratch);
+                    if step.is_none() {
+                        budget = budget.saturating_sub(REQUEST_COST);
+                    }
+                    step
+                }
                 State::Sending(_) => self.send(shard, id, &mut budget),
                 State::Lingering => linger(shard, id),
             };
@@ -184,6 +192,7 @@ impl Conn {
                 let _ = write!(self.out, "Content-Range: bytes */{size}\r\n");
                 self.say("The file is shorter.\n", asked.method);
             }
+            Err(file::NotFound::Busy) => self.refuse(request::Refused::Busy),
             Err(file::NotFound::Nothing) => {
                 head(&mut self.out, "404 Not Found", self.last);
                 self.say("There is no such file.\n", asked.method);

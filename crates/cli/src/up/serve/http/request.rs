@@ -46,6 +46,7 @@ pub(super) enum Refused {
     Uri,
     Head,
     Internal,
+    Busy,
     Version,
 }
 
@@ -62,6 +63,7 @@ impl Refused {
                 ("431 Request Header Fields Too Large", "The request's head is too long.\n")
             }
             Refused::Internal => ("500 Internal Server Error", "It is our fault.\n"),
+            Refused::Busy => ("503 Service Unavailable", "Too many at once: come again.\n"),
             Refused::Version => ("505 HTTP Version Not Supported", "HTTP/1.0 or 1.1, please.\n"),
         }
     }
