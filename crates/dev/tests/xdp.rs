@@ -138,7 +138,8 @@ fn echo_over(test: &str, queues: u32, mode: Mode, frame_size: u32) {
     check_balance(&mut drive);
     for dev in drive.devices() {
         for (name, value) in dev.statistics() {
-            let good = ["tx_ring_empty_descs", "tx_in_place"];
+            // One in 65536 whole checksums looks like a partial one, and is as good.
+            let good = ["tx_ring_empty_descs", "tx_in_place", "rx_partial_csum"];
             assert!(value == 0 || good.contains(&name), "{name}: {value}");
         }
         assert_eq!((dev.counts().tx_refused, dev.counts().overflow), (0, 0));

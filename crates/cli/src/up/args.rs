@@ -57,7 +57,8 @@ pub struct UpArgs {
     /// Queues of the interface, each with a worker and a stack of its own [default: 1]
     #[arg(long, value_name = "N", conflicts_with = "config", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub queues: Option<u16>,
-    /// The processors that the workers are bound to, in order [default: none]
+    /// The processors that the workers are bound to, in order [default: for several queues, those
+    /// nearest to the interface]
     #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "config")]
     pub cpus: Vec<usize>,
     /// A service, see below; repeatable

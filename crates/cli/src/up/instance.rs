@@ -10,6 +10,7 @@ use linerate_dev::device::Device;
 use linerate_dev::drive::Drive;
 use linerate_dev::poller::{Interest, Poller};
 use linerate_dev::worker::Workers;
+use linerate_dev::worker::topology::Topology;
 use linerate_gateway::control::{ControlServer, Snapshot};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -125,7 +126,7 @@ impl Up {
         let queues = devices.iter_mut().map(|d| d.queues.drain(..).map(Some).collect()).collect();
         // Every knob before the first socket: sockets are sized by them.
         let knobs: Vec<Setting> = config.knobs.iter().map(|k| k.0.clone()).collect();
-        let (n, cpus) = (config.queues, config.cpus.clone());
+        let (n, cpus) = (config.queues, processors(&config));
         let plan = Arc::new(Mutex::new(Plan { config, served, queues, knobs: knobs.clone() }));
         let for_build = Arc::clone(&plan);
         let workers = Workers::start(n, &cpus, seed, move |shard, drive| {
@@ -239,6 +240,16 @@ impl Up {
             (stopped, _) => stopped,
         }
     }
+}
+
+/// The processors that workers are bound to: those asked for; else, for several, those nearest to
+/// the first device, on its NUMA node if there are enough; a single worker goes where it may.
+fn processors(config: &Config) -> Vec<usize> {
+    if !config.cpus.is_empty() || config.queues == 1 {
+        return config.cpus.clone();
+    }
+    let first = config.devices.first().map(|d| d.name.as_str());
+    Topology::read().map_or_else(|_| Vec::new(), |all| all.cpus_for(first, config.queues))
 }
 
 /// Opens what the services need.

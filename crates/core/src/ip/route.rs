@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use super::fib::{Fib, Route, RouteError, RouteKind, in_prefix};
 use super::icmp::{self, IcmpErr};
-use crate::link::{Iface, L2};
+use crate::link::{Iface, L2, neigh};
 use crate::pkt::{Pkt, Verdict};
 use crate::shard::{Net, Shard};
 use crate::table::{Reason, Stage, count::id};
@@ -23,9 +23,6 @@ pub const LOOPBACK_MTU: u32 = 65536;
 #[inline(always)]
 pub fn ip_route_input(cx: &mut Shard, pkt: Pkt) -> Verdict {
     let net = &mut cx.net;
-    if net.glean {
-        crate::link::neigh::glean(net, &pkt);
-    }
     match (pkt.src, pkt.dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
             // What the long way decides by, beside both addresses: a change of routes or devices
@@ -150,6 +147,9 @@ fn fib_validate_source(net: &Net, pkt: &Pkt) -> Result<(), Reason> {
 
 #[inline(always)]
 fn local(net: &mut Net, pkt: Pkt) -> Verdict {
+    if net.glean {
+        neigh::glean(net, &pkt);
+    }
     if pkt.frag {
         net.reasm_in.push_back(pkt);
         return Verdict::Queued;

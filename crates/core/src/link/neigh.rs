@@ -398,8 +398,9 @@ pub(crate) fn neigh_event_ns(net: &mut Net, dev: u8, addr: IpAddr, mac: Mac, ove
     update(net, dev, addr, said);
 }
 
-/// Learns the next hop to the packet's source from its frame, where nobody tells us its link address
-/// (RFC 826 knows no such thing; ours to answer for: what we send goes back to where its cause came from).
+/// Learns the next hop to the source of a packet for us from its frame, where nobody tells us its
+/// link address. An entry that is reachable under another address is not taken over: not before it
+/// has gone stale.
 #[cold]
 pub(crate) fn glean(net: &mut Net, pkt: &Pkt) {
     let Some(iface) = net.ifaces.get(pkt.dev as usize).filter(|i| i.glean) else { return };
@@ -416,7 +417,8 @@ pub(crate) fn glean(net: &mut Net, pkt: &Pkt) {
     }
     let hop = route.gateway.unwrap_or(pkt.src);
     match net.neigh.find(pkt.dev, hop).and_then(|index| net.neigh.slab.at_mut(index)) {
-        Some(n) if n.state == Nud::Reachable && n.mac == eth.src => n.confirmed = net.now,
+        Some(n) if n.mac == eth.src && n.state == Nud::Reachable => n.confirmed = net.now,
+        Some(n) if matches!(n.state, Nud::Reachable | Nud::Permanent) => {}
         known => {
             if known.is_some() || create(net, pkt.dev, hop).is_some() {
                 let said = Advert { mac: Some(eth.src), solicited: true, override_: true };

@@ -222,11 +222,11 @@ counters! {
     XdpRedirect { Xdp, Packets, "none" }
     /// Packets on which an XDP program failed, or that it sent nowhere.
     XdpAborted { Xdp, Packets, "none" }
-    /// Times other shards woke this one for packets that they steered here.
+    /// Times this shard took in what other shards had sent it.
     SoftnetReceivedRps { Steer, Events, "softnet:received_rps" }
     /// Packets dropped because their flow had more than its share of a filling backlog.
     SoftnetFlowLimitCount { Backlog, Packets, "softnet:flow_limit_count" }
-    /// Connections that followed their reader to another shard.
+    /// Connections that left for another shard: after their reader, or because theirs went.
     RfsFlowsMoved { Steer, Events, "none" }
     /// Rules that accelerated RFS wrote into a device.
     ArfsFiltersAdded { Steer, Events, "none" }

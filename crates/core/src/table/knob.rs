@@ -251,7 +251,7 @@ knobs! {
     xps_rxqs: Mask { path: "queues.tx.xps_rxqs", default: Mask(0), range: 0..=18446744073709551615, unit: "mask", scope: Device, takes: Now, stage: Qdisc }
     /// Whether packets are stamped before they are steered (1), or by the shard that takes them from its backlog (0).
     netdev_tstamp_prequeue: bool { path: "net.core.netdev_tstamp_prequeue", default: true, range: 0..=1, unit: "switch", scope: Host, takes: Now, stage: Backlog }
-    /// The shards whose backlog limits single flows once it is half full.
+    /// The shards that limit single flows when they steer to a backlog that is half full.
     flow_limit_cpu_bitmap: Mask { path: "net.core.flow_limit_cpu_bitmap", default: Mask(0), range: 0..=18446744073709551615, unit: "mask", scope: Host, takes: Now, stage: Backlog }
     /// Flows that the flow limit tells apart; a power of two, for shards whose limit is switched on from now on.
     flow_limit_table_len: u64 { path: "net.core.flow_limit_table_len", default: 4096, range: 1..=65536, unit: "flows", scope: Host, takes: Now, stage: Backlog }

@@ -2,7 +2,7 @@
 //! another shard, the connection moves there, with everything that belongs to it.
 //!
 //! before: the application   after: [`super::moved`], [`crate::rx::steer`]
-//! Linux:  net/core/sock.h `sock_rps_record_flow`, net/core/dev.c `get_rps_cpu`: there the packets
+//! Linux:  include/net/sock.h `sock_rps_record_flow`, net/core/dev.c `get_rps_cpu`: there the packets
 //!         follow the reader, here the connection does, and its packets with it
 //! drops:  none
 //!

@@ -154,7 +154,7 @@ impl fmt::Display for RuleError {
         match self {
             RuleError::Full => write!(f, "the device takes no more rules: delete one first"),
             RuleError::Unknown(loc) => {
-                write!(f, "there is no rule at location {loc}; `show rss` lists them")
+                write!(f, "there is no rule at location {loc}; `show ntuple` lists them")
             }
         }
     }
