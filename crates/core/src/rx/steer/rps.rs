@@ -28,6 +28,9 @@ struct Old {
     all: bool,
 }
 
+/// More packets than ever wait in a backlog: `netdev_max_backlog` ends at ten million.
+const AHEAD_MAX: u32 = 1 << 24;
+
 /// How far this shard has sent, and how far the others are.
 pub(super) struct Progress<'a> {
     pub mesh: &'a Mesh,
@@ -60,8 +63,9 @@ impl Progress<'_> {
     /// Whether shard `cpu` is through with the packet at `place`; one that is gone is.
     #[inline]
     pub fn through(&self, cpu: u8, place: u32) -> bool {
-        self.head(cpu).wrapping_sub(place) as i32 >= 0
-            || (cpu != self.cpu && !self.mesh.online(cpu))
+        let ahead = place.wrapping_sub(self.head(cpu));
+        // Further ahead than any backlog is long: it is of long ago, and the numbers went round since.
+        ahead == 0 || ahead > AHEAD_MAX || (cpu != self.cpu && !self.mesh.online(cpu))
     }
 }
 

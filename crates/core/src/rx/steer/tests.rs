@@ -501,6 +501,33 @@ fn a_shard_may_go_and_come() {
     town.at_rest();
 }
 
+/// What lay in the mailbox of a shard that went is not waited for when another comes in its place, and
+/// what others dropped for it is counted.
+#[test]
+fn nobody_waits_for_a_shard_that_went() {
+    let mut town = Town::new(2, 3);
+    town.set("queues.rx.rps_cpus", "2");
+    town.set("net.core.netdev_max_backlog", "4");
+    town.receive(0, &[1, 2, 3, 4, 5, 6]);
+    let left = town.mesh.take_down(1);
+    assert_eq!((left.len(), town.mesh.head(1)), (4, 0));
+    town.serve(1, 64);
+    assert_eq!(town.count(1, Counter::SoftnetDropped), 2);
+    town.mesh.bring_up(1);
+    assert_eq!(town.mesh.head(1), 4);
+}
+
+/// Places are numbers that go round: one that is half a round old is not one to come.
+#[test]
+fn a_place_of_long_ago_is_not_waited_for() {
+    let mesh = Mesh::new(2);
+    let at = Progress { mesh: &mesh, cpu: 0, sent: &[], own: (0, 0), pending: 0 };
+    assert!(at.through(1, 0) && !at.through(1, 1) && !at.through(1, 10_000_000));
+    mesh.through_with(1, 1 << 31);
+    assert!(at.through(1, 0) && at.through(1, 1 << 31));
+    assert!(!at.through(1, (1 << 31) + 1));
+}
+
 /// The waker is called once for a batch, not for packets, and not where mail waits already.
 #[test]
 fn one_interrupt_for_a_batch() {
