@@ -3,6 +3,7 @@
 //! Linux: net/core/dev.c `netif_napi_add`, `netif_set_real_num_queues`
 
 use std::io;
+use std::time::{Duration, Instant as Wall};
 
 use linerate_core::link::{Features, Iface, L2, TxQueue};
 use linerate_core::pkt::Pkt;
@@ -15,6 +16,9 @@ use super::irq::Napi;
 use super::{DEVICE_TOKENS, Drive};
 use crate::device::{Caps, Device, Layer};
 use crate::poller::Interest;
+
+/// How long a device whose queue goes may take to give back what was sent.
+const GIVE_BACK: Duration = Duration::from_millis(100);
 
 /// One queue of a device, and where it stands (Linux: `struct napi_struct`, `struct netdev_queue`).
 pub(super) struct Slot {
@@ -134,7 +138,8 @@ impl Drive {
             tx_timeouts: 0,
             done: Vec::new(),
             unclean: None,
-            overflow_seen: 0,
+            // What it lost elsewhere was counted there.
+            overflow_seen: dev.counts().overflow,
             unasked: false,
             asked: Instant::ZERO,
             rings: (defaults.ring_rx, defaults.ring_tx),
@@ -151,6 +156,13 @@ impl Drive {
         self.ask_device(at);
         let mut slot = self.slots.remove(at);
         slot.tx_flush(&mut self.shard.net);
+        // What the device still has is of this shard's memory and stands in its counts: it comes back
+        // here, as long as the device is not stuck.
+        let begun = Wall::now();
+        while slot.dev.tx_pending() > 0 && begun.elapsed() < GIVE_BACK {
+            std::thread::yield_now();
+            slot.tx_flush(&mut self.shard.net);
+        }
         if let Some(fd) = slot.dev.poll_fd() {
             // It is watched, and open: neither this nor what follows can fail.
             let _ = self.poller.delete(fd);
