@@ -30,6 +30,8 @@ const TTL: u32 = 60;
 const NAMES_MAX: usize = 65_536;
 const ADDRS_MAX: usize = 64;
 const FILE_MAX: u64 = 4 << 20;
+/// Queries of one TCP client that are answered in a turn.
+const QUERIES_PER_TURN: usize = 256;
 /// How long a TCP client may be silent, in nanoseconds.
 const SILENCE: u64 = 10 * SEC;
 
@@ -298,6 +300,7 @@ impl Stream {
 
     pub(super) fn step(&mut self, shard: &mut Shard, id: SocketId, scratch: &mut Scratch) -> Step {
         let Kind::Dns(zone) = &self.served.service.kind else { return Step::Abort };
+        let mut left = QUERIES_PER_TURN;
         loop {
             while let Some(len) = word(&self.asked, 0).map(usize::from) {
                 if len > QUERY_MAX {
@@ -306,6 +309,10 @@ impl Stream {
                 if self.asked.len() < 2 + len {
                     break;
                 }
+                if left == 0 {
+                    return Step::More;
+                }
+                left -= 1;
                 let text = &mut scratch.text;
                 text.clear();
                 text.extend_from_slice(&[0, 0]);

@@ -273,7 +273,9 @@ mod tests {
         ] {
             assert_eq!(find(path).expect_err(path), NotFound::Nothing, "{path}");
         }
-        assert_eq!(find("/sub").expect_err("a directory"), NotFound::Elsewhere("/sub/".into()));
+        for path in ["/sub", "//sub"] {
+            assert_eq!(find(path).expect_err(path), NotFound::Elsewhere("/sub/".into()));
+        }
         let home = find("/").expect("index.html");
         assert_eq!((home.size, home.kind), (4, "text/html; charset=utf-8"));
         assert_eq!(find("/sub/a%20b.txt").expect("a file").size, 10);
