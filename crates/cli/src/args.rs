@@ -265,7 +265,7 @@ Examples:
   linerate set ntuple delete 0")]
 pub struct SetArgs {
     /// The knob and its new value; or `ntuple add RULE`, `ntuple delete N`, as ethtool -N has them
-    #[arg(value_name = "KNOB=VALUE", required = true)]
+    #[arg(value_name = "KNOB=VALUE", required = true, allow_negative_numbers = true)]
     pub words: Vec<SetWord>,
     /// Which instance; needed if there are several
     #[arg(long, value_name = "NAME")]

@@ -27,6 +27,8 @@ pub struct Opened {
     pub notes: Vec<String>,
     /// Its queues, in order, until the workers take them.
     pub queues: Vec<Box<dyn Device>>,
+    /// It was made by us, and goes with us.
+    pub made: bool,
     /// How it is driven on.
     more: More,
 }
@@ -51,6 +53,25 @@ struct Wanted<'a> {
 }
 
 impl Opened {
+    /// Sets how many packets its receive ring holds, while it is open; false where that has its size
+    /// for life. That of a TAP or TUN is the transmit queue of the kernel's end.
+    ///
+    /// # Errors
+    /// A sentence; the ring is as before then.
+    pub fn set_rx_ring(&self, pkts: u32, changes: &mut Changes) -> Result<bool, String> {
+        if !matches!(self.backend, DevBackend::Tap | DevBackend::Tun) {
+            return Ok(false);
+        }
+        if self.made {
+            let mut netdev = Netdev::open().map_err(|e| e.to_string())?;
+            let link = netdev.link(&self.name).map_err(|e| e.to_string())?;
+            netdev.set_txqueuelen(link.index, pkts).map_err(|e| e.to_string())?;
+        } else {
+            changes.make(&Change::TxQueueLen { ifname: self.name.clone(), pkts })?;
+        }
+        Ok(true)
+    }
+
     /// Opens the device with the queues that the configuration wants.
     ///
     /// # Errors
@@ -204,9 +225,14 @@ impl Wanted<'_> {
         let ifname = name.to_owned();
         let link = netdev.link(name).map_err(|e| e.to_string())?;
         let mtu = self.device.mtu.filter(|m| *m != link.mtu);
+        // The receive ring of a TUN is the transmit queue of the kernel's end.
+        let pkts = self.config.ring("ring.rx");
         if existed {
             if let Some(mtu) = mtu {
                 self.changes.make(&Change::Mtu { ifname: ifname.clone(), mtu })?;
+            }
+            if let Some(pkts) = pkts {
+                self.changes.make(&Change::TxQueueLen { ifname: ifname.clone(), pkts })?;
             }
             self.changes.make_if(!link.up, &Change::LinkUp { ifname })?;
         } else {
@@ -214,9 +240,30 @@ impl Wanted<'_> {
                 Some(mtu) => netdev.set_mtu(link.index, mtu),
                 None => Ok(()),
             };
-            made.and_then(|()| netdev.set_up(link.index, true)).map_err(|e| e.to_string())?;
+            let sized = match pkts {
+                Some(pkts) => made.and_then(|()| netdev.set_txqueuelen(link.index, pkts)),
+                None => made,
+            };
+            sized.and_then(|()| netdev.set_up(link.index, true)).map_err(|e| e.to_string())?;
         }
         netdev.link(name).map_err(|e| e.to_string())
+    }
+
+    /// Rings as the knobs say; of AF_XDP they are powers of two.
+    fn size_xdp(&self, config: &mut xdp::Config, notes: &mut Vec<String>) {
+        let mut size = |path: &str, ring: &mut u32| {
+            let Some(wanted) = self.config.ring(path) else { return };
+            *ring = wanted.clamp(64, 32768).next_power_of_two();
+            if *ring != wanted {
+                notes.push(format!(
+                    "{path} = {wanted}: a ring of AF_XDP holds a power of two from 64 to 32768 \
+                     packets, and has {ring} now"
+                ));
+            }
+        };
+        size("ring.rx", &mut config.rx_ring);
+        size("ring.tx", &mut config.tx_ring);
+        config.frames = config.frames.max(2 * (config.rx_ring + config.tx_ring));
     }
 
     /// The interface, which this backend does not make.
@@ -250,7 +297,8 @@ impl Wanted<'_> {
             ));
         }
         let queues = 0..has;
-        let config = xdp::Config { queues, filter, ..xdp::Config::new(&link.name) };
+        let mut config = xdp::Config { queues, filter, ..xdp::Config::new(&link.name) };
+        self.size_xdp(&mut config, &mut notes);
         let mut opened = xdp::open(&config).map_err(|e| e.to_string())?;
         notes.append(&mut opened.notes);
         Ok(Opened {
@@ -258,6 +306,7 @@ impl Wanted<'_> {
             backend: DevBackend::AfXdp,
             notes,
             queues: opened.queues.into_iter().map(|q| Box::new(q) as Box<dyn Device>).collect(),
+            made: false,
             more: More::Xdp(Box::new(opened.more)),
         })
     }
@@ -271,6 +320,15 @@ impl Wanted<'_> {
         let rss = Rss::new(netdev_rss_key(self.seed), &Knobs::default(), queues);
         let config =
             ring::Config { queues, fanout: Fanout::Rss(rss), ..ring::Config::new(&link.name) };
+        let config = match self.config.ring("ring.rx") {
+            // Blocks of frames of any length: as many as hold so many of the common one.
+            Some(pkts) => {
+                let bytes = u64::from(pkts) * 2048;
+                let blocks = bytes.div_ceil(u64::from(config.block_bytes)).clamp(2, 4096) as u32;
+                ring::Config { blocks, ..config }
+            }
+            None => config,
+        };
         let mut opened = ring::open(config).map_err(|e| e.to_string())?;
         notes.append(&mut opened.notes);
         Ok(Opened {
@@ -278,6 +336,7 @@ impl Wanted<'_> {
             backend: DevBackend::AfPacket,
             notes,
             queues: opened.queues.into_iter().map(|q| Box::new(q) as Box<dyn Device>).collect(),
+            made: false,
             more: More::Packet(Box::new(opened.group)),
         })
     }
@@ -323,6 +382,7 @@ impl Wanted<'_> {
             backend,
             notes,
             queues: queues.into_iter().map(|q| Box::new(q) as Box<dyn Device>).collect(),
+            made: !existed,
             more: More::Tun(twins),
         })
     }

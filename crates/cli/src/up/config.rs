@@ -174,14 +174,15 @@ impl Config {
             }
             self.queues = wanted;
         }
-        if let Some((_, at)) = self.knobs.iter().find(|(s, _)| s.path == "ring.rx") {
-            return Err(
-                at.wrong("receive rings are as large as their backend makes them: leave it out")
-            );
-        }
         self.knobs.retain(|(s, _)| s.path != "channels.combined");
         self.queues = self.queues.max(1);
         Ok(())
+    }
+
+    /// What `ring.rx` or `ring.tx` was set to, in packets, if it was.
+    pub fn ring(&self, path: &str) -> Option<u32> {
+        let (setting, _) = self.knobs.iter().find(|(s, _)| s.path == path)?;
+        setting.value.parse().ok()
     }
 
     /// What does not fit together.

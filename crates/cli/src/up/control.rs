@@ -10,6 +10,8 @@ use linerate_dev::drive::{Coalesce, Drive};
 use linerate_gateway::control::snapshot::{DevQueueRow, RingsRow, RssRow, RuleRow};
 use linerate_gateway::control::{Meta, Request, Response, SOCKETS_MAX, Snapshot};
 
+use super::args::DevBackend;
+use super::backend::Opened;
 use super::config::{At, QUEUES_MAX};
 use super::instance::Up;
 use crate::args::Setting;
@@ -125,21 +127,25 @@ pub(super) fn set(up: &mut Up, knob: &str, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Asks the devices for receive rings of this size. A device that can not resize its ring says so,
-/// and nothing is changed then.
-fn size_rings(up: &Up, pkts: usize) -> Result<(), String> {
-    let obeyed = up.workers.ask_all(move |drive, _| {
-        // All are asked: which of them obey is a matter of their kind.
-        drive.queues().map(|(_, dev)| dev.set_rx_ring(pkts)).collect::<Vec<_>>()
-    });
-    if obeyed.into_iter().flatten().all(|obeyed| obeyed) {
-        return Ok(());
+/// Gives the devices receive rings of this size. One that can not be resized says so, and nothing is
+/// changed then.
+fn size_rings(up: &mut Up, pkts: usize) -> Result<(), String> {
+    let fixed = |d: &&Opened| !matches!(d.backend, DevBackend::Tap | DevBackend::Tun);
+    let names: Vec<&str> = up.devices.iter().filter(fixed).map(|d| d.backend.name()).collect();
+    if !names.is_empty() {
+        return Err(format!(
+            "ring.rx: the receive ring of {} is as large as it was made, and stays so: nothing was \
+             changed; `--set ring.rx=N` makes it of another size at the start",
+            names.join(", ")
+        ));
     }
-    let names: Vec<&str> = up.devices.iter().map(|d| d.backend.name()).collect();
-    Err(format!(
-        "ring.rx: the receive ring of {} is as large as it was made, and stays so: nothing was changed",
-        names.join(", ")
-    ))
+    let pkts = u32::try_from(pkts).map_err(|e| e.to_string())?;
+    if let Some(changes) = &mut up.changes {
+        for device in &up.devices {
+            device.set_rx_ring(pkts, changes)?;
+        }
+    }
+    Ok(())
 }
 
 /// Tells the devices how to distribute over so many shards.

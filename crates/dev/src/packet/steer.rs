@@ -13,8 +13,13 @@
 //! comparisons.
 
 use crate::sys::filter::Insn;
+use linerate_core::rx::steer::ntuple::{FlowType, Rule, RuleAction};
 use linerate_core::rx::steer::rss::Rss;
 use linerate_core::table::value::HashFields;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The most instructions the kernel takes (`BPF_MAXINSNS`).
 const INSNS_MAX: usize = 4096;
@@ -133,14 +138,96 @@ fn window(key: &[u8], at: usize) -> u32 {
     })
 }
 
+/// What the program of a group of sockets is made of: the table, and the rules that go before it.
+/// All sockets of the group share it.
+#[derive(Debug)]
+pub struct Steering {
+    rss: Rss,
+    /// By location, and by the queue that set it where a location is the queue's own affair.
+    rules: BTreeMap<(u32, u8), Rule>,
+}
+
+/// Locations from here on belong to the queue that sets them (accelerated RFS).
+const OWN_LOCATIONS: u32 = 1 << 31;
+
+/// A panic elsewhere leaves it whole: each change of it is complete under the lock.
+pub(super) fn lock(steering: &Mutex<Steering>) -> MutexGuard<'_, Steering> {
+    steering.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Steering {
+    /// The table, no rules.
+    #[must_use]
+    pub fn new(rss: Rss) -> Steering {
+        Steering { rss, rules: BTreeMap::new() }
+    }
+    /// Another table. `load` gives the kernel the program.
+    ///
+    /// # Errors
+    /// Those of `load`; the table is as before then.
+    pub fn set_rss(
+        &mut self,
+        rss: &Rss,
+        load: impl FnOnce(&[Insn]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        load(&with_rules(rss, self.rules.values())?)?;
+        self.rss = rss.clone();
+        Ok(())
+    }
+    /// Sets or takes out the rule that `queue` gives for `location`.
+    ///
+    /// # Errors
+    /// `EINVAL` for a rule that drops, `ENOSPC` where the program has no room, and those of `load`;
+    /// the rules are as before then.
+    pub fn set_rule(
+        &mut self,
+        queue: u8,
+        location: u32,
+        rule: Option<&Rule>,
+        load: impl FnOnce(&[Insn]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let key = (location, if location < OWN_LOCATIONS { 0 } else { queue });
+        let mut rules = self.rules.clone();
+        let before = match rule {
+            Some(rule) => rules.insert(key, rule.clone()),
+            None => rules.remove(&key),
+        };
+        // Every queue of the group is told of a rule that is for all.
+        if before.as_ref() == rule {
+            return Ok(());
+        }
+        load(&with_rules(&self.rss, rules.values())?)?;
+        self.rules = rules;
+        Ok(())
+    }
+}
+
 /// The program that returns the queue of a packet, as [`Rss`] has it: of TCP and UDP by the fields
 /// that count, of fragments and other protocols by addresses. What is no IP goes to the queue of
 /// hash 0.
 #[must_use]
 pub fn program(rss: &Rss) -> Vec<Insn> {
+    assemble(rss, &[])
+}
+
+/// The same, with rules that are asked before: the first that speaks of a packet decides.
+fn with_rules<'a>(rss: &Rss, rules: impl Iterator<Item = &'a Rule>) -> io::Result<Vec<Insn>> {
+    let rules: Vec<&Rule> = rules.collect();
+    if rules.iter().any(|rule| rule.action == RuleAction::Drop) {
+        let why = "a packet socket only chooses queues: a rule of it can not drop (action -1)";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    let code = assemble(rss, &rules);
+    if code.len() > INSNS_MAX {
+        return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+    }
+    Ok(code)
+}
+
+fn assemble(rss: &Rss, rules: &[&Rule]) -> Vec<Insn> {
     let mut code = Code::default();
     let first = u32::from(rss.indir.first().copied().unwrap_or(0));
-    if rss.indir.iter().all(|&queue| u32::from(queue) == first) {
+    if rules.is_empty() && rss.indir.iter().all(|&queue| u32::from(queue) == first) {
         // One queue has all: no hash is needed to tell.
         code.put(op(RET_K, first));
         return code.0;
@@ -153,12 +240,14 @@ pub fn program(rss: &Rss) -> Vec<Insn> {
     code.put(jump(JEQ_K, ETH_P_IP, 1, 0));
     let not_v4 = code.leave();
     v4(&mut code);
+    ask(&mut code, rules, false);
     hash(&mut code, rss, 1);
     let done = code.leave();
     code.land(not_v4);
     code.put(jump(JEQ_K, ETH_P_IPV6, 1, 0));
     let not_ip = code.leave();
     v6(&mut code);
+    ask(&mut code, rules, true);
     hash(&mut code, rss, 4);
     code.land(done);
     // A flow's hash is never 0.
@@ -168,8 +257,49 @@ pub fn program(rss: &Rss) -> Vec<Insn> {
     lookup(&mut code, &rss.indir);
     code.land(not_ip);
     code.put(op(RET_K, first));
-    assert!(code.0.len() <= INSNS_MAX, "384 bits of input fit the kernel's limit");
+    let bare = rules.is_empty() && code.0.len() > INSNS_MAX;
+    assert!(!bare, "384 bits of input fit the kernel's limit");
     code.0
+}
+
+/// Returns the queue of the first rule that speaks of the packet; goes on if there is none.
+fn ask(code: &mut Code, rules: &[&Rule], v6: bool) {
+    for rule in rules.iter().filter(|rule| rule.flow_type.v6() == v6) {
+        let RuleAction::Queue(queue) = rule.action else { continue };
+        let proto = match rule.flow_type {
+            FlowType::Tcp4 | FlowType::Tcp6 => TCP,
+            FlowType::Udp4 | FlowType::Udp6 => UDP,
+        };
+        let mut others = Vec::new();
+        let mut want = |code: &mut Code, word: u32, part: Option<Insn>, value: u32| {
+            code.put(op(LD_MEM, word));
+            part.into_iter().for_each(|insn| code.put(insn));
+            code.put(jump(JEQ_K, value, 1, 0));
+            others.push(code.leave());
+        };
+        want(code, PROTO, None, proto);
+        for (addr, from) in [(rule.src, SRC), (rule.dst, DST)] {
+            for (word, value) in (from..).zip(addr.into_iter().flat_map(words)) {
+                want(code, word, None, value);
+            }
+        }
+        if let Some(port) = rule.sport {
+            want(code, PORTS, Some(op(RSH_K, 16)), port.into());
+        }
+        if let Some(port) = rule.dport {
+            want(code, PORTS, Some(op(AND_K, 0xffff)), port.into());
+        }
+        code.put(op(RET_K, queue.into()));
+        code.land_all(others);
+    }
+}
+
+/// The words of an address, as they are loaded.
+fn words(addr: IpAddr) -> Vec<u32> {
+    match addr {
+        IpAddr::V4(a) => vec![a.to_bits()],
+        IpAddr::V6(a) => (0..4).map(|i| (a.to_bits() >> (96 - 32 * i)) as u32).collect(),
+    }
 }
 
 /// Reads addresses and ports of an IPv4 packet.

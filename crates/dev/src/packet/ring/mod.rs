@@ -16,12 +16,14 @@ mod tx;
 
 pub use open::{Config, Group, OpenError, Opened, open};
 
-use super::{describe, framed, partial_csum, send, steer};
+use super::steer::{Steering, lock};
+use super::{describe, framed, partial_csum, send};
 use crate::device::{Caps, Counts, Device, Rings as RingSizes, RxCx};
 use crate::netdev::Losses;
 use crate::sys::packet::Received;
 use crate::sys::packet_ring::{self as sys, Rings};
 use linerate_core::pkt::{Batch, Csum, LARGE, Pkt};
+use linerate_core::rx::steer::ntuple::Rule;
 use linerate_core::rx::steer::rss::Rss;
 use linerate_core::table::Reason;
 use rustix::net::sockopt;
@@ -30,6 +32,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex};
 
 /// How the packets of an interface are shared out over several sockets (`PACKET_FANOUT`).
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -103,8 +106,8 @@ pub struct RingSocket {
     /// The interface went down, and no packet came since.
     down: bool,
     rxhash: bool,
-    /// Its group is steered by our program.
-    steered: bool,
+    /// What our program that steers its group is made of, if there is one.
+    steering: Option<Arc<Mutex<Steering>>>,
     losses: Option<Losses>,
 }
 
@@ -410,7 +413,15 @@ impl Device for RingSocket {
     }
 
     fn set_rss(&mut self, rss: &Rss) -> bool {
-        self.steered && sys::fanout_program(&self.fd, &steer::program(rss)).is_ok()
+        let Some(steering) = &self.steering else { return false };
+        let load = |program: &[_]| sys::fanout_program(&self.fd, program);
+        lock(steering).set_rss(rss, load).is_ok()
+    }
+
+    fn set_rule(&mut self, location: u32, rule: Option<&Rule>) -> io::Result<()> {
+        let steering = self.steering.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        let load = |program: &[_]| sys::fanout_program(&self.fd, program);
+        lock(steering).set_rule(self.queue, location, rule, load)
     }
 
     fn statistics(&self) -> Vec<(&'static str, u64)> {

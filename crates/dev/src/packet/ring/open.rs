@@ -4,7 +4,8 @@
 use super::{Fanout, RingSocket};
 use crate::device::{Caps, Counts, Layer};
 use crate::netdev::{Link, Netdev};
-use crate::packet::{GSO_BYTES_MAX, steer};
+use crate::packet::GSO_BYTES_MAX;
+use crate::packet::steer::{self, Steering};
 use crate::sys::filter::{self, Insn};
 use crate::sys::packet::{self as sys, Flag};
 use crate::sys::packet_ring::{self as ring_sys, Rings, Size};
@@ -13,6 +14,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
 
 /// How to open an interface.
 #[derive(Clone, Debug, PartialEq)]
@@ -221,7 +223,11 @@ pub struct Opened {
 pub fn open(config: Config) -> Result<Opened, OpenError> {
     check(&config)?;
     let link = link_of(&config.ifname)?;
-    let mut opening = Opening { config, link, notes: Vec::new() };
+    let steering = match &config.fanout {
+        Fanout::Rss(rss) => Some(Arc::new(Mutex::new(Steering::new(rss.clone())))),
+        _ => None,
+    };
+    let mut opening = Opening { config, link, notes: Vec::new(), steering };
     let mut queues = Vec::with_capacity(opening.config.queues);
     for queue in 0..opening.config.queues {
         queues.push(opening.queue(queue as u8)?);
@@ -334,6 +340,7 @@ struct Opening {
     config: Config,
     link: Link,
     notes: Vec<String>,
+    steering: Option<Arc<Mutex<Steering>>>,
 }
 
 impl Opening {
@@ -400,7 +407,7 @@ impl Opening {
             unseen: 0,
             down: false,
             rxhash: self.config.rxhash,
-            steered: matches!(self.config.fanout, Fanout::Rss(_)),
+            steering: self.steering.clone(),
             losses: None,
             fd,
         })

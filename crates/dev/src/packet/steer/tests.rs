@@ -264,3 +264,66 @@ fn the_stacks_own_hash_chooses_the_same_queue() {
         }
     }
 }
+
+/// Goal: rules go before the table, the lowest location first, whatever of a flow they name; and a rule
+/// that can not be is refused without a change.
+#[test]
+fn rules_go_before_the_table() {
+    use linerate_core::rx::steer::ntuple;
+    let rss = Rss { key: noise(3), indir: [0; INDIR_LEN], ..Rss::default() };
+    let mut steering = Steering::new(rss.clone());
+    let mut loaded = Vec::new();
+    let set = |steering: &mut Steering, loaded: &mut Vec<Insn>, location, spec: Option<&str>| {
+        let rule = spec.map(|s| ntuple::parse(s).expect("a rule").1);
+        steering.set_rule(1, location, rule.as_ref(), |program| {
+            *loaded = program.to_vec();
+            Ok(())
+        })
+    };
+    let flow = [10, 0, 0, 1, 10, 0, 0, 2, 0x1f, 0x90, 0, 53];
+    let specs = [
+        (9, "flow-type udp4 dst-port 53 action 3"),
+        (4, "flow-type udp4 src-ip 10.0.0.1 dst-ip 10.0.0.2 src-port 8080 dst-port 53 action 5"),
+        (7, "flow-type tcp4 src-ip 10.0.0.1 action 6"),
+        (8, "flow-type tcp6 dst-port 443 action 7"),
+    ];
+    for (location, spec) in specs {
+        set(&mut steering, &mut loaded, location, Some(spec)).expect("it is taken");
+    }
+    let queue = |loaded: &[Insn], packet: &[u8]| run(loaded, ETH_P_IP, packet);
+    assert_eq!(queue(&loaded, &packet4(&flow, 17, 0, 0)), 5, "the lowest location");
+    let other = [10, 0, 0, 9, 10, 0, 0, 2, 0x1f, 0x90, 0, 53];
+    assert_eq!(queue(&loaded, &packet4(&other, 17, 0, 8)), 3, "behind options, too");
+    assert_eq!(queue(&loaded, &packet4(&flow, 6, 0, 0)), 6);
+    assert_eq!(queue(&loaded, &packet4(&other, 6, 0, 0)), 0, "the table's");
+    assert_eq!(queue(&loaded, &packet4(&flow, 17, 0x2000, 0)), 0, "a fragment shows no ports");
+    let mut v6: [u8; 36] = noise(5);
+    v6[34..].copy_from_slice(&443u16.to_be_bytes());
+    assert_eq!(run(&loaded, ETH_P_IPV6, &packet6(&v6, 6)), 7);
+    assert_eq!(run(&loaded, ETH_P_IPV6, &packet6(&v6, 17)), 0);
+
+    set(&mut steering, &mut loaded, 4, None).expect("it is taken out");
+    assert_eq!(queue(&loaded, &packet4(&flow, 17, 0, 0)), 3);
+    let before = loaded.clone();
+    let drop = set(&mut steering, &mut loaded, 1, Some("flow-type udp4 action -1"));
+    assert!(drop.is_err_and(|e| e.to_string().contains("can not drop")));
+    let mut full = None;
+    for location in 100..1000 {
+        let spec = format!("flow-type tcp6 dst-ip fd00::{location:x} dst-port 80 action 1");
+        if let Err(e) = set(&mut steering, &mut loaded, location, Some(&spec)) {
+            full = Some(e);
+            break;
+        }
+    }
+    assert_eq!(full.and_then(|e| e.raw_os_error()), Some(libc::ENOSPC));
+    assert!(loaded.len() <= INSNS_MAX && loaded.len() > before.len());
+    // Rules of a queue's own stand beside those of another.
+    let flow_rule = ntuple::parse("flow-type udp4 action 1").expect("a rule").1;
+    let mut steering = Steering::new(rss);
+    for queue in [0, 1] {
+        let set = steering.set_rule(queue, OWN_LOCATIONS, Some(&flow_rule), |_| Ok(()));
+        set.expect("it is taken");
+    }
+    steering.set_rule(0, OWN_LOCATIONS, None, |_| Ok(())).expect("it is taken out");
+    assert_eq!(steering.rules.len(), 1);
+}
