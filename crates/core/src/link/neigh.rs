@@ -67,6 +67,8 @@ pub struct Neighbour {
     /// How long it counts as reachable, in nanoseconds.
     reachable: u64,
     probes: u64,
+    /// It was learnt from a frame that anybody may have sent: it goes before one that answered.
+    gleaned: bool,
     /// What waits for its link address.
     queue: VecDeque<Pkt>,
     queue_bytes: usize,
@@ -236,6 +238,7 @@ fn create(net: &mut Net, dev: u8, addr: IpAddr) -> Option<u32> {
         used: net.now,
         reachable,
         probes: 0,
+        gleaned: false,
         queue: VecDeque::new(),
         queue_bytes: 0,
     });
@@ -262,7 +265,7 @@ fn neigh_forced_gc(net: &mut Net, full: bool) {
             Nud::Permanent | Nud::Incomplete => false,
             Nud::Failed => true,
             Nud::Stale => idle || full,
-            Nud::Reachable | Nud::Delay | Nud::Probe => idle && full,
+            Nud::Reachable | Nud::Delay | Nud::Probe => full && (idle || n.gleaned),
         };
         if goes {
             let gone = net.neigh.remove(index);
@@ -420,9 +423,15 @@ pub(crate) fn glean(net: &mut Net, pkt: &Pkt) {
         Some(n) if n.mac == eth.src && n.state == Nud::Reachable => n.confirmed = net.now,
         Some(n) if matches!(n.state, Nud::Reachable | Nud::Permanent) => {}
         known => {
-            if known.is_some() || create(net, pkt.dev, hop).is_some() {
-                let said = Advert { mac: Some(eth.src), solicited: true, override_: true };
-                update(net, pkt.dev, hop, said);
+            let fresh = known.is_none();
+            if fresh && create(net, pkt.dev, hop).is_none() {
+                return;
+            }
+            let said = Advert { mac: Some(eth.src), solicited: true, override_: true };
+            update(net, pkt.dev, hop, said);
+            let index = net.neigh.find(pkt.dev, hop);
+            if let Some(n) = index.and_then(|index| net.neigh.slab.at_mut(index)) {
+                n.gleaned |= fresh;
             }
         }
     }

@@ -550,3 +550,36 @@ fn groups_and_broadcasts_need_no_neighbour() {
     assert_eq!((now["IpOutBcastPkts"], now["IpOutMcastPkts"], now["Ip6OutMcastPkts"]), (2, 1, 1));
     assert!(kit.cx.net.neigh.is_empty());
 }
+
+/// Goal: where answers of neighbours go to somebody else, they are learnt from what they send, their
+/// router from what comes by it; one that is reachable is not taken over, and what anybody may have
+/// sent makes room for others.
+#[test]
+fn neighbours_are_learnt_from_frames_where_nobody_else_tells() {
+    const OTHER_MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
+    let from = |mac: Mac, src: &str| eth(MAC, mac, ETH_P_IP, &udp4(src, US, 1, 2, b"x"));
+    let mut kit = Kit::eth();
+    kit.rx(&from(PEER_MAC, PEER));
+    assert_eq!(state(&kit, PEER), None, "only where it is asked for");
+    kit.cx.net.ifaces[0].glean = true;
+    kit.cx.net.glean = true;
+    kit.rx(&from(PEER_MAC, PEER));
+    assert_eq!(state(&kit, PEER), Some(Nud::Reachable));
+    kit.rx(&from(OTHER_MAC, PEER));
+    let mac = |kit: &Kit, addr: &str| kit.cx.net.neigh.get(0, ip(addr)).map(|n| n.mac());
+    assert_eq!(mac(&kit, PEER), Some(PEER_MAC), "it is not taken over");
+    // A frame for somebody else teaches nothing.
+    kit.cx.set_knob("dev.promisc", "1").expect("a switch");
+    kit.cx.neigh_del(0, ip(PEER));
+    kit.rx(&for_another());
+    assert_eq!(state(&kit, PEER), None);
+    // More of them than there is room for: the last is learnt all the same.
+    kit.cx.set_knob("net.ipv4.neigh.default.gc_thresh3", "8").expect("in range");
+    kit.cx.set_knob("net.ipv4.neigh.default.gc_thresh1", "4").expect("in range");
+    let base = PEER.rsplit_once('.').expect("an address").0;
+    for n in 100..140 {
+        kit.rx(&from(OTHER_MAC, &format!("{base}.{n}")));
+    }
+    assert!(kit.cx.net.neigh.len() <= 8);
+    assert_eq!(mac(&kit, &format!("{base}.139")), Some(OTHER_MAC));
+}
