@@ -48,7 +48,7 @@ stages! {
     /// The device's receive ring: packets that the device handed over, and those it had no room for.
     Ring { dir: Rx, linux: "the driver's receive ring (tun_net_xmit, veth_xmit, packet_rcv)" }
     /// What makes the loop look at a ring: readiness of the device, a timer, or polling without
-    /// sleep; coalesced by time and count. Its batches are the interrupts.
+    /// sleep; coalesced by time and count. No packet passes here: it has counters only.
     Irq { dir: Rx, linux: "the driver's interrupt handler, napi_schedule, napi_watchdog" }
     /// NAPI: takes packets off the rings, bounded by packets and by time, fairly over the devices.
     Poll { dir: Rx, linux: "net_rx_action, napi_poll" }
