@@ -18,8 +18,7 @@ use world::{SERVER_V4, SERVER_V6, World, big, missing};
 macro_rules! need {
     () => {
         if let Some(why) = missing() {
-            eprintln!("skipped: {why}");
-            return;
+            return world::skip(&why);
         }
     };
 }
