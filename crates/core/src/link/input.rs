@@ -6,7 +6,7 @@
 //! RFCs:   894, 2464, 826; IEEE 802.1Q
 //! drops:  LinkTruncated, OtherHost, VlanUnknown, UnhandledProto
 
-use super::{Iface, L2, neigh};
+use super::{Iface, L2, arp};
 use crate::pkt::{Pkt, Verdict};
 use crate::shard::{Net, Shard};
 use crate::table::{Reason, count::id};
@@ -90,7 +90,7 @@ fn eth_type_trans(net: &mut Net, mut pkt: Pkt, ethertype: u16) -> Verdict {
     pkt.proto = ethertype;
     match ethertype {
         ETH_P_IP | ETH_P_IPV6 => Verdict::Pass(pkt),
-        ETH_P_ARP => neigh::arp_rcv(net, pkt),
+        ETH_P_ARP => arp::arp_rcv(net, pkt),
         _ => Verdict::Drop(pkt, Reason::UnhandledProto),
     }
 }

@@ -1,5 +1,6 @@
 #![doc = include_str!("README.md")]
 
+mod arp;
 pub mod input;
 pub mod neigh;
 pub mod output;

@@ -72,7 +72,7 @@ pub fn tcp_v4_err(cx: &mut Shard, quote: &TcpQuote, kind: ErrKind, told: bool) {
     match cx.tcp.find(hash, &tuple) {
         Some(Ref::Conn(index)) => conn_err(cx, index, quote, kind),
         Some(Ref::Req(index)) => cx.reqsk_err(index, quote.seq),
-        None if !told && cx.net.has_others() => cx.net.tell_home(*quote, kind),
+        None if !told => cx.net.tell_home(*quote, kind),
         _ => {}
     }
 }

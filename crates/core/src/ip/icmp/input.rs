@@ -299,9 +299,7 @@ fn deliver(cx: &mut Shard, quoted: &Quoted<'_>, kind: ErrKind) {
                 cx.net.update_pmtu(dst, mtu);
             }
             // A port may have a socket on every shard; which of them sent it, none knows.
-            if cx.net.has_others() {
-                cx.net.tell_all(News::UdpErr { local, remote, kind });
-            }
+            cx.net.tell_all(News::UdpErr { local, remote, kind });
         }
         _ => {}
     }

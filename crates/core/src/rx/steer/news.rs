@@ -56,11 +56,6 @@ impl Net {
             post(self, cpu, Outgoing { letter, note: NO_NOTE });
         }
     }
-    /// Whether there are shards to tell.
-    #[inline]
-    pub(crate) fn has_others(&self) -> bool {
-        self.steer.mesh.as_ref().is_some_and(|mesh| mesh.shards() > 1)
-    }
     /// An error about a connection that is not here: its shard hears of it, if it is known.
     pub(crate) fn tell_home(&mut self, quote: TcpQuote, kind: ErrKind) {
         let Some(mesh) = &self.steer.mesh else { return };
