@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,19 +17,20 @@ use linerate_core::shard::Shard;
 use linerate_core::sock::SocketId;
 use linerate_core::table::Stage;
 use linerate_core::udp::api::UdpBind;
-use linerate_core::wire::{ETH_P_IP, EthHdr, IPPROTO_UDP, Ipv4Hdr, Mac, UdpHdr};
 use linerate_dev::device::{Caps, Counts, Device, Layer, RxCx};
 use linerate_dev::drive::{App, Drive};
 use linerate_dev::poller::{Event, Poller};
+
+use crate::bench::path::case::{chain, cpu_ns};
+use crate::bench::path::stack::{self, LOCAL, OWN};
 
 /// Slots of the ring.
 pub const RING: usize = 1024;
 /// Datagrams that a bounded turn of the application takes.
 const TURN: usize = 64;
 
-const LOCAL: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
-const PEER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
-const OWN: Mac = Mac([2, 0, 0, 0, 0, 2]);
+/// The reader's port.
+const PORT: u16 = 9;
 
 /// Which loop is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,31 +92,16 @@ pub fn pin(cpu: usize) -> io::Result<()> {
     })
 }
 
-/// How many steps of [`work`] last `ns` nanoseconds.
+/// How many steps of [`chain`], which stand for what an application does with a datagram, last `ns` nanoseconds.
 pub fn calibrate(ns: u64) -> u64 {
     const N: u64 = 1_000_000;
     let least = (0..5).map(|_| {
         let begun = cpu_ns();
-        work(N);
+        chain(N);
         cpu_ns() - begun
     });
     let least = least.min().unwrap_or(1).max(1);
     ns * N / least
-}
-
-/// What an application does with a datagram: steps that each need the one before.
-fn work(steps: u64) {
-    let mut x = std::hint::black_box(0x9e37_79b9_7f4a_7c15u64);
-    for _ in 0..steps {
-        x = x.wrapping_mul(x | 1);
-    }
-    std::hint::black_box(x);
-}
-
-/// Nanoseconds of processor time of this thread.
-fn cpu_ns() -> u64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// The ring between generator and loop: it has one writer and one reader, and each moves its own
@@ -252,7 +238,7 @@ impl App for Reader {
             let Some(datagram) = shard.udp_recv(self.sock) else { return Ok(false) };
             std::hint::black_box(datagram.slices().next().and_then(|s| s.first()));
             shard.udp_done(datagram);
-            work(self.steps);
+            chain(self.steps);
             self.delivered += 1;
         }
         Ok(true)
@@ -356,7 +342,8 @@ fn overloaded(
     let dev = drive.add_device(Box::new(flood), |_| {})?;
     let shard = &mut drive.shard;
     shard.add_addr(dev, IpAddr::V4(LOCAL), 24).expect("a new device takes any address");
-    let sock = shard.udp_bind(UdpBind { port: 9, ..UdpBind::default() }).expect("the port is free");
+    let sock =
+        shard.udp_bind(UdpBind { port: PORT, ..UdpBind::default() }).expect("the port is free");
     let mut knobs = vec![("net.core.busy_poll", "1000000")];
     if mode == Mode::Naive {
         // A pass ends when the ring is empty, and hardly ever else.
@@ -371,28 +358,9 @@ fn overloaded(
     Ok((drive, Reader { sock, steps, most, delivered: 0 }))
 }
 
-/// A datagram of 18 bytes in the smallest frame.
+/// A datagram of 18 bytes in the smallest frame, for the reader.
 fn frame() -> Vec<u8> {
-    let mut frame = vec![0x5a; 14 + 20 + 8 + 18];
-    EthHdr { dst: OWN, src: Mac([2, 0, 0, 0, 0, 1]), ethertype: ETH_P_IP }.emit(&mut frame);
-    let ip = Ipv4Hdr {
-        ihl_bytes: 20,
-        tos: 0,
-        total_len: 46,
-        id: 0,
-        df: true,
-        mf: false,
-        frag_off_bytes: 0,
-        ttl: 64,
-        proto: IPPROTO_UDP,
-        csum: 0,
-        src: PEER,
-        dst: LOCAL,
-    };
-    ip.emit(&mut frame[14..]);
-    UdpHdr { src_port: 4000, dst_port: 9, len: 26, csum: 0 }.emit(&mut frame[34..]);
-    let pseudo = linerate_core::pkt::pseudo(PEER.into(), LOCAL.into(), 26, IPPROTO_UDP);
-    let sum = linerate_arch::csum::csum_partial(&frame[34..], pseudo);
-    frame[40..42].copy_from_slice(&linerate_arch::csum::csum_fold(sum).to_be_bytes());
+    let mut frame = stack::frame(18);
+    stack::redirect(&mut frame, LOCAL, PORT);
     frame
 }

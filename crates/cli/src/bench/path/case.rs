@@ -41,6 +41,17 @@ impl Row {
     }
 }
 
+/// Processor time of each of at least `packets` packets, in nanoseconds, of which every `turn` takes
+/// `size`; and how many those were.
+#[inline]
+pub fn timed(packets: u64, size: u64, mut turn: impl FnMut()) -> (f64, u64) {
+    let turns = packets.div_ceil(size);
+    let begun = cpu_ns();
+    (0..turns).for_each(|_| turn());
+    let all = turns * size;
+    ((cpu_ns() - begun) as f64 / all as f64, all)
+}
+
 /// Something whose cost a packet is measured.
 pub trait Case {
     /// What it is.
@@ -102,18 +113,23 @@ pub fn cpu_ns() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// The clock that this core really runs at, in GHz: a chain of dependent multiplications, of which
+/// Steps that each need the one before: a multiplication and an `or`.
+pub fn chain(steps: u64) {
+    let mut x = std::hint::black_box(0x9e37_79b9_7f4a_7c15u64);
+    for _ in 0..steps {
+        x = x.wrapping_mul(x | 1);
+    }
+    std::hint::black_box(x);
+}
+
+/// The clock that this core really runs at, in GHz: a [`chain`] of dependent multiplications, of which
 /// each takes three cycles on every x86-64 of the last fifteen years, and one for the `or`.
 pub fn calibrate() -> f64 {
     const N: u64 = 5_000_000;
     let mut best = 0f64;
     for _ in 0..5 {
         let begun = cpu_ns();
-        let mut x = std::hint::black_box(0x9e37_79b9_7f4a_7c15u64);
-        for _ in 0..N {
-            x = x.wrapping_mul(x | 1);
-        }
-        std::hint::black_box(x);
+        chain(N);
         best = best.max((N * 4) as f64 / (cpu_ns() - begun) as f64);
     }
     best

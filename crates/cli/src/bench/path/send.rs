@@ -13,7 +13,7 @@ use linerate_core::sock::SocketId;
 use linerate_core::tx::xmit::tx_done;
 use linerate_core::udp::output::SendTo;
 
-use super::case::{Case, Maker, Parts, Row, clock_cost, cpu_ns, stages};
+use super::case::{Case, Maker, Parts, Row, clock_cost, stages, timed};
 use super::stack::{self, FROM, LOCAL, PEER, PORT};
 
 /// The cases of this file.
@@ -109,12 +109,7 @@ impl Case for Send {
         &self.row
     }
     fn round(&mut self, packets: u64) -> Option<f64> {
-        let turns = packets.div_ceil(self.size);
-        let begun = cpu_ns();
-        for _ in 0..turns {
-            self.turn();
-        }
-        let ns = (cpu_ns() - begun) as f64 / (turns * self.size) as f64;
+        let (ns, _) = timed(packets, self.size, || self.turn());
         stack::check(&self.shard);
         Some(ns)
     }

@@ -51,7 +51,7 @@ mod receive {
     use smoltcp::time::Instant;
     use smoltcp::wire::{EthernetAddress, IpAddress, IpCidr};
 
-    use crate::bench::path::case::{Case, Row, cpu_ns};
+    use crate::bench::path::case::{Case, Row, timed};
     use crate::bench::path::stack::{self, LOCAL, OWN};
     use crate::bench::path::udp::{choose, place};
 
@@ -163,11 +163,9 @@ mod receive {
             &self.row
         }
         fn round(&mut self, packets: u64) -> Option<f64> {
-            let turns = packets.div_ceil(BATCH);
-            let begun = cpu_ns();
-            let read: u64 = (0..turns).map(|_| self.turn()).sum();
-            let ns = (cpu_ns() - begun) as f64 / (turns * BATCH) as f64;
-            assert_eq!(read, turns * BATCH, "every datagram reached its socket");
+            let mut read = 0;
+            let (ns, sent) = timed(packets, BATCH, || read += self.turn());
+            assert_eq!(read, sent, "every datagram reached its socket");
             Some(ns)
         }
     }

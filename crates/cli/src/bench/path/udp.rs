@@ -8,7 +8,7 @@ use linerate_core::shard::Shard;
 use linerate_core::sock::SocketId;
 use linerate_core::udp::output::SendTo;
 
-use super::case::{Case, Maker, Parts, Row, cpu_ns, stages};
+use super::case::{Case, Maker, Parts, Row, stages, timed};
 use super::stack::{self, LOCAL, PORT};
 
 /// The cases of this file.
@@ -130,15 +130,10 @@ impl Case for Receive {
         &self.row
     }
     fn round(&mut self, packets: u64) -> Option<f64> {
-        let turns = packets.div_ceil(self.size);
         let before = self.read;
-        let begun = cpu_ns();
-        for _ in 0..turns {
-            self.turn();
-        }
-        let ns = (cpu_ns() - begun) as f64 / (turns * self.size) as f64;
+        let (ns, sent) = timed(packets, self.size, || self.turn());
         stack::check(&self.shard);
-        assert_eq!(self.read - before, turns * self.size, "every datagram reached its socket");
+        assert_eq!(self.read - before, sent, "every datagram reached its socket");
         Some(ns)
     }
     fn parts(&mut self) -> Parts {

@@ -6,7 +6,7 @@ use linerate_core::pkt::{Batch, Skb};
 use linerate_core::rx::xdp::{Action, Program};
 use linerate_core::shard::Shard;
 
-use super::case::{Case, Maker, Parts, Row, cpu_ns, stages};
+use super::case::{Case, Maker, Parts, Row, stages, timed};
 use super::stack::{self, THEIRS};
 
 /// The cases of this file.
@@ -114,12 +114,7 @@ impl Case for Hook {
         &self.row
     }
     fn round(&mut self, packets: u64) -> Option<f64> {
-        let turns = packets.div_ceil(self.size);
-        let begun = cpu_ns();
-        for _ in 0..turns {
-            self.turn();
-        }
-        let ns = (cpu_ns() - begun) as f64 / (turns * self.size) as f64;
+        let (ns, _) = timed(packets, self.size, || self.turn());
         stack::check(&self.shard);
         Some(ns)
     }
