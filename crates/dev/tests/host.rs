@@ -3,6 +3,9 @@
 //! Method: interfaces in a namespace of its own, changed by this test binary, executed again and
 //! killed. Where namespaces are not to be had, tests say SKIP and why.
 
+mod again;
+
+use again::{again, in_netns, role, unshare};
 use linerate_core::pkt::{Batch, Pool};
 use linerate_core::time::Instant;
 use linerate_dev::journal::{Change, Journal, JournalError};
@@ -18,44 +21,6 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-
-/// Set in the copies of this binary that run in a namespace.
-const ROLE: &str = "LINERATE_TEST_ROLE";
-
-/// A skip must be seen although the harness captures what a passing test prints; with
-/// `LINERATE_SKIP=deny`, as in `.ci/run`, the test fails.
-fn skip(test: &str, why: &str) {
-    assert!(std::env::var("LINERATE_SKIP").as_deref() != Ok("deny"), "SKIP {test}: {why}");
-    io::stderr().write_all(format!("SKIP {test}: {why}\n").as_bytes()).unwrap();
-}
-
-/// Runs `test` again in a namespace of its own. True in that copy, which then does the work.
-fn in_netns(test: &str) -> bool {
-    if std::env::var_os(ROLE).is_some() {
-        return true;
-    }
-    let works = |flag: &&str| {
-        let tried = Command::new("unshare").args([flag, "true"]).stderr(Stdio::null()).status();
-        tried.is_ok_and(|s| s.success())
-    };
-    let Some(flag) = ["-n", "-rn"].into_iter().find(works) else {
-        skip(test, "no network namespace may be made here (unshare -rn fails)");
-        return false;
-    };
-    let out = Command::new("unshare")
-        .arg(flag)
-        .arg(std::env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture", "--test-threads=1"])
-        .env(ROLE, "main")
-        .output()
-        .unwrap();
-    let (text, err) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-    assert!(out.status.success(), "in the namespace:\n{text}\n{err}");
-    for line in err.lines().filter(|l| l.starts_with("SKIP ")) {
-        io::stderr().write_all(format!("{line}\n").as_bytes()).unwrap();
-    }
-    false
-}
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -142,9 +107,7 @@ fn be_killed(dir: &str) {
 }
 
 fn victim(test: &str, dir: &Path) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture", "--test-threads=1"])
-        .env(ROLE, format!("victim {}", dir.display()))
+    again(Command::new("env"), test, &format!("victim {}", dir.display()))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -162,10 +125,8 @@ fn hear(child: &mut Child, word: &str, times: usize) {
 #[test]
 fn the_host_is_as_before_after_an_orderly_end_and_after_a_kill() {
     const TEST: &str = "the_host_is_as_before_after_an_orderly_end_and_after_a_kill";
-    if let Some(dir) =
-        std::env::var(ROLE).ok().and_then(|r| Some(r.strip_prefix("victim ")?.to_owned()))
-    {
-        return be_killed(&dir);
+    if let Some(dir) = role().strip_prefix("victim ") {
+        return be_killed(dir);
     }
     if !in_netns(TEST) {
         return;
@@ -213,12 +174,10 @@ fn the_host_is_as_before_after_an_orderly_end_and_after_a_kill() {
 #[test]
 fn what_others_changed_since_and_what_is_elsewhere_is_left_alone() {
     const TEST: &str = "what_others_changed_since_and_what_is_elsewhere_is_left_alone";
-    if let Some(dir) =
-        std::env::var(ROLE).ok().and_then(|r| Some(r.strip_prefix("victim ")?.to_owned()))
-    {
-        return be_killed(&dir);
+    if let Some(dir) = role().strip_prefix("victim ") {
+        return be_killed(dir);
     }
-    if std::env::var(ROLE).as_deref() == Ok("elsewhere") {
+    if role() == "elsewhere" {
         let dir = std::env::var("LINERATE_TEST_DIR").unwrap();
         let recovered = Journal::recover(Path::new(&dir)).unwrap();
         assert!(recovered[0].notes[0].contains("another network namespace"), "{recovered:?}");
@@ -235,11 +194,7 @@ fn what_others_changed_since_and_what_is_elsewhere_is_left_alone() {
     child.wait().unwrap();
     let during = state();
     // In another namespace it is nobody's business.
-    let status = Command::new("unshare")
-        .arg("-n")
-        .arg(std::env::current_exe().unwrap())
-        .args([TEST, "--exact", "--nocapture", "--test-threads=1"])
-        .env(ROLE, "elsewhere")
+    let status = again(unshare().expect("namespaces nest"), TEST, "elsewhere")
         .env("LINERATE_TEST_DIR", &dir.0)
         .status()
         .unwrap();
@@ -348,17 +303,13 @@ fn be_client() {
 #[test]
 fn the_kernel_does_not_answer_for_what_it_is_to_ignore() {
     const TEST: &str = "the_kernel_does_not_answer_for_what_it_is_to_ignore";
-    if std::env::var(ROLE).as_deref() == Ok("client") {
+    if role() == "client" {
         return be_client();
     }
     if !in_netns(TEST) {
         return;
     }
-    let mut child = Command::new("unshare")
-        .arg("-n")
-        .arg(std::env::current_exe().unwrap())
-        .args([TEST, "--exact", "--nocapture", "--test-threads=1"])
-        .env(ROLE, "client")
+    let mut child = again(unshare().expect("namespaces nest"), TEST, "client")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

@@ -6,6 +6,9 @@
 //!
 //! Where namespaces or `/dev/net/tun` are not to be had, tests say SKIP and why.
 
+mod again;
+
+use again::{again, in_netns, role, skip, unshare};
 use linerate_core::pkt::{Batch, Csum, GsoKind, Pkt, Pool};
 use linerate_core::time::Instant;
 use linerate_dev::netdev::{
@@ -24,60 +27,6 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Set in the copies of this binary that run in a namespace: which part they play.
-const ROLE: &str = "LINERATE_TEST_ROLE";
-
-/// A skip must be seen although the harness captures what a passing test prints; with
-/// `LINERATE_SKIP=deny`, as in `.ci/run`, the test fails.
-fn skip(test: &str, why: &str) {
-    assert!(std::env::var("LINERATE_SKIP").as_deref() != Ok("deny"), "SKIP {test}: {why}");
-    io::stderr().write_all(format!("SKIP {test}: {why}\n").as_bytes()).unwrap();
-}
-
-/// The `unshare` command that gives a new network namespace here, if there is one.
-fn unshare(more: &[&str]) -> Option<Command> {
-    for flags in ["-n", "-rn"] {
-        let works = Command::new("unshare")
-            .args([flags, "true"])
-            .stderr(Stdio::null())
-            .status()
-            .is_ok_and(|s| s.success());
-        if works {
-            let mut command = Command::new("unshare");
-            command.arg(flags).args(more);
-            return Some(command);
-        }
-    }
-    None
-}
-
-/// Runs `test` again in a namespace of its own. True in that copy, which then does the work.
-fn in_netns(test: &str) -> bool {
-    if std::env::var_os(ROLE).is_some() {
-        return true;
-    }
-    let Some(mut command) = unshare(&[]) else {
-        skip(test, "no network namespace may be made here (unshare -rn fails)");
-        return false;
-    };
-    let out = command
-        .arg(std::env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture", "--test-threads=1"])
-        .env(ROLE, "main")
-        .output()
-        .unwrap();
-    let (text, err) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-    assert!(out.status.success(), "in the namespace:\n{text}\n{err}");
-    for line in err.lines().filter(|l| l.starts_with("SKIP ")) {
-        io::stderr().write_all(format!("{line}\n").as_bytes()).unwrap();
-    }
-    false
-}
-
-fn role() -> String {
-    std::env::var(ROLE).unwrap_or_default()
-}
-
 /// A kernel in a namespace of its own, spoken to line by line.
 struct Peer {
     child: Child,
@@ -87,11 +36,7 @@ struct Peer {
 
 impl Peer {
     fn start(test: &str, role: &str) -> Peer {
-        let mut child = unshare(&[])
-            .expect("namespaces nest")
-            .arg(std::env::current_exe().unwrap())
-            .args([test, "--exact", "--nocapture", "--test-threads=1"])
-            .env(ROLE, role)
+        let mut child = again(unshare().expect("namespaces nest"), test, role)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

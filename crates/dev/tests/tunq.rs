@@ -4,53 +4,17 @@
 //!
 //! Where namespaces or `/dev/net/tun` are not to be had, tests say SKIP and why.
 
+mod again;
+
+use again::{in_netns, powerless, skip};
 use linerate_core::pkt::{Batch, Pkt, Pool};
 use linerate_core::time::Instant;
 use linerate_dev::netdev::{Feature, Netdev, feature};
 use linerate_dev::tun::{self, Tun, open_queues};
 use linerate_dev::{Device, Layer, RxCx};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io::{self, Write};
 use std::net::UdpSocket;
-use std::process::{Command, Stdio};
-
-/// Set in the copies of this binary that run in a namespace.
-const ROLE: &str = "LINERATE_TEST_ROLE";
-
-/// A skip must be seen although the harness captures what a passing test prints; with
-/// `LINERATE_SKIP=deny`, as in `.ci/run`, the test fails.
-fn skip(test: &str, why: &str) {
-    assert!(std::env::var("LINERATE_SKIP").as_deref() != Ok("deny"), "SKIP {test}: {why}");
-    io::stderr().write_all(format!("SKIP {test}: {why}\n").as_bytes()).unwrap();
-}
-
-/// Runs `test` again in a namespace of its own. True in that copy, which then does the work.
-fn in_netns(test: &str) -> bool {
-    if std::env::var_os(ROLE).is_some() {
-        return true;
-    }
-    let works = |flag: &&str| {
-        let tried = Command::new("unshare").args([flag, "true"]).stderr(Stdio::null()).status();
-        tried.is_ok_and(|s| s.success())
-    };
-    let Some(flag) = ["-n", "-rn"].into_iter().find(works) else {
-        skip(test, "no network namespace may be made here (unshare -rn fails)");
-        return false;
-    };
-    let out = Command::new("unshare")
-        .arg(flag)
-        .arg(std::env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture", "--test-threads=1"])
-        .env(ROLE, "main")
-        .output()
-        .unwrap();
-    let (text, err) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-    assert!(out.status.success(), "in the namespace:\n{text}\n{err}");
-    for line in err.lines().filter(|l| l.starts_with("SKIP ")) {
-        io::stderr().write_all(format!("{line}\n").as_bytes()).unwrap();
-    }
-    false
-}
+use std::process::Command;
 
 const KERNEL: &str = "10.78.0.2";
 const OURS: &str = "10.78.0.1";
@@ -280,31 +244,10 @@ fn tap_queues_and_napi_are_as_good() {
 #[test]
 fn without_the_right_the_error_says_what_lacks() {
     const TEST: &str = "without_the_right_the_error_says_what_lacks";
-    let root = std::fs::read_to_string("/proc/self/status").unwrap().contains("Uid:\t0\t");
-    if std::env::var(ROLE).as_deref() == Ok("powerless") || !root {
+    powerless(TEST, || {
         let err = open_queues(&tun::Config::new("lrx"), 2).unwrap_err();
         let text = err.to_string();
         assert!(matches!(err.errno(), Some(1 | 2 | 13)), "{text}");
         assert!(text.contains("CAP_NET_ADMIN") || text.contains("/dev/net/tun"), "{text}");
-        println!("refused as it should");
-        return;
-    }
-    // A copy that anybody may execute.
-    let dir = std::env::temp_dir().join(format!("linerate-tunq-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).unwrap();
-    let copy = dir.join("test");
-    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(&dir, mode).unwrap();
-    let mut command = Command::new(&copy);
-    std::os::unix::process::CommandExt::uid(&mut command, 65534);
-    let out = command
-        .args([TEST, "--exact", "--nocapture", "--test-threads=1"])
-        .env(ROLE, "powerless")
-        .current_dir("/")
-        .output()
-        .unwrap();
-    std::fs::remove_dir_all(&dir).unwrap();
-    let text = String::from_utf8_lossy(&out.stdout);
-    assert!(out.status.success() && text.contains("refused as it should"), "{out:?}");
+    });
 }

@@ -4,9 +4,11 @@
 //!
 //! Where namespaces or BPF are not to be had, tests say SKIP and why.
 
+mod again;
 #[path = "xdp/net.rs"]
 mod net;
 
+use again::skip;
 use linerate_core::pkt::{Batch, Pkt, Pool};
 use linerate_core::shard::Shard;
 use linerate_core::sock::SocketId;
@@ -19,7 +21,7 @@ use linerate_dev::drive::{App, Drive};
 use linerate_dev::poller::{Event, Poller};
 use linerate_dev::xdp::{self, Config, CopyMode, Filter, Mode, OpenError, Opened, Service, Xsk};
 use linerate_dev::{Device, RxCx};
-use net::{OWN4, OWN6, Wire, in_netns, pattern, skip, wire};
+use net::{OWN4, OWN6, Wire, in_netns, pattern, wire};
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, UdpSocket};
@@ -544,7 +546,7 @@ fn shows_xdp() -> bool {
 #[test]
 fn sigkill_leaves_no_program_behind() {
     const TEST: &str = "sigkill_leaves_no_program_behind";
-    if net::role() == "holder" {
+    if again::role() == "holder" {
         let opened = xdp::open(&config(1, Mode::Auto)).unwrap();
         println!("@open");
         let _ = io::stdin().read_line(&mut String::new());
@@ -559,7 +561,7 @@ fn sigkill_leaves_no_program_behind() {
     drop(opened);
     assert!(!shows_xdp());
     let this = Command::new("env");
-    let mut child = net::again(this, TEST, "holder")
+    let mut child = again::again(this, TEST, "holder")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -581,7 +583,7 @@ fn sigkill_leaves_no_program_behind() {
 #[test]
 fn without_capabilities_the_error_names_them() {
     const TEST: &str = "without_capabilities_the_error_names_them";
-    if net::role() == "nobody" {
+    if again::role() == "nobody" {
         let err = xdp::open(&Config::new("lo")).expect_err("not allowed");
         assert!(matches!(err, OpenError::Privilege { .. }), "{err}");
         assert_eq!(err.errno(), Some(libc::EPERM));
@@ -595,7 +597,7 @@ fn without_capabilities_the_error_names_them() {
         return skip(TEST, "no user namespace may be made here (unshare -rn fails)");
     }
     command.arg("-rn");
-    let out = net::again(command, TEST, "nobody").output().unwrap();
+    let out = again::again(command, TEST, "nobody").output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
 }
 

@@ -1,6 +1,7 @@
 //! The rings under a whole stack: a [`Drive`] with an application, and the kernel's clients.
 
-use super::{OURS4, OURS6, ROLE, THEIRS4, THEIRS6, Wire, in_netns, ip};
+use super::again::{again, in_netns, role, unshare};
+use super::{OURS4, OURS6, THEIRS4, THEIRS6, Wire, ip};
 use linerate_core::rx::steer::rss::Rss;
 use linerate_core::shard::Shard;
 use linerate_core::sock::SocketId;
@@ -15,7 +16,6 @@ use linerate_dev::packet::ring::{Config, Fanout, RingSocket, open};
 use linerate_dev::poller::{Event as LoopEvent, Poller};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -171,9 +171,7 @@ fn echo(config: Config, mtu: u32, work: impl FnOnce() + Send + 'static) -> (Driv
 #[test]
 fn a_shard_serves_the_kernels_clients_over_one_and_several_queues() {
     const TEST: &str = "drive::a_shard_serves_the_kernels_clients_over_one_and_several_queues";
-    if let Some(case) =
-        std::env::var(ROLE).ok().and_then(|r| r.strip_prefix("case ")?.parse::<usize>().ok())
-    {
+    if let Some(case) = role().strip_prefix("case ").and_then(|n| n.parse::<usize>().ok()) {
         let rss = Rss { indir: std::array::from_fn(|i| (i % 2) as u8), ..Rss::default() };
         let new = || Config::new("near");
         let config = [
@@ -199,13 +197,8 @@ fn a_shard_serves_the_kernels_clients_over_one_and_several_queues() {
         return;
     }
     for case in 0..4 {
-        let out = Command::new("unshare")
-            .arg("-n")
-            .arg(std::env::current_exe().unwrap())
-            .args([TEST, "--exact", "--nocapture", "--test-threads=1"])
-            .env(ROLE, format!("case {case}"))
-            .output()
-            .unwrap();
+        let namespace = unshare().expect("namespaces nest");
+        let out = again(namespace, TEST, &format!("case {case}")).output().unwrap();
         assert!(out.status.success(), "case {case}: {}", String::from_utf8_lossy(&out.stderr));
     }
 }

@@ -1,6 +1,7 @@
 //! Namespaces, a veth pair between them, and a client on the far end: a kernel in a process of its
 //! own (this test binary, executed again), which does what it is told line by line.
 
+use super::again::{self, role, skip};
 use linerate_core::pkt::Pool;
 use linerate_dev::Device;
 use linerate_dev::netdev::{Feature, Link, Netdev, set_feature};
@@ -15,69 +16,18 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Set in the copies of this binary that run in a namespace: which part they play.
-const ROLE: &str = "LINERATE_TEST_ROLE";
-
 pub const OWN4: &str = "10.78.0.1";
 pub const OWN6: &str = "fd78::1";
 const PEER4: &str = "10.78.0.2";
 const PEER6: &str = "fd78::2";
 
-/// A skip must be seen although the harness captures what a passing test prints; with
-/// `LINERATE_SKIP=deny` the test fails.
-pub fn skip(test: &str, why: &str) {
-    assert!(std::env::var("LINERATE_SKIP").as_deref() != Ok("deny"), "SKIP {test}: {why}");
-    io::stderr().write_all(format!("SKIP {test}: {why}\n").as_bytes()).unwrap();
-}
-
-pub fn role() -> String {
-    std::env::var(ROLE).unwrap_or_default()
-}
-
-/// The `unshare` command that gives a new network namespace here, if there is one.
-fn unshare() -> Option<Command> {
-    ["-n", "-rn"].into_iter().find_map(|flags| {
-        let mut probe = Command::new("unshare");
-        let works = probe.args([flags, "true"]).stderr(Stdio::null()).status();
-        works.is_ok_and(|s| s.success()).then(|| {
-            let mut command = Command::new("unshare");
-            command.arg(flags);
-            command
-        })
-    })
-}
-
-/// This binary once more, to run `test` alone as `role`.
-pub fn again(mut command: Command, test: &str, role: &str) -> Command {
-    command
-        .arg(std::env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture", "--test-threads=1"])
-        .env(ROLE, role);
-    command
-}
-
-/// Runs `test` again in a namespace of its own. True in that copy, which then does the work; in
-/// the client's copy this does not return.
+/// As [`again::in_netns`]; in the client's copy this does not return.
 pub fn in_netns(test: &str) -> bool {
-    match role().as_str() {
-        "peer" => {
-            be_peer();
-            std::process::exit(0);
-        }
-        "" => {}
-        _ => return true,
+    if role() == "peer" {
+        be_peer();
+        std::process::exit(0);
     }
-    let Some(command) = unshare() else {
-        skip(test, "no network namespace may be made here (unshare -rn fails)");
-        return false;
-    };
-    let out = again(command, test, "main").output().unwrap();
-    let (text, err) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-    assert!(out.status.success(), "in the namespace:\n{text}\n{err}");
-    for line in err.lines().filter(|l| l.starts_with("SKIP ")) {
-        skip(test, line.trim_start_matches(&format!("SKIP {test}: ")));
-    }
-    false
+    again::in_netns(test)
 }
 
 /// A kernel in a namespace of its own, spoken to line by line.
@@ -90,7 +40,7 @@ pub struct Peer {
 
 impl Peer {
     pub fn start(test: &str) -> Peer {
-        let mut child = again(unshare().expect("namespaces nest"), test, "peer")
+        let mut child = again::again(again::unshare().expect("namespaces nest"), test, "peer")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
