@@ -1,6 +1,6 @@
 //! Neighbours: which link address a node of the link has. One machine for ARP and ND.
 //!
-//! used by: [`crate::link::output`] (look-up), [`super::arp`] and [`crate::ip::ndisc`] (answers)
+//! used by: [`crate::link::output`] (look-up), `link::arp` and [`crate::ip::ndisc`] (answers)
 //! Linux:   net/core/neighbour.c `neigh_update`, `__neigh_event_send`, `neigh_timer_handler`,
 //!          `neigh_forced_gc`
 //! RFCs:    4861 §7.2–7.3
