@@ -1,0 +1,434 @@
+//! What was read of a host at one moment.
+//!
+//! A field that is empty or `None` was not there or could not be read; [`Snapshot::notes`] says which
+//! and why. Names of counters are the kernel's: those of `/proc/net/snmp` and `netstat`, of
+//! `struct rtnl_link_stats64`, of `struct softnet_data` as docs name them, of drivers as they are.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::Serialize;
+
+use crate::counters::Counters;
+
+/// A host at one moment.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Snapshot {
+    /// When, in nanoseconds of the monotonic clock (since boot, without sleep).
+    pub monotonic_ns: u64,
+    /// When, in nanoseconds since 1970 (UTC).
+    pub wall_ns: u64,
+    /// Which host.
+    pub host: Host,
+    /// `/proc/net/softnet_stat`, by processor (32 bits): processed, dropped, time_squeeze,
+    /// cpu_collision, received_rps, flow_limit_count; gauges: backlog_len, input_pkt_queue_len,
+    /// process_queue_len.
+    pub softnet: BTreeMap<u32, Counters>,
+    /// `/proc/softirqs`, by processor (32 bits): NET_RX, NET_TX and the others.
+    pub softirqs: BTreeMap<u32, Counters>,
+    /// `/proc/stat`, by processor, in ticks of 1/[`Host::user_hz`] s: user, nice, system, idle, iowait,
+    /// irq, softirq, steal, guest, guest_nice.
+    pub cpus: BTreeMap<u32, Counters>,
+    /// Processor time of kernel threads of the path by their name (ksoftirqd/0, napi/eth0-8193), in
+    /// the same ticks: utime, stime.
+    pub kthreads: BTreeMap<String, Counters>,
+    /// `/proc/interrupts`.
+    pub irqs: BTreeMap<u32, Irq>,
+    /// `/proc/net/snmp`, `netstat` and `snmp6`, by section: Ip, Icmp, Tcp, Udp, UdpLite, TcpExt, IpExt,
+    /// MPTcpExt, Ip6, Icmp6, Udp6, UdpLite6 (names without the section before them).
+    pub mib: BTreeMap<String, Counters>,
+    /// `/proc/net/sockstat` and `sockstat6`, by section: sockets, TCP, UDP, FRAG, ... Gauges.
+    pub sockstat: BTreeMap<String, Counters>,
+    /// Connection tracking.
+    pub conntrack: Option<Conntrack>,
+    /// `/proc/net/stat/arp_cache` and `ndisc_cache` over all processors (32 bits each), by that name:
+    /// entries (gauge), allocs, destroys, hash_grows, lookups, hits, res_failed, forced_gc_runs,
+    /// unresolved_discards, table_fulls, ... For the whole host.
+    pub neigh: BTreeMap<String, Counters>,
+    /// Neighbours by state (REACHABLE, STALE, FAILED, INCOMPLETE, ...) in this namespace, by
+    /// family ("inet", "inet6"). Gauges.
+    pub neigh_states: BTreeMap<String, Counters>,
+    /// Network devices by name.
+    pub devs: BTreeMap<String, Dev>,
+    /// Sockets.
+    pub sockets: Sockets,
+    /// Routes that drop: their destination, and what they do (blackhole, unreachable, prohibit).
+    pub bad_routes: Vec<(String, String)>,
+    /// Sysctls by their dotted name (`net.core.rmem_max`), white space between values as one blank.
+    pub sysctls: BTreeMap<String, String>,
+    /// Drops of packets by reason and function since somebody began to look, where that is known.
+    pub drops: Option<Drops>,
+    /// `/proc/pressure/cpu` some total, in µs.
+    pub cpu_pressure_us: Option<u64>,
+    /// `/proc/buddyinfo`: free blocks of order 0..=10 over all zones.
+    pub buddy: Vec<u64>,
+    /// What could not be read, and why.
+    pub notes: Vec<Note>,
+}
+
+/// Which host, and what it is like.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Host {
+    /// `kernel.hostname`.
+    pub name: String,
+    /// `kernel.osrelease`, as `6.18.0-1-amd64`.
+    pub release: String,
+    /// Processors that are online.
+    pub cpus: Vec<u32>,
+    /// Processors apart from the scheduler (`isolcpus`, `nohz_full`).
+    pub isolated: Vec<u32>,
+    /// Processors by NUMA node.
+    pub nodes: BTreeMap<u32, Vec<u32>>,
+    /// Ticks of the kernel in a second, if known.
+    pub hz: Option<u32>,
+    /// Ticks of `/proc/stat` in a second; 100 on all Linux.
+    pub user_hz: u32,
+    /// Since boot, in seconds.
+    pub uptime_s: f64,
+    /// The network namespace's inode; `None` of a tree.
+    pub netns: Option<u64>,
+    /// Whether it is the host's first one, where host-wide settings are.
+    pub is_init_netns: Option<bool>,
+    /// What may own settings: irqbalance, tuned, NetworkManager, systemd-networkd, cilium-agent, ...
+    /// running now.
+    pub owners: Vec<String>,
+}
+
+/// One interrupt.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Irq {
+    /// Its number.
+    pub irq: u32,
+    /// What `/proc/interrupts` says behind the counts: chip, kind, actions.
+    pub actions: String,
+    /// How often, by processor ("CPU0", ...), 32 bits.
+    pub counts: Counters,
+    /// `smp_affinity_list`.
+    pub affinity: Vec<u32>,
+    /// `effective_affinity_list`.
+    pub effective: Vec<u32>,
+    /// The network device whose it is (by `msi_irqs` or its NAPI), if one.
+    pub dev: Option<String>,
+    /// Its NUMA node, if known.
+    pub node: Option<u32>,
+}
+
+/// Connection tracking.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Conntrack {
+    /// `/proc/net/stat/nf_conntrack` over all processors (32 bits each): found, invalid, insert_failed,
+    /// drop, early_drop, search_restart, clashres, chainlength, ...
+    pub stat: Counters,
+    /// `nf_conntrack_count`, `nf_conntrack_max`, `nf_conntrack_buckets`. Gauges. `max` is the host's.
+    pub table: Counters,
+}
+
+/// One network device.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Dev {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// veth, bridge, vlan, tun, ...; empty for hardware and loopback.
+    pub kind: String,
+    /// Its driver, as ethtool -i and sysfs say; empty if there is none.
+    pub driver: String,
+    /// UP, LOWER_UP, PROMISC, ...: `IFF_*` without that.
+    pub flags: Vec<String>,
+    /// up, down, unknown, ...
+    pub operstate: String,
+    /// The largest packet, in bytes.
+    pub mtu: u32,
+    /// Packets, where the qdisc or the driver asks for it.
+    pub txqueuelen: u32,
+    /// In Mb/s, if known.
+    pub speed_mbps: Option<u32>,
+    /// The number of those that asked for promiscuous mode.
+    pub promiscuity: u32,
+    /// The device it is part of (a bridge, a bond).
+    pub master: Option<String>,
+    /// The other end of a veth: its index there.
+    pub link: Option<u32>,
+    /// The namespace id of that, if it is another one.
+    pub link_netnsid: Option<i32>,
+    /// The NUMA node; `None` if unknown or if there is one only.
+    pub node: Option<u32>,
+    /// Processors near it.
+    pub local_cpus: Vec<u32>,
+    /// XDP: how it is attached (driver, generic, offload) and the program's id.
+    pub xdp: Option<(String, u32)>,
+    /// `struct rtnl_link_stats64`: rx_packets, rx_dropped, rx_missed_errors, rx_otherhost_dropped, ...
+    pub stats: Counters,
+    /// carrier_changes, carrier_up_count, carrier_down_count.
+    pub carrier: Counters,
+    /// `ethtool -S`: the driver's own names.
+    pub driver_stats: Counters,
+    /// `ethtool -S --groups`, pause and FEC statistics under their standard names.
+    pub std_stats: Counters,
+    /// `netdev` netlink `qstats-get` over all queues.
+    pub qstats: Counters,
+    /// Page pools: inflight, alloc-slow, alloc-empty, recycle-...
+    pub page_pool: Counters,
+    /// `ethtool -k`, by name.
+    pub features: BTreeMap<String, Feature>,
+    /// `ethtool -g`, now and at most: rx, rx-max, tx, tx-max, ... Empty if refused.
+    pub rings: Counters,
+    /// `ethtool -l`, now and at most: combined, combined-max, rx, rx-max, ... Empty if refused.
+    pub channels: Counters,
+    /// `ethtool -c`: rx-usecs, rx-frames, adaptive-rx (0 or 1), ... Empty if refused.
+    pub coalesce: Counters,
+    /// `ethtool -a`: autoneg, rx, tx (0 or 1). Empty if refused.
+    pub pause: Counters,
+    /// `ethtool -x`.
+    pub rss: Option<Rss>,
+    /// Receive queues.
+    pub rx: Vec<RxQueue>,
+    /// Transmit queues.
+    pub tx: Vec<TxQueue>,
+    /// NAPI instances (`netdev` netlink).
+    pub napis: Vec<Napi>,
+    /// Its interrupts.
+    pub irqs: Vec<u32>,
+    /// threaded, gro_flush_timeout (ns), napi_defer_hard_irqs, tx_queue_len, gro_max_size,
+    /// gso_max_size, gso_max_segs.
+    pub settings: Counters,
+    /// Its qdiscs, leaves and ingress among them.
+    pub qdiscs: Vec<Qdisc>,
+}
+
+/// One offload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Feature {
+    /// It is on.
+    pub on: bool,
+    /// It can not be changed.
+    pub fixed: bool,
+}
+
+/// Receive side scaling.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Rss {
+    /// Queue by place in the table.
+    pub indir: Vec<u32>,
+    /// toeplitz, xor, crc32; empty if unknown.
+    pub hfunc: String,
+    /// Fields that are hashed, as letters of `ethtool -N rx-flow-hash`, by flow type (tcp4, udp4, ...).
+    pub fields: BTreeMap<String, String>,
+}
+
+/// One receive queue.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RxQueue {
+    /// `rps_cpus`.
+    pub rps_cpus: Vec<u32>,
+    /// `rps_flow_cnt`.
+    pub rps_flow_cnt: u64,
+    /// Packets and bytes of this queue where it is known: rx-packets, rx-bytes, rx-hw-drops, ...
+    pub stats: Counters,
+}
+
+/// One transmit queue.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct TxQueue {
+    /// `xps_cpus`; `None` if the queue has no such file.
+    pub xps_cpus: Option<Vec<u32>>,
+    /// `xps_rxqs`, likewise.
+    pub xps_rxqs: Option<Vec<u32>>,
+    /// `tx_timeout`, and what `netdev` netlink says: tx-packets, tx-stop, tx-wake, ...
+    pub stats: Counters,
+    /// `byte_queue_limits/`: limit, limit_max, limit_min, inflight, hold_time, stall_cnt, ...
+    pub bql: Counters,
+}
+
+/// One NAPI instance.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Napi {
+    /// Its id.
+    pub id: u32,
+    /// Its interrupt.
+    pub irq: Option<u32>,
+    /// Its thread, if threaded.
+    pub pid: Option<u32>,
+    /// defer-hard-irqs, gro-flush-timeout, irq-suspend-timeout.
+    pub settings: Counters,
+}
+
+/// One qdisc.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Qdisc {
+    /// noqueue, pfifo_fast, mq, fq_codel, tbf, ingress, ...
+    pub kind: String,
+    /// As `8001:`.
+    pub handle: String,
+    /// As `root`, `8001:1`, `ingress`.
+    pub parent: String,
+    /// bytes, packets; drops, requeues, overlimits (32 bits in the kernel's message); gauges: qlen,
+    /// backlog (bytes).
+    pub stats: Counters,
+    /// The qdisc's own (fq_codel: drop_overlimit, ecn_mark, new_flow_count; fq: flows_plimit, throttled).
+    pub xstats: Counters,
+    /// What is known of its options: limit, rate_bps, burst, ...
+    pub options: Counters,
+}
+
+/// Sockets of the namespace.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Sockets {
+    /// Listening TCP sockets.
+    pub listeners: Vec<Listener>,
+    /// UDP sockets.
+    pub udp: Vec<UdpSocket>,
+    /// Packet sockets (taps).
+    pub taps: Vec<Tap>,
+    /// TCP sockets by state (ESTABLISHED, TIME_WAIT, ...). Gauges.
+    pub tcp_states: Counters,
+    /// TCP connections that say most: with data waiting, drops, or limits, worst first, at most some
+    /// hundred.
+    pub tcp: Vec<TcpSocket>,
+    /// Local ports in use towards one remote address and port, the most used first.
+    pub port_use: Vec<PortUse>,
+    /// AF_XDP sockets: rx_dropped, rx_ring_full, rx_fill_ring_empty_descs, ..., by device and queue.
+    pub xdp: Vec<(String, u32, Counters)>,
+}
+
+/// Who has a socket open.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Owner {
+    /// The socket's inode.
+    pub inode: u64,
+    /// The user.
+    pub uid: u32,
+    /// Process and its name, if they could be found.
+    pub process: Option<(u32, String)>,
+}
+
+/// A listening TCP socket.
+#[derive(Clone, Debug, Serialize)]
+pub struct Listener {
+    /// Where.
+    pub local: SocketAddr,
+    /// Connections that wait for `accept`.
+    pub waiting: u32,
+    /// How many may.
+    pub backlog: u32,
+    /// `sk_drops`, since the socket was made.
+    pub drops: u32,
+    /// Whose.
+    pub owner: Owner,
+}
+
+/// A UDP socket.
+#[derive(Clone, Debug, Serialize)]
+pub struct UdpSocket {
+    /// Where.
+    pub local: SocketAddr,
+    /// Where to, if connected.
+    pub remote: Option<SocketAddr>,
+    /// Bytes (with overhead) that wait to be read.
+    pub rmem: u32,
+    /// How many may: `sk_rcvbuf`.
+    pub rcvbuf: u32,
+    /// `sk_sndbuf`.
+    pub sndbuf: u32,
+    /// `sk_drops`, since the socket was made.
+    pub drops: u32,
+    /// Whose.
+    pub owner: Owner,
+}
+
+/// A packet socket.
+#[derive(Clone, Debug, Serialize)]
+pub struct Tap {
+    /// The device; `None`: all.
+    pub dev: Option<String>,
+    /// The Ethernet type; 3 is all (`ETH_P_ALL`).
+    pub protocol: u16,
+    /// `sk_drops`, if known.
+    pub drops: Option<u32>,
+    /// Whose.
+    pub owner: Owner,
+}
+
+/// A TCP connection.
+#[derive(Clone, Debug, Serialize)]
+pub struct TcpSocket {
+    /// Here.
+    pub local: SocketAddr,
+    /// There.
+    pub remote: SocketAddr,
+    /// ESTABLISHED, ...
+    pub state: String,
+    /// Bytes that wait to be read.
+    pub recv_q: u32,
+    /// Bytes that are not acknowledged.
+    pub send_q: u32,
+    /// skmem: rmem, rcvbuf, wmem, sndbuf, fwd, wmem_queued, optmem, backlog, drops; and `struct tcp_info`
+    /// as far as the kernel gives it: snd_mss, rtt (µs), min_rtt, snd_cwnd, rcv_space, retrans,
+    /// total_retrans, lost, rwnd_limited (µs), sndbuf_limited (µs), busy_time (µs), delivery_rate (B/s),
+    /// notsent_bytes, backoff, snd_wnd, rcv_wnd, reord_seen, ...
+    pub info: Counters,
+    /// The congestion control.
+    pub cong: String,
+    /// Whose.
+    pub owner: Owner,
+}
+
+/// How many local ports are in use to one remote.
+#[derive(Clone, Debug, Serialize)]
+pub struct PortUse {
+    /// Here.
+    pub local: std::net::IpAddr,
+    /// There.
+    pub remote: SocketAddr,
+    /// Ports of `ip_local_port_range` in use, in any state.
+    pub ports: u32,
+    /// Those of them in TIME_WAIT.
+    pub time_wait: u32,
+}
+
+/// Drops by `skb:kfree_skb`.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Drops {
+    /// How many, by reason and function, since the tap began: `NO_SOCKET@__udp4_lib_rcv`.
+    pub by: Counters,
+    /// Events that the tap itself lost.
+    pub lost: u64,
+}
+
+/// Something that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Note {
+    /// The file or message.
+    pub what: String,
+    /// Why: the error, and what would help.
+    pub why: String,
+}
+
+impl Snapshot {
+    /// Notes that `what` could not be read; once.
+    pub fn note(&mut self, what: impl Into<String>, why: impl Into<String>) {
+        let note = Note { what: what.into(), why: why.into() };
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+
+    /// A counter of the MIB, as `("TcpExt", "ListenOverflows")`.
+    #[must_use]
+    pub fn mib(&self, section: &str, name: &str) -> Option<u64> {
+        self.mib.get(section)?.get(name)
+    }
+
+    /// A sysctl that is one number.
+    #[must_use]
+    pub fn sysctl(&self, name: &str) -> Option<i64> {
+        self.sysctls.get(name)?.parse().ok()
+    }
+
+    /// A sysctl that is several numbers.
+    #[must_use]
+    pub fn sysctl_list(&self, name: &str) -> Option<Vec<i64>> {
+        self.sysctls.get(name)?.split_whitespace().map(|v| v.parse().ok()).collect()
+    }
+}
