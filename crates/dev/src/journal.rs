@@ -287,6 +287,38 @@ impl Journal {
         Ok(entry)
     }
 
+    /// The kernel heeds again what [`Change::Ignore`] had it ignore; false if it was not made here.
+    /// Other changes stay. Its line stays as well: undoing it a second time finds nothing.
+    ///
+    /// # Errors
+    /// [`JournalError`]: the file's, or the kernel's. The kernel goes on to ignore it then.
+    pub fn heed(&mut self, ifname: &str, addrs: &[IpAddr]) -> Result<bool, JournalError> {
+        let is_it = |e: &Entry| {
+            matches!(e, Entry::Ignore { ifname: on, ignored }
+                if on == ifname && ignored.addrs == addrs)
+        };
+        let Some(at) = self.entries.iter().rposition(is_it) else { return Ok(false) };
+        let Entry::Ignore { ignored, .. } = &self.entries[at] else { return Ok(false) };
+        let mut gone = ignored.clone();
+        // Another filter at the same hook needs it still, and takes it along when it goes.
+        let heir = self.entries.iter().enumerate().find_map(|(i, e)| match e {
+            Entry::Ignore { ignored, .. } if i != at && ignored.index == gone.index => Some(i),
+            _ => None,
+        });
+        if let Some(heir) = heir.filter(|_| gone.made_hook) {
+            gone.made_hook = false;
+            if let Entry::Ignore { ignored, .. } = &mut self.entries[heir] {
+                ignored.made_hook = true;
+            }
+            let line = self.entries[heir].to_string();
+            let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.sync_data());
+            written.map_err(|source| JournalError::File { path: self.path.clone(), source })?;
+        }
+        self.netdev.heed(&gone)?;
+        self.entries.remove(at);
+        Ok(true)
+    }
+
     /// Undoes all changes, the last first, and removes the file. Returns a sentence for each that
     /// was left, and why.
     #[must_use = "what could not be undone should be said"]

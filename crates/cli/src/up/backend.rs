@@ -92,10 +92,11 @@ impl Opened {
         }
     }
 
-    /// The addresses or services have changed: what is redirected to us follows.
+    /// The addresses or services have changed: what is redirected to us, or kept from the kernel,
+    /// follows.
     ///
     /// # Errors
-    /// A sentence: there are too many.
+    /// A sentence: there are too many, or the kernel has one of the addresses itself.
     pub fn set_filter(
         &self,
         config: &Config,
@@ -439,13 +440,14 @@ fn ignore(
             }
         }
     }
-    if forwarded.is_empty() {
-        return Ok(None);
-    }
-    changes.make(&Change::Ignore { ifname: name.to_owned(), addrs: forwarded })?;
-    Ok(Some(format!(
-        "the kernel forwards by {name}: a filter at its ingress keeps it from forwarding what is ours"
-    )))
+    let some = !forwarded.is_empty();
+    let changed = changes.ignore(name, forwarded)?;
+    Ok((changed && some).then(|| {
+        format!(
+            "the kernel forwards by {name}: a filter at its ingress keeps it from forwarding what \
+             is ours"
+        )
+    }))
 }
 
 /// Our Ethernet address on a TAP: the kernel's end has its own. It stays the same from start to

@@ -1,6 +1,8 @@
 //! What is changed on the host: written down first, undone at the end, and undone by whoever starts
 //! next if this process is killed.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use linerate_dev::journal::{Change, Journal};
@@ -11,6 +13,8 @@ pub struct Changes {
     dir: PathBuf,
     /// Opened with the first change: most starts make none.
     journal: Option<Journal>,
+    /// What the kernel ignores now because of us, by interface.
+    ignored: HashMap<String, Vec<IpAddr>>,
 }
 
 impl Changes {
@@ -22,7 +26,8 @@ impl Changes {
             Ok(all) => all.into_iter().flat_map(|left| left.notes).collect(),
             Err(e) => vec![e.to_string()],
         };
-        (Changes { name: name.to_owned(), dir, journal: None }, notes)
+        let (name, ignored) = (name.to_owned(), HashMap::new());
+        (Changes { name, dir, journal: None, ignored }, notes)
     }
 
     /// Makes a change; false if it is so already.
@@ -46,6 +51,33 @@ impl Changes {
     /// As [`Changes::make`].
     pub fn make_if(&mut self, needed: bool, change: &Change) -> Result<bool, String> {
         if needed { self.make(change) } else { Ok(false) }
+    }
+
+    /// Has the kernel ignore these addresses on an interface, and no others of ours that it ignored
+    /// until now. Whether that is a change.
+    ///
+    /// # Errors
+    /// A sentence; the kernel ignores what it did before.
+    pub fn ignore(&mut self, ifname: &str, addrs: Vec<IpAddr>) -> Result<bool, String> {
+        let before = self.ignored.get(ifname).cloned().unwrap_or_default();
+        if before == addrs {
+            return Ok(false);
+        }
+        if !addrs.is_empty() {
+            let (ifname, addrs) = (ifname.to_owned(), addrs.clone());
+            self.make(&Change::Ignore { ifname, addrs })?;
+        }
+        // In this order what is in both lists is ignored without a gap.
+        if let Some(journal) = self.journal.as_mut().filter(|_| !before.is_empty())
+            && let Err(why) = journal.heed(ifname, &before)
+        {
+            if !addrs.is_empty() {
+                journal.heed(ifname, &addrs).map_err(|e| format!("{why}; {e}"))?;
+            }
+            return Err(why.to_string());
+        }
+        self.ignored.insert(ifname.to_owned(), addrs);
+        Ok(true)
     }
 
     /// Undoes everything; what could not be undone is told, in sentences.

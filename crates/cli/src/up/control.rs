@@ -61,7 +61,7 @@ fn full_name(knob: &str) -> &str {
     Knobs::row(knob).map_or(knob, |row| row.path)
 }
 
-fn get(up: &Up, knob: &str) -> Result<String, String> {
+pub(super) fn get(up: &Up, knob: &str) -> Result<String, String> {
     let row = Knobs::row(knob).map_err(|e| e.to_string())?;
     if row.path == "channels.combined" {
         return Ok(up.workers.shards().to_string());
@@ -161,11 +161,21 @@ pub(super) fn distribute(up: &mut Up, queues: usize) -> Result<(), String> {
     if up.distribution.obeyed { Ok(()) } else { Err(not_obeyed(up)) }
 }
 
-/// Grows or shrinks to so many queues, each with its shard.
+/// Grows or shrinks to so many queues, each with its shard; or stays as it is, where that fails on
+/// the way.
 pub(super) fn set_channels(up: &mut Up, wanted: usize) -> Result<(), String> {
     if wanted == 0 || wanted > QUEUES_MAX {
         return Err(format!("channels.combined: 1 to {QUEUES_MAX} queues"));
     }
+    let before = up.workers.shards();
+    let Err(why) = go_to(up, wanted) else { return Ok(()) };
+    match go_to(up, before) {
+        Ok(()) => Err(why),
+        Err(more) => Err(format!("{why}; there are {} queues now: {more}", up.workers.shards())),
+    }
+}
+
+fn go_to(up: &mut Up, wanted: usize) -> Result<(), String> {
     while up.workers.shards() != wanted {
         if up.workers.shards() < wanted { up.add_shard()? } else { up.remove_shard()? }
     }

@@ -8,6 +8,8 @@ mod backend;
 mod changes;
 mod config;
 mod control;
+#[cfg(test)]
+mod faults;
 mod file;
 mod instance;
 mod reload;

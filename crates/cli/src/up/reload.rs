@@ -1,18 +1,20 @@
 //! SIGHUP: the file is read again, and what differs is changed while everything runs.
 //!
 //! Addresses, routes, knobs, services and the number of queues can change. Devices, their backends,
-//! processors and the name can not; then a sentence says so and nothing changes at all.
+//! MTUs, processors and the name can not; then a sentence says so and nothing changes at all. All of
+//! it changes or nothing does: what was changed before something is refused is changed back.
 
-use std::fmt::Display;
+use std::sync::Arc;
 
-use linerate_core::ip::route::Route as CoreRoute;
+use linerate_core::ip::route::{Route as CoreRoute, RouteError};
 use linerate_core::shard::Shard;
 use linerate_core::table::Knobs;
 
-use super::args::{DevBackend, HostAddr};
+use super::args::HostAddr;
 use super::config::{At, Config, Device, Route, Service};
 use super::control;
 use super::instance::{Up, core_route, lock, open_services};
+use super::serve::Served;
 use crate::args::Setting;
 
 /// What differs between two configurations, but for knobs and queues.
@@ -23,6 +25,8 @@ struct Changes {
     routes_come: Vec<CoreRoute>,
     /// Services that go or come.
     services: usize,
+    /// Part of it may be so already, which is no error then.
+    again: bool,
 }
 
 impl Changes {
@@ -40,30 +44,49 @@ impl Changes {
             routes_gone: routes(old, new),
             routes_come: routes(new, old),
             services: services(old, new) + services(new, old),
+            again: false,
         }
+    }
+
+    /// What it is, for people.
+    fn in_words(&self, old: &Config, new: &Config, knobs: usize) -> Vec<String> {
+        let mut words = Vec::new();
+        if new.queues != old.queues {
+            count(&mut words, new.queues, "queue");
+        }
+        count(&mut words, knobs, "knob");
+        count(&mut words, self.addrs_gone.len() + self.addrs_come.len(), "address");
+        count(&mut words, self.routes_gone.len() + self.routes_come.len(), "route");
+        count(&mut words, self.services, "service");
+        words
     }
 
     /// Changes one shard; what it refuses.
     fn apply(&self, shard: &mut Shard) -> Vec<String> {
         let mut wrong = Vec::new();
-        let mut note = |what: String, e: &dyn Display| wrong.push(format!("{what}: {e}"));
+        let is_so = |e: RouteError| matches!(e, RouteError::Exists | RouteError::NotFound);
+        let mut note = |what: String, e: RouteError| {
+            if !(self.again && is_so(e)) {
+                wrong.push(format!("{what}: {e}"));
+            }
+        };
         for route in &self.routes_gone {
             // One that is gone already is as it should be.
             let _ = shard.del_route(route);
         }
         for (dev, addr) in &self.addrs_gone {
             if let Err(e) = shard.del_addr(*dev, addr.addr) {
-                note(addr.to_string(), &e);
+                note(addr.to_string(), e);
             }
         }
         for (dev, addr) in &self.addrs_come {
             if let Err(e) = shard.add_addr(*dev, addr.addr, addr.len) {
-                note(addr.to_string(), &e);
+                note(addr.to_string(), e);
             }
         }
         for route in &self.routes_come {
             if let Err(e) = shard.add_route(*route) {
-                note(format!("the route to {}/{}", route.dst, route.prefix_len), &e);
+                note(format!("the route to {}/{}", route.dst, route.prefix_len), e);
             }
         }
         wrong
@@ -73,10 +96,12 @@ impl Changes {
 /// Becomes what `new` says; what changed, in words.
 ///
 /// # Errors
-/// A sentence. Nothing was changed if it was refused; what the stack would not take although it was
-/// judged good is named, and the rest is done.
+/// A sentence: what was refused. All is as it was before then, or the sentence says what is not.
 pub(super) fn apply(up: &mut Up, mut new: Config) -> Result<String, String> {
-    let old = lock(&up.plan).config.clone();
+    let (old, was_served) = {
+        let plan = lock(&up.plan);
+        (plan.config.clone(), plan.served.clone())
+    };
     may_change(&old, &new)?;
     let served = open_services(&new)?;
     if new.name.is_none() {
@@ -84,44 +109,85 @@ pub(super) fn apply(up: &mut Up, mut new: Config) -> Result<String, String> {
     }
     let knobs = changed_knobs(&old, &new);
     control::check_knobs(up, &knobs)?;
-    let mut done = Vec::new();
-    if new.queues != old.queues {
-        control::set_channels(up, new.queues)?;
-        count(&mut done, new.queues, "queue");
+    let there = Changes::between(&old, &new);
+    let done = there.in_words(&old, &new, knobs.len());
+    let mut before = Vec::new();
+    match carry_out(up, &new, &knobs, &mut before, there, &served) {
+        Ok(()) => {
+            let mut plan = lock(&up.plan);
+            // The file's number of queues is what there is now.
+            (plan.config, plan.served) = (new, served);
+            Ok(if done.is_empty() { "nothing changed".to_owned() } else { done.join(", ") })
+        }
+        Err(why) => {
+            let back = Changes::between(&new, &old);
+            let left = undo(up, &old, before, back, &was_served);
+            let left: Vec<String> =
+                left.into_iter().map(|e| format!("and could not be put back: {e}")).collect();
+            let end =
+                if left.is_empty() { "nothing was changed".to_owned() } else { left.join("; ") };
+            Err(format!("{why}; {end}"))
+        }
     }
-    let mut wrong = Vec::new();
-    for (setting, at) in &knobs {
-        wrong.extend(control::set(up, setting.path, &setting.value).err().map(|e| at.wrong(e)));
+}
+
+/// Changes everything, what is most easily refused and undone first. The knobs that it has set stand
+/// in `before` with their old values.
+fn carry_out(
+    up: &mut Up,
+    new: &Config,
+    knobs: &[(Setting, At)],
+    before: &mut Vec<Setting>,
+    changes: Changes,
+    served: &[Arc<Served>],
+) -> Result<(), String> {
+    set_filters(up, new)?;
+    control::set_channels(up, new.queues)?;
+    for (setting, at) in knobs {
+        let was = control::get(up, setting.path)?;
+        control::set(up, setting.path, &setting.value).map_err(|e| at.wrong(e))?;
+        before.push(Setting { path: setting.path, value: was });
     }
-    let changes = Changes::between(&old, &new);
-    count(&mut done, knobs.len(), "knob");
-    count(&mut done, changes.addrs_gone.len() + changes.addrs_come.len(), "address");
-    count(&mut done, changes.routes_gone.len() + changes.routes_come.len(), "route");
-    count(&mut done, changes.services, "service");
-    {
-        let mut plan = lock(&up.plan);
-        plan.config = new.clone();
-        plan.served.clone_from(&served);
+    let wrong = in_shards(up, changes, served);
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
+}
+
+/// Changes everything back, the last first; what could not be.
+fn undo(
+    up: &mut Up,
+    old: &Config,
+    before: Vec<Setting>,
+    back: Changes,
+    served: &[Arc<Served>],
+) -> Vec<String> {
+    let mut left = in_shards(up, Changes { again: true, ..back }, served);
+    for Setting { path, value } in before.into_iter().rev() {
+        left.extend(control::set(up, path, &value).err().map(|e| format!("{path}: {e}")));
     }
-    let failed = up.workers.ask_all(move |drive, app| {
+    left.extend(control::set_channels(up, old.queues).err());
+    left.extend(set_filters(up, old).err());
+    left
+}
+
+/// Has the devices send us what is ours by this configuration.
+fn set_filters(up: &mut Up, config: &Config) -> Result<(), String> {
+    let Some(changes) = &mut up.changes else { return Ok(()) };
+    let mut each = up.devices.iter().zip(&config.devices);
+    each.try_for_each(|(opened, device)| opened.set_filter(config, device, changes))
+}
+
+/// Changes every shard; what they refuse, each thing once.
+fn in_shards(up: &Up, changes: Changes, served: &[Arc<Served>]) -> Vec<String> {
+    let served = served.to_vec();
+    let refused = up.workers.ask_all(move |drive, app| {
         let mut wrong = changes.apply(&mut drive.shard);
         wrong.extend(app.replace(&mut drive.shard, &served).err());
         wrong
     });
-    wrong.extend(failed.into_iter().flatten());
-    if let Some(changes) = &mut up.changes {
-        for (opened, device) in up.devices.iter().zip(&new.devices) {
-            wrong.extend(opened.set_filter(&new, device, changes).err());
-        }
-    }
-    // Every shard says the same.
+    let mut wrong: Vec<String> = refused.into_iter().flatten().collect();
     wrong.sort();
     wrong.dedup();
-    match (wrong.is_empty(), done.is_empty()) {
-        (false, _) => Err(wrong.join("; ")),
-        (true, true) => Ok("nothing changed".to_owned()),
-        (true, false) => Ok(done.join(", ")),
-    }
+    wrong
 }
 
 fn count(done: &mut Vec<String>, n: usize, what: &str) {
@@ -144,7 +210,7 @@ fn has(config: &Config, service: &Service) -> bool {
 }
 
 /// What can not change while it runs.
-fn may_change(old: &Config, new: &Config) -> Result<(), String> {
+pub(super) fn may_change(old: &Config, new: &Config) -> Result<(), String> {
     let start = "stop this instance and start it anew for that";
     let names = |c: &Config| c.devices.iter().map(|d| d.name.clone()).collect::<Vec<_>>();
     if names(old) != names(new) {
@@ -158,8 +224,13 @@ fn may_change(old: &Config, new: &Config) -> Result<(), String> {
             let (was, is_now) = (was.backend.name(), backend.name());
             return Err(is.at.wrong(format!("the backend was {was} and is {is_now} now: {start}")));
         }
-        if was.mtu != mtu && backend != DevBackend::Auto {
-            return Err(is.at.wrong(format!("the MTU is decided when it is opened: {start}")));
+        if was.mtu != mtu {
+            let text =
+                |mtu: Option<u32>| mtu.map_or("the interface's own".to_owned(), |m| m.to_string());
+            let (was, mtu) = (text(was.mtu), text(mtu));
+            return Err(is.at.wrong(format!(
+                "the MTU was {was} and is {mtu} now, and is set when the device is opened: {start}"
+            )));
         }
     }
     if old.cpus != new.cpus {
@@ -201,6 +272,7 @@ fn differing_addrs(old: &Config, new: &Config) -> (Addrs, Addrs) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::up::args::DevBackend;
     use crate::up::file;
     use std::path::Path;
 

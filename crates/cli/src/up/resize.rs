@@ -13,37 +13,59 @@ use std::sync::Arc;
 use super::control;
 use super::instance::{Up, lock};
 
+/// A queue that a shard gave for one that is to come.
+struct Lent {
+    device: usize,
+    queue: u8,
+    giver: usize,
+}
+
 impl Up {
     /// One shard more, with a queue of every device.
     ///
     /// # Errors
-    /// A sentence; nothing has changed then.
+    /// A sentence; every queue is where it was then, or the sentence says which is not.
     pub(super) fn add_shard(&mut self) -> Result<(), String> {
         let new = self.workers.shards();
-        for device in 0..self.devices.len() {
-            let queue = self.queue_for(device, new);
-            match queue {
-                Ok(queue) => self.offer(device, new, queue),
-                Err(why) => {
-                    self.withdraw(new);
-                    return Err(why);
-                }
-            }
-        }
-        lock(&self.plan).config.queues = new + 1;
-        let added = self.workers.add();
-        if let Err(e) = added {
-            lock(&self.plan).config.queues = new;
-            self.withdraw(new);
-            return Err(format!("channels.combined: no worker more: {e}"));
+        let mut lent = Vec::new();
+        let added = self.offer_all(new, &mut lent).and_then(|()| self.add_worker(new));
+        if let Err(why) = added {
+            let left = self.take_back(new, lent);
+            return Err(std::iter::once(why).chain(left).collect::<Vec<_>>().join("; "));
         }
         // Where the kernel distributes, it does so by itself.
         let _ = control::distribute(self, new + 1);
         Ok(())
     }
 
+    /// Lays a queue of every device ready for the shard that is to come.
+    fn offer_all(&mut self, shard: usize, lent: &mut Vec<Lent>) -> Result<(), String> {
+        for device in 0..self.devices.len() {
+            let queue = self.queue_for(device, shard, lent)?;
+            let mut plan = lock(&self.plan);
+            let list = &mut plan.queues[device];
+            list.resize_with(shard + 1, || None);
+            list[shard] = Some(queue);
+        }
+        Ok(())
+    }
+
+    fn add_worker(&mut self, shard: usize) -> Result<(), String> {
+        lock(&self.plan).config.queues = shard + 1;
+        let added = self.workers.add();
+        added.map(drop).map_err(|e| {
+            lock(&self.plan).config.queues = shard;
+            format!("channels.combined: no worker more: {e}")
+        })
+    }
+
     /// A queue of a device for a shard that is to come.
-    fn queue_for(&mut self, device: usize, shard: usize) -> Result<Box<dyn Device>, String> {
+    fn queue_for(
+        &mut self,
+        device: usize,
+        shard: usize,
+        lent: &mut Vec<Lent>,
+    ) -> Result<Box<dyn Device>, String> {
         if let Some(queue) = self.devices[device].open_queue(shard)? {
             return Ok(queue);
         }
@@ -71,26 +93,36 @@ impl Up {
             drive.remove_queue(device as u8, queue)
         });
         let taken = taken.map_err(|e| e.to_string())?;
-        taken.ok_or_else(|| format!("{} has lost queue {queue}", self.devices[device].name))
+        let taken =
+            taken.ok_or_else(|| format!("{} has lost queue {queue}", self.devices[device].name))?;
+        lent.push(Lent { device, queue, giver });
+        Ok(taken)
     }
 
-    /// Lays a queue ready for the shard that is to come.
-    fn offer(&mut self, device: usize, shard: usize, queue: Box<dyn Device>) {
-        let mut plan = lock(&self.plan);
-        let list = &mut plan.queues[device];
-        list.resize_with(shard + 1, || None);
-        list[shard] = Some(queue);
-    }
-
-    /// Takes back what was laid ready, and gives it to the shards that there are.
-    fn withdraw(&mut self, shard: usize) {
-        for device in 0..self.devices.len() {
-            let queue = lock(&self.plan).queues[device].get_mut(shard).and_then(Option::take);
-            if let Some(queue) = queue.filter(|_| self.devices[device].shares_queues()) {
-                // It was among the devices a moment ago: the poller takes it again.
-                let _ = self.workers.ask(0, move |drive, _| drive.add_queue(device as u8, queue));
-            }
+    /// There will be no such shard: what was laid ready for it goes back to whoever gave it, and what
+    /// it took along is opened anew. What that does not bring back is told.
+    fn take_back(&mut self, shard: usize, lent: Vec<Lent>) -> Vec<String> {
+        let taken = |list: &mut Vec<Option<Box<dyn Device>>>| list.get_mut(shard)?.take();
+        let mut laid: Vec<_> = lock(&self.plan).queues.iter_mut().map(taken).collect();
+        let mut left = Vec::new();
+        for Lent { device, queue, giver } in lent {
+            let back = match laid.get_mut(device).and_then(Option::take) {
+                Some(back) => Ok(back),
+                None => self.devices[device].reopen(queue),
+            };
+            let served = back.and_then(|back| self.serve(giver, device as u8, back));
+            let name = &self.devices[device].name;
+            left.extend(
+                served.err().map(|e| format!("queue {queue} of {name} is served by nobody: {e}")),
+            );
         }
+        left
+    }
+
+    /// Has a shard drive a queue.
+    fn serve(&self, shard: usize, device: u8, queue: Box<dyn Device>) -> Result<(), String> {
+        let added = self.workers.ask(shard, move |drive, _| drive.add_queue(device, queue));
+        added.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
     }
 
     /// The last shard goes; its connections move to the others.
@@ -116,10 +148,16 @@ impl Up {
         lock(&self.plan).config.queues = last;
         let removed = self.workers.remove();
         self.remember(counts);
+        let removed = removed.map_err(|e| format!("the shard's last turns failed: {e}"));
+        let mut wrong: Vec<String> = removed.err().into_iter().collect();
         for (device, queue) in queues {
-            self.reopen(device, queue, last)?;
+            wrong.extend(self.reopen(device, queue, last).err());
         }
-        removed.map_err(|e| format!("channels.combined: the shard's last turns failed: {e}"))
+        if wrong.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("channels.combined: {}", wrong.join("; ")))
+        }
     }
 
     /// A queue of a card that was a shard's which is gone is served by another one.
@@ -128,12 +166,9 @@ impl Up {
         if !opened.shares_queues() {
             return Ok(());
         }
-        let again = opened.reopen(queue)?;
-        let name = opened.name.clone();
-        let heir = usize::from(queue) % shards;
-        let added = self.workers.ask(heir, move |drive, _| drive.add_queue(device, again));
-        let added = added.map_err(|e| e.to_string())?;
-        added.map_err(|e| format!("queue {queue} of {name} is served by nobody: {e}"))
+        let again = opened.reopen(queue);
+        let served = again.and_then(|q| self.serve(usize::from(queue) % shards, device, q));
+        served.map_err(|e| format!("queue {queue} of {} is served by nobody: {e}", opened.name))
     }
 
     /// What a shard counted that is gone stays in the sums.

@@ -122,8 +122,7 @@ impl Attached {
     /// redirected without a gap.
     ///
     /// # Errors
-    /// `E2BIG` beyond 4096 addresses and groups or 65 536 services; the old filter stays, but for
-    /// what was added before the refusal.
+    /// `E2BIG` beyond 4096 addresses and groups or 65 536 services; the old filter stays.
     pub fn set_filter(&self, filter: &Filter) -> io::Result<()> {
         let mut now = lock(&self.filter);
         self.maps.set(&now, filter)?;

@@ -71,16 +71,23 @@ impl Maps {
     /// Goes from filter `old` to `new`: what is in both is ours without a gap.
     ///
     /// # Errors
-    /// `E2BIG` if there is too much in it, `ENOMEM`. What was added before stays.
+    /// `E2BIG` if there is too much in it, `ENOMEM`; the old filter stays.
     pub fn set(&self, old: &Filter, new: &Filter) -> io::Result<()> {
+        if let Err(refused) = self.admit(old, new) {
+            // There is no room: what was added goes again, and what it replaced had room before.
+            let _ = self.admit(new, old).and_then(|()| self.forget(new, old));
+            return Err(refused);
+        }
+        self.forget(old, new)
+    }
+
+    /// Adds what only `new` has.
+    fn admit(&self, old: &Filter, new: &Filter) -> io::Result<()> {
         let (was, is) = (addr_entries(old), addr_entries(new));
         for (key, value) in is.iter().filter(|entry| !was.contains(entry)) {
             self.addrs.update(key, &value.to_ne_bytes())?;
         }
-        let keys = |f: &Filter| -> Vec<[u8; 4]> {
-            f.services.iter().flatten().map(|s| s.key().to_ne_bytes()).collect()
-        };
-        let (had, has) = (keys(old), keys(new));
+        let (had, has) = (service_keys(old), service_keys(new));
         for key in has.iter().filter(|key| !had.contains(key)) {
             self.services.update(key, &1u32.to_ne_bytes())?;
         }
@@ -92,15 +99,30 @@ impl Maps {
         ] {
             flags |= if set { bit } else { 0 };
         }
-        self.flags.update(&0u32.to_ne_bytes(), &flags.to_ne_bytes())?;
+        self.flags.update(&0u32.to_ne_bytes(), &flags.to_ne_bytes())
+    }
+
+    /// Takes away what only `old` has, so far as it is there.
+    fn forget(&self, old: &Filter, new: &Filter) -> io::Result<()> {
+        let gone = |deleted: io::Result<()>| match deleted {
+            Err(err) if err.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            deleted => deleted,
+        };
+        let (had, has) = (service_keys(old), service_keys(new));
         for key in had.iter().filter(|key| !has.contains(key)) {
-            self.services.delete(key)?;
+            gone(self.services.delete(key))?;
         }
+        let (was, is) = (addr_entries(old), addr_entries(new));
         for (key, _) in was.iter().filter(|(key, _)| !is.iter().any(|(k, _)| k == key)) {
-            self.addrs.delete(key)?;
+            gone(self.addrs.delete(key))?;
         }
         Ok(())
     }
+}
+
+/// Everything in the map of services.
+fn service_keys(filter: &Filter) -> Vec<[u8; 4]> {
+    filter.services.iter().flatten().map(|s| s.key().to_ne_bytes()).collect()
 }
 
 /// Everything in the map of addresses. An address that is also the group of another counts as an
