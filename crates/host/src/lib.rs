@@ -17,6 +17,7 @@ pub mod finding;
 pub mod rules;
 pub mod snapshot;
 pub mod source;
+pub mod tune;
 pub mod window;
 
 pub use counters::Counters;
