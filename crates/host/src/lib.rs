@@ -14,6 +14,7 @@
 pub mod change;
 pub mod counters;
 pub mod finding;
+pub mod record;
 pub mod rules;
 pub mod snapshot;
 pub mod source;
