@@ -79,6 +79,18 @@ enum Stop {
     Broken,
 }
 
+/// What came of a packet in the receive ring.
+enum Taken {
+    /// It is ours now.
+    Pkt(Pkt),
+    /// It is wrong, for this reason.
+    Wrong(Pkt, Reason),
+    /// Somebody sent it: it was passed over.
+    Passed,
+    /// There is no memory for it, and it stays.
+    NoMemory,
+}
+
 /// What the kernel counted at a socket, since it was opened.
 #[derive(Clone, Copy, Debug, Default)]
 struct Total {
@@ -131,18 +143,15 @@ impl RingSocket {
         self.rings.rx().bytes() + self.rings.tx().bytes()
     }
 
-    /// Takes the packet whose turn it is, with the reason if it is wrong; `None`: memory lacks.
-    fn tpacket_recv(&mut self, cx: &mut RxCx<'_>) -> Result<Option<(Pkt, Option<Reason>)>, Stop> {
-        let frame = loop {
-            let frame = self.walk.peek(&self.rings)?;
-            if frame.kind != libc::PACKET_OUTGOING {
-                break frame;
-            }
-            self.walk.pop(&mut self.rings);
+    /// Takes the packet whose turn it is.
+    fn tpacket_recv(&mut self, cx: &mut RxCx<'_>) -> Result<Taken, Stop> {
+        let frame = match self.walk.step(&mut self.rings)? {
+            rx::Step::In(frame) => frame,
+            rx::Step::Out => return Ok(Taken::Passed),
         };
         let Some(mut pkt) = cx.pool.alloc() else {
             self.counts.rx_no_buffer += 1;
-            return Ok(None);
+            return Ok(Taken::NoMemory);
         };
         let (head, rest) = frame.bytes.split_at(frame.bytes.len().min(pkt.tailroom()));
         let mut truncated = frame.len > frame.bytes.len();
@@ -150,7 +159,7 @@ impl RingSocket {
             let Some(mut large) = cx.pool.alloc_large() else {
                 self.counts.rx_no_buffer += 1;
                 cx.pool.free(pkt);
-                return Ok(None);
+                return Ok(Taken::NoMemory);
             };
             let len = rest.len().min(LARGE);
             truncated |= len < rest.len();
@@ -173,7 +182,10 @@ impl RingSocket {
         }
         let refused = describe(&mut pkt, hdr, got, &mut self.counts).err();
         self.walk.pop(&mut self.rings);
-        Ok(Some((pkt, refused)))
+        Ok(match refused {
+            None => Taken::Pkt(pkt),
+            Some(reason) => Taken::Wrong(pkt, reason),
+        })
     }
 
     /// Nothing was there: has the interface gone down, or away? Down is a state that may pass.
@@ -358,9 +370,11 @@ impl Device for RingSocket {
     fn rx_burst(&mut self, cx: &mut RxCx<'_>, out: &mut Batch, budget: usize) -> io::Result<usize> {
         for taken in 0..budget {
             match self.tpacket_recv(cx) {
-                Ok(Some((pkt, None))) => out.push(pkt),
-                Ok(Some((pkt, Some(reason)))) => cx.dropped.push((pkt, reason)),
-                Ok(None) => return Ok(taken),
+                Ok(Taken::Pkt(pkt)) => out.push(pkt),
+                Ok(Taken::Wrong(pkt, reason)) => cx.dropped.push((pkt, reason)),
+                // It costs what any other does: a flood of them does not keep the loop here.
+                Ok(Taken::Passed) => {}
+                Ok(Taken::NoMemory) => return Ok(taken),
                 Err(Stop::Broken) => {
                     self.unseen += u64::from(self.walk.skip(&mut self.rings));
                 }

@@ -53,6 +53,15 @@ pub(super) struct Frame<'a> {
     pub(super) kind: u8,
 }
 
+/// What a step over a ring came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step<'a> {
+    /// A packet that came in. It stays until [`Walk::pop`].
+    In(Frame<'a>),
+    /// A packet that somebody sent, which is no concern of ours: it was passed over.
+    Out,
+}
+
 /// Where we are in a ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Walk {
@@ -82,6 +91,19 @@ impl Walk {
             }
         }
         frame(block, self.at as usize).ok_or(Stop::Broken)
+    }
+
+    /// The packet whose turn it is, unless it is one that went out. One step looks at one packet, so
+    /// that whoever counts steps is not kept by those that are passed over.
+    ///
+    /// # Errors
+    /// As [`Walk::peek`].
+    pub(super) fn step<'a>(&mut self, ring: &'a mut impl Blocks) -> Result<Step<'a>, Stop> {
+        if self.peek(ring)?.kind == libc::PACKET_OUTGOING {
+            self.pop(ring);
+            return Ok(Step::Out);
+        }
+        self.peek(ring).map(Step::In)
     }
 
     /// Goes on to the next packet; the last one's block goes back.

@@ -187,3 +187,29 @@ fn the_status_word_orders_the_payload() {
         kernel.join().unwrap();
     });
 }
+
+/// Packets that others send by the interface are passed over one at a time: whoever counts steps
+/// keeps its budget whatever their number is.
+#[test]
+fn packets_that_went_out_are_passed_over_one_in_a_step() {
+    let mut ring = Model::new(2);
+    let frames: Vec<Vec<u8>> = (0..20).map(|i| vec![i; 64]).collect();
+    assert!(ring.fill(&frames));
+    // All but the last went out.
+    let mut at = 48;
+    for _ in 0..19 {
+        let bytes = &mut ring.blocks[0].1;
+        bytes[at + PKTTYPE] = libc::PACKET_OUTGOING;
+        at += word(bytes, at).unwrap() as usize;
+    }
+    let mut walk = Walk::default();
+    for left in (1..20).rev() {
+        assert_eq!(walk.step(&mut ring), Ok(Step::Out));
+        assert_eq!(walk.pending(&ring), left, "one step, one packet");
+    }
+    let Ok(Step::In(frame)) = walk.step(&mut ring) else { panic!("the last one came in") };
+    assert_eq!(frame.bytes, frames[19]);
+    walk.pop(&mut ring);
+    assert_eq!(walk.step(&mut ring), Err(Stop::Empty));
+    assert!(!ring.blocks[0].0, "the block went back");
+}
