@@ -148,8 +148,14 @@ const DEPOT_BATCH: usize = 256;
 /// Free ones that a pool keeps before it gives some to the depot.
 const KEEP: usize = 1024;
 
-/// The packet memory of one shard. It hands out and takes back; it grows on demand up to its
-/// limits (`pool.small`, `pool.large`) and never shrinks.
+/// Free chunks of send queues that a pool keeps: 2 MiB of small ones, 32 MiB of large ones. One burst
+/// of writers does not hold its memory for ever.
+const KEEP_CHUNKS: usize = 1024;
+const KEEP_CHUNKS_LARGE: usize = 512;
+
+/// The packet memory of one shard. It hands out and takes back. Packets and large buffers grow on
+/// demand up to their limits (`pool.small`, `pool.large`) and never shrink; of the memory of send
+/// queues, which `tcp_mem` limits, some is kept and the rest goes back to the system.
 pub struct Pool {
     free: Vec<Pkt>,
     /// Packets whose head went home.
@@ -413,7 +419,10 @@ impl Pool {
         }
         if pkt.frags.capacity() > 2 * FRAGS {
             let short = self.frags_short.pop().unwrap_or_else(|| Vec::with_capacity(FRAGS));
-            self.frags_long.push(std::mem::replace(&mut pkt.frags, short));
+            let long = std::mem::replace(&mut pkt.frags, short);
+            if self.frags_long.len() < KEEP {
+                self.frags_long.push(long);
+            }
         }
     }
     /// Gives a packet's list of fragments room for `n`.
@@ -422,7 +431,10 @@ impl Pool {
         let mut long = self.frags_long.pop().unwrap_or_default();
         long.reserve(n.max(64));
         long.append(frags);
-        self.frags_short.push(std::mem::replace(frags, long));
+        let short = std::mem::replace(frags, long);
+        if self.frags_short.len() < KEEP {
+            self.frags_short.push(short);
+        }
     }
     /// A small buffer to become a packet's head; it counts as a packet until its holder goes back.
     pub(super) fn take_head(&mut self) -> Option<Buf> {
@@ -466,12 +478,14 @@ impl Pool {
     pub fn free_chunk(&mut self, mut chunk: SendChunk) {
         if let Some(inner) = Arc::get_mut(&mut chunk.0) {
             inner.filled = 0;
-            let list = if inner.buf.len() == SMALL {
-                &mut self.chunks_small
+            let (list, keep) = if inner.buf.len() == SMALL {
+                (&mut self.chunks_small, KEEP_CHUNKS)
             } else {
-                &mut self.chunks_large
+                (&mut self.chunks_large, KEEP_CHUNKS_LARGE)
             };
-            list.push(chunk);
+            if list.len() < keep {
+                list.push(chunk);
+            }
         }
     }
 }

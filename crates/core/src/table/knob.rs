@@ -337,11 +337,13 @@ knobs! {
     wmem_max: u64 { path: "net.core.wmem_max", default: 212992, range: 4608..=2147483647, unit: "bytes", scope: Net, takes: Now, stage: Send }
     /// Memory of all UDP sockets: low, pressure, maximum.
     udp_mem: [u64; 3] { path: "net.ipv4.udp_mem", default: [16384, 32768, 65536], range: 0..=1073741824, unit: "pages of 4096 bytes", scope: Net, takes: Now, stage: SockQueue, why: "Linux derives it from the machine's memory; this is 256 MiB at the most" }
-    /// Receive buffer of a TCP socket: smallest, default, largest. The default is read when a socket
+    /// Receive buffer of a TCP socket: smallest, default, largest. The smallest is what a socket may
+    /// hold also when all together hold more than `tcp_mem` allows; the default is read when a socket
     /// is opened; the largest bounds growth at once, of open sockets too.
     tcp_rmem: [u64; 3] { path: "net.ipv4.tcp_rmem", default: [4096, 131072, 6291456], range: 4096..=2147483647, unit: "bytes", scope: Net, takes: NextSocket, stage: SockQueue }
-    /// Send buffer of a TCP socket: smallest, default, largest. The default is read when a socket is
-    /// opened; the largest bounds growth at once, of open sockets too.
+    /// Send buffer of a TCP socket: smallest, default, largest. The smallest is what a socket may
+    /// queue also when all together hold more than `tcp_mem` allows; the default is read when a
+    /// socket is opened; the largest bounds growth at once, of open sockets too.
     tcp_wmem: [u64; 3] { path: "net.ipv4.tcp_wmem", default: [4096, 16384, 4194304], range: 4096..=2147483647, unit: "bytes", scope: Net, takes: NextSocket, stage: Send }
     /// Memory of all TCP sockets: low, pressure, maximum.
     tcp_mem: [u64; 3] { path: "net.ipv4.tcp_mem", default: [32768, 49152, 65536], range: 0..=1073741824, unit: "pages of 4096 bytes", scope: Net, takes: Now, stage: SockQueue, why: "Linux derives it from the machine's memory; this is 256 MiB at the most" }

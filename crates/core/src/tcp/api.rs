@@ -191,14 +191,23 @@ impl Shard {
     /// # Errors
     /// `WouldBlock` if nothing is there yet; the connection's own error once all is read.
     pub fn tcp_rx_slices<'a>(
-        &'a self,
+        &'a mut self,
         id: SocketId,
         max_bytes: usize,
         out: &mut Vec<IoSlice<'a>>,
     ) -> Result<usize, TcpError> {
-        let tp = self.tcp_conn(id).ok_or(TcpError::NotConnected)?;
-        tp.nothing_to_read()?;
-        Ok(tp.rcvq.slices(max_bytes, out))
+        Ok(self.tcp_reader(id)?.rcvq.slices(max_bytes, out))
+    }
+    /// The connection, if there is something to read; a reader that finds nothing may want to look
+    /// at the devices for a while (`sk_busy_loop`).
+    fn tcp_reader(&mut self, id: SocketId) -> Result<&Tcb, TcpError> {
+        let Shard { net, tcp, .. } = self;
+        let tp = owned(&mut tcp.conns, id).ok_or(TcpError::NotConnected)?;
+        if let Err(err) = tp.nothing_to_read() {
+            net.busy_read(tp.busy_poll);
+            return Err(err);
+        }
+        Ok(tp)
     }
     /// `n` bytes were read: their packets are freed and the window opens.
     pub fn tcp_consume(&mut self, id: SocketId, n: usize) {
@@ -215,13 +224,7 @@ impl Shard {
     /// # Errors
     /// As [`Shard::tcp_rx_slices`].
     pub fn tcp_recv(&mut self, id: SocketId, buf: &mut [u8]) -> Result<usize, TcpError> {
-        let tp = self.tcp_conn(id).ok_or(TcpError::NotConnected)?;
-        if let Err(err) = tp.nothing_to_read() {
-            let us = tp.busy_poll;
-            self.net.busy_read(us);
-            return Err(err);
-        }
-        let n = tp.rcvq.copy(buf);
+        let n = self.tcp_reader(id)?.rcvq.copy(buf);
         self.tcp_consume(id, n);
         Ok(n)
     }
@@ -432,8 +435,13 @@ impl Tcb {
         let sndbuf = self.sndbuf as usize;
         let by_bytes = sndbuf.saturating_sub(self.queued() as usize);
         let by_memory = (4 * sndbuf).saturating_sub(self.sndq.wmem());
-        // Small writes may lie thinly in large chunks: the memory bounds those.
-        if self.pressure && self.queued() > 0 { 0 } else { by_bytes.min(by_memory) }
+        // Small writes may lie thinly in large chunks: the memory bounds those. When all connections
+        // together have too much, each may still have its least (`tcp_wmem[0]`).
+        let floor = match self.pressure && self.queued() > 0 {
+            true => (self.wmem_min as usize).saturating_sub(self.sndq.wmem()),
+            false => usize::MAX,
+        };
+        by_bytes.min(by_memory).min(floor)
     }
     fn may_send(&self) -> Result<(), TcpError> {
         if let Some(err) = self.err {

@@ -174,6 +174,9 @@ pub(crate) fn tcp_conn_rcv(cx: &mut Shard, index: u32, seg: &Segment, pkt: Pkt) 
         return Verdict::Drop(pkt, Reason::NoSocket);
     };
     tp.pressure = pressure;
+    if pressure {
+        tp.wmem_min = cx.net.knobs.tcp_wmem[0].min(1 << 30) as u32;
+    }
     tp.segs_in = tp.segs_in.wrapping_add(seg.segs as u32);
     let verdict = tcp_rcv_state_process(&mut cx.net, tp, seg, pkt);
     cx.tcp_settle(index);

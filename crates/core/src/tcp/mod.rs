@@ -351,6 +351,9 @@ pub(crate) struct Tcb {
     pub sndbuf_locked: bool,
     /// All of the shard's TCP sockets together hold too much.
     pub pressure: bool,
+    /// Memory that the send queue may have all the same (`tcp_wmem[0]`), in bytes; noted when
+    /// `pressure` is.
+    pub wmem_min: u32,
     /// Memory that this connection is charged with in the shard's sum.
     pub charged: usize,
 

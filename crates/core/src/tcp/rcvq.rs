@@ -413,17 +413,21 @@ impl Tcb {
     }
 
     /// Whether one more packet may be kept; what came too early is thrown away first
-    /// (`tcp_try_rmem_schedule`, `tcp_prune_queue`). As in Linux the last packet may exceed the limit.
+    /// (`tcp_try_rmem_schedule`, `tcp_prune_queue`). As in Linux the last packet may exceed the limit,
+    /// and when all connections together have too much, each may still have its least
+    /// (`tcp_rmem[0]`; `__sk_mem_raise_allocated`).
     fn rmem_schedule(&mut self, net: &mut Net) -> bool {
-        let limit = self.rcvbuf as usize;
-        if self.rcvq.rmem <= limit && !self.pressure {
+        let (limit, least) = (self.rcvbuf as usize, net.knobs.tcp_rmem[0] as usize);
+        let pressure = self.pressure;
+        let fits = |rmem: usize| rmem <= limit && (!pressure || rmem < least);
+        if fits(self.rcvq.rmem) {
             return true;
         }
         if self.rcvq.rmem > limit {
             net.counts.inc(id::TcpExtPruneCalled);
         }
         let mut pruned = false;
-        while self.rcvq.rmem > limit || self.pressure && !pruned {
+        while self.rcvq.rmem > limit || pressure && !pruned {
             let Some(o) = self.rcvq.ooo.pop_back() else { break };
             self.rcvq.rmem -= o.pkt.truesize();
             net.counts.flow(Stage::SockQueue).release(1);
@@ -433,7 +437,7 @@ impl Tcb {
             pruned = true;
         }
         // Where nothing waits, one packet is always taken: the connection must be able to move.
-        self.rcvq.segs.is_empty() || self.rcvq.rmem <= limit && !self.pressure
+        self.rcvq.segs.is_empty() || fits(self.rcvq.rmem)
     }
 
     /// Notes what the arrival of data in order says about the peer (`tcp_event_data_recv`).

@@ -13,6 +13,7 @@ use super::listeners;
 use super::timewait::TimeWait;
 use super::{Earlier, State, Tcb, Tuple, output, rfs, timer};
 use crate::rand::Rng;
+use crate::rx::steer::Mesh;
 use crate::seq::Seq;
 use crate::shard::{Net, Shard};
 use crate::sock::{Slab, SockKind, SocketId};
@@ -137,6 +138,13 @@ impl Sockets {
         prefetch_read(&tp.state);
     }
 
+    /// From now on numbers and clocks are those of all shards of `mesh` (Linux: `net_secret` and
+    /// `ts_secret` are of the machine, not of a CPU). Between the same ends each shard continues what
+    /// another began: sequence numbers go on growing (RFC 6528), and the peer's PAWS and its entry in
+    /// TIME_WAIT see one clock (RFC 7323 §5, 6191), whichever shard a connection is made on.
+    pub(crate) fn share_secret(&mut self, mesh: &Mesh) {
+        self.secret = mesh.tcp_secret(self.secret);
+    }
     /// A keyed hash of 64 bits that an outsider can not predict (SipHash with a secret prefix).
     fn secure_hash(&self, tuple: &Tuple, ports: bool, salt: u64) -> u64 {
         // `DefaultHasher` is SipHash-1-3, which was made for this; its key is public, ours goes first.

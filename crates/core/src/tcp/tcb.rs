@@ -129,6 +129,7 @@ impl Tcb {
             sndbuf,
             sndbuf_locked: false,
             pressure: false,
+            wmem_min: 0,
             charged: 0,
             id: none,
             tuple,

@@ -127,3 +127,29 @@ fn chunks_that_gather_elsewhere_come_home_by_the_depot() {
         to.free(pkt);
     }
 }
+
+#[test]
+fn a_burst_of_writers_does_not_hold_its_memory_for_ever() {
+    let mut pool = Pool::new(4, 4);
+    for len in [SMALL, LARGE] {
+        let all: Vec<SendChunk> = (0..2 * KEEP_CHUNKS).map(|_| pool.alloc_chunk(len)).collect();
+        all.into_iter().for_each(|chunk| pool.free_chunk(chunk));
+    }
+    assert_eq!((pool.chunks_small.len(), pool.chunks_large.len()), (1024, 512));
+    // What is kept is handed out again, empty.
+    assert!(pool.alloc_chunk(LARGE).is_empty());
+    assert_eq!(pool.chunks_large.len(), 511);
+}
+
+#[test]
+fn lists_of_fragments_are_kept_up_to_a_number() {
+    let mut pool = Pool::new(4 * KEEP, 0);
+    let mut all: Vec<Pkt> = (0..2 * KEEP).filter_map(|_| pool.alloc()).collect();
+    all.iter_mut().for_each(|pkt| pool.widen(&mut pkt.frags, 1));
+    assert_eq!((all.len(), pool.frags_short.len()), (2 * KEEP, KEEP));
+    for mut pkt in all {
+        pkt.add_buf(Buf::new(1), 0, 1);
+        pool.free(pkt);
+    }
+    assert_eq!(pool.frags_long.len(), KEEP);
+}

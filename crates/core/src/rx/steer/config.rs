@@ -22,6 +22,7 @@ impl Shard {
         let seed = mesh.seed(net.steer.seed);
         net.steer.rekey(seed);
         mesh.homes.init(seed);
+        self.tcp.share_secret(&mesh);
         if net.knobs.rps_sock_flow_entries > 0 {
             mesh.sock_flows.resize(net.knobs.rps_sock_flow_entries);
         }

@@ -87,6 +87,8 @@ pub struct Mesh {
     online: AtomicU64,
     /// What the flow hash of all of them is made with.
     seed: OnceLock<u64>,
+    /// What all of them make sequence numbers and timestamp offsets with.
+    tcp_secret: OnceLock<[u64; 4]>,
     /// Packet memory that wanders between shards.
     pub depot: Arc<Depot>,
     /// The shard of each flow's reader, by the flow's hash (`rps_sock_flow_table`).
@@ -118,6 +120,7 @@ impl Mesh {
             doors: std::iter::repeat_with(door).take(SHARDS_MAX).collect(),
             online: AtomicU64::new(u64::MAX.checked_shr(64 - shards as u32).unwrap_or(0)),
             seed: OnceLock::new(),
+            tcp_secret: OnceLock::new(),
             depot: Arc::default(),
             sock_flows: SockFlows::default(),
             homes: Homes::default(),
@@ -208,6 +211,11 @@ impl Mesh {
     pub fn refused(&self, at: u8) -> u64 {
         let door = self.doors.get(at as usize);
         door.map_or(0, |d| d.full.load(Ordering::Relaxed) + d.limited.load(Ordering::Relaxed))
+    }
+    /// The secret of all shards' sequence numbers, ports and timestamp offsets, which nothing else
+    /// is made of: the first that joins gives it.
+    pub(crate) fn tcp_secret(&self, own: [u64; 4]) -> [u64; 4] {
+        *self.tcp_secret.get_or_init(|| own)
     }
     /// The seed of what all shards hash with: the first that joins gives it.
     pub(crate) fn seed(&self, seed: u64) -> u64 {

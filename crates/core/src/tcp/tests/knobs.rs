@@ -423,24 +423,63 @@ fn knob_net_ipv4_tcp_wmem() {
     assert!(queued.is_sorted_by(|a, b| a < b), "{queued:?}");
 }
 
-/// Over the limit of all connections together nobody may queue more than is under way.
+/// Queues pieces at A as long as it takes them, while nothing arrives; how many bytes it then has.
+fn queues_in_vain(p: &mut Pair) -> u64 {
+    let (a, b) = p.connected();
+    // What A does not read is memory, too.
+    for _ in 0..4 {
+        p.shards[B].tcp_send(b, &[0; 1400]).expect("room");
+        p.run(SEC);
+    }
+    p.lose = Some(|_| true);
+    assert!(p.shards[A].tcp_send_space(a) > 0, "what has nothing under way may always begin");
+    (0..100).map(|_| p.shards[A].tcp_send(a, &[0; 500]).unwrap_or(0) as u64).sum()
+}
+
+/// Over the limit of all connections together nobody may queue more than the least
+/// (`tcp_wmem[0]`).
 #[test]
 fn knob_net_ipv4_tcp_mem() {
-    for (value, room) in [("0 0 1", false), ("32768 49152 65536", true)] {
-        let mut p = with("net.ipv4.tcp_mem", value);
+    let (short, ample) = ("0 0 1", "32768 49152 65536");
+    let got = [short, ample].map(|v| queues_in_vain(&mut with("net.ipv4.tcp_mem", v)));
+    assert!(got[0] <= 4096 && got[1] >= 16_000, "{got:?}");
+}
+
+/// The least that a connection has when all together have too much is the first value of its buffer,
+/// in both directions.
+#[test]
+fn what_a_connection_has_in_any_case_is_the_least_of_its_buffers() {
+    let short = ("net.ipv4.tcp_mem", "0 0 1");
+    let sent = ["4096 16384 4194304", "12288 16384 4194304"].map(|value| {
+        let mut p = pair(204, GOOD, &[short, ("net.ipv4.tcp_wmem", value)]);
+        queues_in_vain(&mut p)
+    });
+    assert!((2000..=4096).contains(&sent[0]), "{sent:?}");
+    assert!((10_000..=12_288).contains(&sent[1]), "{sent:?}");
+    let kept = ["4096 131072 6291456", "65536 131072 6291456"].map(|value| {
+        let mut p = pair(205, GOOD, &[short, ("net.ipv4.tcp_rmem", value)]);
         let (a, b) = p.connected();
-        let mut queued = 0;
-        p.until(SEC, |p| {
-            queued += p.shards[A].tcp_send(a, &[0; 1000]).unwrap_or(0);
+        p.until(20 * SEC, |p| {
+            let _ = p.shards[A].tcp_send(a, &[0; 1400]);
             false
         });
-        p.shards[B].tcp_send(b, b"a word, so that A looks").expect("room");
-        p.run(10 * MS);
-        p.lose = Some(|_| true);
-        let _ = p.shards[A].tcp_send(a, b"x");
-        let space = p.shards[A].tcp_send_space(a);
-        assert_eq!(space > 0, room, "{value}: {space} after {queued}");
-    }
+        p.shards[B].tcp_readable(b).expect("it is open").bytes
+    });
+    assert!((1400..=5600).contains(&kept[0]) && kept[1] > 20_000, "{kept:?}");
+}
+
+/// A reader that finds nothing looks at the devices for so long, whichever way it reads.
+#[test]
+fn a_reader_of_pieces_busy_reads_as_one_that_copies() {
+    let mut p = with("net.core.busy_read", "50");
+    let (_, b) = p.connected();
+    let (shard, until) = (&mut p.shards[B], p.now.plus(50 * US));
+    shard.net.now = p.now;
+    assert_eq!(shard.tcp_rx_slices(b, 100, &mut Vec::new()), Err(TcpError::WouldBlock));
+    assert_eq!(shard.net.busy_read_until, until);
+    shard.net.busy_read_until = Instant::ZERO;
+    assert_eq!(shard.tcp_recv(b, &mut [0; 10]), Err(TcpError::WouldBlock));
+    assert_eq!(shard.net.busy_read_until, until);
 }
 
 /// The buffer follows the reader, or stays as it began.

@@ -1,8 +1,9 @@
 //! Connections that change shards in every state, while anything may be under way.
 
 use super::*;
+use crate::rx::steer::Mesh;
 use crate::sock::SockKind;
-use crate::tcp::{Moved, State, TcpError, TcpOpt};
+use crate::tcp::{Moved, State, TcpError, TcpOpt, Tuple};
 
 impl Pair {
     /// A shard that is to take the place of node `i`: the same addresses, its own keys and, if
@@ -379,4 +380,23 @@ fn a_moved_connection_that_is_dropped_leaves_nothing_behind() {
     p.run(SEC / 100);
     assert_eq!(p.shards[B].net.pool.small_out(), 0);
     assert!(p.shards[B].tcp_detach(b).is_none());
+}
+
+/// Whichever shard of a mesh makes a connection between two ends, sequence numbers and timestamps
+/// go on where another shard's were: the keys are the mesh's. Without a mesh each has its own.
+#[test]
+fn shards_of_a_mesh_number_as_one() {
+    let tuple = Tuple { local: addr(1, false), remote: addr(2, false), lport: 80, rport: 4000 };
+    let says = |shard: &Shard| {
+        let tcp = &shard.tcp;
+        (tcp.secure_seq(&tuple, Instant::from_ns(SEC)), tcp.secure_ts_off(&tuple))
+    };
+    let mesh = Mesh::new(3);
+    let mut shards: Vec<Shard> = (0..3).map(|i| Shard::new(900 + i)).collect();
+    let before: Vec<_> = shards.iter().map(says).collect();
+    assert!(before[0] != before[1] && before[1] != before[2], "alone each has its own key");
+    for (cpu, shard) in shards.iter_mut().enumerate() {
+        shard.join(std::sync::Arc::clone(&mesh), cpu as u8);
+    }
+    assert_eq!(shards.iter().map(says).collect::<Vec<_>>(), [before[0]; 3]);
 }
