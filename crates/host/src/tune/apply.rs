@@ -41,7 +41,7 @@ pub fn apply(
     journal: &mut Journal,
     settings: &mut dyn Settings,
 ) -> Result<Outcome, JournalError> {
-    let id = journal.begin(step.rule, netns, step.old.clone(), step.new.clone())?;
+    let id = journal.begin(netns, step)?;
     let refused = |journal: &mut Journal, why: String| {
         journal.note(id, |e| e.state = State::Refused)?;
         Ok(Outcome::Refused { why })
@@ -293,7 +293,8 @@ mod tests {
     fn a_change_that_was_begun_is_undone_whether_or_not_it_was_made() {
         for made in [false, true] {
             let mut rig = Rig::new("begun");
-            rig.journal.begin("R15", 7, sysctl(NAME, "1000"), sysctl(NAME, "2000")).unwrap();
+            let plan = Plan::of(&[finding("R15", &[(NAME, "2000")])], &[], &mut rig.host);
+            rig.journal.begin(7, &plan.steps[0]).unwrap();
             if made {
                 rig.host.set(&sysctl(NAME, "2000")).unwrap();
             }

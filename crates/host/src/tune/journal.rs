@@ -13,7 +13,9 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::persist::Persisted;
+use super::plan::Step;
 use crate::change::Change;
+use crate::finding::Risk;
 
 /// What became of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +43,17 @@ impl State {
     }
 }
 
+/// What was measured before a change, to verify it by.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Before {
+    /// The device, processor or socket that the finding was about.
+    pub subject: String,
+    /// Losses in a second.
+    pub loss_per_s: f64,
+    /// Packets in a second that all devices moved.
+    pub packets_per_s: f64,
+}
+
 /// One change.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
@@ -58,6 +71,12 @@ pub struct Entry {
     pub old: Change,
     /// As it reads since: what was asked for, or what the kernel made of it.
     pub new: Change,
+    /// It may have taken the link down: it is undone unless somebody confirms it in time.
+    #[serde(default)]
+    pub flap: bool,
+    /// What was measured before.
+    #[serde(default)]
+    pub before: Before,
     /// What was written into files so that it survives a boot.
     #[serde(default)]
     pub persisted: Vec<Persisted>,
@@ -167,13 +186,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError::File`]: then it may not be made.
-    pub fn begin(
-        &mut self,
-        rule: &str,
-        netns: u64,
-        old: Change,
-        new: Change,
-    ) -> Result<u64, JournalError> {
+    pub fn begin(&mut self, netns: u64, step: &Step) -> Result<u64, JournalError> {
         let id = self.entries.last().map_or(1, |e| e.id + 1);
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let entry = Entry {
@@ -181,9 +194,11 @@ impl Journal {
             boot: self.boot.clone(),
             netns,
             at: now.map_or(0, |d| d.as_secs()),
-            rule: rule.into(),
-            old,
-            new,
+            rule: step.rule.into(),
+            old: step.old.clone(),
+            new: step.new.clone(),
+            flap: step.risk == Risk::Flap,
+            before: step.before.clone(),
             persisted: Vec::new(),
             state: State::Begun,
         };
@@ -255,6 +270,18 @@ mod tests {
         Change::Sysctl { name: "net.core.rmem_max".into(), value: value.into() }
     }
 
+    fn step(rule: &'static str, old: &str, new: &str) -> Step {
+        Step {
+            rule,
+            why: String::new(),
+            old: sysctl(old),
+            new: sysctl(new),
+            risk: Risk::Safe,
+            verify: String::new(),
+            before: Before::default(),
+        }
+    }
+
     fn place(test: &str) -> PathBuf {
         let dir = std::env::temp_dir().join(format!("linerate-tune-{test}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
@@ -266,9 +293,9 @@ mod tests {
         let path = place("cut");
         let mut journal = Journal::open(&path).unwrap();
         assert!(matches!(Journal::open(&path), Err(JournalError::InUse(_))));
-        let one = journal.begin("R43", 7, sysctl("1"), sysctl("2")).unwrap();
+        let one = journal.begin(7, &step("R43", "1", "2")).unwrap();
         journal.note(one, |e| e.state = State::Applied).unwrap();
-        let two = journal.begin("R81", 7, sysctl("2"), sysctl("4")).unwrap();
+        let two = journal.begin(7, &step("R81", "2", "4")).unwrap();
         assert_eq!((one, two), (1, 2));
         drop(journal);
         let text = fs::read(&path).unwrap();
@@ -303,7 +330,7 @@ mod tests {
     fn the_file_goes_when_nothing_is_ours() {
         let path = place("gone");
         let mut journal = Journal::open(&path).unwrap();
-        let id = journal.begin("R43", 7, sysctl("1"), sysctl("2")).unwrap();
+        let id = journal.begin(7, &step("R43", "1", "2")).unwrap();
         journal.close().unwrap();
         assert!(path.exists());
         let mut journal = Journal::open(&path).unwrap();

@@ -20,11 +20,11 @@ use std::fmt;
 use std::io;
 
 pub use apply::{Outcome, Undone, apply, roll_back};
-pub use journal::{Entry, Journal, JournalError, State};
+pub use journal::{Before, Entry, Journal, JournalError, State};
 pub use persist::{Files, Other, PersistError, Persisted};
 pub use plan::{Plan, Refused, Step};
 pub use until::{Grown, Growth, grow};
-pub use verify::{Verdict, verify};
+pub use verify::{Verdict, packets_per_s, verify};
 
 use crate::change::Change;
 

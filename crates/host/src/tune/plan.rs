@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::journal::Before;
 use super::{SetError, Settings};
 use crate::change::Change;
 use crate::finding::{Finding, Risk};
@@ -21,6 +22,8 @@ pub struct Step {
     pub risk: Risk,
     /// How to see that it helped.
     pub verify: String,
+    /// What was measured now, to compare with.
+    pub before: Before,
 }
 
 /// Something that was advised and will not be changed.
@@ -90,6 +93,11 @@ impl Plan {
                         new: change.clone(),
                         risk: advice.risk,
                         verify: advice.verify.clone(),
+                        before: Before {
+                            subject: finding.subject.clone(),
+                            loss_per_s: finding.loss_per_s,
+                            packets_per_s: 0.0,
+                        },
                     });
                     return;
                 }

@@ -43,7 +43,7 @@ pub fn grow(
     settings: &mut dyn Settings,
     mut measure: impl FnMut(&Change) -> Verdict,
 ) -> Result<Growth, JournalError> {
-    let id = journal.begin(step.rule, netns, step.old.clone(), step.new.clone())?;
+    let id = journal.begin(netns, step)?;
     let (mut tried, mut next) = (Vec::new(), step.new.clone());
     let why = loop {
         // Written down first: if we are killed between, this value is ours as well.

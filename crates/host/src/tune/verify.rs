@@ -68,14 +68,15 @@ pub fn verify(
 }
 
 /// Packets in a second that all devices but loopback received and sent.
-pub(super) fn packets_per_s(w: &Window<'_>) -> f64 {
+#[must_use]
+pub fn packets_per_s(w: &Window<'_>) -> f64 {
     let devs = w.to.devs.keys().filter(|name| name.as_str() != "lo");
     let of = |dev: &String, name: &str| w.dev(dev, name).map_or(0.0, |d| d.per_s);
     devs.map(|dev| of(dev, "rx_packets") + of(dev, "tx_packets")).sum()
 }
 
 /// The first guard that got worse: losses elsewhere, retransmissions, time in softirq.
-pub(super) fn worse(before: &Window<'_>, now: &Window<'_>) -> Option<String> {
+fn worse(before: &Window<'_>, now: &Window<'_>) -> Option<String> {
     type Measure = fn(&Window<'_>) -> f64;
     let per_s =
         |w: &Window<'_>, section: &str, name: &str| w.mib(section, name).map_or(0.0, |d| d.per_s);
