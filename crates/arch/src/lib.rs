@@ -4,5 +4,5 @@ pub mod csum;
 mod prefetch;
 pub mod toeplitz;
 
-pub use prefetch::prefetch_read;
+pub use prefetch::{prefetch_all, prefetch_read};
 pub use toeplitz::Toeplitz;

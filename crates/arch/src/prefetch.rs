@@ -17,9 +17,29 @@ pub fn prefetch_read<T: ?Sized>(value: &T) {
     let _ = value;
 }
 
+/// Asks for every cache line that a value lies in, of 64 bytes each; see [`prefetch_read`].
+#[inline(always)]
+pub fn prefetch_all<T>(value: &T) {
+    let size = size_of::<T>();
+    let lines = if align_of::<T>() >= 64 { size.div_ceil(64) } else { size.div_ceil(64) + 1 };
+    for line in 0..lines {
+        // The last line of a value that begins within one is that of its last byte.
+        let at = (line * 64).min(size.saturating_sub(1));
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the address lies within the value, or is its own where that has no size; the
+        // instruction is part of SSE, which every x86-64 has, and has no effect on memory.
+        unsafe {
+            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast::<i8>().add(at));
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (value, at);
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::prefetch_read;
+    use super::{prefetch_all, prefetch_read};
 
     #[test]
     fn anything_with_an_address_may_be_asked_for() {
@@ -27,6 +47,9 @@ mod tests {
         prefetch_read(bytes);
         prefetch_read(nothing);
         prefetch_read(&());
+        prefetch_all(&());
+        prefetch_all(&bytes);
+        prefetch_all(&[0u64; 100]);
         assert_eq!(bytes, [7; 100]);
     }
 }

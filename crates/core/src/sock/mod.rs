@@ -8,7 +8,7 @@ mod slab;
 
 pub(crate) use ehash::Ehash;
 pub use ready::{Event, Events, Ready};
-pub use slab::Slab;
+pub use slab::{AtLine, Slab};
 
 /// Says which member of a group of sockets that share a port (SO_REUSEPORT) gets what came, by its
 /// place in the order in which they were bound; a number that is too large leaves it to the flow's

@@ -1,24 +1,32 @@
 //! A table whose places are reused, with generations so that old names do not hit new entries.
 
-struct Slot<T> {
+/// Its size is nothing; a place that holds it begins at a cache line.
+#[repr(align(64))]
+pub struct AtLine;
+
+struct Slot<T, Begin> {
     generation: u32,
     value: Option<T>,
+    _begin: [Begin; 0],
 }
 
 /// A table of sockets: O(1) insert, look-up and removal, bounded only by its caller.
-pub struct Slab<T> {
-    slots: Vec<Slot<T>>,
+///
+/// Where so many are looked at in random order that each cache line counts, `Begin` is [`AtLine`]:
+/// every place begins at a line then, and touches no more of them than it must.
+pub struct Slab<T, Begin = ()> {
+    slots: Vec<Slot<T, Begin>>,
     free: Vec<u32>,
     len: usize,
 }
 
-impl<T> Default for Slab<T> {
+impl<T, Begin> Default for Slab<T, Begin> {
     fn default() -> Self {
         Slab { slots: Vec::new(), free: Vec::new(), len: 0 }
     }
 }
 
-impl<T> Slab<T> {
+impl<T, Begin> Slab<T, Begin> {
     /// How many entries there are.
     pub fn len(&self) -> usize {
         self.len
@@ -35,7 +43,7 @@ impl<T> Slab<T> {
             slot.value = Some(value);
             return (index, slot.generation);
         }
-        self.slots.push(Slot { generation: 0, value: Some(value) });
+        self.slots.push(Slot { generation: 0, value: Some(value), _begin: [] });
         (self.slots.len() as u32 - 1, 0)
     }
     /// The entry at `index`, if it is still of this generation.
@@ -64,13 +72,11 @@ impl<T> Slab<T> {
     pub fn generation(&self, index: u32) -> u32 {
         self.slots.get(index as usize).map_or(0, |s| s.generation)
     }
-    /// Asks the processor for the entry at `index`, for one of up to two cache lines.
+    /// Asks the processor for the entry at `index`: for each of its cache lines, if it begins at one.
     #[inline]
     pub(crate) fn prefetch(&self, index: u32) {
-        for at in [index as usize, index as usize + 1] {
-            if let Some(slot) = self.slots.get(at) {
-                linerate_arch::prefetch_read(slot);
-            }
+        if let Some(slot) = self.slots.get(index as usize) {
+            linerate_arch::prefetch_all(slot);
         }
     }
     /// Takes the entry out; its name is never valid again.
@@ -86,5 +92,20 @@ impl<T> Slab<T> {
     pub fn iter(&self) -> impl Iterator<Item = (u32, u32, &T)> {
         let each = self.slots.iter().enumerate();
         each.filter_map(|(i, s)| Some((i as u32, s.generation, s.value.as_ref()?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AtLine, Slab};
+
+    #[test]
+    fn a_place_begins_at_a_cache_line_where_that_is_asked_for() {
+        let mut slab = Slab::<[u8; 104], AtLine>::default();
+        (0..100).for_each(|_| assert_eq!(slab.insert([7; 104]).1, 0));
+        for slot in &slab.slots {
+            assert_eq!(std::ptr::from_ref(slot).addr() % 64, 0);
+            assert_eq!(size_of_val(slot), 128);
+        }
     }
 }

@@ -159,13 +159,18 @@ impl Counts {
     pub fn drops_at(&self, stage: Stage, reason: Reason) -> u64 {
         self.drops[stage as usize][reason as usize].load(Relaxed)
     }
-    /// Counts a drop: the reason, its stage, and the MIB counters of its row. The only place that does.
+    /// Counts a drop: the reason, its stage, and the MIB counters of its row.
     #[inline]
     pub fn dropped(&self, stage: Stage, reason: Reason) {
-        bump(&self.drops[stage as usize][reason as usize], 1);
-        self.flow(stage).drop(1);
+        self.dropped_by(stage, reason, 1);
+    }
+    /// Counts `n` drops of a stage for the same reason. The only place that does.
+    #[inline]
+    pub fn dropped_by(&self, stage: Stage, reason: Reason, n: u64) {
+        bump(&self.drops[stage as usize][reason as usize], n);
+        self.flow(stage).drop(n);
         for also in reason.row().also {
-            bump(&self.counters[*also as usize], 1);
+            bump(&self.counters[*also as usize], n);
         }
     }
     /// The stages for which the law of conservation does not hold, with what is missing.

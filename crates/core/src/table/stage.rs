@@ -217,16 +217,16 @@ impl Flow {
     #[inline]
     pub fn hold(&self, n: u64) {
         bump(&self.held, n);
-        let held = self.held.load(Relaxed);
-        if held > self.held_max.load(Relaxed) {
-            self.held_max.store(held, Relaxed);
-        }
     }
     /// `n` packets stopped waiting here (they also went on, were taken, merged or dropped).
     #[inline]
     pub fn release(&self, n: u64) {
         let held = self.held.load(Relaxed);
         debug_assert!(held >= n, "a stage released packets that it did not hold");
+        // What is held only grows between two releases: the most of it is what stands here now.
+        if held > self.held_max.load(Relaxed) {
+            self.held_max.store(held, Relaxed);
+        }
         self.held.store(held.wrapping_sub(n), Relaxed);
     }
     /// A batch was seen by a stage that counts its packets one by one.
@@ -250,7 +250,7 @@ impl Flow {
             merged: self.merged.load(Relaxed),
             dropped: self.dropped.load(Relaxed),
             held: self.held.load(Relaxed),
-            held_max: self.held_max.load(Relaxed),
+            held_max: self.held_max.load(Relaxed).max(self.held.load(Relaxed)),
             batches: self.batches.load(Relaxed),
             ns: self.ns.load(Relaxed),
             ns_pkts: self.ns_pkts.load(Relaxed),

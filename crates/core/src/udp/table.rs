@@ -14,7 +14,7 @@ use super::UdpSock;
 use crate::pkt::Skb;
 use crate::rand::{Keyed, Rng};
 use crate::sock::lookup::{hash_tuple, reciprocal_scale};
-use crate::sock::{Ehash, ReuseProg, Slab};
+use crate::sock::{AtLine, Ehash, ReuseProg, Slab};
 
 /// What stands in the tables: a socket by `index + 1`, or, with this bit, a group by its index.
 const GROUP: u32 = 1 << 31;
@@ -38,7 +38,7 @@ struct Port {
 
 /// All UDP sockets of a shard.
 pub struct Sockets {
-    pub(crate) slab: Slab<UdpSock>,
+    pub(crate) slab: Slab<UdpSock, AtLine>,
     ports: Vec<Port>,
     /// Connected ones, and those bound to an address.
     table: Ehash,
