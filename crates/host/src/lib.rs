@@ -12,8 +12,11 @@
 #![deny(unsafe_code)]
 
 pub mod change;
+pub mod collect;
 pub mod counters;
 pub mod finding;
+pub mod netns;
+pub mod proc;
 pub mod record;
 pub mod rules;
 pub mod snapshot;

@@ -159,9 +159,14 @@ pub struct Dev {
     /// XDP: how it is attached (driver, generic, offload) and the program's id.
     pub xdp: Option<(String, u32)>,
     /// `struct rtnl_link_stats64`: rx_packets, rx_dropped, rx_missed_errors, rx_otherhost_dropped, ...
+    /// Where only `/proc/net/dev` is known, which folds some together, those have names of their own:
+    /// rx_drop (dropped + missed), rx_frame (length + over + crc + frame), tx_carrier (carrier +
+    /// aborted + window + heartbeat).
     pub stats: Counters,
     /// carrier_changes, carrier_up_count, carrier_down_count.
     pub carrier: Counters,
+    /// `/proc/net/dev_snmp6/DEV`: Ip6InDiscards, Icmp6InMsgs, ... of this device. Full tier only.
+    pub ip6: Counters,
     /// `ethtool -S`: the driver's own names.
     pub driver_stats: Counters,
     /// `ethtool -S --groups`, pause and FEC statistics under their standard names.
@@ -405,11 +410,22 @@ pub struct Note {
     pub why: String,
 }
 
+impl Dev {
+    /// One of which only the name is known.
+    #[must_use]
+    pub fn named(name: &str) -> Dev {
+        Dev { name: name.to_owned(), ..Dev::default() }
+    }
+}
+
 impl Snapshot {
-    /// Notes that `what` could not be read; once.
+    /// Notes that `what` could not be read; once. The first few of one file say enough: a file that is
+    /// garbage throughout would fill the memory.
     pub fn note(&mut self, what: impl Into<String>, why: impl Into<String>) {
+        const OF_ONE_MAX: usize = 4;
         let note = Note { what: what.into(), why: why.into() };
-        if !self.notes.contains(&note) {
+        let of_this = self.notes.iter().filter(|n| n.what == note.what).count();
+        if of_this < OF_ONE_MAX && !self.notes.contains(&note) {
             self.notes.push(note);
         }
     }

@@ -8,9 +8,45 @@
 //! - `netlink/sock_diag/{tcp,tcp6,udp,udp6,packet,xdp}`: likewise;
 //! - `netlink/ethtool/{RINGS_GET,CHANNELS_GET,COALESCE_GET,...}`, `netlink/netdev/{dev-get,...}`;
 //! - `ioctl/ethtool/{stats,rxfh,rxclass,drvinfo}/DEV`;
-//! - `tracefs/kfree_skb`: drops so far, as lines `REASON@function count`.
+//! - `tracefs/kfree_skb`: drops so far, as lines `REASON@function count`;
+//! - `clock` ([`CLOCK`]): when this is, as lines of a name and a number;
+//! - `netns` ([`NETNS`]): the inode of the network namespace that all of this is of.
+
+mod dir;
+mod live;
 
 use std::io;
+use std::path::Path;
+
+pub use dir::Dir;
+pub use live::Live;
+
+/// The name of the clock: `monotonic_ns`, `wall_ns` (since 1970, UTC) and `tick_ns`, the length of a
+/// tick of the kernel (1/HZ).
+pub const CLOCK: &str = "clock";
+
+/// The name of the network namespace.
+pub const NETNS: &str = "netns";
+
+/// The most that one file may hold, in bytes. `/proc/interrupts` of a thousand processors and as many
+/// interrupts has about 12 MB.
+pub(crate) const FILE_MAX: usize = 32 << 20;
+
+fn too_large() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("it is larger than {} MiB", FILE_MAX >> 20))
+}
+
+/// The names in a directory, sorted.
+fn names_in(path: &Path) -> io::Result<Vec<String>> {
+    const NAMES_MAX: usize = 1 << 17;
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(path)?.take(NAMES_MAX) {
+        // A name that is no text is nobody's that we look for.
+        names.extend(entry?.file_name().into_string());
+    }
+    names.sort_unstable();
+    Ok(names)
+}
 
 /// Maps names to bytes.
 pub trait Source {

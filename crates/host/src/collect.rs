@@ -1,0 +1,383 @@
+//! From a [`Source`] to a [`Snapshot`].
+
+use std::io;
+
+use crate::proc::class_net::{self, Side};
+use crate::proc::{
+    cachestat, interrupts, mib, netdev, number, packet, sockstat, softirqs, softnet, stat, sysctl,
+    system, task, value,
+};
+use crate::snapshot::{Dev, Snapshot};
+use crate::source::{CLOCK, NETNS, Source};
+
+/// How much is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// What moves: counters of the host, its protocols and its devices, interrupts, and the sysctls of
+    /// the path. Under a millisecond of processor time on a small host.
+    Basic,
+    /// All that a rule may ask for: queues, affinity, neighbours, sockets, threads, drivers.
+    Full,
+}
+
+/// Reads snapshots of one host, one after the other. It remembers what does not change between them.
+#[derive(Debug)]
+pub struct Collector {
+    tier: Tier,
+    /// Whose interrupts are whose, and for which devices and interrupts that holds.
+    irqs: Vec<(String, Vec<u32>)>,
+    irqs_of: (Vec<(String, u32)>, Vec<u32>),
+    /// Kernel threads of the path, and who may own settings; found by looking at all processes.
+    kthreads: Vec<u32>,
+    owners: Vec<String>,
+    /// Snapshots until processes are looked at again.
+    tasks_in: u32,
+}
+
+/// What it means if something is not there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Want {
+    /// Each Linux has it.
+    Always,
+    /// Not each kernel, namespace or device has it.
+    MayBe,
+}
+
+impl Collector {
+    /// One that reads this much.
+    #[must_use]
+    pub fn new(tier: Tier) -> Collector {
+        Collector {
+            tier,
+            irqs: Vec::new(),
+            irqs_of: Default::default(),
+            kthreads: Vec::new(),
+            owners: Vec::new(),
+            tasks_in: 0,
+        }
+    }
+
+    /// Reads the host now. What cannot be read is noted in the snapshot.
+    #[must_use]
+    pub fn collect(&mut self, source: &mut dyn Source) -> Snapshot {
+        let mut at = At { source, into: Snapshot::default() };
+        at.host();
+        at.counters();
+        at.sysctls();
+        at.devices(self.tier);
+        self.interrupts(&mut at);
+        if self.tier == Tier::Full {
+            at.queues();
+            at.affinity();
+            at.taps();
+            self.tasks(&mut at);
+        }
+        at.into
+    }
+
+    /// Gives interrupts to devices.
+    fn interrupts(&mut self, at: &mut At<'_>) {
+        at.file("proc/interrupts", Want::Always, interrupts::interrupts);
+        let devs = at.into.devs.values().map(|d| (d.name.clone(), d.ifindex)).collect();
+        let now = (devs, at.into.irqs.keys().copied().collect());
+        if self.irqs_of != now {
+            self.irqs = at.irqs_of_devs();
+            self.irqs_of = now;
+        }
+        for (dev, irqs) in &self.irqs {
+            for irq in irqs {
+                if let Some(of) = at.into.irqs.get_mut(irq) {
+                    of.dev = Some(dev.clone());
+                }
+            }
+            if let Some(of) = at.into.devs.get_mut(dev) {
+                of.irqs.clone_from(irqs);
+            }
+        }
+    }
+
+    /// Reads the threads, and who owns settings. To look at all processes costs, so it is not done for
+    /// each snapshot.
+    fn tasks(&mut self, at: &mut At<'_>) {
+        const EVERY: u32 = 60;
+        if self.tasks_in == 0 {
+            (self.kthreads, self.owners) = at.tasks();
+            self.tasks_in = EVERY;
+        }
+        self.tasks_in -= 1;
+        at.into.host.owners.clone_from(&self.owners);
+        self.kthreads.retain(|pid| match at.source.read(&format!("proc/{pid}/stat")) {
+            Ok(bytes) => task::stat(*pid, &bytes, &mut at.into).is_some(),
+            Err(_) => false,
+        });
+    }
+}
+
+/// One snapshot in the making.
+struct At<'a> {
+    source: &'a mut dyn Source,
+    into: Snapshot,
+}
+
+impl At<'_> {
+    /// Reads `name` and has it parsed.
+    fn file(&mut self, name: &str, want: Want, parse: impl FnOnce(&[u8], &mut Snapshot)) {
+        match self.source.read(name) {
+            Ok(bytes) => parse(&bytes, &mut self.into),
+            Err(err) => self.failed(name, want, &err),
+        }
+    }
+
+    fn failed(&mut self, name: &str, want: Want, err: &io::Error) {
+        let why = match err.kind() {
+            // A device that has gone, or a question that this one does not answer.
+            io::ErrorKind::NotFound if want == Want::MayBe => return,
+            io::ErrorKind::NotFound => "it is not there".to_owned(),
+            io::ErrorKind::PermissionDenied if self.source.is_live() => {
+                format!("{err}: run as root to read it")
+            }
+            _ if want == Want::MayBe => return,
+            _ => err.to_string(),
+        };
+        let what = if name.contains('/') { format!("/{name}") } else { name.to_owned() };
+        self.into.note(what, why);
+    }
+
+    fn host(&mut self) {
+        self.into.host.user_hz = 100;
+        self.file(CLOCK, Want::MayBe, clock);
+        self.file(NETNS, Want::MayBe, |bytes, into| into.host.netns = number(bytes));
+        self.file("proc/sys/kernel/hostname", Want::MayBe, |bytes, into| {
+            value(bytes).unwrap_or_default().clone_into(&mut into.host.name);
+        });
+        self.file("proc/sys/kernel/osrelease", Want::MayBe, |bytes, into| {
+            value(bytes).unwrap_or_default().clone_into(&mut into.host.release);
+        });
+        self.file("proc/uptime", Want::MayBe, system::uptime);
+        self.file("proc/cmdline", Want::MayBe, system::cmdline);
+        for file in ["online", "isolated", "nohz_full"] {
+            let name = format!("sys/devices/system/cpu/{file}");
+            self.file(&name, Want::MayBe, |bytes, into| system::cpu_list(file, bytes, into));
+        }
+        for name in self.source.list("sys/devices/system/node").unwrap_or_default() {
+            let node = name.strip_prefix("node").and_then(|n| n.parse().ok());
+            if let Some(node) = node {
+                let name = format!("sys/devices/system/node/{name}/cpulist");
+                self.file(&name, Want::MayBe, |bytes, into| system::node(node, bytes, into));
+            }
+        }
+        if self.into.host.hz.is_none() && !self.into.host.release.contains('/') {
+            let name = format!("boot/config-{}", self.into.host.release);
+            self.file(&name, Want::MayBe, system::config);
+        }
+    }
+
+    fn counters(&mut self) {
+        self.file("proc/stat", Want::Always, stat::stat);
+        self.processors();
+        self.file("proc/net/softnet_stat", Want::Always, softnet::softnet_stat);
+        self.file("proc/softirqs", Want::Always, softirqs::softirqs);
+        self.file("proc/net/snmp", Want::Always, mib::snmp);
+        self.file("proc/net/netstat", Want::Always, mib::netstat);
+        self.file("proc/net/sockstat", Want::Always, sockstat::sockstat);
+        // Without IPv6 these two are not there.
+        self.file("proc/net/snmp6", Want::MayBe, mib::snmp6);
+        self.file("proc/net/sockstat6", Want::MayBe, sockstat::sockstat6);
+        for table in ["arp_cache", "ndisc_cache"] {
+            let name = format!("proc/net/stat/{table}");
+            self.file(&name, Want::MayBe, |bytes, into| cachestat::neigh(table, bytes, into));
+        }
+        self.file("proc/net/stat/nf_conntrack", Want::MayBe, cachestat::nf_conntrack);
+        self.file("proc/pressure/cpu", Want::MayBe, system::pressure);
+        self.file("proc/buddyinfo", Want::MayBe, system::buddyinfo);
+    }
+
+    /// What a tree without sysfs does not say otherwise: which processors there are and, since the
+    /// time of each is all that has passed, the time since boot.
+    fn processors(&mut self) {
+        let host = &mut self.into.host;
+        if host.cpus.is_empty() {
+            host.cpus = self.into.cpus.keys().copied().collect();
+        }
+        if host.uptime_s == 0.0 {
+            // The guests' time is part of the users'.
+            let own = |(name, _): &(&str, u64)| !name.starts_with("guest");
+            let times =
+                self.into.cpus.values().map(|c| c.iter().filter(own).map(|(_, t)| t as f64).sum());
+            host.uptime_s = times.fold(0.0, f64::max) / f64::from(host.user_hz);
+        }
+        if self.into.monotonic_ns == 0 {
+            self.into.monotonic_ns = (self.into.host.uptime_s * 1e9) as u64;
+        }
+    }
+
+    fn sysctls(&mut self) {
+        for path in sysctl::NAMES {
+            let name = format!("proc/sys/{path}");
+            self.file(&name, Want::MayBe, |bytes, into| sysctl::sysctl(path, bytes, into));
+        }
+        // Host-wide settings are in the first namespace only.
+        let here = self.into.sysctls.contains_key("net.core.netdev_max_backlog");
+        let child = self.into.sysctls.contains_key("net.core.somaxconn");
+        self.into.host.is_init_netns = if here { Some(true) } else { child.then_some(false) };
+    }
+
+    fn devices(&mut self, tier: Tier) {
+        self.file("proc/net/dev", Want::Always, netdev::dev);
+        match self.source.list("sys/class/net") {
+            Ok(names) => {
+                for name in names.iter().filter(|name| netdev::is_name(name)) {
+                    self.into.devs.entry(name.clone()).or_insert_with(|| Dev::named(name));
+                }
+            }
+            Err(err) => self.failed("sys/class/net", Want::Always, &err),
+        }
+        let names: Vec<String> = self.into.devs.keys().cloned().collect();
+        // All the indices first, for those of masters are looked up.
+        for dev in &names {
+            self.attrs(dev, class_net::ATTRS);
+        }
+        if tier == Tier::Full {
+            for dev in &names {
+                self.attrs(dev, &["master/ifindex"]);
+                self.attrs(dev, class_net::SETTINGS);
+                self.statistics(dev);
+                let name = format!("proc/net/dev_snmp6/{dev}");
+                self.file(&name, Want::MayBe, |bytes, into| mib::dev_snmp6(dev, bytes, into));
+                for path in sysctl::DEV_NAMES {
+                    let path = path.replace("{}", dev);
+                    let name = format!("proc/sys/{path}");
+                    self.file(&name, Want::MayBe, |bytes, into| sysctl::sysctl(&path, bytes, into));
+                }
+            }
+        }
+    }
+
+    fn attrs(&mut self, dev: &str, files: &[&str]) {
+        for file in files {
+            let name = format!("sys/class/net/{dev}/{file}");
+            self.file(&name, Want::MayBe, |bytes, into| class_net::attr(dev, file, bytes, into));
+        }
+    }
+
+    /// Each of these files costs the kernel all of them, but only they are not folded together.
+    fn statistics(&mut self, dev: &str) {
+        let folded = self.into.devs.get_mut(dev).map(|d| std::mem::take(&mut d.stats));
+        for file in class_net::STATISTICS {
+            let name = format!("sys/class/net/{dev}/statistics/{file}");
+            self.file(&name, Want::MayBe, |bytes, into| {
+                class_net::statistic(dev, file, bytes, into)
+            });
+        }
+        if let (Some(of), Some(folded)) = (self.into.devs.get_mut(dev), folded)
+            && of.stats.is_empty()
+        {
+            of.stats = folded;
+        }
+    }
+
+    fn queues(&mut self) {
+        let names: Vec<String> = self.into.devs.keys().cloned().collect();
+        for dev in &names {
+            let dir = format!("sys/class/net/{dev}/queues");
+            for queue in self.source.list(&dir).unwrap_or_default() {
+                let Some((side, _)) = class_net::queue_number(&queue) else { continue };
+                let files =
+                    if side == Side::Rx { class_net::RX_QUEUE } else { class_net::TX_QUEUE };
+                for file in files {
+                    self.queue_file(dev, &format!("{queue}/{file}"));
+                }
+                if side == Side::Tx {
+                    for file in class_net::BQL {
+                        self.queue_file(dev, &format!("{queue}/byte_queue_limits/{file}"));
+                    }
+                }
+            }
+        }
+    }
+
+    fn queue_file(&mut self, dev: &str, file: &str) {
+        let name = format!("sys/class/net/{dev}/queues/{file}");
+        self.file(&name, Want::MayBe, |bytes, into| class_net::queue(dev, file, bytes, into));
+    }
+
+    /// The interrupts of each device: what sysfs says; where there is no sysfs, what their names say.
+    fn irqs_of_devs(&mut self) -> Vec<(String, Vec<u32>)> {
+        let names: Vec<String> = self.into.devs.keys().cloned().collect();
+        let mut all = Vec::new();
+        let mut any = false;
+        for dev in names {
+            let mut dirs = vec![format!("sys/class/net/{dev}/device/msi_irqs")];
+            // A virtio device lies below the PCI device that has the interrupts; the parent of others
+            // is a bridge, which has some of its own.
+            if self.into.devs.get(&dev).is_some_and(|d| d.driver.starts_with("virtio")) {
+                dirs.push(format!("sys/class/net/{dev}/device/../msi_irqs"));
+            }
+            let found = dirs.iter().find_map(|dir| self.source.list(dir).ok()).unwrap_or_default();
+            let irqs = found.iter().filter_map(|n| n.parse().ok());
+            let irqs: Vec<u32> = irqs.filter(|irq| self.into.irqs.contains_key(irq)).collect();
+            any |= !irqs.is_empty();
+            all.push((dev, irqs));
+        }
+        for (dev, irqs) in all.iter_mut().filter(|_| !any) {
+            let named = self.into.irqs.values().filter(|i| interrupts::names(&i.actions, dev));
+            irqs.extend(named.map(|i| i.irq));
+        }
+        all.retain(|(_, irqs)| !irqs.is_empty());
+        all.iter_mut().for_each(|(_, irqs)| irqs.sort_unstable());
+        all
+    }
+
+    fn affinity(&mut self) {
+        let irqs: Vec<u32> =
+            self.into.irqs.values().filter(|i| i.dev.is_some()).map(|i| i.irq).collect();
+        for irq in irqs {
+            for file in interrupts::FILES {
+                let name = format!("proc/irq/{irq}/{file}");
+                self.file(&name, Want::MayBe, |bytes, into| {
+                    interrupts::irq(irq, file, bytes, into)
+                });
+            }
+        }
+    }
+
+    fn taps(&mut self) {
+        if self.into.sockets.taps.is_empty() {
+            self.file("proc/net/packet", Want::MayBe, packet::packet);
+        }
+    }
+
+    /// The threads of the path and the owners of settings.
+    fn tasks(&mut self) -> (Vec<u32>, Vec<String>) {
+        let (mut threads, mut owners) = (Vec::new(), Vec::new());
+        for pid in self.source.list("proc").unwrap_or_default() {
+            let Ok(pid) = pid.parse::<u32>() else { continue };
+            let Ok(comm) = self.source.read(&format!("proc/{pid}/comm")) else { continue };
+            let comm = value(&comm).unwrap_or_default();
+            if task::is_kthread(comm) {
+                threads.push(pid);
+            }
+            owners.extend(task::owner(comm).map(str::to_owned));
+        }
+        owners.sort_unstable();
+        owners.dedup();
+        (threads, owners)
+    }
+}
+
+/// [`CLOCK`].
+fn clock(bytes: &[u8], into: &mut Snapshot) {
+    for line in value(bytes).unwrap_or_default().lines() {
+        match line.split_once(' ').map(|(name, number)| (name, number.parse::<u64>())) {
+            Some(("monotonic_ns", Ok(ns))) => into.monotonic_ns = ns,
+            Some(("wall_ns", Ok(ns))) => into.wall_ns = ns,
+            Some(("tick_ns", Ok(ns @ 1..))) => {
+                into.host.hz = u32::try_from(1_000_000_000 / ns).ok()
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

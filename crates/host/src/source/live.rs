@@ -1,0 +1,227 @@
+//! This host.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Timespec;
+use rustix::process::Resource;
+use rustix::time::{ClockId, clock_getres, clock_gettime};
+
+use super::Source;
+use crate::netns::{self, Namespace};
+
+/// The kernel that we run on. Files stay open: reading one again then costs half.
+#[derive(Debug)]
+pub struct Live {
+    space: Option<Namespace>,
+    sys: PathBuf,
+    files: BTreeMap<Box<str>, File>,
+    files_max: usize,
+    buf: Vec<u8>,
+}
+
+impl Default for Live {
+    fn default() -> Live {
+        Live::new()
+    }
+}
+
+impl Live {
+    /// This host, as the calling thread's network namespace sees it.
+    #[must_use]
+    pub fn new() -> Live {
+        // Half of what the process may have open is left to everybody else.
+        let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        Live {
+            space: None,
+            sys: PathBuf::from("/sys"),
+            files: BTreeMap::new(),
+            files_max: usize::try_from(limit / 2).unwrap_or(usize::MAX).min(2048),
+            buf: vec![0; 1 << 16],
+        }
+    }
+
+    /// This host, as another network namespace sees it: `path` is the file of the namespace.
+    ///
+    /// # Errors
+    /// As [`Namespace::enter`].
+    pub fn in_netns(path: &Path) -> io::Result<Live> {
+        let space = Namespace::enter(path)?;
+        // Without a sysfs of its own, the names of other devices would be read: better none.
+        let sys = space.sys().unwrap_or_else(|_| PathBuf::from("/proc/self/fd/none"));
+        Ok(Live { space: Some(space), sys, ..Live::new() })
+    }
+
+    /// Writes to a file by its name here: a sysctl, or an attribute in sysfs.
+    ///
+    /// # Errors
+    /// As the kernel gives them.
+    pub fn write(&mut self, name: &str, value: &[u8]) -> io::Result<()> {
+        let (path, value) = (self.path(name), value.to_vec());
+        self.there(move || {
+            // Never creates: what is not there is not offered.
+            let mut file = File::options().write(true).open(path)?;
+            // One call: the kernel takes each as a whole value.
+            io::Write::write_all(&mut file, &value)
+        })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        // `/proc/net` is that of the process's first thread.
+        if let Some(rest) = name.strip_prefix("proc/net/") {
+            return Path::new("/proc/thread-self/net").join(rest);
+        }
+        match name.strip_prefix("sys/") {
+            Some(rest) => self.sys.join(rest),
+            None => Path::new("/").join(name),
+        }
+    }
+
+    /// Does `what` in the namespace.
+    fn there<T: Send + 'static>(
+        &self,
+        what: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        match &self.space {
+            Some(space) => space.run(what)?,
+            None => what(),
+        }
+    }
+
+    fn open(&self, name: &str) -> io::Result<File> {
+        let path = self.path(name);
+        self.there(move || File::open(path))
+    }
+
+    fn file(&mut self, name: &str) -> io::Result<Vec<u8>> {
+        if let Some(file) = self.files.get(name) {
+            if let Ok(bytes) = read(file, name, &mut self.buf) {
+                return Ok(bytes);
+            }
+            // The device or process has gone; there may be another of that name.
+            self.files.remove(name);
+        }
+        let file = self.open(name)?;
+        let bytes = read(&file, name, &mut self.buf)?;
+        if stays(name) {
+            if self.files.len() >= self.files_max {
+                self.files.clear();
+            }
+            self.files.insert(name.into(), file);
+        }
+        Ok(bytes)
+    }
+}
+
+impl Source for Live {
+    fn read(&mut self, name: &str) -> io::Result<Vec<u8>> {
+        match name {
+            super::CLOCK => Ok(clock().into_bytes()),
+            super::NETNS => self.there(|| Ok(format!("{}\n", netns::current()?).into_bytes())),
+            _ => self.file(name),
+        }
+    }
+
+    fn list(&mut self, dir: &str) -> io::Result<Vec<String>> {
+        let path = self.path(&format!("{dir}/"));
+        self.there(move || super::names_in(&path))
+    }
+
+    fn is_live(&self) -> bool {
+        true
+    }
+}
+
+/// Whether a file is worth keeping open: processes come and go.
+fn stays(name: &str) -> bool {
+    let process = name.strip_prefix("proc/").and_then(|rest| rest.bytes().next());
+    !process.is_some_and(|b| b.is_ascii_digit())
+}
+
+/// The whole of a file, from its beginning.
+fn read(file: &File, name: &str, buf: &mut [u8]) -> io::Result<Vec<u8>> {
+    // An attribute comes in one piece; a table comes in pages, until there is no more.
+    let at_once = name.starts_with("sys/") || name.starts_with("proc/sys/");
+    let mut bytes = Vec::new();
+    loop {
+        let n = rustix::io::pread(file, &mut *buf, bytes.len() as u64)?;
+        bytes.extend_from_slice(&buf[..n]);
+        if n == 0 || (at_once && n < buf.len()) {
+            return Ok(bytes);
+        }
+        if bytes.len() > super::FILE_MAX {
+            return Err(super::too_large());
+        }
+    }
+}
+
+fn clock() -> String {
+    let ns = |t: Timespec| i128::from(t.tv_sec) * 1_000_000_000 + i128::from(t.tv_nsec);
+    let mut out = String::new();
+    // The coarse clock moves with the kernel's tick.
+    let tick = clock_getres(ClockId::MonotonicCoarse);
+    for (name, time) in [
+        ("monotonic_ns", clock_gettime(ClockId::Monotonic)),
+        ("wall_ns", clock_gettime(ClockId::Realtime)),
+        ("tick_ns", tick),
+    ] {
+        _ = writeln!(out, "{name} {}", ns(time));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_read_twice_is_read_anew() {
+        let mut live = Live::new();
+        let uptime = |live: &mut Live| {
+            let bytes = live.read("proc/uptime").expect("each Linux has it");
+            let text = String::from_utf8(bytes).expect("it is text");
+            let first = text.split(' ').next().expect("it has a word").to_owned();
+            first.parse::<f64>().expect("it is a number")
+        };
+        let first = uptime(&mut live);
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        assert!(uptime(&mut live) > first);
+        assert_eq!(live.files.len(), 1, "it stayed open");
+    }
+
+    #[test]
+    fn processes_are_not_kept_open() {
+        let mut live = Live::new();
+        let name = format!("proc/{}/comm", std::process::id());
+        assert!(live.read(&name).is_ok());
+        assert!(live.files.is_empty());
+    }
+
+    #[test]
+    fn more_files_than_may_be_open_are_read_all_the_same() {
+        let mut live = Live { files_max: 2, ..Live::new() };
+        for name in ["proc/uptime", "proc/stat", "proc/softirqs", "proc/uptime"] {
+            assert!(!live.read(name).expect(name).is_empty());
+            assert!(live.files.len() <= 2);
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_found() {
+        let err = Live::new().read("proc/net/nothing").expect_err("no such file");
+        assert_eq!(err.kind(), io::ErrorKind::NotFound);
+        assert!(Live::new().list("sys/class/nothing").is_err());
+    }
+
+    #[test]
+    fn the_clock_says_what_it_is() {
+        let text = clock();
+        assert_eq!(text.lines().count(), 3);
+        assert!(
+            text.lines().all(|l| l.split_once(' ').is_some_and(|(_, n)| n.parse::<u64>().is_ok()))
+        );
+    }
+}
