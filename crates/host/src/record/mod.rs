@@ -56,6 +56,9 @@ pub struct Moment {
     pub monotonic_ns: u64,
     /// Everything was read, not the basic tier alone.
     pub full: bool,
+    /// It stands alone, and who asks began anew: what is remembered of questions before does not count.
+    /// The writer decides ([`Writer::begins_anew`]).
+    pub anew: bool,
 }
 
 /// What a source was asked for.

@@ -194,6 +194,7 @@ impl Decoder {
             wall_ns: step(from.number()?, self.moment.wall_ns),
             monotonic_ns: step(from.number()?, self.moment.monotonic_ns),
             full: from.byte()? & 1 == 1,
+            anew: kind == KIND_KEY,
         };
         for _ in 0..from.count(NAMES_MAX)? {
             let list = from.byte()? == 1;

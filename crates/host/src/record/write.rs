@@ -38,6 +38,13 @@ impl Writer {
         Ok(Writer { file, encoder: Encoder::default(), bytes: end.max(MAGIC.len() as u64) })
     }
 
+    /// Whether the next moment will stand alone: then all questions are to be asked that one who knows
+    /// nothing asks.
+    #[must_use]
+    pub fn begins_anew(&self) -> bool {
+        self.encoder.left == 0
+    }
+
     /// Adds a moment: one write. Returns how many bytes it took.
     ///
     /// # Errors
