@@ -1,0 +1,313 @@
+//! Readings of a host, wherever they come from.
+
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use linerate_host::Snapshot;
+use linerate_host::collect::{Collector, Tier};
+use linerate_host::record::{self, End, Moment, Reader};
+use linerate_host::snapshot::Note;
+use linerate_host::source::{Dir, Live};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use super::args::DoctorArgs;
+use super::is_empty;
+
+/// Windows that a run is divided into at most: a rule that counts them sees no more in more of them, and
+/// every reading is kept in memory.
+const WINDOWS_MAX: usize = 120;
+/// How long to look, unless asked otherwise.
+const PERIOD: Duration = Duration::from_secs(10);
+/// Time between two readings, likewise.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Readings, the oldest first.
+pub struct Reading {
+    /// Where they come from, for people.
+    pub origin: String,
+    /// At least one.
+    pub snapshots: Vec<Snapshot>,
+    /// What was wrong with the origin as a whole.
+    pub notes: Vec<Note>,
+}
+
+impl Reading {
+    /// Looks at this host for a while; less if a signal says so.
+    ///
+    /// # Errors
+    /// A sentence, if the namespace can not be entered.
+    pub fn live(args: &DoctorArgs) -> Result<Reading, String> {
+        let period = args.period.unwrap_or(PERIOD);
+        let every = args.every.unwrap_or(EVERY.max(period / WINDOWS_MAX as u32)).min(period);
+        let mut source = live(args.netns.as_deref())?;
+        let signals = Signals::take()?;
+        let mut progress = Progress::new();
+        let mut collector = Collector::new(Tier::Full);
+        let mut snapshots = vec![collector.collect(&mut source)];
+        if is_empty(&snapshots[0]) {
+            return Ok(Reading { origin: origin(args.netns.as_deref()), snapshots, notes: vec![] });
+        }
+        let begin = Instant::now();
+        for turn in 1.. {
+            let next = (every * turn).min(period);
+            while begin.elapsed() < next {
+                progress.show(begin.elapsed(), period);
+                let step = (begin + next).min(Instant::now() + Duration::from_millis(250));
+                if signals.wait(step) {
+                    progress.end();
+                    snapshots.push(collector.collect(&mut source));
+                    let origin = origin(args.netns.as_deref());
+                    return Ok(Reading { origin, snapshots, notes: Vec::new() });
+                }
+            }
+            snapshots.push(collector.collect(&mut source));
+            thin(&mut snapshots);
+            if next >= period {
+                break;
+            }
+        }
+        progress.end();
+        Ok(Reading { origin: origin(args.netns.as_deref()), snapshots, notes: Vec::new() })
+    }
+
+    /// Reads a record or a directory.
+    ///
+    /// # Errors
+    /// A sentence, if it is neither.
+    pub fn of_path(path: &Path) -> Result<Reading, String> {
+        let at = |e: io::Error| format!("{}: {e}", path.display());
+        if fs::metadata(path).map_err(at)?.is_dir() { of_tree(path) } else { of_record(path) }
+    }
+}
+
+/// One moment: a directory with `proc` and `sys` in it.
+fn of_tree(path: &Path) -> Result<Reading, String> {
+    let mut source = Dir::open(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let snapshot = Collector::new(Tier::Full).collect(&mut source);
+    Ok(Reading { origin: path.display().to_string(), snapshots: vec![snapshot], notes: vec![] })
+}
+
+/// The moments of a record at which everything was read; all of them if those are fewer than two.
+fn of_record(path: &Path) -> Result<Reading, String> {
+    let (mut full, mut basic, mut notes) = (Vec::new(), Vec::new(), Vec::new());
+    let mut replay = Replaying::open(path)?;
+    while let Some((moment, snapshot)) = replay.next()? {
+        let kept = if moment.full { &mut full } else { &mut basic };
+        kept.push(snapshot);
+        // Twice as many as are needed, so that thinning is rare.
+        if kept.len() > 2 * WINDOWS_MAX {
+            thin(kept);
+        }
+    }
+    notes.extend(replay.note());
+    let mut snapshots = match full.len() {
+        0 | 1 => [full, basic].concat(),
+        _ => full,
+    };
+    snapshots.sort_by_key(|s| s.monotonic_ns);
+    thin(&mut snapshots);
+    if snapshots.is_empty() {
+        return Err(format!("{}: the record has no whole moment", path.display()));
+    }
+    Ok(Reading { origin: path.display().to_string(), snapshots, notes })
+}
+
+/// Leaves out every second reading between the first and the last, until they are few enough.
+fn thin(snapshots: &mut Vec<Snapshot>) {
+    while snapshots.len() > WINDOWS_MAX + 1 {
+        let last = snapshots.len() - 1;
+        let mut at = 0;
+        snapshots.retain(|_| {
+            at += 1;
+            (at - 1) % 2 == 0 || at - 1 == last
+        });
+    }
+}
+
+/// A record as snapshots.
+pub struct Replaying {
+    reader: Reader,
+    collectors: [Collector; 2],
+    name: String,
+}
+
+impl Replaying {
+    /// Opens a record.
+    ///
+    /// # Errors
+    /// A sentence, if it is none.
+    pub fn open(path: &Path) -> Result<Replaying, String> {
+        let name = path.display().to_string();
+        let reader = Reader::open(path).map_err(|e| format!("{name}: {e}"))?;
+        Ok(Replaying { reader, collectors: collectors(), name })
+    }
+
+    /// The next moment.
+    ///
+    /// # Errors
+    /// A sentence, if the file can not be read.
+    pub fn next(&mut self) -> Result<Option<(Moment, Snapshot)>, String> {
+        let moment = self.reader.advance().map_err(|e| format!("{}: {e}", self.name))?;
+        Ok(moment.map(|moment| {
+            if moment.anew {
+                self.collectors = collectors();
+            }
+            let collector = &mut self.collectors[usize::from(moment.full)];
+            (moment, collector.collect(&mut self.reader.source()))
+        }))
+    }
+
+    /// What was wrong with it, once it has ended.
+    pub fn note(&self) -> Option<Note> {
+        match self.reader.end()? {
+            End::Whole => None,
+            End::Cut { at, why } => Some(Note {
+                what: self.name.clone(),
+                why: format!("{why}, behind byte {at}; what lies before was read"),
+            }),
+        }
+    }
+}
+
+/// One for each tier. What was recorded was asked by such as these.
+pub fn collectors() -> [Collector; 2] {
+    [Tier::Basic, Tier::Full].map(Collector::new)
+}
+
+/// Whether a file is a record.
+pub fn is_record(path: &Path) -> bool {
+    let mut head = Vec::new();
+    let file = fs::File::open(path);
+    file.and_then(|f| io::Read::read_to_end(&mut io::Read::take(f, 8), &mut head)).is_ok()
+        && record::is_record(&head)
+}
+
+/// This host, or another of its namespaces.
+///
+/// # Errors
+/// A sentence, if the namespace can not be entered.
+pub fn live(netns: Option<&str>) -> Result<Live, String> {
+    let Some(name) = netns else { return Ok(Live::new()) };
+    let path = netns_path(name);
+    Live::in_netns(&path).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => {
+            format!("there is no network namespace {name:?} ({})", path.display())
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!("the network namespace {name:?} can not be entered: {e}; run as root")
+        }
+        _ => format!("{}: {e}", path.display()),
+    })
+}
+
+/// `web` of `ip netns`, a process, or a path.
+fn netns_path(name: &str) -> PathBuf {
+    match name {
+        path if path.contains('/') => PathBuf::from(path),
+        pid if pid.bytes().all(|b| b.is_ascii_digit()) => {
+            PathBuf::from(format!("/proc/{pid}/ns/net"))
+        }
+        name => Path::new("/run/netns").join(name),
+    }
+}
+
+/// How a live source is called.
+pub fn origin(netns: Option<&str>) -> String {
+    match netns {
+        Some(name) => format!("the network namespace {name} of this host"),
+        None => "this host".to_owned(),
+    }
+}
+
+/// Signals that end a look before its time, instead of the program.
+pub struct Signals(SignalFd);
+
+impl Signals {
+    /// Takes SIGINT and SIGTERM.
+    ///
+    /// # Errors
+    /// A sentence, if the kernel does not give a descriptor for them.
+    pub fn take() -> Result<Signals, String> {
+        let mut set = SigSet::empty();
+        [Signal::SIGINT, Signal::SIGTERM].into_iter().for_each(|s| set.add(s));
+        set.thread_block()
+            .and_then(|()| {
+                SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+            })
+            .map(Signals)
+            .map_err(|e| format!("signals can not be taken: {e}"))
+    }
+
+    /// Waits until then; whether a signal came.
+    pub fn wait(&self, until: Instant) -> bool {
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+            // Rounded up, so that the last wait is not many of none.
+            let ms = left.as_micros().div_ceil(1000).min(u128::from(u16::MAX)) as u16;
+            let ready = poll(&mut fds, PollTimeout::from(ms)).unwrap_or(0);
+            if ready > 0 && matches!(self.0.read_signal(), Ok(Some(_))) {
+                return true;
+            }
+            if left.is_zero() {
+                return false;
+            }
+        }
+    }
+}
+
+/// How far it is, on a terminal.
+struct Progress {
+    on: bool,
+}
+
+impl Progress {
+    fn new() -> Progress {
+        Progress { on: io::stderr().is_terminal() }
+    }
+
+    fn show(&mut self, done: Duration, all: Duration) {
+        if self.on {
+            let (done, all) = (done.as_secs_f64(), all.as_secs_f64());
+            let filled = ((done / all * 20.0) as usize).min(20);
+            let bar = format!("{}{}", "#".repeat(filled), ".".repeat(20 - filled));
+            let mut err = io::stderr().lock();
+            let _ = write!(err, "\rlooking [{bar}] {done:.0} of {all:.0} s\x1b[K");
+            let _ = err.flush();
+        }
+    }
+
+    fn end(&mut self) {
+        if self.on {
+            let _ = write!(io::stderr().lock(), "\r\x1b[K");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thinning_keeps_the_first_the_last_and_the_order() {
+        let at = |n| Snapshot { monotonic_ns: n, ..Snapshot::default() };
+        let mut snapshots: Vec<Snapshot> = (0..1000).map(at).collect();
+        thin(&mut snapshots);
+        let times: Vec<u64> = snapshots.iter().map(|s| s.monotonic_ns).collect();
+        assert!(times.len() <= WINDOWS_MAX + 1 && times.len() > WINDOWS_MAX / 2, "{}", times.len());
+        assert_eq!((times[0], times[times.len() - 1]), (0, 999));
+        assert!(times.is_sorted());
+    }
+
+    #[test]
+    fn a_namespace_is_a_name_a_process_or_a_path() {
+        assert_eq!(netns_path("web"), Path::new("/run/netns/web"));
+        assert_eq!(netns_path("4711"), Path::new("/proc/4711/ns/net"));
+        assert_eq!(netns_path("/proc/1/ns/net"), Path::new("/proc/1/ns/net"));
+    }
+}
