@@ -15,12 +15,15 @@ pub mod change;
 pub mod collect;
 pub mod counters;
 pub mod finding;
+pub mod netlink;
 pub mod netns;
 pub mod proc;
 pub mod record;
 pub mod rules;
 pub mod snapshot;
 pub mod source;
+mod sys;
+pub mod tracefs;
 pub mod tune;
 pub mod window;
 

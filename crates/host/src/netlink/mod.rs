@@ -1,0 +1,207 @@
+//! What the kernel tells by netlink, and by the ioctls that netlink has not replaced.
+//!
+//! ```text
+//! Live: name -> request -> bytes of the answer     (recorded and replayed by that name)
+//! collect: names -> bytes -> parsers -> Snapshot
+//! apply, read_back: Change -> request, file
+//! ```
+//!
+//! Parsers are total: bytes that are cut, foreign or garbage give less, never a panic and never a
+//! number that is not there. What this kernel lacks (families, attributes, drivers' parts) is a note
+//! in the snapshot where it would have mattered.
+//!
+//! Names beside those that [`crate::source`] lists: `netlink/sock_diag/{tcp,tcp6}-listen` are listening
+//! sockets, `tcp` and `tcp6` all others in brief, `tcp-info` all that is known of those that say most,
+//! `owners` lines `INODE PID NAME` for the sockets read before it.
+#![allow(dead_code)]
+
+mod attr;
+mod socket;
+mod live;
+mod link;
+mod qdisc;
+mod neigh;
+mod diag;
+mod tcp_info;
+mod owners;
+mod ethtool;
+mod netdev;
+
+use std::collections::BTreeMap;
+use std::io;
+
+pub use live::Live;
+
+use crate::collect::Tier;
+use crate::snapshot::{Dev, Snapshot};
+use crate::source::Source;
+
+/// The names of requests for sockets begin so.
+const DIAG: &str = "netlink/sock_diag";
+const TCP_INFO: &str = "netlink/sock_diag/tcp-info";
+const XDP: &str = "netlink/sock_diag/xdp";
+
+/// Reads what netlink tells into a snapshot: in the basic tier devices and qdiscs, in the full tier
+/// all. Best called last: it adds to devices that others have begun.
+pub fn collect(source: &mut dyn Source, tier: Tier, into: &mut Snapshot) {
+    let mut at = At { source, into };
+    let links = match at.source.read(link::NAME) {
+        Ok(links) => links,
+        Err(e) => {
+            at.into.note("netlink", why(&e));
+            if !at.source.is_live() {
+                return;
+            }
+            Vec::new()
+        }
+    };
+    link::links(&links, at.into);
+    let names = link::names(&links);
+    if let Some(bytes) = at.read(qdisc::NAME) {
+        qdisc::qdiscs(&bytes, &names, at.into);
+    }
+    if tier == Tier::Full {
+        at.neighbours();
+        at.ethtool();
+        at.drivers();
+        at.netdev();
+        at.sockets(&names);
+    }
+}
+
+struct At<'a> {
+    source: &'a mut dyn Source,
+    into: &'a mut Snapshot,
+}
+
+impl At<'_> {
+    // What cannot be read is noted.
+    fn read(&mut self, name: &str) -> Option<Vec<u8>> {
+        match self.source.read(name) {
+            Ok(bytes) => Some(bytes),
+            Err(e) => {
+                self.into.note(name, why(&e));
+                None
+            }
+        }
+    }
+
+    fn with(&mut self, name: &str, parse: impl FnOnce(&[u8], &mut Snapshot)) {
+        if let Some(bytes) = self.read(name) {
+            parse(&bytes, self.into);
+        }
+    }
+
+    fn neighbours(&mut self) {
+        self.with(neigh::NEIGH, neigh::neighbours);
+        self.with(neigh::ROUTE, neigh::routes);
+    }
+
+    fn ethtool(&mut self) {
+        let name = |what: &str| format!("{}{what}", ethtool::PREFIX);
+        match self.source.read(&name("STRSET_GET")) {
+            Ok(bytes) => {
+                let names = ethtool::feature_names(&bytes);
+                self.with(&name("FEATURES_GET"), |b, s| ethtool::features(b, &names, s));
+                self.with(&name("RINGS_GET"), ethtool::rings);
+                self.with(&name("CHANNELS_GET"), ethtool::channels);
+                self.with(&name("COALESCE_GET"), ethtool::coalesce);
+                self.with(&name("PAUSE_GET"), ethtool::pause);
+                self.with(&name("FEC_GET"), ethtool::fec);
+                self.with(&name("STATS_GET"), ethtool::stats);
+            }
+            Err(e) => {
+                // Kernels before 5.6 have the ioctls only; the standard statistics are then missing.
+                self.into.note(name("STATS_GET"), why(&e));
+                for what in ["rings", "channels", "coalesce", "pause"] {
+                    self.each_dev(what, |bytes, dev| ethtool::legacy::numbers(what, bytes, dev));
+                }
+                self.each_dev("features", ethtool::legacy::features);
+            }
+        }
+    }
+
+    fn drivers(&mut self) {
+        self.each_dev("drvinfo", ethtool::legacy::drvinfo);
+        self.each_dev("stats", ethtool::legacy::stats);
+        self.each_dev("rxfh", ethtool::legacy::rxfh);
+        self.each_dev("rxclass", ethtool::legacy::rxclass);
+    }
+
+    fn each_dev(&mut self, what: &str, parse: impl Fn(&[u8], &mut Dev) -> Option<()>) {
+        for dev in self.into.devs.values_mut() {
+            let name = format!("{}{what}/{}", ethtool::legacy::PREFIX, dev.name);
+            match self.source.read(&name) {
+                Ok(bytes) => {
+                    // Of bytes that are cut, what was read of them stays away.
+                    let _ = parse(&bytes, dev);
+                }
+                // Most devices have no such thing; one may have gone.
+                Err(e) if is_absence(&e) => {}
+                Err(e) => {
+                    let note = crate::snapshot::Note { what: name, why: why(&e) };
+                    if !self.into.notes.contains(&note) {
+                        self.into.notes.push(note);
+                    }
+                }
+            }
+        }
+    }
+
+    fn netdev(&mut self) {
+        let name = |what: &str| format!("{}{what}", netdev::PREFIX);
+        match self.source.read(&name("napi-get")) {
+            Ok(bytes) => {
+                netdev::napis(&bytes, self.into);
+                self.with(&name("qstats-get"), netdev::qstats);
+                self.with(&name("page-pool-get"), netdev::page_pools);
+                self.with(&name("page-pool-stats-get"), netdev::page_pool_stats);
+            }
+            Err(e) => self.into.note(netdev::PREFIX.trim_end_matches('/'), why(&e)),
+        }
+    }
+
+    fn sockets(&mut self, names: &BTreeMap<u32, String>) {
+        let name = |what: &str| format!("{DIAG}/{what}");
+        self.with(&name("tcp-listen"), diag::listeners);
+        self.with(&name("tcp6-listen"), diag::listeners);
+        self.with(&name("udp"), diag::udp);
+        self.with(&name("udp6"), diag::udp);
+        let brief = [self.read(&name("tcp")), self.read(&name("tcp6"))];
+        let brief: Vec<&[u8]> = brief.iter().flatten().map(Vec::as_slice).collect();
+        if !brief.is_empty() {
+            tcp_info::summary(&brief, self.into);
+            self.with(TCP_INFO, diag::tcp_info);
+            tcp_info::sort(self.into);
+        }
+        let name_of = |index: u32| names.get(&index).cloned();
+        self.with(&name("packet"), |bytes, into| {
+            // The same as /proc/net/packet shows, with drops.
+            into.sockets.taps.clear();
+            diag::packet(bytes, name_of, into);
+        });
+        if let Ok(bytes) = self.source.read(XDP) {
+            diag::xdp(&bytes, name_of, self.into);
+        }
+        self.with(&name("owners"), owners::owners);
+    }
+}
+
+/// Inodes of the packet sockets of an answer.
+fn inodes_of_taps(bytes: &[u8]) -> impl Iterator<Item = u64> {
+    attr::messages(bytes).filter_map(|m| attr::u32_at(m.body, 4)).map(u64::from)
+}
+
+fn is_absence(e: &io::Error) -> bool {
+    let absent = [libc::EOPNOTSUPP, libc::ENODEV, libc::EINVAL, libc::ENOENT];
+    e.kind() == io::ErrorKind::NotFound || e.raw_os_error().is_some_and(|n| absent.contains(&n))
+}
+
+fn why(e: &io::Error) -> String {
+    match e.kind() {
+        io::ErrorKind::NotFound => "not there: this kernel or this source lacks it".into(),
+        io::ErrorKind::PermissionDenied => "refused: root (CAP_NET_ADMIN) is needed".into(),
+        io::ErrorKind::Unsupported => "this kernel is built without it".into(),
+        _ => e.to_string(),
+    }
+}
