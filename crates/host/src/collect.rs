@@ -1,5 +1,6 @@
 //! From a [`Source`] to a [`Snapshot`].
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use crate::proc::class_net::{self, Side};
@@ -24,14 +25,22 @@ pub enum Tier {
 #[derive(Debug)]
 pub struct Collector {
     tier: Tier,
+    known: Known,
+}
+
+/// What need not be asked for each snapshot.
+#[derive(Debug, Default)]
+struct Known {
+    /// Snapshots until all of this is asked again.
+    turns: u32,
+    /// Sysctls that this kernel or namespace does not offer.
+    absent: BTreeSet<&'static str>,
+    nodes: Option<BTreeMap<u32, Vec<u32>>>,
     /// Whose interrupts are whose, and for which devices and interrupts that holds.
     irqs: Vec<(String, Vec<u32>)>,
     irqs_of: (Vec<(String, u32)>, Vec<u32>),
     /// Kernel threads of the path, and who may own settings; found by looking at all processes.
-    kthreads: Vec<u32>,
-    owners: Vec<String>,
-    /// Snapshots until processes are looked at again.
-    tasks_in: u32,
+    tasks: Option<(Vec<u32>, Vec<String>)>,
 }
 
 /// What it means if something is not there.
@@ -47,69 +56,30 @@ impl Collector {
     /// One that reads this much.
     #[must_use]
     pub fn new(tier: Tier) -> Collector {
-        Collector {
-            tier,
-            irqs: Vec::new(),
-            irqs_of: Default::default(),
-            kthreads: Vec::new(),
-            owners: Vec::new(),
-            tasks_in: 0,
-        }
+        Collector { tier, known: Known::default() }
     }
 
     /// Reads the host now. What cannot be read is noted in the snapshot.
     #[must_use]
     pub fn collect(&mut self, source: &mut dyn Source) -> Snapshot {
-        let mut at = At { source, into: Snapshot::default() };
+        const EVERY: u32 = 60;
+        if self.known.turns == 0 {
+            self.known = Known { turns: EVERY, ..Known::default() };
+        }
+        self.known.turns -= 1;
+        let mut at = At { source, into: Snapshot::default(), known: &mut self.known };
         at.host();
         at.counters();
         at.sysctls();
         at.devices(self.tier);
-        self.interrupts(&mut at);
+        at.interrupts();
         if self.tier == Tier::Full {
             at.queues();
             at.affinity();
             at.taps();
-            self.tasks(&mut at);
+            at.tasks();
         }
         at.into
-    }
-
-    /// Gives interrupts to devices.
-    fn interrupts(&mut self, at: &mut At<'_>) {
-        at.file("proc/interrupts", Want::Always, interrupts::interrupts);
-        let devs = at.into.devs.values().map(|d| (d.name.clone(), d.ifindex)).collect();
-        let now = (devs, at.into.irqs.keys().copied().collect());
-        if self.irqs_of != now {
-            self.irqs = at.irqs_of_devs();
-            self.irqs_of = now;
-        }
-        for (dev, irqs) in &self.irqs {
-            for irq in irqs {
-                if let Some(of) = at.into.irqs.get_mut(irq) {
-                    of.dev = Some(dev.clone());
-                }
-            }
-            if let Some(of) = at.into.devs.get_mut(dev) {
-                of.irqs.clone_from(irqs);
-            }
-        }
-    }
-
-    /// Reads the threads, and who owns settings. To look at all processes costs, so it is not done for
-    /// each snapshot.
-    fn tasks(&mut self, at: &mut At<'_>) {
-        const EVERY: u32 = 60;
-        if self.tasks_in == 0 {
-            (self.kthreads, self.owners) = at.tasks();
-            self.tasks_in = EVERY;
-        }
-        self.tasks_in -= 1;
-        at.into.host.owners.clone_from(&self.owners);
-        self.kthreads.retain(|pid| match at.source.read(&format!("proc/{pid}/stat")) {
-            Ok(bytes) => task::stat(*pid, &bytes, &mut at.into).is_some(),
-            Err(_) => false,
-        });
     }
 }
 
@@ -117,6 +87,7 @@ impl Collector {
 struct At<'a> {
     source: &'a mut dyn Source,
     into: Snapshot,
+    known: &'a mut Known,
 }
 
 impl At<'_> {
@@ -159,17 +130,25 @@ impl At<'_> {
             let name = format!("sys/devices/system/cpu/{file}");
             self.file(&name, Want::MayBe, |bytes, into| system::cpu_list(file, bytes, into));
         }
-        for name in self.source.list("sys/devices/system/node").unwrap_or_default() {
-            let node = name.strip_prefix("node").and_then(|n| n.parse().ok());
-            if let Some(node) = node {
-                let name = format!("sys/devices/system/node/{name}/cpulist");
-                self.file(&name, Want::MayBe, |bytes, into| system::node(node, bytes, into));
-            }
-        }
+        self.nodes();
         if self.into.host.hz.is_none() && !self.into.host.release.contains('/') {
             let name = format!("boot/config-{}", self.into.host.release);
             self.file(&name, Want::MayBe, system::config);
         }
+    }
+
+    fn nodes(&mut self) {
+        if let Some(nodes) = &self.known.nodes {
+            self.into.host.nodes.clone_from(nodes);
+            return;
+        }
+        for name in self.source.list("sys/devices/system/node").unwrap_or_default() {
+            if let Some(node) = name.strip_prefix("node").and_then(|n| n.parse().ok()) {
+                let name = format!("sys/devices/system/node/{name}/cpulist");
+                self.file(&name, Want::MayBe, |bytes, into| system::node(node, bytes, into));
+            }
+        }
+        self.known.nodes = Some(self.into.host.nodes.clone());
     }
 
     fn counters(&mut self) {
@@ -213,8 +192,18 @@ impl At<'_> {
 
     fn sysctls(&mut self) {
         for path in sysctl::NAMES {
-            let name = format!("proc/sys/{path}");
-            self.file(&name, Want::MayBe, |bytes, into| sysctl::sysctl(path, bytes, into));
+            if self.known.absent.contains(path) {
+                continue;
+            }
+            match self.source.read(&format!("proc/sys/{path}")) {
+                Ok(bytes) => sysctl::sysctl(path, &bytes, &mut self.into),
+                Err(err) => {
+                    if err.kind() == io::ErrorKind::NotFound {
+                        self.known.absent.insert(path);
+                    }
+                    self.failed(&format!("proc/sys/{path}"), Want::MayBe, &err);
+                }
+            }
         }
         // Host-wide settings are in the first namespace only.
         let here = self.into.sysctls.contains_key("net.core.netdev_max_backlog");
@@ -301,6 +290,27 @@ impl At<'_> {
         self.file(&name, Want::MayBe, |bytes, into| class_net::queue(dev, file, bytes, into));
     }
 
+    /// Gives interrupts to devices.
+    fn interrupts(&mut self) {
+        self.file("proc/interrupts", Want::Always, interrupts::interrupts);
+        let devs = self.into.devs.values().map(|d| (d.name.clone(), d.ifindex)).collect();
+        let now = (devs, self.into.irqs.keys().copied().collect());
+        if self.known.irqs_of != now {
+            self.known.irqs = self.irqs_of_devs();
+            self.known.irqs_of = now;
+        }
+        for (dev, irqs) in &self.known.irqs {
+            for irq in irqs {
+                if let Some(of) = self.into.irqs.get_mut(irq) {
+                    of.dev = Some(dev.clone());
+                }
+            }
+            if let Some(of) = self.into.devs.get_mut(dev) {
+                of.irqs.clone_from(irqs);
+            }
+        }
+    }
+
     /// The interrupts of each device: what sysfs says; where there is no sysfs, what their names say.
     fn irqs_of_devs(&mut self) -> Vec<(String, Vec<u32>)> {
         let names: Vec<String> = self.into.devs.keys().cloned().collect();
@@ -347,8 +357,22 @@ impl At<'_> {
         }
     }
 
-    /// The threads of the path and the owners of settings.
-    fn tasks(&mut self) -> (Vec<u32>, Vec<String>) {
+    /// Reads the threads, and who owns settings.
+    fn tasks(&mut self) {
+        let (mut threads, owners) = match self.known.tasks.take() {
+            Some(tasks) => tasks,
+            None => self.find_tasks(),
+        };
+        self.into.host.owners.clone_from(&owners);
+        threads.retain(|pid| match self.source.read(&format!("proc/{pid}/stat")) {
+            Ok(bytes) => task::stat(*pid, &bytes, &mut self.into).is_some(),
+            Err(_) => false,
+        });
+        self.known.tasks = Some((threads, owners));
+    }
+
+    /// The threads of the path and the owners of settings, among all processes.
+    fn find_tasks(&mut self) -> (Vec<u32>, Vec<String>) {
         let (mut threads, mut owners) = (Vec::new(), Vec::new());
         for pid in self.source.list("proc").unwrap_or_default() {
             let Ok(pid) = pid.parse::<u32>() else { continue };

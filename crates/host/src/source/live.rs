@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Timespec;
+use rustix::io::Errno;
 use rustix::process::Resource;
 use rustix::time::{ClockId, clock_getres, clock_gettime};
 
@@ -98,21 +99,21 @@ impl Live {
 
     fn file(&mut self, name: &str) -> io::Result<Vec<u8>> {
         if let Some(file) = self.files.get(name) {
-            if let Ok(bytes) = read(file, name, &mut self.buf) {
-                return Ok(bytes);
+            match read(file, name, &mut self.buf) {
+                // What it is about has gone; there may be another of that name.
+                Err(err) if !is_answer(&err) => _ = self.files.remove(name),
+                answer => return answer,
             }
-            // The device or process has gone; there may be another of that name.
-            self.files.remove(name);
         }
         let file = self.open(name)?;
-        let bytes = read(&file, name, &mut self.buf)?;
-        if stays(name) {
+        let bytes = read(&file, name, &mut self.buf);
+        if stays(name) && bytes.as_ref().err().is_none_or(is_answer) {
             if self.files.len() >= self.files_max {
                 self.files.clear();
             }
             self.files.insert(name.into(), file);
         }
-        Ok(bytes)
+        bytes
     }
 }
 
@@ -141,8 +142,22 @@ fn stays(name: &str) -> bool {
     !process.is_some_and(|b| b.is_ascii_digit())
 }
 
+/// Whether an error is what a file that is there has to say: the speed of a link that is down.
+fn is_answer(err: &io::Error) -> bool {
+    let errno = err.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::INVAL | Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS))
+}
+
 /// The whole of a file, from its beginning.
 fn read(file: &File, name: &str, buf: &mut [u8]) -> io::Result<Vec<u8>> {
+    // A sysctl costs the kernel as much memory as it is offered, and has to be read at once.
+    const FEW: usize = 1024;
+    if name.starts_with("proc/sys/") {
+        let n = rustix::io::pread(file, &mut buf[..FEW], 0)?;
+        if n < FEW {
+            return Ok(buf[..n].to_vec());
+        }
+    }
     // An attribute comes in one piece; a table comes in pages, until there is no more.
     let at_once = name.starts_with("sys/") || name.starts_with("proc/sys/");
     let mut bytes = Vec::new();
