@@ -16,12 +16,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use linerate_core::link::{Iface, L2};
 use linerate_core::path;
-use linerate_core::pkt::{Batch, Skb, pseudo};
+use linerate_core::pkt::{Batch, Pkt, Skb, pseudo};
 use linerate_core::rx::xdp::Action;
 use linerate_core::shard::Shard;
 use linerate_core::sock::SocketId;
 use linerate_core::time::Instant;
-use linerate_core::tx::xmit::tx_done;
+use linerate_core::tx::xmit::tx_done_all;
 use linerate_core::udp::api::UdpBind;
 use linerate_core::udp::output::SendTo;
 use linerate_core::wire::{ETH_P_IP, EthHdr, IPPROTO_UDP, Ipv4Hdr, Mac, UdpHdr};
@@ -134,8 +134,11 @@ fn send(shard: &mut Shard, sock: SocketId) {
 /// What a device does with what is sent.
 fn complete(shard: &mut Shard) {
     path::qdisc_run(&mut shard.net, 0, 0, 1024);
-    while let Some(pkt) = shard.net.ifaces[0].txqs[0].ring.pop_front() {
+    let mut ring = std::mem::take(&mut shard.net.ifaces[0].txqs[0].ring);
+    let sent = |pkt: Pkt| {
         std::hint::black_box(pkt.head().first());
-        tx_done(&mut shard.net, pkt, true);
-    }
+        (pkt, true)
+    };
+    tx_done_all(&mut shard.net, ring.drain(..).map(sent));
+    shard.net.ifaces[0].txqs[0].ring = ring;
 }

@@ -9,7 +9,7 @@
 use crate::link::TxRing;
 use crate::pkt::{Batch, Pkt, Verdict};
 use crate::shard::{Net, Shard};
-use crate::table::{Stage, count::id};
+use crate::table::{Reason, Stage, count::id};
 use crate::time::Instant;
 use crate::trace::{self, Said};
 use crate::{ip, link, rx, sock, transport_rcv, tx};
@@ -24,6 +24,32 @@ struct Tally {
     kept: u64,
 }
 
+/// Packets that a batch loses in a row at one stage for one reason: they are counted at once.
+#[derive(Default)]
+struct Drops {
+    why: Option<(Stage, Reason)>,
+    n: u64,
+}
+
+impl Drops {
+    /// [`Net::kfree_skb_reason`] where nothing is traced; what it counts is seen when the batch ends.
+    #[inline]
+    fn kfree_skb_reason(&mut self, net: &mut Net, stage: Stage, pkt: Pkt, reason: Reason) {
+        if self.why != Some((stage, reason)) {
+            self.count(net);
+            *self = Drops { why: Some((stage, reason)), n: 0 };
+        }
+        self.n += 1;
+        net.pool.free(pkt);
+    }
+    #[inline]
+    fn count(&self, net: &Net) {
+        if let Some((stage, reason)) = self.why {
+            net.counts.dropped_by(stage, reason, self.n);
+        }
+    }
+}
+
 type Run = fn(&mut Shard, Pkt) -> Verdict;
 
 macro_rules! path {
@@ -34,6 +60,7 @@ macro_rules! path {
             } else {
                 #[allow(non_snake_case)]
                 let ($(mut $stage,)+) = ($({ let _ = Stage::$stage; Tally::default() },)+);
+                let mut drops = Drops::default();
                 let mut now = std::mem::take(&mut $batch.now);
                 let mut _entered = now.len() as u64;
                 'packet: for pkt in now.drain(..) {
@@ -54,13 +81,14 @@ macro_rules! path {
                             }
                             Verdict::Drop(pkt, reason) => {
                                 $stage.kept += 1;
-                                $cx.net.kfree_skb_reason(Stage::$stage, pkt, reason);
+                                drops.kfree_skb_reason(&mut $cx.net, Stage::$stage, pkt, reason);
                                 continue 'packet;
                             }
                         };
                     )+
                     $batch.next.push(pkt);
                 }
+                drops.count(&$cx.net);
                 $( _entered = $cx.net.tally(Stage::$stage, _entered, $stage); )+
                 $batch.now = std::mem::replace(&mut $batch.next, now);
             }
@@ -72,6 +100,9 @@ macro_rules! path {
 pub fn receive(cx: &mut Shard, batch: &mut Batch) {
     path! { batch, cx;
         if cx.net.xdp_on => { Xdp: rx::xdp::do_xdp }
+    }
+    if cx.net.xdp.is_some() {
+        rx::xdp::count(&mut cx.net);
     }
     if cx.net.knobs.gro || !cx.net.gro.is_empty() {
         rx::gro::dev_gro_receive(cx, batch);

@@ -36,6 +36,8 @@ pub struct Net {
     pub glean: bool,
     /// A device has an XDP program: the stage Xdp has something to do.
     pub xdp_on: bool,
+    /// What XDP programs said in this batch.
+    pub(crate) xdp: crate::rx::xdp::Tally,
     /// Where packets go on, and the way to the other shards.
     pub steer: crate::rx::steer::Steer,
     /// Which transmit queues flows are sent by.
@@ -101,6 +103,7 @@ impl Shard {
             cpu: 0,
             glean: false,
             xdp_on: false,
+            xdp: Default::default(),
             steer: crate::rx::steer::Steer::new(seed),
             xps: crate::tx::xps::Xps::new(seed),
             gro: Default::default(),

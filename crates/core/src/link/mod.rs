@@ -55,6 +55,16 @@ pub struct TxQueue {
     pub ring: TxRing,
 }
 
+impl TxQueue {
+    /// So many packets with so many bytes left the discipline.
+    #[inline]
+    pub(crate) fn left(&mut self, pkts: usize, bytes: usize) {
+        self.bytes -= bytes;
+        self.sent += pkts as u64;
+        self.sent_bytes += bytes as u64;
+    }
+}
+
 /// A device as the stack sees it (Linux: `struct net_device`).
 pub struct Iface {
     /// Its name.

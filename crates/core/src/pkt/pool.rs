@@ -46,6 +46,11 @@ impl Buf {
             Bytes::Mapped(_, home) => Some(home),
         }
     }
+    /// Whether it is a small buffer of the pool's own.
+    #[inline]
+    fn is_small(&self) -> bool {
+        matches!(&self.0, Bytes::Heap(bytes) if bytes.len() == SMALL)
+    }
     /// The chunk itself, for the device that mapped it.
     ///
     /// # Errors
@@ -171,6 +176,8 @@ pub struct Pool {
     /// packets had before. They change hands, so that not every packet grows a long one in time.
     frags_long: Vec<Vec<Frag>>,
     frags_short: Vec<Vec<Frag>>,
+    /// Free packets beyond which some go to the depot.
+    keep: usize,
     /// Packets out there now.
     small_out: usize,
     /// Large buffers out there now.
@@ -195,6 +202,7 @@ impl Pool {
             chunks_large: Vec::new(),
             frags_long: Vec::new(),
             frags_short: Vec::new(),
+            keep: usize::MAX,
             small_out: 0,
             large_out: 0,
             small_max,
@@ -363,6 +371,7 @@ impl Pool {
     /// From now on surplus memory is shared with the other pools of `depot`.
     pub fn share(&mut self, depot: Arc<Depot>) {
         self.depot = Some(depot);
+        self.keep = KEEP;
     }
     /// The packet leaves for another shard: it is no longer out of this pool.
     pub fn give(&mut self, pkt: &Pkt) {
@@ -378,14 +387,24 @@ impl Pool {
     }
     /// Takes a packet back.
     #[inline]
-    pub fn free(&mut self, mut pkt: Pkt) {
+    pub fn free(&mut self, pkt: Pkt) {
+        let plain = pkt.frags.is_empty() && pkt.head.is_small();
+        if plain && self.free.len() < self.free.capacity().min(self.keep) {
+            self.small_out = self.small_out.saturating_sub(1);
+            return self.free.push(pkt);
+        }
+        self.free_odd(pkt);
+    }
+    /// A packet that has more than its own head, or the list of free ones is long.
+    #[inline(never)]
+    fn free_odd(&mut self, mut pkt: Pkt) {
         self.small_out = self.small_out.saturating_sub(1);
         if !pkt.frags.is_empty() {
             self.free_frags(&mut pkt);
         }
-        if pkt.head.len() == SMALL && pkt.head.home().is_none() {
+        if pkt.head.is_small() {
             self.free.push(pkt);
-            if self.free.len() > KEEP && self.depot.is_some() {
+            if self.free.len() > self.keep {
                 self.give_back();
             }
             return;

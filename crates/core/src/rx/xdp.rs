@@ -5,7 +5,7 @@
 //! drops:  Xdp, XdpAborted
 
 use crate::pkt::{Pkt, Skb, Verdict};
-use crate::shard::Shard;
+use crate::shard::{Net, Shard};
 use crate::table::{Reason, count::id};
 
 /// What a program says of a packet (`enum xdp_action`).
@@ -28,6 +28,31 @@ pub enum Action {
 /// A program: it may change the packet's bytes, and pull and push at its front.
 pub type Program = Box<dyn FnMut(&mut Skb) -> Action + Send>;
 
+/// What programs said in one batch: it is counted when the batch is through.
+#[derive(Default)]
+pub(crate) struct Tally {
+    pass: u64,
+    tx: u64,
+    redirect: u64,
+}
+
+impl Tally {
+    /// Whether there is anything to count.
+    #[inline]
+    pub fn is_some(&self) -> bool {
+        self.pass | self.tx | self.redirect != 0
+    }
+}
+
+/// Counts what the programs said of a batch.
+pub(crate) fn count(net: &mut Net) {
+    let Tally { pass, tx, redirect } = std::mem::take(&mut net.xdp);
+    net.counts.inc_by(id::XdpPass, pass);
+    net.counts.inc_by(id::XdpTx, tx);
+    net.counts.inc_by(id::XdpRedirect, redirect);
+    crate::tx::xmit::xmitted(net, tx + redirect);
+}
+
 /// Runs the device's program, if it has one.
 #[inline(always)]
 pub fn do_xdp(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
@@ -37,19 +62,19 @@ pub fn do_xdp(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
     };
     match prog(&mut pkt) {
         Action::Pass => {
-            net.counts.inc(id::XdpPass);
+            net.xdp.pass += 1;
             Verdict::Pass(pkt)
         }
         Action::Drop => Verdict::Drop(pkt, Reason::Xdp),
         Action::Tx => {
-            net.counts.inc(id::XdpTx);
-            crate::tx::xmit::xmit_one(net, pkt.dev, pkt);
+            net.xdp.tx += 1;
+            crate::tx::xmit::xmit_uncounted(net, pkt.dev, pkt);
             Verdict::Queued
         }
         Action::RedirectDev(dev) if (dev as usize) < net.ifaces.len() => {
-            net.counts.inc(id::XdpRedirect);
+            net.xdp.redirect += 1;
             pkt.dev = dev;
-            crate::tx::xmit::xmit_one(net, dev, pkt);
+            crate::tx::xmit::xmit_uncounted(net, dev, pkt);
             Verdict::Queued
         }
         // The other verdicts are rare: not in the way of these.

@@ -4,7 +4,7 @@
 //! Linux:  net/sched/sch_generic.c `sch_direct_xmit`, net/core/dev.c `dev_hard_start_xmit`
 //! drops:  DevTxError
 
-use crate::link::TxRing;
+use crate::link::{TxQueue, TxRing};
 use crate::pkt::{Pkt, Verdict};
 use crate::shard::Net;
 use crate::table::{Stage, count::id};
@@ -22,21 +22,17 @@ pub fn sch_direct_xmit(net: &mut Net, dev: u8, queue: u8, room: usize) -> Option
     let offers = Offers::of(net.ifaces.get(dev as usize)?, &net.knobs);
     loop {
         let txq = net.ifaces.get_mut(dev as usize)?.txqs.get_mut(queue as usize)?;
+        let n = xmit_plain(txq, queue, room, offers);
+        plain += n;
+        moved += n;
         if txq.ring.len() >= room {
             break;
         }
         let Some(mut pkt) = txq.qdisc.pop_front() else { break };
-        txq.bytes -= pkt.len();
-        txq.sent += 1;
-        txq.sent_bytes += pkt.len() as u64;
+        txq.left(1, pkt.len());
         // From here on the packet, and what it is cut into, belongs to this queue's ring.
         pkt.queue = queue;
         moved += 1;
-        if pkt.trace == 0 && offers.ready(&mut pkt) {
-            plain += 1;
-            txq.ring.push_back(pkt);
-            continue;
-        }
         trace::say(&mut net.trace, Stage::Qdisc, &pkt, Said::Pass);
         net.counts.flow(Stage::Gso).enter(1);
         match validate_xmit_skb(net, pkt) {
@@ -55,8 +51,7 @@ pub fn sch_direct_xmit(net: &mut Net, dev: u8, queue: u8, room: usize) -> Option
     if plain > 0 {
         net.counts.flow(Stage::Gso).enter(plain);
         net.counts.flow(Stage::Gso).pass(plain);
-        net.counts.flow(Stage::Xmit).enter(plain);
-        net.counts.flow(Stage::Xmit).hold(plain);
+        xmitted(net, plain);
     }
     if moved > 0 {
         let flow = net.counts.flow(Stage::Qdisc);
@@ -69,32 +64,106 @@ pub fn sch_direct_xmit(net: &mut Net, dev: u8, queue: u8, room: usize) -> Option
     Some(&mut net.ifaces[dev as usize].txqs[queue as usize].ring)
 }
 
+/// Moves packets to the ring as long as nothing has to be done to them but a checksum, and `room` of
+/// them wait there at most; returns how many.
+#[inline]
+fn xmit_plain(txq: &mut TxQueue, queue: u8, room: usize, offers: Offers) -> u64 {
+    let room = room.saturating_sub(txq.ring.len());
+    let (mut n, mut bytes) = (0, 0);
+    for pkt in txq.qdisc.iter_mut().take(room) {
+        if pkt.trace != 0 || !offers.ready(pkt) {
+            break;
+        }
+        pkt.queue = queue;
+        bytes += pkt.len();
+        n += 1;
+    }
+    txq.left(n, bytes);
+    if n == txq.qdisc.len() && txq.ring.is_empty() {
+        // The two lists change places: no packet is moved.
+        std::mem::swap(&mut txq.qdisc, &mut txq.ring);
+    } else {
+        txq.ring.extend(txq.qdisc.drain(..n));
+    }
+    n as u64
+}
+
 /// Puts one packet, ready for the wire, into the ring. It waits there until the driver took it:
 /// [`tx_done`].
 pub(crate) fn xmit_one(net: &mut Net, dev: u8, pkt: Pkt) {
-    let flow = net.counts.flow(Stage::Xmit);
-    flow.enter(1);
-    flow.hold(1);
+    xmitted(net, 1);
+    xmit_uncounted(net, dev, pkt);
+}
+
+/// The same for one of many that [`xmitted`] counts.
+#[inline]
+pub(crate) fn xmit_uncounted(net: &mut Net, dev: u8, pkt: Pkt) {
     trace::say(&mut net.trace, Stage::Xmit, &pkt, Said::Held);
     let txqs = &mut net.ifaces[dev as usize].txqs;
     let queue = tx_queue(&pkt, txqs.len());
     txqs[queue].ring.push_back(pkt);
 }
 
-/// The driver handed `pkt` to the device, which took it (`Ok`) or refused it.
-pub fn tx_done(net: &mut Net, pkt: Pkt, sent: bool) {
+/// `n` packets came to rings, where they wait.
+#[inline]
+pub(crate) fn xmitted(net: &Net, n: u64) {
     let flow = net.counts.flow(Stage::Xmit);
-    flow.release(1);
+    flow.enter(n);
+    flow.hold(n);
+}
+
+/// The driver handed `pkt` to the device, which took it (`true`) or refused it.
+pub fn tx_done(net: &mut Net, pkt: Pkt, sent: bool) {
     if !sent {
+        net.counts.flow(Stage::Xmit).release(1);
         net.kfree_skb_reason(Stage::Xmit, pkt, crate::table::Reason::DevTxError);
         return;
     }
-    flow.pass(1);
     trace::say(&mut net.trace, Stage::Xmit, &pkt, Said::Pass);
-    net.counts.inc(id::DevTxPackets);
-    net.counts.add_bytes(id::DevTxBytes, pkt.len() as u64);
-    let iface = &mut net.ifaces[pkt.dev as usize];
-    iface.tx_packets += 1;
-    iface.tx_bytes += pkt.len() as u64;
+    Sent { dev: pkt.dev, pkts: 1, bytes: pkt.len() as u64 }.count(net);
     net.pool.free(pkt);
+}
+
+/// [`tx_done`] for many packets, which are counted together.
+#[inline]
+pub fn tx_done_all(net: &mut Net, done: impl IntoIterator<Item = (Pkt, bool)>) {
+    let mut all = Sent { dev: 0, pkts: 0, bytes: 0 };
+    for (pkt, sent) in done {
+        if !sent || pkt.trace != 0 {
+            tx_done(net, pkt, sent);
+            continue;
+        }
+        if pkt.dev != all.dev {
+            all.count(net);
+            all = Sent { dev: pkt.dev, pkts: 0, bytes: 0 };
+        }
+        all.pkts += 1;
+        all.bytes += pkt.len() as u64;
+        net.pool.free(pkt);
+    }
+    all.count(net);
+}
+
+/// What a device took.
+struct Sent {
+    dev: u8,
+    pkts: u64,
+    bytes: u64,
+}
+
+impl Sent {
+    #[inline(never)]
+    fn count(&self, net: &mut Net) {
+        if self.pkts == 0 {
+            return;
+        }
+        let flow = net.counts.flow(Stage::Xmit);
+        flow.release(self.pkts);
+        flow.pass(self.pkts);
+        net.counts.inc_by(id::DevTxPackets, self.pkts);
+        net.counts.add_bytes(id::DevTxBytes, self.bytes);
+        let iface = &mut net.ifaces[self.dev as usize];
+        iface.tx_packets += self.pkts;
+        iface.tx_bytes += self.bytes;
+    }
 }

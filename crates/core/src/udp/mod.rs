@@ -27,7 +27,7 @@ pub struct UdpSock {
     pub(crate) local: Option<IpAddr>,
     /// The only peer that it hears, if it is connected.
     pub(crate) remote: Option<(IpAddr, u16)>,
-    /// Received, not yet read: the first. The others follow in [`Rare::queue`].
+    /// Received, not yet read: the first, unless it was read. The others follow in [`Rare::queue`].
     first: Option<Pkt>,
     /// Memory of what is queued (`sk_rmem_alloc`).
     pub(crate) rmem: usize,
@@ -76,19 +76,19 @@ impl UdpSock {
     /// Adds a datagram that waits to be read.
     #[inline]
     fn push(&mut self, pkt: Pkt) {
-        match &self.first {
-            None => self.first = Some(pkt),
-            Some(_) => self.rare().queue.push_back(pkt),
+        if self.first.is_none() && self.rare.as_ref().is_none_or(|r| r.queue.is_empty()) {
+            self.first = Some(pkt);
+        } else {
+            self.rare().queue.push_back(pkt);
         }
     }
     /// Takes the datagram that waits longest.
     #[inline]
     fn pop(&mut self) -> Option<Pkt> {
-        let pkt = self.first.take()?;
-        if let Some(rare) = &mut self.rare {
-            self.first = rare.queue.pop_front();
+        match self.first.take() {
+            None => self.rare.as_mut()?.queue.pop_front(),
+            first => first,
         }
-        Some(pkt)
     }
 }
 

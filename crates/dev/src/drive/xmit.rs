@@ -13,7 +13,7 @@ use linerate_core::pkt::Pkt;
 use linerate_core::shard::Net;
 use linerate_core::table::count::id;
 use linerate_core::time::{Instant, MS, SEC, US};
-use linerate_core::tx::xmit::tx_done;
+use linerate_core::tx::xmit::tx_done_all;
 
 use super::queues::Slot;
 use super::{Drive, Tap};
@@ -104,11 +104,11 @@ impl Slot {
         net.counts.inc(id::IrqTx);
         self.tx_moder.event();
         let (mut pkts, mut bytes) = (0, 0);
-        for (pkt, sent) in self.done.drain(..) {
+        let each = |(pkt, _): &(Pkt, bool)| {
             pkts += 1;
             bytes += pkt.len() as u64;
-            tx_done(net, pkt, sent);
-        }
+        };
+        tx_done_all(net, self.done.drain(..).inspect(each));
         self.tx_moder.did(pkts, bytes, now);
         true
     }
@@ -116,9 +116,7 @@ impl Slot {
     /// Takes everything back, whatever waits: the queue goes.
     pub(super) fn tx_flush(&mut self, net: &mut Net) {
         self.dev.tx_complete(&mut self.done);
-        for (pkt, sent) in self.done.drain(..) {
-            tx_done(net, pkt, sent);
-        }
+        tx_done_all(net, self.done.drain(..));
     }
 
     fn dev_watchdog(&mut self, now: Instant) {

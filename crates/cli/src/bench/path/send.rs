@@ -10,7 +10,6 @@ use linerate_core::path;
 use linerate_core::pkt::Batch;
 use linerate_core::shard::Shard;
 use linerate_core::sock::SocketId;
-use linerate_core::tx::xmit::tx_done;
 use linerate_core::udp::output::SendTo;
 
 use super::case::{Case, Maker, Parts, Row, clock_cost, stages, timed};
@@ -86,10 +85,7 @@ impl Send {
             let queued = clock();
             path::qdisc_run(&mut self.shard.net, 0, 0, 1024);
             let in_ring = clock();
-            while let Some(pkt) = self.shard.net.ifaces[0].txqs[0].ring.pop_front() {
-                std::hint::black_box(pkt.head().first());
-                tx_done(&mut self.shard.net, pkt, true);
-            }
+            stack::done(&mut self.shard, 0);
             let done = clock();
             for (ns, (from, to)) in
                 ns.iter_mut().zip([(begun, submitted), (queued, in_ring), (in_ring, done)])

@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use linerate_arch::csum::{csum_add, csum_fold, csum_partial};
 use linerate_core::link::{Iface, L2};
 use linerate_core::path;
-use linerate_core::pkt::{Batch, pseudo};
+use linerate_core::pkt::{Batch, Pkt, pseudo};
 use linerate_core::shard::Shard;
 use linerate_core::sock::SocketId;
 use linerate_core::time::Instant;
-use linerate_core::tx::xmit::tx_done;
+use linerate_core::tx::xmit::tx_done_all;
 use linerate_core::udp::api::UdpBind;
 use linerate_core::wire::{ETH_P_IP, EthHdr, IPPROTO_UDP, Ipv4Hdr, Mac, UdpHdr};
 
@@ -111,10 +111,18 @@ pub fn tick(shard: &mut Shard, turn: u64) {
 /// Takes what is sent out of the device's ring, as a device that is done with it.
 pub fn complete(shard: &mut Shard, dev: u8) {
     path::qdisc_run(&mut shard.net, dev, 0, 1024);
-    while let Some(pkt) = shard.net.ifaces[dev as usize].txqs[0].ring.pop_front() {
+    done(shard, dev);
+}
+
+/// The device looks at what is in its ring, and is done with it.
+pub fn done(shard: &mut Shard, dev: u8) {
+    let mut ring = std::mem::take(&mut shard.net.ifaces[dev as usize].txqs[0].ring);
+    let sent = |pkt: Pkt| {
         std::hint::black_box(pkt.head().first());
-        tx_done(&mut shard.net, pkt, true);
-    }
+        (pkt, true)
+    };
+    tx_done_all(&mut shard.net, ring.drain(..).map(sent));
+    shard.net.ifaces[dev as usize].txqs[0].ring = ring;
 }
 
 /// Every packet is accounted for, and back in the pool.
