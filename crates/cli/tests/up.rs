@@ -1,9 +1,11 @@
 //! Goal: real clients reach the services of `linerate up` on every backend, over both versions of IP,
 //! with one queue and with two; what is wrong is refused with a sentence and starts nothing; a reload
 //! loses no connection; SIGKILL leaves nothing behind.
-//! Method: namespaces with a veth pair between them, or a TAP or TUN; ping, curl, dig and socat as
-//! clients of the kernel's stack. iperf3 is no client here: it speaks to a server of its own only.
+//! Method: namespaces with a veth pair between them, or a TAP or TUN; ping, curl, dig, socat and iperf3
+//! as clients of the kernel's stack.
 
+#[path = "up/iperf3.rs"]
+mod iperf3;
 #[path = "up/world.rs"]
 mod world;
 

@@ -21,6 +21,7 @@ Services (--serve KIND[@[ADDR:]PORT][=WHAT]), over IPv4 and IPv6:
   discard   port 9, TCP and UDP: throws away what comes (RFC 863)
   chargen   port 19, TCP and UDP: sends characters for ever (RFC 864); over UDP never more than asked
   http=DIR  port 80, TCP: the files in DIR; nothing outside of it, no names that begin with a dot
+  iperf3    port 5201, TCP and UDP: what `iperf3 -c` measures against, one client at a time
   dns=FILE  port 53, TCP and UDP: lines NAME ADDRESS..., of both families; answers with authority
 ADDR limits a service to one address; IPv6 in brackets. --ports gives the ports of all services, in
 the order of the --serve options.
@@ -145,7 +146,7 @@ impl fmt::Display for HostAddr {
 /// A service as `--serve` has it; whether its directory or file is good is not looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Serve {
-    /// `echo`, `discard`, `chargen`, `http`, `dns`.
+    /// `echo`, `discard`, `chargen`, `http`, `dns`, `iperf3`.
     pub kind: ServeKind,
     /// The only address, if one was given.
     pub addr: Option<IpAddr>,
@@ -168,16 +169,19 @@ pub enum ServeKind {
     Http,
     /// RFC 1035, authoritative.
     Dns,
+    /// The protocol of `iperf3`.
+    Iperf3,
 }
 
 impl ServeKind {
     /// All, by name, with their well-known ports.
-    pub const ALL: [(&str, ServeKind, u16); 5] = [
+    pub const ALL: [(&str, ServeKind, u16); 6] = [
         ("echo", ServeKind::Echo, 7),
         ("discard", ServeKind::Discard, 9),
         ("chargen", ServeKind::Chargen, 19),
         ("http", ServeKind::Http, 80),
         ("dns", ServeKind::Dns, 53),
+        ("iperf3", ServeKind::Iperf3, 5201),
     ];
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -202,7 +206,7 @@ impl FromStr for ServeKind {
     fn from_str(s: &str) -> Result<ServeKind, String> {
         let found = ServeKind::ALL.iter().find(|k| k.0 == s);
         found.map(|k| k.1).ok_or_else(|| {
-            format!("{s:?} is no service: there are echo, discard, chargen, http and dns")
+            format!("{s:?} is no service: there are echo, discard, chargen, http, dns and iperf3")
         })
     }
 }

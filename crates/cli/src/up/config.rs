@@ -114,6 +114,8 @@ pub enum Kind {
     Http(PathBuf),
     /// Answers for names.
     Dns(Zone),
+    /// Measures with iperf3's clients.
+    Iperf3,
 }
 
 impl Kind {
@@ -125,6 +127,7 @@ impl Kind {
             Kind::Chargen => ServeKind::Chargen,
             Kind::Http(_) => ServeKind::Http,
             Kind::Dns(_) => ServeKind::Dns,
+            Kind::Iperf3 => ServeKind::Iperf3,
         }
     }
     /// Whether it speaks TCP, and whether UDP.
@@ -369,6 +372,7 @@ pub fn kind(kind: ServeKind, what: PathBuf, at: &At) -> Result<Kind, String> {
         ServeKind::Echo => Kind::Echo,
         ServeKind::Discard => Kind::Discard,
         ServeKind::Chargen => Kind::Chargen,
+        ServeKind::Iperf3 => Kind::Iperf3,
         ServeKind::Http => {
             let shown = what.display();
             let full = what.canonicalize().map_err(|e| at.wrong(format!("{shown}: {e}")))?;

@@ -28,7 +28,7 @@ pub fn missing() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("this needs root: it makes network namespaces".to_owned());
     }
-    let tools = ["ip", "unshare", "nsenter", "ping", "curl", "dig", "socat", "setpriv"];
+    let tools = ["ip", "unshare", "nsenter", "ping", "curl", "dig", "socat", "setpriv", "iperf3"];
     let path = std::env::var("PATH").unwrap_or_default();
     let there = |tool: &&str| path.split(':').any(|dir| PathBuf::from(dir).join(tool).exists());
     tools.iter().find(|t| !there(t)).map(|tool| format!("{tool} is not installed"))

@@ -5,6 +5,7 @@
 
 pub mod dns;
 mod http;
+mod iperf3;
 mod stream;
 mod udp;
 
@@ -41,6 +42,8 @@ pub struct Served {
     pub service: Service,
     /// The directory of its files.
     root: Option<OwnedFd>,
+    /// What its shards share.
+    iperf3: Option<Arc<iperf3::Server>>,
 }
 
 impl Served {
@@ -55,7 +58,9 @@ impl Served {
             })?),
             _ => None,
         };
-        Ok(Arc::new(Served { service, root }))
+        let Service { addr, port, .. } = service;
+        let iperf3 = (service.kind == Kind::Iperf3).then(|| iperf3::Server::at(addr, port));
+        Ok(Arc::new(Served { service, root, iperf3 }))
     }
 }
 
@@ -64,6 +69,8 @@ struct Bound {
     served: Arc<Served>,
     listener: Option<SocketId>,
     udp: Option<SocketId>,
+    /// Streams over UDP.
+    iperf3: iperf3::udp::Local,
 }
 
 /// What a connection does next.
@@ -86,13 +93,19 @@ enum Conn {
     Chargen { at: usize },
     Http(Box<http::Conn>),
     Dns(Box<dns::Stream>),
+    Iperf3(Box<iperf3::Conn>),
 }
 
 impl Conn {
-    fn new(served: &Arc<Served>, now: Instant) -> Conn {
+    /// `order`: which of the connections to an iperf3 server it is.
+    fn new(served: &Arc<Served>, order: u64, now: Instant) -> Conn {
+        if let Some(server) = &served.iperf3 {
+            let conn = iperf3::Conn::new(Arc::clone(server), order, now);
+            return Conn::Iperf3(Box::new(conn));
+        }
         match &served.service.kind {
             Kind::Echo => Conn::Echo,
-            Kind::Discard => Conn::Discard,
+            Kind::Discard | Kind::Iperf3 => Conn::Discard,
             Kind::Chargen => Conn::Chargen { at: 0 },
             Kind::Http(_) => Conn::Http(Box::new(http::Conn::new(Arc::clone(served), now))),
             Kind::Dns(_) => Conn::Dns(Box::new(dns::Stream::new(Arc::clone(served), now))),
@@ -106,6 +119,7 @@ impl Conn {
             Conn::Chargen { at } => stream::chargen(shard, id, at),
             Conn::Http(http) => http.step(shard, id, scratch),
             Conn::Dns(dns) => dns.step(shard, id, scratch),
+            Conn::Iperf3(iperf3) => iperf3.step(shard, id, scratch),
         }
     }
 
@@ -114,6 +128,7 @@ impl Conn {
         match self {
             Conn::Http(http) => Some(http.deadline()),
             Conn::Dns(dns) => Some(dns.deadline()),
+            Conn::Iperf3(iperf3) => Some(iperf3.deadline()),
             _ => None,
         }
     }
@@ -122,6 +137,7 @@ impl Conn {
     fn expired(&mut self, now: Instant) -> Step {
         match self {
             Conn::Http(http) => http.expired(now),
+            Conn::Iperf3(iperf3) => iperf3.expired(now),
             _ => Step::Close,
         }
     }
@@ -152,6 +168,8 @@ pub struct Services {
     busy: VecDeque<SocketId>,
     timers: Wheel,
     fired: Vec<u32>,
+    /// SYNs to iperf3 servers that were answered.
+    knocks: iperf3::Knocks,
     scratch: Scratch,
 }
 
@@ -168,6 +186,7 @@ impl Services {
             busy: VecDeque::new(),
             timers: Wheel::default(),
             fired: Vec::new(),
+            knocks: iperf3::Knocks::default(),
             scratch: Scratch { bytes: vec![0; 1 << 16], text: Vec::new() },
         };
         new.replace(shard, services)?;
@@ -192,7 +211,7 @@ impl Services {
             let found = old.iter().position(|b| same(&b.served.service, &served.service));
             let mut bound = match found {
                 Some(at) => old.swap_remove(at),
-                None => Bound { served: Arc::clone(served), listener: None, udp: None },
+                None => Bound::new(served),
             };
             let opened = bound.open(shard, served);
             self.bound.push(bound);
@@ -203,14 +222,14 @@ impl Services {
         failed.map_or(Ok(()), Err)
     }
 
-    fn unbind(&mut self, shard: &mut Shard, bound: Bound) {
+    fn unbind(&mut self, shard: &mut Shard, mut bound: Bound) {
         if let Some(listener) = bound.listener {
             // They were established under the old service, and lose nothing by its end.
             self.accept(shard, &bound.served, listener, usize::MAX);
             shard.tcp_close(listener);
         }
         if let Some(udp) = bound.udp {
-            udp::serve(shard, udp, &bound.served, &mut self.scratch.text, usize::MAX);
+            bound.serve(shard, udp, &mut self.scratch.text, usize::MAX);
             shard.udp_close(udp);
         }
     }
@@ -232,7 +251,9 @@ impl Services {
             // It was accepted this moment: the calls can not fail.
             let _ = shard.tcp_set(id, TcpOpt::NoDelay(true));
             let _ = shard.tcp_set(id, TcpOpt::KeepAlive(Some(keepalive)));
-            self.insert(id, Conn::new(served, shard.net.now));
+            let server = served.iperf3.as_ref();
+            let order = server.map_or(0, |server| self.knocks.take(shard, id, server));
+            self.insert(id, Conn::new(served, order, shard.net.now));
             // What came with the handshake, or a service that speaks first.
             self.run(shard, id);
         }
@@ -300,14 +321,14 @@ impl Services {
                 shard.take_ready(id);
                 let bound = self.bound.iter().find(|b| b.listener == Some(id));
                 let Some(served) = bound.map(|b| Arc::clone(&b.served)) else { return false };
+                self.knocks.answer(shard, id, served.iperf3.as_ref());
                 self.accept(shard, &served, id, ACCEPTS_PER_TURN)
             }
             SockKind::Udp => {
-                let Some(bound) = self.bound.iter().find(|b| b.udp == Some(id)) else {
+                let Some(bound) = self.bound.iter_mut().find(|b| b.udp == Some(id)) else {
                     return false;
                 };
-                let most = udp::PER_TURN;
-                udp::serve(shard, id, &bound.served, &mut self.scratch.text, most)
+                bound.serve(shard, id, &mut self.scratch.text, udp::PER_TURN)
             }
             SockKind::Tcp => {
                 let ready = shard.take_ready(id);
@@ -351,17 +372,35 @@ impl Services {
 }
 
 impl Bound {
+    fn new(served: &Arc<Served>) -> Bound {
+        let (served, iperf3) = (Arc::clone(served), iperf3::udp::Local::default());
+        Bound { served, listener: None, udp: None, iperf3 }
+    }
+
+    /// Serves datagrams that wait; true if more may wait.
+    fn serve(&mut self, shard: &mut Shard, id: SocketId, text: &mut Vec<u8>, most: usize) -> bool {
+        match &self.served.iperf3 {
+            Some(server) => self.iperf3.serve(shard, id, server, most),
+            None => udp::serve(shard, id, &self.served, text, most),
+        }
+    }
+
     /// Opens what the service needs and has not, and closes what it needs no more.
     fn open(&mut self, shard: &mut Shard, served: &Arc<Served>) -> Result<(), BindError> {
         self.served = Arc::clone(served);
         let Service { addr, port, ref kind, .. } = served.service;
         let (tcp, udp) = kind.transports();
         if tcp && self.listener.is_none() {
-            let listen = Listen { addr, port, backlog: BACKLOG, ..Listen::default() };
+            // The order of an iperf3 client's SYNs says what each connection is.
+            let hold_syn = *kind == Kind::Iperf3;
+            let listen = Listen { addr, port, backlog: BACKLOG, hold_syn, ..Listen::default() };
             self.listener = Some(shard.tcp_listen(listen)?);
         }
         if udp && self.udp.is_none() {
-            self.udp = Some(shard.udp_bind(UdpBind { addr, port, ..UdpBind::default() })?);
+            // One socket for all streams of an iperf3 client, and a turn may bring a full budget.
+            let rcvbuf = if *kind == Kind::Iperf3 { iperf3::udp::RCVBUF } else { 0 };
+            self.udp =
+                Some(shard.udp_bind(UdpBind { addr, port, rcvbuf, ..UdpBind::default() })?);
         }
         if let Some(gone) = self.udp.take_if(|_| !udp) {
             shard.udp_close(gone);
@@ -393,7 +432,13 @@ impl App for Services {
             }
         }
         self.timeouts(shard);
-        Ok(!self.busy.is_empty() || !shard.net.events.is_empty())
+        let mut more = false;
+        for bound in &mut self.bound {
+            if let (Some(server), Some(id)) = (&bound.served.iperf3, bound.udp) {
+                more |= bound.iperf3.turn(shard, id, server, &mut self.scratch.text);
+            }
+        }
+        Ok(more || !self.busy.is_empty() || !shard.net.events.is_empty())
     }
 
     fn leave(&mut self, socket: SocketId) -> Option<Box<dyn Any + Send>> {
@@ -408,6 +453,7 @@ impl App for Services {
     }
 
     fn next_timer(&self) -> Option<Instant> {
-        self.timers.next()
+        let streams = self.bound.iter().filter_map(|b| b.iperf3.next_timer());
+        streams.chain(self.timers.next()).min()
     }
 }
