@@ -7,12 +7,15 @@
 //! `record` and `top` read the same way.
 
 pub mod args;
+pub mod explain;
 mod html;
+mod names;
 pub mod path;
 pub mod reading;
 pub mod record;
 pub mod show;
 pub mod text;
+pub mod top;
 
 use std::io;
 use std::process::ExitCode;

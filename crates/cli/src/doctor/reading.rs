@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use linerate_host::Snapshot;
 use linerate_host::collect::{Collector, Tier};
-use linerate_host::record::{self, End, Moment, Reader};
+use linerate_host::record::{End, Moment, Reader};
 use linerate_host::snapshot::Note;
 use linerate_host::source::{Dir, Live};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -177,14 +177,6 @@ impl Replaying {
 /// One for each tier. What was recorded was asked by such as these.
 pub fn collectors() -> [Collector; 2] {
     [Tier::Basic, Tier::Full].map(Collector::new)
-}
-
-/// Whether a file is a record.
-pub fn is_record(path: &Path) -> bool {
-    let mut head = Vec::new();
-    let file = fs::File::open(path);
-    file.and_then(|f| io::Read::read_to_end(&mut io::Read::take(f, 8), &mut head)).is_ok()
-        && record::is_record(&head)
 }
 
 /// This host, or another of its namespaces.

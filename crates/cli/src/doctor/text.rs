@@ -67,6 +67,13 @@ pub fn span(secs: f64) -> String {
     }
 }
 
+/// One finding.
+pub fn one(n: usize, f: &Finding, style: Style) -> String {
+    let mut out = String::new();
+    finding(&mut out, n, f, style);
+    out
+}
+
 fn finding(out: &mut String, n: usize, f: &Finding, style: Style) {
     let Style { bold, dim, warn, off, .. } = style;
     let (word, colour) = match f.severity {
@@ -209,7 +216,7 @@ pub fn clean(text: &str) -> String {
 }
 
 /// Lines of at most `width` columns, split at blanks and at the ends of lines.
-fn wrap(text: &str, width: usize) -> Vec<String> {
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     for paragraph in text.lines() {
         let mut line = String::new();
