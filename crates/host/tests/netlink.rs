@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use again::{in_netns, skip};
 use linerate_host::Snapshot;
+use linerate_host::change::Change;
 use linerate_host::netlink;
 use linerate_host::source::Source as _;
 use rig::{Host, full, has, json, run, veth};
@@ -238,4 +239,303 @@ fn ten_thousand_sockets_are_a_summary_and_the_worst_of_them() {
     assert_eq!(s.sockets.tcp.len(), 1, "{:?}", s.sockets.tcp);
     assert_eq!(s.sockets.tcp[0].recv_q, 17);
     assert!(s.sockets.tcp[0].info.get("rcv_space").is_some());
+}
+
+#[test]
+fn drivers_are_what_ethtool_shows() {
+    const TEST: &str = "drivers_are_what_ethtool_shows";
+    if !has(TEST, &["ip", "ethtool"]) || !in_netns(TEST) {
+        return;
+    }
+    veth();
+    run("ethtool -K vb gro on");
+    run("ethtool -K va tso off");
+    let s = full();
+    for name in ["va", "vb", "lo"] {
+        let dev = &s.devs[name];
+        let shown = json(&format!("ethtool --json -k {name}"));
+        let shown = shown[0].as_object().unwrap();
+        let mut seen = 0;
+        for (feature, state) in shown.iter().filter(|(k, _)| *k != "ifname") {
+            let ours = dev.features.get(feature).unwrap_or_else(|| panic!("{feature} of {name}"));
+            let Some(active) = state["active"].as_bool() else { continue };
+            assert_eq!(ours.on, active, "{feature} of {name}");
+            // Of a group that is on in parts ethtool does not say whether it is fixed.
+            if let (Some(fixed), false) = (state["fixed"].as_bool(), active) {
+                assert_eq!(ours.fixed, fixed, "{feature} of {name}");
+            }
+            seen += 1;
+        }
+        assert!(seen > 40, "{seen} features");
+    }
+    assert!(s.devs["vb"].features["rx-gro"].on);
+    assert!(!s.devs["va"].features["tcp-segmentation-offload"].on);
+    let va = &s.devs["va"];
+    assert_eq!(va.driver, "veth");
+    for line in run("ethtool -S va").lines().skip(1) {
+        let (name, value) = line.trim().rsplit_once(": ").unwrap();
+        assert_eq!(va.driver_stats.get(name), value.parse().ok(), "{name}");
+    }
+    assert!(va.driver_stats.len() > 4);
+    for (ours, (max, now)) in [("rx", channels("va", "RX:")), ("tx", channels("va", "TX:"))] {
+        assert_eq!(va.channels.get(ours), now, "{ours}");
+        assert_eq!(va.channels.get(&format!("{ours}-max")), max, "{ours}");
+    }
+    assert_eq!(va.channels.get("rx-max"), Some(4));
+    assert!(va.rings.is_empty(), "veth has no rings");
+    assert!(s.devs["lo"].driver_stats.is_empty());
+    // What a driver has not is no note; that this kernel lacks a family would be.
+    assert!(
+        !s.notes.iter().any(|n| n.what.contains("veth") || n.what.contains("RINGS")),
+        "{:?}",
+        s.notes
+    );
+    if !s.notes.iter().any(|n| n.what == "netlink/netdev") {
+        assert!(!s.devs["vb"].napis.is_empty(), "GRO of a veth is NAPI");
+    }
+}
+
+/// What `ethtool -l` shows on lines of this name: at most, and now.
+fn channels(dev: &str, line: &str) -> (Option<u64>, Option<u64>) {
+    let shown = run(&format!("ethtool -l {dev}"));
+    let mut of = shown.lines().filter_map(|l| l.strip_prefix(line)).map(|v| v.trim().parse().ok());
+    (of.next().unwrap(), of.next().unwrap())
+}
+
+/// An old kernel answers ioctls only; what both say is the same.
+#[test]
+fn without_the_family_ioctls_say_the_same() {
+    const TEST: &str = "without_the_family_ioctls_say_the_same";
+    if !has(TEST, &["ip", "ethtool"]) || !in_netns(TEST) {
+        return;
+    }
+    veth();
+    run("ethtool -K vb gro on");
+    let by_netlink = full();
+    let mut old = Snapshot::default();
+    netlink::collect(&mut rig::Old::default(), linerate_host::collect::Tier::Full, &mut old);
+    assert!(old.notes.iter().any(|n| n.what.starts_with("netlink/ethtool")));
+    assert!(old.notes.iter().any(|n| n.what == "netlink/netdev"));
+    for (name, dev) in &by_netlink.devs {
+        let other = &old.devs[name];
+        assert_eq!(dev.features, other.features, "{name}");
+        for what in ["rx", "tx", "rx-max", "tx-max", "combined"] {
+            // Of what a driver has none at all, netlink does not speak.
+            let one = dev.channels.get(what).unwrap_or(0);
+            assert_eq!(one, other.channels.get(what).unwrap_or(0), "{what} of {name}");
+        }
+        assert_eq!(dev.coalesce.get("rx-usecs"), other.coalesce.get("rx-usecs"));
+    }
+}
+
+#[test]
+fn neighbours_and_routes_that_drop_are_what_ip_shows() {
+    const TEST: &str = "neighbours_and_routes_that_drop_are_what_ip_shows";
+    if !has(TEST, &["ip"]) || !in_netns(TEST) {
+        return;
+    }
+    veth();
+    run("ip route add blackhole 10.9.0.0/16");
+    run("ip route add unreachable 10.8.0.0/16");
+    run("ip route add prohibit 10.7.0.0/16 table 77");
+    run("ip neigh add 10.77.0.10 dev va nud failed");
+    run("ip neigh add 10.77.0.11 lladdr 02:00:00:00:00:0b dev va nud stale");
+    let s = full();
+    let is =
+        [("10.7.0.0/16", "prohibit"), ("10.8.0.0/16", "unreachable"), ("10.9.0.0/16", "blackhole")];
+    let mut bad = s.bad_routes.clone();
+    bad.retain(|(to, _)| to.starts_with("10."));
+    bad.sort();
+    assert_eq!(bad, is.map(|(a, b)| (a.to_string(), b.to_string())));
+    let shown = json("ip -j -4 neigh");
+    for state in ["FAILED", "STALE", "PERMANENT", "REACHABLE"] {
+        let is = shown.as_array().unwrap().iter().filter(|n| n["state"][0] == state).count();
+        assert_eq!(s.neigh_states["inet"].get(state), Some(is as u64), "{state}");
+    }
+    assert_eq!(s.neigh_states["inet"].get("FAILED"), Some(1));
+}
+
+#[test]
+fn a_tap_tells_why_packets_are_dropped_and_leaves_nothing_behind() {
+    const TEST: &str = "a_tap_tells_why_packets_are_dropped_and_leaves_nothing_behind";
+    if !has(TEST, &["ip"]) || !in_netns(TEST) {
+        return;
+    }
+    veth();
+    let mut tap = match linerate_host::tracefs::KfreeSkb::begin() {
+        Ok(tap) => tap,
+        Err(e) => return skip(TEST, &format!("no tracing here: {e}")),
+    };
+    let out = UdpSocket::bind("10.77.0.1:0").unwrap();
+    for _ in 0..7 {
+        // Nobody listens; the answer to one makes the next call fail.
+        let _ = out.send_to(b"x", "10.77.0.1:9");
+    }
+    let mut s = Snapshot::default();
+    linerate_host::tracefs::drops(&tap.read().unwrap(), &mut s);
+    let drops = s.drops.take().unwrap();
+    let mine = drops.by.iter().find(|(name, _)| name.starts_with("NO_SOCKET@__udp4_lib_rcv"));
+    let (_, count) = mine.unwrap_or_else(|| panic!("{drops:?}"));
+    assert!(count >= 7, "{drops:?}");
+    assert_eq!(drops.lost, 0);
+    let _ = out.send_to(b"x", "10.77.0.1:9");
+    let _ = out.send_to(b"x", "10.77.0.1:9");
+    linerate_host::tracefs::drops(&tap.read().unwrap(), &mut s);
+    let again = s.drops.unwrap();
+    assert!(again.by.get(mine.unwrap().0).unwrap() > count, "it goes on from there");
+    let ours = rig::instances();
+    assert!(ours.iter().any(|n| n.contains(&format!("-{}-", std::process::id()))), "{ours:?}");
+    drop(tap);
+    let left = rig::instances();
+    assert!(!left.iter().any(|n| n.contains(&format!("-{}-", std::process::id()))), "{left:?}");
+}
+
+#[test]
+fn what_a_killed_process_left_the_next_tap_removes() {
+    const TEST: &str = "what_a_killed_process_left_the_next_tap_removes";
+    if again::role() == "killed" {
+        let _tap = linerate_host::tracefs::KfreeSkb::begin().unwrap();
+        println!("\n@tapped");
+        std::thread::sleep(std::time::Duration::from_secs(600));
+        return;
+    }
+    if let Err(e) = linerate_host::tracefs::KfreeSkb::begin() {
+        return skip(TEST, &format!("no tracing here: {e}"));
+    }
+    let command = std::process::Command::new("env");
+    let mut child =
+        again::again(command, TEST, "killed").stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    assert!(lines.any(|l| l.unwrap() == "@tapped"));
+    let name = format!("-{}-", child.id());
+    let has = |name: &str| rig::instances().iter().any(|n| n.contains(name));
+    let living = linerate_host::tracefs::KfreeSkb::begin().unwrap();
+    assert!(has(&name), "a tap that lives is left alone");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(has(&name), "nobody was there to remove it");
+    drop(living);
+    drop(linerate_host::tracefs::KfreeSkb::begin().unwrap());
+    assert!(!has(&name));
+}
+
+fn ethtool(option: char, dev: &str, set: &[(&str, &str)]) -> Change {
+    let set = set.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+    Change::Ethtool { option, dev: dev.into(), set }
+}
+
+fn qdisc(spec: &str) -> Change {
+    Change::Qdisc { dev: "va".into(), spec: spec.into() }
+}
+
+/// Applies it, sees it read back, and puts back what was there.
+fn there_and_back(new: &Change) {
+    let old = netlink::read_back(new).unwrap();
+    assert!(!old.same(new), "{old} is no change");
+    netlink::apply(new).unwrap();
+    let now = netlink::read_back(new).unwrap();
+    assert!(now.same(new), "{now} is not {new}");
+    netlink::apply(&old).unwrap();
+    let now = netlink::read_back(&old).unwrap();
+    assert!(now.same(&old), "{now} is not {old}");
+}
+
+#[test]
+fn changes_are_made_and_undone() {
+    const TEST: &str = "changes_are_made_and_undone";
+    if !has(TEST, &["ip", "tc", "ethtool"]) || !in_netns(TEST) {
+        return;
+    }
+    veth();
+    let link = |name: &str, value: &str| Change::Link {
+        dev: "va".into(),
+        name: name.into(),
+        value: value.into(),
+    };
+    for (name, value) in [("mtu", "1400"), ("txqueuelen", "77"), ("gso_max_size", "32768")] {
+        there_and_back(&link(name, value));
+        netlink::apply(&link(name, value)).unwrap();
+    }
+    let shown = json("ip -j -d link show va");
+    assert_eq!((&shown[0]["mtu"], &shown[0]["txqlen"]), (&1400.into(), &77.into()));
+    assert_eq!(shown[0]["gso_max_size"], 32_768);
+
+    there_and_back(&ethtool('K', "va", &[("gro", "on")]));
+    there_and_back(&ethtool('K', "va", &[("tso", "off"), ("gso", "off")]));
+    there_and_back(&ethtool('L', "va", &[("rx", "2"), ("tx", "3")]));
+    netlink::apply(&ethtool('L', "va", &[("rx", "2")])).unwrap();
+    assert_eq!(channels("va", "RX:"), (Some(4), Some(2)));
+    netlink::apply(&ethtool('K', "va", &[("tx-udp-segmentation", "off")])).unwrap();
+    assert_eq!(json("ethtool --json -k va")[0]["tx-udp-segmentation"]["active"], false);
+
+    let sysctl =
+        |name: &str, value: &str| Change::Sysctl { name: name.into(), value: value.into() };
+    there_and_back(&sysctl("net.ipv4.tcp_rmem", "4096 65536 1048576"));
+    there_and_back(&sysctl("net.ipv4.conf.va.rp_filter", "2"));
+
+    there_and_back(&qdisc("root pfifo limit 50"));
+    there_and_back(&qdisc("root handle 5: tbf rate 20mbit burst 16k limit 30kb"));
+    netlink::apply(&qdisc("root handle 5: tbf rate 20mbit burst 16k limit 30kb")).unwrap();
+    let shown = run("tc qdisc show dev va");
+    assert!(shown.contains("tbf 5: root") && shown.contains("rate 20Mbit"), "{shown}");
+    // What replaces it can be undone to the same shaper.
+    there_and_back(&qdisc("root pfifo limit 50"));
+    let shown = run("tc qdisc show dev va");
+    assert!(shown.contains("tbf 5: root") && shown.contains("rate 20Mbit"), "{shown}");
+    assert!(shown.contains("burst 16Kb") || shown.contains("burst 163"), "{shown}");
+    netlink::apply(&qdisc("root default")).unwrap();
+    assert!(run("tc qdisc show dev va").contains("noqueue"));
+    netlink::apply(&qdisc("root default")).unwrap();
+}
+
+#[test]
+fn what_can_not_be_done_is_said_and_not_done() {
+    const TEST: &str = "what_can_not_be_done_is_said_and_not_done";
+    if !has(TEST, &["ip", "tc"]) || !in_netns(TEST) {
+        return;
+    }
+    veth();
+    let refused = |change: &Change| netlink::apply(change).unwrap_err();
+    let rings = refused(&ethtool('G', "va", &[("rx", "512")]));
+    assert_eq!(rings.errno(), Some(libc::EOPNOTSUPP), "{rings}");
+    assert!(rings.to_string().starts_with("ethtool -G va rx 512"), "{rings}");
+    let many = refused(&ethtool('L', "va", &[("rx", "99")]));
+    assert_eq!(many.errno(), Some(libc::EINVAL));
+    assert!(many.to_string().contains("maximum"), "the kernel's own sentence: {many}");
+    let gone = refused(&ethtool('K', "none0", &[("gro", "on")]));
+    assert_eq!(gone.errno(), Some(libc::ENODEV), "{gone}");
+    let mtu = Change::Link { dev: "va".into(), name: "mtu".into(), value: "9999999".into() };
+    assert_eq!(refused(&mtu).errno(), Some(libc::EINVAL));
+    let fixed = refused(&ethtool('K', "va", &[("rx-vlan-filter", "on")]));
+    assert_eq!(fixed.source.kind(), std::io::ErrorKind::Unsupported, "{fixed}");
+    // Host-wide: not in this namespace.
+    let backlog =
+        Change::Sysctl { name: "net.core.netdev_max_backlog".into(), value: "2000".into() };
+    assert_eq!(netlink::read_back(&backlog).unwrap_err().errno(), Some(libc::ENOENT));
+
+    run("tc qdisc add dev va root handle 1: htb default 3");
+    run("tc class add dev va parent 1: classid 1:3 htb rate 8mbit");
+    let classful = netlink::read_back(&qdisc("root pfifo limit 9")).unwrap_err();
+    assert_eq!(classful.source.kind(), std::io::ErrorKind::Unsupported, "{classful}");
+    assert!(run("tc qdisc show dev va").contains("htb 1: root"));
+}
+
+#[test]
+fn without_rights_there_are_notes_and_what_anybody_may_read() {
+    const TEST: &str = "without_rights_there_are_notes_and_what_anybody_may_read";
+    if !has(TEST, &["ip"]) || !in_netns(TEST) {
+        return;
+    }
+    if again::role() != "powerless" {
+        veth();
+    }
+    again::powerless(TEST, || {
+        let s = full();
+        assert!(s.devs["va"].stats.get("tx_packets").is_some());
+        assert!(!s.devs["va"].features.is_empty());
+        let refused = netlink::apply(&ethtool('K', "va", &[("gro", "on")])).unwrap_err();
+        assert_eq!(refused.errno(), Some(libc::EPERM), "{refused}");
+        let refused = linerate_host::tracefs::KfreeSkb::begin().unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied, "{refused}");
+    });
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::attr::{
-    Message, Request, array, attrs, find, messages, number, number32, text, text_of, u32_at,
+    Message, Request, array, attrs, find, messages, number, number32, text_of, u32_at,
 };
 use crate::counters::Counters;
 use crate::snapshot::{Dev, Snapshot};
@@ -206,8 +206,7 @@ fn xdp(value: &[u8]) -> Option<(String, u32)> {
     Some((how.into(), number32(value, 4).unwrap_or(0)))
 }
 
-/// What a driver or kind of device is called in `IFLA_INFO_KIND` of the answer to one device's
-/// request, and its settings by the names that [`crate::change::Change::Link`] has.
+/// A parameter of the device that an answer is about, by its name in `ip link set`.
 pub(super) fn parameter(bytes: &[u8], name: &str) -> Option<u64> {
     let message = messages(bytes).find(|m| m.kind == RTM_NEWLINK)?;
     let inside = message.body.get(IFINFOMSG..)?;
@@ -221,10 +220,4 @@ pub(super) fn parameter_attr(name: &str) -> Option<u16> {
         "txqueuelen" => Some(IFLA_TXQLEN),
         _ => SETTINGS.iter().find(|(k, n)| *n == name && *k != 59).map(|(k, _)| *k),
     }
-}
-
-/// The name of the first device, for an answer to one device's request.
-pub(super) fn first_name(bytes: &[u8]) -> Option<String> {
-    let message = messages(bytes).find(|m| m.kind == RTM_NEWLINK)?;
-    find(message.body.get(IFINFOMSG..)?, IFLA_IFNAME).map(text)
 }

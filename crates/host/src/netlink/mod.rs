@@ -13,8 +13,6 @@
 //! Names beside those that [`crate::source`] lists: `netlink/sock_diag/{tcp,tcp6}-listen` are listening
 //! sockets, `tcp` and `tcp6` all others in brief, `tcp-info` all that is known of those that say most,
 //! `owners` lines `INODE PID NAME` for the sockets read before it.
-#![allow(dead_code)]
-
 mod attr;
 mod socket;
 mod live;
@@ -26,10 +24,12 @@ mod tcp_info;
 mod owners;
 mod ethtool;
 mod netdev;
+mod change;
 
 use std::collections::BTreeMap;
 use std::io;
 
+pub use change::{Kernel, apply, read_back};
 pub use live::Live;
 
 use crate::collect::Tier;

@@ -351,7 +351,7 @@ pub(super) const FQ_CODEL_OPTIONS: [&str; 10] = [
 ];
 
 /// `struct tc_tbf_qopt`, as rate in B/s, burst and limit in bytes.
-fn tbf(given: &[u8], into: &mut Counters) {
+pub(super) fn tbf(given: &[u8], into: &mut Counters) {
     const RATE_AT: usize = 8;
     const LIMIT_AT: usize = 24;
     let parms = find(given, 1).unwrap_or_default();
@@ -373,14 +373,25 @@ fn tbf(given: &[u8], into: &mut Counters) {
     }
 }
 
-/// The root qdisc of the device with this index: kind, handle, options as they lie.
-pub(super) fn root_of(bytes: &[u8], index: u32) -> Option<(String, u32, &[u8])> {
+/// The qdisc of a device at this place: kind, handle, options as they lie.
+pub(super) fn qdisc_at(bytes: &[u8], index: u32, parent: u32) -> Option<(String, u32, &[u8])> {
+    of_device(bytes, index).find(|body| u32_at(body, 12) == Some(parent)).and_then(|body| {
+        let inside = body.get(TCMSG..)?;
+        let options = find(inside, TCA_OPTIONS).unwrap_or_default();
+        Some((text_of(inside, TCA_KIND)?, u32_at(body, 8)?, options))
+    })
+}
+
+/// Whether a device has qdiscs below its root that somebody asked for.
+pub(super) fn has_children(bytes: &[u8], index: u32) -> bool {
+    of_device(bytes, index).any(|body| {
+        let (own, parent) = (u32_at(body, 8), u32_at(body, 12));
+        own != Some(0) && parent.is_some_and(|p| p != ROOT && p != INGRESS)
+    })
+}
+
+fn of_device(bytes: &[u8], index: u32) -> impl Iterator<Item = &[u8]> {
     messages(bytes)
-        .filter(|m| m.kind == RTM_NEWQDISC && u32_at(m.body, 4) == Some(index))
-        .find(|m| u32_at(m.body, 12) == Some(ROOT))
-        .and_then(|m| {
-            let inside = m.body.get(TCMSG..)?;
-            let options = find(inside, TCA_OPTIONS).unwrap_or_default();
-            Some((text_of(inside, TCA_KIND)?, u32_at(m.body, 8)?, options))
-        })
+        .filter(move |m| m.kind == RTM_NEWQDISC && u32_at(m.body, 4) == Some(index))
+        .map(|m| m.body)
 }

@@ -1,5 +1,5 @@
 //! System calls that no safe crate has: options of netlink sockets, `SIOCETHTOOL`.
-#![allow(unsafe_code, dead_code)]
+#![allow(unsafe_code)]
 
 use std::ffi::c_int;
 use std::io;

@@ -69,3 +69,37 @@ pub fn veth() {
     run("ip link set vb up");
     run("ip neigh add 10.77.0.9 lladdr 02:00:00:00:00:09 dev va");
 }
+
+/// The same host, as if its kernel were older than the families of generic netlink.
+#[derive(Default)]
+pub struct Old(netlink::Live);
+
+impl Source for Old {
+    fn read(&mut self, name: &str) -> io::Result<Vec<u8>> {
+        if ["netlink/ethtool/", "netlink/netdev/"].iter().any(|p| name.starts_with(p)) {
+            return Err(io::Error::from_raw_os_error(libc::ENOENT));
+        }
+        self.0.read(name)
+    }
+
+    fn list(&mut self, _: &str) -> io::Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    fn is_live(&self) -> bool {
+        true
+    }
+}
+
+/// The names of tracing's instances, through a tracefs that is ours alone.
+pub fn instances() -> Vec<String> {
+    use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+    use std::os::fd::AsRawFd as _;
+    let fs = rustix::mount::fsopen("tracefs", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
+    rustix::mount::fsconfig_create(&fs).unwrap();
+    let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+    let mount = rustix::mount::fsmount(&fs, flags, MountAttrFlags::empty()).unwrap();
+    let dir = format!("/proc/self/fd/{}/instances", mount.as_raw_fd());
+    let names = std::fs::read_dir(dir).unwrap();
+    names.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect()
+}

@@ -44,6 +44,11 @@ pub fn drvinfo(bytes: &[u8], dev: &mut Dev) -> Option<()> {
     Some(())
 }
 
+/// The names of features by bit, from `ioctl/ethtool/features/DEV`.
+pub(crate) fn feature_names(bytes: &[u8]) -> Vec<String> {
+    strings(bytes).map_or_else(Vec::new, |(names, _)| names)
+}
+
 /// Reads `ioctl/ethtool/features/DEV`.
 pub fn features(bytes: &[u8], dev: &mut Dev) -> Option<()> {
     let (names, blocks) = strings(bytes)?;
