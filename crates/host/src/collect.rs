@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use crate::netlink;
 use crate::proc::class_net::{self, Side};
 use crate::proc::{
     cachestat, interrupts, mib, netdev, number, packet, sockstat, softirqs, softnet, stat, sysctl,
@@ -10,6 +11,7 @@ use crate::proc::{
 };
 use crate::snapshot::{Dev, Snapshot};
 use crate::source::{CLOCK, NETNS, Source};
+use crate::tracefs;
 
 /// How much is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +27,7 @@ pub enum Tier {
 #[derive(Debug)]
 pub struct Collector {
     tier: Tier,
+    drops: bool,
     known: Known,
 }
 
@@ -56,7 +59,16 @@ impl Collector {
     /// One that reads this much.
     #[must_use]
     pub fn new(tier: Tier) -> Collector {
-        Collector { tier, known: Known::default() }
+        Collector { tier, drops: false, known: Known::default() }
+    }
+
+    /// Counts drops by reason as well ([`Snapshot::drops`]): from the first snapshot on, this host's
+    /// kernel is asked to say why it drops each packet. Root only; it costs the host something for each
+    /// drop, and needs a moment at the beginning and at the end.
+    #[must_use]
+    pub fn with_drops(mut self) -> Collector {
+        self.drops = true;
+        self
     }
 
     /// Reads the host now. What cannot be read is noted in the snapshot.
@@ -71,6 +83,11 @@ impl Collector {
         at.host();
         at.counters();
         at.sysctls();
+        netlink::collect(at.source, self.tier, &mut at.into);
+        // Of a record, they are there or not.
+        if self.drops || !at.source.is_live() {
+            at.file(tracefs::NAME, Want::MayBe, tracefs::drops);
+        }
         at.devices(self.tier);
         at.interrupts();
         if self.tier == Tier::Full {
@@ -211,7 +228,29 @@ impl At<'_> {
         self.into.host.is_init_netns = if here { Some(true) } else { child.then_some(false) };
     }
 
+    /// What netlink does not tell of devices, and all of them where there is no netlink.
     fn devices(&mut self, tier: Tier) {
+        if self.into.devs.is_empty() {
+            self.untold_devices();
+        }
+        if tier == Tier::Basic {
+            return;
+        }
+        let names: Vec<String> = self.into.devs.keys().cloned().collect();
+        for dev in &names {
+            self.attrs(dev, class_net::SETTINGS);
+            let name = format!("proc/net/dev_snmp6/{dev}");
+            self.file(&name, Want::MayBe, |bytes, into| mib::dev_snmp6(dev, bytes, into));
+            for path in sysctl::DEV_NAMES {
+                let path = path.replace("{}", dev);
+                let name = format!("proc/sys/{path}");
+                self.file(&name, Want::MayBe, |bytes, into| sysctl::sysctl(&path, bytes, into));
+            }
+        }
+    }
+
+    /// Devices by files alone.
+    fn untold_devices(&mut self) {
         self.file("proc/net/dev", Want::Always, netdev::dev);
         match self.source.list("sys/class/net") {
             Ok(names) => {
@@ -222,23 +261,13 @@ impl At<'_> {
             Err(err) => self.failed("sys/class/net", Want::Always, &err),
         }
         let names: Vec<String> = self.into.devs.keys().cloned().collect();
-        // All the indices first, for those of masters are looked up.
         for dev in &names {
             self.attrs(dev, class_net::ATTRS);
         }
-        if tier == Tier::Full {
-            for dev in &names {
-                self.attrs(dev, &["master/ifindex"]);
-                self.attrs(dev, class_net::SETTINGS);
-                self.statistics(dev);
-                let name = format!("proc/net/dev_snmp6/{dev}");
-                self.file(&name, Want::MayBe, |bytes, into| mib::dev_snmp6(dev, bytes, into));
-                for path in sysctl::DEV_NAMES {
-                    let path = path.replace("{}", dev);
-                    let name = format!("proc/sys/{path}");
-                    self.file(&name, Want::MayBe, |bytes, into| sysctl::sysctl(&path, bytes, into));
-                }
-            }
+        // When all indices are known, for that of the master is looked up.
+        for dev in &names {
+            self.attrs(dev, &["master/ifindex"]);
+            self.statistics(dev);
         }
     }
 
@@ -314,7 +343,7 @@ impl At<'_> {
     /// The interrupts of each device: what sysfs says; where there is no sysfs, what their names say.
     fn irqs_of_devs(&mut self) -> Vec<(String, Vec<u32>)> {
         let names: Vec<String> = self.into.devs.keys().cloned().collect();
-        let mut all = Vec::new();
+        let mut all: Vec<(String, BTreeSet<u32>)> = Vec::new();
         let mut any = false;
         for dev in names {
             let mut dirs = vec![format!("sys/class/net/{dev}/device/msi_irqs")];
@@ -324,8 +353,10 @@ impl At<'_> {
                 dirs.push(format!("sys/class/net/{dev}/device/../msi_irqs"));
             }
             let found = dirs.iter().find_map(|dir| self.source.list(dir).ok()).unwrap_or_default();
-            let irqs = found.iter().filter_map(|n| n.parse().ok());
-            let irqs: Vec<u32> = irqs.filter(|irq| self.into.irqs.contains_key(irq)).collect();
+            // Netlink may have told which interrupts its queues have.
+            let told = self.into.devs.get(&dev).map(|d| d.irqs.clone()).unwrap_or_default();
+            let irqs = found.iter().filter_map(|n| n.parse().ok()).chain(told);
+            let irqs: BTreeSet<u32> = irqs.filter(|irq| self.into.irqs.contains_key(irq)).collect();
             any |= !irqs.is_empty();
             all.push((dev, irqs));
         }
@@ -334,8 +365,7 @@ impl At<'_> {
             irqs.extend(named.map(|i| i.irq));
         }
         all.retain(|(_, irqs)| !irqs.is_empty());
-        all.iter_mut().for_each(|(_, irqs)| irqs.sort_unstable());
-        all
+        all.into_iter().map(|(dev, irqs)| (dev, irqs.into_iter().collect())).collect()
     }
 
     fn affinity(&mut self) {

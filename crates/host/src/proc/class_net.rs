@@ -13,7 +13,6 @@ pub const ATTRS: &[&str] = &[
     "flags",
     "mtu",
     "operstate",
-    "speed",
     "tx_queue_len",
     "uevent",
     "carrier_changes",
@@ -23,6 +22,7 @@ pub const ATTRS: &[&str] = &[
 
 /// Files of a device that only sysfs has.
 pub const SETTINGS: &[&str] = &[
+    "speed",
     "threaded",
     "gro_flush_timeout",
     "napi_defer_hard_irqs",

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::Timespec;
 use rustix::io::Errno;
@@ -12,6 +13,7 @@ use rustix::process::Resource;
 use rustix::time::{ClockId, clock_getres, clock_gettime};
 
 use super::Source;
+use crate::netlink;
 use crate::netns::{self, Namespace};
 
 /// The kernel that we run on. Files stay open: reading one again then costs half.
@@ -22,6 +24,8 @@ pub struct Live {
     files: BTreeMap<Box<str>, File>,
     files_max: usize,
     buf: Vec<u8>,
+    /// Shared with the thread in the namespace, in which its sockets are opened.
+    netlink: Arc<Mutex<netlink::Live>>,
 }
 
 impl Default for Live {
@@ -42,6 +46,7 @@ impl Live {
             files: BTreeMap::new(),
             files_max: usize::try_from(limit / 2).unwrap_or(usize::MAX).min(2048),
             buf: vec![0; 1 << 16],
+            netlink: Arc::default(),
         }
     }
 
@@ -122,6 +127,12 @@ impl Source for Live {
         match name {
             super::CLOCK => Ok(clock().into_bytes()),
             super::NETNS => self.there(|| Ok(format!("{}\n", netns::current()?).into_bytes())),
+            _ if is_message(name) => {
+                let (netlink, name) = (self.netlink.clone(), name.to_owned());
+                self.there(move || {
+                    netlink.lock().unwrap_or_else(PoisonError::into_inner).read(&name)
+                })
+            }
             _ => self.file(name),
         }
     }
@@ -134,6 +145,11 @@ impl Source for Live {
     fn is_live(&self) -> bool {
         true
     }
+}
+
+/// Whether this is no file but a question that is put to the kernel in another way.
+fn is_message(name: &str) -> bool {
+    ["netlink/", "ioctl/", "tracefs/"].iter().any(|kind| name.starts_with(kind))
 }
 
 /// Whether a file is worth keeping open: processes come and go.
