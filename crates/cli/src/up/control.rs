@@ -82,6 +82,16 @@ pub(super) fn check_knobs(up: &Up, knobs: &[(Setting, At)]) -> Result<(), String
             return Err(at.wrong(not_obeyed(up)));
         }
     }
+    check_given(knobs, &up.devices)
+}
+
+/// Whether the devices can do what the knobs ask of them.
+pub(super) fn check_given(knobs: &[(Setting, At)], devices: &[Opened]) -> Result<(), String> {
+    for (setting, at) in knobs {
+        let mut one = Knobs::default();
+        let taken = one.set(setting.path, &setting.value).map_err(|e| e.to_string());
+        taken.and_then(|()| check_rules(&one, devices)).map_err(|e| at.wrong(e))?;
+    }
     Ok(())
 }
 
@@ -99,6 +109,39 @@ fn not_obeyed(up: &Up) -> String {
     )
 }
 
+/// Whether accelerated RFS can write rules, where it is asked to: some device has to take them.
+fn check_rules(knobs: &Knobs, devices: &[Opened]) -> Result<(), String> {
+    if !knobs.ntuple || devices.iter().any(|d| d.backend == DevBackend::AfPacket) {
+        return Ok(());
+    }
+    Err(format!(
+        "features.ntuple: accelerated RFS has nowhere to write rules: {}",
+        no_rules(devices)
+    ))
+}
+
+/// Why devices take no rules.
+fn no_rules(devices: &[Opened]) -> String {
+    let mut each: Vec<&str> = devices.iter().map(|d| why_no_rules(d.backend)).collect();
+    each.dedup();
+    each.join("; ")
+}
+
+fn why_no_rules(backend: DevBackend) -> &'static str {
+    match backend {
+        DevBackend::Tap | DevBackend::Tun => {
+            "a TAP or TUN takes no rules, because the kernel sends a flow where it was answered from \
+             (tun_flow_update)"
+        }
+        DevBackend::AfXdp => {
+            "af_xdp takes no rules, because its socket receives from its own queue alone and the \
+             kernel drops what a program redirects to another one (xsk_rcv_check); rules of the card \
+             are set by `ethtool -N`"
+        }
+        DevBackend::AfPacket | DevBackend::Auto => "it takes no such rule",
+    }
+}
+
 /// Sets a knob in all shards and devices, or nowhere.
 pub(super) fn set(up: &mut Up, knob: &str, value: &str) -> Result<(), String> {
     let row = Knobs::row(knob).map_err(|e| e.to_string())?;
@@ -109,6 +152,7 @@ pub(super) fn set(up: &mut Up, knob: &str, value: &str) -> Result<(), String> {
     // What the value itself is, is judged first.
     let mut knobs = Knobs::default();
     knobs.set(path, value).map_err(|e| e.to_string())?;
+    check_rules(&knobs, &up.devices)?;
     match path {
         "channels.combined" => return set_channels(up, knobs.channels as usize),
         "ring.rx" => size_rings(up, knobs.ring_rx as usize)?,
@@ -217,13 +261,7 @@ fn tell_rule(up: &Up, location: u32, rule: Option<ntuple::Rule>) -> Result<(), S
     });
     match told.into_iter().flatten().find_map(Result::err) {
         None => Ok(()),
-        Some((std::io::ErrorKind::Unsupported, _)) => {
-            let names: Vec<&str> = up.devices.iter().map(|d| d.backend.name()).collect();
-            Err(format!(
-                "{} takes no rules: the kernel chooses the queue of each packet",
-                names.join(", ")
-            ))
-        }
+        Some((std::io::ErrorKind::Unsupported, _)) => Err(no_rules(&up.devices)),
         Some((_, why)) => Err(why),
     }
 }

@@ -124,6 +124,7 @@ impl Up {
             devices.push(opened);
         }
         let queues = devices.iter_mut().map(|d| d.queues.drain(..).map(Some).collect()).collect();
+        control::check_given(&config.knobs, &devices)?;
         // Every knob before the first socket: sockets are sized by them.
         let knobs: Vec<Setting> = config.knobs.iter().map(|k| k.0.clone()).collect();
         let (n, cpus) = (config.queues, processors(&config));

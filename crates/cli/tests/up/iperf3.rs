@@ -2,9 +2,11 @@
 //! two, and what it is told is true; a second client is told to wait, a hostile one changes nothing; the
 //! streams of a test move to the shard that reads them, and the kernel's program sends them there.
 
+use std::fs;
 use std::process::Stdio;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::addrs;
@@ -201,13 +203,27 @@ fn shard_of(world: &World, port: u16) -> Option<u8> {
 fn a_second_client_is_told_to_wait() {
     need!();
     let world = World::new();
-    let up = serve(&world, "af_packet", "2");
+    let file = |more: &str| {
+        let text = format!(
+            "queues = 2\n[[device]]\nname = \"v0\"\nbackend = \"af_packet\"\n\
+             addresses = [\"10.9.0.2/24\"{more}]\n[[service]]\nkind = \"iperf3\"\n"
+        );
+        fs::write(world.dir.join("up.toml"), text).expect("a file");
+    };
+    file("");
+    let mut up = world.up(&world.server, &["--config", "up.toml"]);
     let first = endless(&world, 6001);
-    for _ in 0..5 {
+    let busy = || {
         let told = run(&world.client, &format!("-c {SERVER_V4} -n 1M"));
         let error = told["error"].as_str().unwrap_or_default();
         assert!(error.contains("server is busy"), "{told}");
-    }
+    };
+    (0..5).for_each(|_| busy());
+    // The service that is read again is the one that runs.
+    file(", \"10.9.0.3/24\"");
+    up.signal(Signal::SIGHUP);
+    up.says("reloaded: 1 address");
+    (0..5).for_each(|_| busy());
     // It vanishes without a word: the kernel resets its connections, and the next one may come.
     drop(first);
     may_come(&world);
@@ -274,6 +290,40 @@ fn hostile_clients_get_an_answer_and_change_nothing() {
     let told = report(&world.client, &format!("-c {SERVER_V4} -u -b 50M -n 2M"));
     datagrams_are_true(&told, "after all that");
     up.end();
+}
+
+/// Where no rule can be written the knob of accelerated RFS is refused, at the start, at run time and in
+/// the file, and says why.
+#[test]
+fn rules_are_refused_where_the_kernel_takes_none() {
+    need!();
+    for (backend, why) in [("af_xdp", "xsk_rcv_check"), ("tap", "tun_flow_update")] {
+        let world = World::new();
+        let dev = if backend == "tap" { "lr0" } else { "v0" };
+        let start = ["up", "--dev", dev, "--backend", backend, "--addr", "10.9.0.2/24"];
+        let on = ["--set", "features.ntuple=1"];
+        let said = world.refused(&[&start[..], &on].concat(), 1);
+        assert!(said.contains("--set features.ntuple: ") && said.contains(why), "{said}");
+        let text = format!("[[device]]\nname = \"{dev}\"\nbackend = \"{backend}\"\n");
+        let file = world.dir.join("up.toml");
+        fs::write(&file, &text).expect("a file");
+        let mut up = world.up(&world.server, &["--config", "up.toml"]);
+        let said = world.refused(&["set", "features.ntuple=1"], 1);
+        assert!(said.contains(why), "{said}");
+        let spec = ["ntuple", "add", "flow-type", "tcp4", "dst-port", "7", "action", "0"];
+        let said = world.refused(&[&["set"][..], &spec].concat(), 1);
+        assert!(said.contains(why), "{said}");
+        assert_eq!(world.ask(&["get", "features.ntuple"]), "features.ntuple = 0\n");
+        fs::write(&file, format!("[knobs]\nfeatures.ntuple = true\n{text}")).expect("a file");
+        up.signal(Signal::SIGHUP);
+        let said = up.says("not reloaded");
+        assert!(
+            said.contains("up.toml:2: knobs.features.ntuple: ") && said.contains(why),
+            "{said}"
+        );
+        world.ask(&["set", "features.ntuple=0"]);
+        up.end();
+    }
 }
 
 /// Packets that each shard has had (`softnet: processed`).
