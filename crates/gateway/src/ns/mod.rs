@@ -4,6 +4,7 @@ mod cover;
 mod device;
 mod exec;
 mod helper;
+mod ids;
 mod init;
 pub(crate) mod leftover;
 mod message;
@@ -11,10 +12,12 @@ mod mounts;
 mod plan;
 mod refused;
 mod spawn;
+mod spawned;
 
 pub use leftover::Leftover;
 pub use plan::{Backend, Inherited, Net, Plan, UserMode};
-pub use spawn::{Device, Event, Exit, SpawnError, Spawned, spawn};
+pub use spawn::{Device, SpawnError, spawn};
+pub use spawned::{Event, Exit, Spawned};
 
 use std::ffi::OsString;
 use std::process::ExitCode;
