@@ -145,11 +145,16 @@ fn snapshot(name: Option<&str>, what: What) -> Result<Snapshot, Failure> {
 
 fn knob(name: Option<&str>, request: Request, as_json: bool) -> Result<(), Failure> {
     match Client::connect(name)?.ask(&request)? {
-        Response::Value { knob, value } => {
-            if as_json {
-                print_json(&json!({ "knob": knob, "value": value }));
-            } else {
-                print(&format!("{knob} = {value}\n"));
+        Response::Value { knob, value, note } => {
+            match (as_json, &note) {
+                (true, None) => print_json(&json!({ "knob": knob, "value": value })),
+                (true, Some(note)) => {
+                    print_json(&json!({ "knob": knob, "value": value, "note": note }));
+                }
+                (false, _) => print(&format!("{knob} = {value}\n")),
+            }
+            if let Some(note) = note.filter(|_| !as_json) {
+                eprintln!("linerate: {note}");
             }
             Ok(())
         }

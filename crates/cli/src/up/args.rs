@@ -27,7 +27,8 @@ ADDR limits a service to one address; IPv6 in brackets. --ports gives the ports 
 the order of the --serve options.
 
 Backends, as --backend auto tries them (docs/backends):
-  af_xdp     rings shared with the driver: fastest; needs root, or CAP_NET_RAW, CAP_BPF, CAP_NET_ADMIN
+  af_xdp     rings shared with the driver: fastest; needs root, or CAP_NET_RAW,
+             CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN
   af_packet  rings of a packet socket; needs CAP_NET_RAW
   tap, tun   an interface that is made if it does not exist; needs CAP_NET_ADMIN and /dev/net/tun
 

@@ -29,14 +29,20 @@ pub struct Opened {
     pub queues: Vec<Box<dyn Device>>,
     /// It was made by us, and goes with us.
     pub made: bool,
+    /// The largest packet that it takes, in bytes, as far as that is known.
+    pub mtu: u32,
+    /// The interface's own: when it was opened, which its packet memory is for, and as last heard.
+    opened_mtu: u32,
+    heard_mtu: u32,
     /// How it is driven on.
     more: More,
 }
 
 /// What opens further queues, and decides which packets are ours.
 enum More {
-    /// All queues of the card are open; one that was closed can be opened again.
-    Xdp(Box<xdp::Queues>),
+    /// All queues of the card are open; one that was closed can be opened again. Those that came
+    /// later have memory of their own.
+    Xdp(Vec<xdp::Queues>),
     /// The group of sockets takes more.
     Packet(Box<ring::Group>),
     /// A descriptor for each queue that is not one of the interface's: the next is opened from it.
@@ -108,18 +114,61 @@ impl Opened {
         if self.backend == DevBackend::AfPacket {
             return ignore(&mut netdev, name, &addrs(device), changes).map(drop);
         }
-        let More::Xdp(queues) = &self.more else { return Ok(()) };
-        let attached = queues.attached();
+        let Some(attached) = self.attached() else { return Ok(()) };
         let filter = filter(&mut netdev, config, device)?;
         attached.set_filter(&filter).map_err(|e| format!("{name}: what is ours: {e}"))
     }
 
     /// What became known about the interface since this was last asked.
     pub fn take_notes(&self) -> Vec<String> {
-        match &self.more {
-            More::Xdp(queues) => queues.attached().take_notes(),
-            _ => Vec::new(),
+        self.attached().map_or(Vec::new(), |attached| attached.take_notes())
+    }
+
+    /// The XDP program, if there is one.
+    fn attached(&self) -> Option<&xdp::Attached> {
+        let More::Xdp(all) = &self.more else { return None };
+        all.first().map(|queues| &**queues.attached())
+    }
+
+    /// Queues that the interface got since it was last asked, opened: what comes by one that nobody
+    /// serves would go to the kernel.
+    ///
+    /// # Errors
+    /// The kernel's, as a sentence.
+    pub fn grown(&mut self) -> Result<Vec<Box<dyn Device>>, String> {
+        let More::Xdp(all) = &mut self.more else { return Ok(Vec::new()) };
+        let Some(last) = all.last() else { return Ok(Vec::new()) };
+        let (begin, Ok(has)) = (last.range().end, last.has()) else { return Ok(Vec::new()) };
+        let end = has.min(config::QUEUES_MAX as u32);
+        if begin >= end {
+            return Ok(Vec::new());
         }
+        let (more, opened) = last.grow(begin..end).map_err(|e| {
+            format!(
+                "{} receives by {has} queues now, and {begin} of them are served: what is for us and \
+                 comes by the others goes to the kernel: {e}",
+                self.name
+            )
+        })?;
+        all.push(more);
+        Ok(opened.into_iter().map(|q| Box::new(q) as Box<dyn Device>).collect())
+    }
+
+    /// Somebody may have changed the interface: a sentence if its MTU is another one now.
+    pub fn follow_mtu(&mut self, mtu: u32) -> Option<String> {
+        if std::mem::replace(&mut self.heard_mtu, mtu) == mtu {
+            return None;
+        }
+        let most = if self.shares_queues() { self.opened_mtu } else { 65_535 };
+        self.mtu = mtu.min(most);
+        let name = &self.name;
+        Some(match mtu > most {
+            true => format!(
+                "{name} has an MTU of {mtu} now: the packet memory of AF_XDP is for {most}, which \
+                 stays the largest packet; start this instance anew for larger ones"
+            ),
+            false => format!("{name} has an MTU of {mtu} now"),
+        })
     }
 
     /// Queue number `queue`, where the interface can have one more; `None` where it can not.
@@ -173,9 +222,12 @@ impl Opened {
     /// # Errors
     /// The kernel's, as a sentence.
     pub fn reopen(&self, queue: u8) -> Result<Box<dyn Device>, String> {
-        let More::Xdp(queues) = &self.more else {
+        let More::Xdp(all) = &self.more else {
             return Err(format!("{}: its queues are not shared", self.name));
         };
+        let its = |queues: &&xdp::Queues| queues.range().contains(&queue.into());
+        let lost = || format!("{} has no queue {queue}", self.name);
+        let queues = all.iter().find(its).ok_or_else(lost)?;
         let opened = queues.open_queue(queue.into()).map_err(|e| e.to_string())?;
         Ok(Box::new(opened))
     }
@@ -308,7 +360,10 @@ impl Wanted<'_> {
             notes,
             queues: opened.queues.into_iter().map(|q| Box::new(q) as Box<dyn Device>).collect(),
             made: false,
-            more: More::Xdp(Box::new(opened.more)),
+            mtu: link.mtu,
+            opened_mtu: link.mtu,
+            heard_mtu: link.mtu,
+            more: More::Xdp(vec![opened.more]),
         })
     }
 
@@ -338,6 +393,9 @@ impl Wanted<'_> {
             notes,
             queues: opened.queues.into_iter().map(|q| Box::new(q) as Box<dyn Device>).collect(),
             made: false,
+            mtu: link.mtu,
+            opened_mtu: link.mtu,
+            heard_mtu: link.mtu,
             more: More::Packet(Box::new(opened.group)),
         })
     }
@@ -384,6 +442,9 @@ impl Wanted<'_> {
             notes,
             queues: queues.into_iter().map(|q| Box::new(q) as Box<dyn Device>).collect(),
             made: !existed,
+            mtu: link.mtu,
+            opened_mtu: link.mtu,
+            heard_mtu: link.mtu,
             more: More::Tun(twins),
         })
     }

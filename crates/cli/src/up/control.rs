@@ -8,7 +8,7 @@ use linerate_core::table::knob::Takes;
 use linerate_dev::device::Rings;
 use linerate_dev::drive::{Coalesce, Drive};
 use linerate_gateway::control::snapshot::{DevQueueRow, RingsRow, RssRow, RuleRow};
-use linerate_gateway::control::{Meta, Request, Response, SOCKETS_MAX, Snapshot};
+use linerate_gateway::control::{Meta, Request, Response, SOCKETS_MAX, Snapshot, without_effect};
 
 use super::args::DevBackend;
 use super::backend::Opened;
@@ -36,7 +36,7 @@ impl Distribution {
 /// Answers a request.
 pub(super) fn answer(up: &mut Up, request: Request) -> Response {
     let said = |knob: &str, done: Result<String, String>| match done {
-        Ok(value) => Response::Value { knob: knob.to_owned(), value },
+        Ok(value) => Response::Value { knob: knob.to_owned(), value, note: None },
         Err(why) => Response::Error(why),
     };
     match request {
@@ -49,7 +49,13 @@ pub(super) fn answer(up: &mut Up, request: Request) -> Response {
         }
         Request::Set(knob, value) => {
             let done = set(up, &knob, &value).and_then(|()| get(up, &knob));
-            said(full_name(&knob), done)
+            match said(full_name(&knob), done) {
+                Response::Value { knob, value, .. } => {
+                    let note = without_effect(&knob, &value, up.workers.shards());
+                    Response::Value { knob, value, note }
+                }
+                refused => refused,
+            }
         }
         Request::AddRule(spec) => said("ntuple", add_rule(up, &spec)),
         Request::DeleteRule(location) => said("ntuple", delete_rule(up, location)),

@@ -110,6 +110,34 @@ fn a_number_of_queues_is_reached_or_none_is_added() {
     });
 }
 
+/// A shard that goes leaves what it received and sent by each device in the sums.
+#[test]
+fn what_a_shard_received_by_a_device_is_still_shown_when_it_is_gone() {
+    in_netns(|| {
+        let mut up = Up::start(config("af_packet", "queues = 2", ADDR)).expect("it starts");
+        up.workers
+            .ask(1, |drive, _| {
+                let iface = &mut drive.shard.net.ifaces[0];
+                (iface.rx_packets, iface.rx_bytes) = (1_000_000, 64_000_000);
+                (iface.tx_packets, iface.tx_bytes) = (2_000_000, 128_000_000);
+            })
+            .expect("it is there");
+        let sums = |up: &mut Up| {
+            let all = up.snapshot(0);
+            assert_eq!(all.devices.len(), 1, "one device");
+            let d = &all.devices[0];
+            // The kernel may send a few of its own by the wire.
+            [d.rx_packets, d.rx_bytes, d.tx_packets, d.tx_bytes].map(|n| n / 1_000_000)
+        };
+        assert_eq!(sums(&mut up), [1, 64, 2, 128]);
+        control::set_channels(&mut up, 1).expect("one goes");
+        assert_eq!(sums(&mut up), [1, 64, 2, 128]);
+        control::set_channels(&mut up, 2).expect("one comes");
+        assert_eq!(sums(&mut up), [1, 64, 2, 128]);
+        up.stop().expect("it ends");
+    });
+}
+
 #[test]
 fn a_reload_that_fails_at_its_last_step_is_undone_whole() {
     in_netns(|| {

@@ -8,10 +8,11 @@ use std::time::Instant;
 use linerate_core::ip::route::{Route as CoreRoute, RouteKind};
 use linerate_dev::device::Device;
 use linerate_dev::drive::Drive;
+use linerate_dev::netdev::Watch;
 use linerate_dev::poller::{Interest, Poller};
 use linerate_dev::worker::Workers;
 use linerate_dev::worker::topology::Topology;
-use linerate_gateway::control::{ControlServer, Snapshot};
+use linerate_gateway::control::{ControlServer, Snapshot, without_effect};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -19,12 +20,17 @@ use super::backend::Opened;
 use super::changes::Changes;
 use super::config::{Config, Way};
 use super::control::{self, Distribution};
+use super::rights;
 use super::serve::{Served, Services};
 use crate::args::Setting;
 
 /// Tokens of the main thread's poller.
 const SIGNALS: u64 = 1;
 const CONTROL: u64 = 2;
+const LINKS: u64 = 3;
+
+/// Notes that are kept for whoever asks later: the newest.
+const NOTES_MAX: usize = 64;
 
 /// How often devices are asked what they found out.
 const ASK_NS: u64 = 1_000_000_000;
@@ -52,6 +58,8 @@ pub struct Up {
     /// What shards counted that are gone.
     pub(super) past: Option<Snapshot>,
     control: Option<ControlServer>,
+    /// Tells when somebody changes an interface, where that can be heard.
+    pub(super) links: Option<Watch>,
     poller: Poller,
     signals: SignalFd,
 }
@@ -116,6 +124,11 @@ impl Up {
         if let Some(control) = &control {
             watch(control.poll_fd(), CONTROL)?;
         }
+        // Before the devices are looked at: nothing is missed between that and the first event.
+        let links = Watch::open().ok();
+        if let Some(links) = &links {
+            watch(links.as_fd(), LINKS)?;
+        }
         let seed = seed().map_err(|e| format!("cannot read random numbers: {e}"))?;
         let mut devices = Vec::new();
         for device in &config.devices {
@@ -123,10 +136,14 @@ impl Up {
             notes.append(&mut opened.notes);
             devices.push(opened);
         }
+        // Before the workers' threads are made: they take over what this one has.
+        rights::drop_for(&devices)?;
         let queues = devices.iter_mut().map(|d| d.queues.drain(..).map(Some).collect()).collect();
         control::check_given(&config.knobs, &devices)?;
         // Every knob before the first socket: sockets are sized by them.
         let knobs: Vec<Setting> = config.knobs.iter().map(|k| k.0.clone()).collect();
+        let idle = |k: &Setting| without_effect(k.path, &k.value, config.queues);
+        notes.extend(knobs.iter().filter_map(idle));
         let (n, cpus) = (config.queues, processors(&config));
         let plan = Arc::new(Mutex::new(Plan { config, served, queues, knobs: knobs.clone() }));
         let for_build = Arc::clone(&plan);
@@ -152,6 +169,7 @@ impl Up {
             changes: None,
             past: None,
             control,
+            links,
             poller,
             signals,
         };
@@ -171,9 +189,13 @@ impl Up {
         let ask = self.devices.iter().any(Opened::shares_queues).then_some(ASK_NS);
         loop {
             let tokens: Vec<u64> = self.poller.wait(ask)?.map(|e| e.token).collect();
+            self.follow_queues();
             self.learn_notes();
             if let Some(failure) = self.workers.failed().first() {
-                return Ok(Ended::Failed(failure.to_string()));
+                return Ok(Ended::Failed(self.why(failure)));
+            }
+            if tokens.contains(&LINKS) {
+                self.follow_links();
             }
             if tokens.contains(&SIGNALS) {
                 while let Ok(Some(info)) = self.signals.read_signal() {
@@ -220,9 +242,19 @@ impl Up {
     /// What the devices found out since the start, for people.
     pub(super) fn learn_notes(&mut self) {
         for note in self.devices.iter().flat_map(Opened::take_notes).collect::<Vec<_>>() {
-            eprintln!("linerate up: {note}");
-            self.notes.push(note);
+            self.say(note);
         }
+    }
+
+    /// Says something. What is true again stands in the list once, and last; so the list has an end.
+    pub(super) fn say(&mut self, note: String) {
+        if self.notes.last() != Some(&note) {
+            eprintln!("linerate up: {note}");
+        }
+        self.notes.retain(|old| *old != note);
+        self.notes.push(note);
+        let most = self.notes.len().saturating_sub(NOTES_MAX);
+        self.notes.drain(..most);
     }
 
     /// A reading of all shards.
@@ -258,8 +290,9 @@ pub(super) fn open_services(config: &Config) -> Result<Vec<Arc<Served>>, String>
     config.services.iter().cloned().map(Served::open).collect()
 }
 
-/// Builds one shard: devices, addresses, routes, services.
+/// Builds one shard: devices, addresses, routes, services. Its thread needs no right for any of it.
 fn build(plan: &Mutex<Plan>, shard: usize, drive: &mut Drive) -> Result<Services, String> {
+    rights::drop_all()?;
     let mut plan = lock(plan);
     for Setting { path, value } in &plan.knobs {
         drive.shard.set_knob(path, value).map_err(|e| e.to_string())?;

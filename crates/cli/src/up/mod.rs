@@ -11,9 +11,11 @@ mod control;
 #[cfg(test)]
 mod faults;
 mod file;
+mod follow;
 mod instance;
 mod reload;
 mod resize;
+mod rights;
 mod serve;
 
 use std::io;

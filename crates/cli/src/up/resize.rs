@@ -7,6 +7,7 @@
 use linerate_core::shard::Shard;
 use linerate_core::table::Counts;
 use linerate_dev::device::Device;
+use linerate_gateway::control::snapshot::DeviceRow;
 use linerate_gateway::control::{Meta, Snapshot};
 use std::sync::Arc;
 
@@ -26,6 +27,8 @@ impl Up {
     /// # Errors
     /// A sentence; every queue is where it was then, or the sentence says which is not.
     pub(super) fn add_shard(&mut self) -> Result<(), String> {
+        // It may have queues by now that nobody has asked about yet.
+        self.follow_queues();
         let new = self.workers.shards();
         let mut lent = Vec::new();
         let added = self.offer_all(new, &mut lent).and_then(|()| self.add_worker(new));
@@ -53,6 +56,7 @@ impl Up {
     fn add_worker(&mut self, shard: usize) -> Result<(), String> {
         lock(&self.plan).config.queues = shard + 1;
         let added = self.workers.add();
+        self.tell_mtus();
         added.map(drop).map_err(|e| {
             lock(&self.plan).config.queues = shard;
             format!("channels.combined: no worker more: {e}")
@@ -120,7 +124,12 @@ impl Up {
     }
 
     /// Has a shard drive a queue.
-    fn serve(&self, shard: usize, device: u8, queue: Box<dyn Device>) -> Result<(), String> {
+    pub(super) fn serve(
+        &self,
+        shard: usize,
+        device: u8,
+        queue: Box<dyn Device>,
+    ) -> Result<(), String> {
         let added = self.workers.ask(shard, move |drive, _| drive.add_queue(device, queue));
         added.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
     }
@@ -146,8 +155,11 @@ impl Up {
         });
         let (counts, queues) = asked.map_err(|e| e.to_string())?;
         lock(&self.plan).config.queues = last;
-        let removed = self.workers.remove();
-        self.remember(counts);
+        // What it received and sent up to its end, device by device.
+        let (removed, devices) = self
+            .workers
+            .remove_with(|drive, _| Snapshot::take(&drive.shard, Meta::default()).devices);
+        self.remember(counts, devices.unwrap_or_default());
         let removed = removed.map_err(|e| format!("the shard's last turns failed: {e}"));
         let mut wrong: Vec<String> = removed.err().into_iter().collect();
         for (device, queue) in queues {
@@ -172,11 +184,12 @@ impl Up {
     }
 
     /// What a shard counted that is gone stays in the sums.
-    fn remember(&mut self, counts: Arc<Counts>) {
+    fn remember(&mut self, counts: Arc<Counts>, devices: Vec<DeviceRow>) {
         let mut shell = Shard::new(0);
         shell.net.counts = counts;
         let mut past = Snapshot::take(&shell, Meta::default());
         past.shards.clear();
+        past.devices = devices;
         let all = self.past.take().into_iter().chain([past]).collect();
         self.past = Some(Snapshot::merge(all));
     }

@@ -58,19 +58,32 @@ impl<A: App + 'static> Workers<A> {
     /// `EBUSY` if it is the only one; what its last turns or its thread gave: it is gone all the
     /// same.
     pub fn remove(&mut self) -> io::Result<()> {
+        self.remove_with(|_, _| ()).0
+    }
+
+    /// The same; `last_word` runs on the worker after everything has left it. Its answer is missing
+    /// if there is no worker to ask.
+    ///
+    /// # Errors
+    /// As [`Workers::remove`].
+    pub fn remove_with<R: Send + 'static>(
+        &mut self,
+        last_word: impl FnOnce(&mut Drive, &mut A) -> R + Send + 'static,
+    ) -> (io::Result<()>, Option<R>) {
         let Some(last) = self.shards().checked_sub(1).filter(|last| *last > 0) else {
-            return Err(io::Error::from_raw_os_error(libc::EBUSY));
+            return (Err(io::Error::from_raw_os_error(libc::EBUSY)), None);
         };
         let mesh = Arc::clone(self.mesh());
         let halted = self.shared.ending.load(Ordering::Acquire);
-        let left = match self.ask(last, move |drive, app| depart(drive, app, &mesh, halted)) {
-            Ok(left) => left,
-            Err(Gone { .. }) => {
-                // Nobody is there to move anything; the others must not wait for it.
-                self.mesh().take_down(last as u8);
-                Err(Gone { shard: last }.into())
-            }
-        };
+        let asked = self.ask(last, move |drive, app| {
+            let left = depart(drive, app, &mesh, halted);
+            (left, Some(last_word(drive, app)))
+        });
+        let left = asked.unwrap_or_else(|Gone { .. }| {
+            // Nobody is there to move anything; the others must not wait for it.
+            self.mesh().take_down(last as u8);
+            (Err(Gone { shard: last }.into()), None)
+        });
         if let Some(hand) = self.hands.pop() {
             hand.order(Order::End);
             lock(&self.shared.wakers).retain(|(shard, _)| *shard != last);

@@ -5,6 +5,7 @@ use super::filter::Filter;
 use super::open::Mode;
 use super::program::{self, Maps, XDP_PASS};
 use crate::sys::bpf::{AttachMode, Prog};
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -18,7 +19,7 @@ pub struct Attached {
     maps: Maps,
     prog: Prog,
     filter: Mutex<Filter>,
-    notes: Mutex<Vec<String>>,
+    notes: Mutex<Notes>,
     _link: OwnedFd,
 }
 
@@ -28,6 +29,21 @@ impl fmt::Debug for Attached {
             .field("ifname", &self.ifname)
             .field("native", &self.native)
             .finish_non_exhaustive()
+    }
+}
+
+/// What the user should know, each thing once, however many queues find it out.
+#[derive(Default)]
+struct Notes {
+    new: Vec<String>,
+    said: HashSet<String>,
+}
+
+impl Notes {
+    fn add(&mut self, note: String) {
+        if self.said.insert(note.clone()) {
+            self.new.push(note);
+        }
     }
 }
 
@@ -44,22 +60,26 @@ impl Attached {
         mode: Mode,
         queues: u32,
     ) -> Result<Attached, OpenError> {
-        const NEEDS: &str = "CAP_BPF and CAP_NET_ADMIN";
+        const NEEDS: &str = "CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN";
         let refused = |doing| move |source: io::Error| OpenError::new(doing, NEEDS, ifname, source);
         let maps = Maps::new(queues).map_err(refused("make BPF maps"))?;
         let prog =
             program::load(&maps, XDP_PASS).map_err(|err| match err.source.raw_os_error() {
                 Some(libc::EPERM) => refused("load an XDP program")(err.source),
+                // Without CAP_PERFMON no place in a packet may be computed.
+                Some(libc::EACCES) if err.log.contains("prohibited for !root") => {
+                    refused("load an XDP program")(io::Error::from_raw_os_error(libc::EPERM))
+                }
                 _ => OpenError::Verifier { log: err.log, source: err.source },
             })?;
-        let mut notes = Vec::new();
+        let mut notes = Notes::default();
         let attach = |mode| prog.attach(ifindex, mode);
         let (link, native) = match mode {
             Mode::Native => (attach(AttachMode::Native), true),
             Mode::Generic => (attach(AttachMode::Generic), false),
             Mode::Auto => match attach(AttachMode::Native) {
                 Err(err) if !is_final(&err) => {
-                    notes.push(format!(
+                    notes.add(format!(
                         "{ifname}: no native XDP ({err}): generic XDP, a packet of the kernel's is \
                          made of every frame first"
                     ));
@@ -95,7 +115,7 @@ impl Attached {
     }
     /// Something that the user should know.
     pub(super) fn note(&self, note: String) {
-        lock(&self.notes).push(note);
+        lock(&self.notes).add(note);
     }
 
     /// The interface's name.
@@ -132,7 +152,7 @@ impl Attached {
     /// What the user should know, each once: what was lost on the way to the best mode, checksums
     /// that the sender leaves out. The queues add to it as they find out.
     pub fn take_notes(&self) -> Vec<String> {
-        std::mem::take(&mut lock(&self.notes))
+        std::mem::take(&mut lock(&self.notes).new)
     }
 }
 
@@ -140,4 +160,21 @@ impl Attached {
 fn is_final(err: &io::Error) -> bool {
     let errno = err.raw_os_error();
     matches!(errno, Some(libc::EBUSY | libc::EEXIST | libc::EPERM | libc::ENODEV))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_every_queue_finds_out_is_said_once() {
+        let mut notes = Notes::default();
+        let each = |notes: &mut Notes| (0..4).for_each(|_| notes.add("v0: copied".to_owned()));
+        each(&mut notes);
+        assert_eq!(std::mem::take(&mut notes.new), ["v0: copied"]);
+        // A queue that is opened again finds the same.
+        each(&mut notes);
+        notes.add("v0: something else".to_owned());
+        assert_eq!(notes.new, ["v0: something else"]);
+    }
 }

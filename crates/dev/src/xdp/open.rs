@@ -323,6 +323,40 @@ impl Queues {
         self.bind_queue(queue)
     }
 
+    /// Opens queues that the interface got since (`ethtool -L`), with packet memory of their own: that
+    /// of the others is theirs. What opens them again comes with them.
+    ///
+    /// # Errors
+    /// [`OpenError`]: as [`open`]. None of them is open then.
+    pub fn grow(&self, queues: Range<u32>) -> Result<(Queues, Vec<Xsk>), OpenError> {
+        if queues.is_empty() || queues.end > u32::from(QUEUES_MAX) {
+            return Err(OpenError::Config(QUEUES));
+        }
+        check_queue(&self.config.ifname, queues.end - 1)?;
+        let chunks = self.config.frames as usize * queues.len();
+        let size = self.umem.region.chunk_size();
+        let umem = Umem::new(chunks, size)
+            .map_err(|source| OpenError::Memory { bytes: chunks * size, source })?;
+        let config = Arc::new(Config { queues: queues.clone(), ..(*self.config).clone() });
+        let more = Queues { config, umem, sockets: Arc::default(), ..self.clone() };
+        let opened = queues.map(|queue| more.bind_queue(queue)).collect::<Result<_, _>>()?;
+        Ok((more, opened))
+    }
+
+    /// The numbers of its queues.
+    #[must_use]
+    pub fn range(&self) -> Range<u32> {
+        self.config.queues.clone()
+    }
+
+    /// How many receive queues the interface has now.
+    ///
+    /// # Errors
+    /// `ENODEV` if it is gone; those of a driver that does not say.
+    pub fn has(&self) -> io::Result<u32> {
+        sys::rx_queues(&self.config.ifname)
+    }
+
     fn bind_queue(&self, queue: u32) -> Result<Xsk, OpenError> {
         const NEEDS: &str = "CAP_NET_RAW";
         let name = &self.config.ifname;

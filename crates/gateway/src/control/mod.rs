@@ -52,6 +52,9 @@ pub enum Response {
         knob: String,
         /// Its value.
         value: String,
+        /// What whoever set it should know: a sentence.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        note: Option<String>,
     },
     /// The request can not be granted: a sentence for the user.
     Error(String),
@@ -65,7 +68,7 @@ pub const SOCKETS_MAX: usize = 16_384;
 /// for snapshots only.
 pub fn answer(shard: &mut Shard, request: Request, meta: impl FnOnce() -> Meta) -> Response {
     let value = |shard: &Shard, knob: String| match shard.net.knobs.get(&knob) {
-        Ok(value) => Response::Value { knob, value },
+        Ok(value) => Response::Value { knob, value, note: None },
         Err(e) => Response::Error(e.to_string()),
     };
     match request {
@@ -75,11 +78,35 @@ pub fn answer(shard: &mut Shard, request: Request, meta: impl FnOnce() -> Meta) 
         }
         Request::Get(knob) => value(shard, full_name(knob)),
         Request::Set(knob, new) => match set(shard, &knob, &new) {
-            Ok(()) => value(shard, full_name(knob)),
+            Ok(()) => match value(shard, full_name(knob)) {
+                Response::Value { knob, value, .. } => {
+                    let note = without_effect(&knob, &value, 1);
+                    Response::Value { knob, value, note }
+                }
+                refused => refused,
+            },
             Err(why) => Response::Error(why),
         },
         Request::AddRule(_) | Request::DeleteRule(_) => Response::Error(ONE_QUEUE.to_owned()),
     }
+}
+
+/// Why a knob that is about several shards has no effect yet, where there is only one: a sentence.
+/// Nothing needs to be said of a value that is the default.
+#[must_use]
+pub fn without_effect(knob: &str, value: &str, shards: usize) -> Option<String> {
+    const OF_SEVERAL: [&str; 5] =
+        ["queues.", "net.core.rps_", "rss.", "rx-flow-hash.", "features.ntuple"];
+    let row = linerate_core::table::Knobs::row(knob).ok()?;
+    let default = linerate_core::table::Knobs::default().get(row.path).unwrap_or_default();
+    let several = OF_SEVERAL.iter().any(|begin| row.path.starts_with(begin));
+    (shards < 2 && several && value != default).then(|| {
+        format!(
+            "{} has no effect as long as there is one shard; `linerate up --queues 2`, or \
+             `linerate set channels.combined=2` while it runs, makes two",
+            row.path
+        )
+    })
 }
 
 /// The knob's path, where a part of it was given.

@@ -57,7 +57,8 @@ fn get_set_and_snapshot_are_answered() {
     with_server(&dir, |path| {
         let mut client = Client::open(path, "one").expect("it listens");
         let knob = "net.core.netdev_budget".to_owned();
-        let value = |v: &str| Response::Value { knob: knob.clone(), value: v.to_owned() };
+        let value =
+            |v: &str| Response::Value { knob: knob.clone(), value: v.to_owned(), note: None };
         assert_eq!(client.ask(&Request::Get(knob.clone())).expect("answer"), value("300"));
         let set = Request::Set(knob.clone(), "600".to_owned());
         assert_eq!(client.ask(&set).expect("answer"), value("600"));
@@ -228,4 +229,26 @@ fn names_are_file_names() {
     for program in ["/usr/bin/curl", "", "/", "ü b", &"p".repeat(99)] {
         assert_eq!(check_name(&default_name(program)), Ok(()), "{program}");
     }
+}
+
+#[test]
+fn what_is_about_several_shards_is_said_to_have_no_effect_in_one() {
+    let said = |knob: &str, value: &str, shards| super::without_effect(knob, value, shards);
+    for (knob, value) in [
+        ("queues.rx.rps_cpus", "3"),
+        ("rps_cpus", "3"),
+        ("net.core.rps_sock_flow_entries", "1024"),
+        ("queues.tx.xps_cpus", "1"),
+        ("rss.weight", "6 2"),
+    ] {
+        let note = said(knob, value, 1).expect(knob);
+        assert!(note.contains("no effect") && note.contains("channels.combined=2"), "{note}");
+        assert_eq!(said(knob, value, 2), None, "{knob}");
+    }
+    assert_eq!(said("queues.rx.rps_cpus", "0", 1), None, "off, as by default");
+    assert_eq!(said("net.core.netdev_budget", "600", 1), None);
+    let mut shard = Shard::new(1);
+    let set = Request::Set("rps_cpus".to_owned(), "1".to_owned());
+    let answered = answer(&mut shard, set, Meta::default);
+    assert!(matches!(answered, Response::Value { note: Some(_), .. }), "{answered:?}");
 }

@@ -16,7 +16,7 @@ use linerate_core::sock::SocketId;
 use linerate_core::time::{Instant, SEC};
 
 use super::stream::wait_for_room;
-use super::{Scratch, Served, Step};
+use super::{Scratch, Served, Step, settle};
 use crate::up::config::Kind;
 
 /// Bytes of a query at the most: a name has at most 255, and options are few.
@@ -298,6 +298,12 @@ impl Stream {
         self.deadline
     }
 
+    /// What its buffer holds.
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> usize {
+        self.asked.capacity()
+    }
+
     pub(super) fn step(&mut self, shard: &mut Shard, id: SocketId, scratch: &mut Scratch) -> Step {
         let Kind::Dns(zone) = &self.served.service.kind else { return Step::Abort };
         let mut left = QUERIES_PER_TURN;
@@ -336,7 +342,10 @@ impl Stream {
             match shard.tcp_recv(id, &mut scratch.bytes[..room]) {
                 Ok(0) => return Step::Close,
                 Ok(n) => self.asked.extend_from_slice(&scratch.bytes[..n]),
-                Err(linerate_core::sock::error::TcpError::WouldBlock) => return Step::Idle,
+                Err(linerate_core::sock::error::TcpError::WouldBlock) => {
+                    settle(&mut self.asked);
+                    return Step::Idle;
+                }
                 Err(_) => return Step::Close,
             }
         }

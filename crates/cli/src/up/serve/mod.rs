@@ -7,6 +7,8 @@ pub mod dns;
 mod http;
 mod iperf3;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod udp;
 
 use std::any::Any;
@@ -133,13 +135,24 @@ impl Conn {
         }
     }
 
-    /// It has waited long enough.
-    fn expired(&mut self, now: Instant) -> Step {
+    /// It has waited long enough; or not yet, if its deadline is a later one now.
+    fn expired(&mut self, shard: &Shard, id: SocketId) -> Step {
         match self {
-            Conn::Http(http) => http.expired(now),
-            Conn::Iperf3(iperf3) => iperf3.expired(now),
+            Conn::Http(http) => http.expired(shard, id),
+            Conn::Iperf3(iperf3) => iperf3.expired(shard.net.now),
             _ => Step::Close,
         }
+    }
+}
+
+/// Bytes that an empty buffer of a connection keeps: the next request most often fits, and a client
+/// that once sent much does not hold it as long as it is idle.
+const IDLE_BYTES: usize = 512;
+
+/// Gives back the memory of a buffer that is empty now and was large.
+fn settle(buffer: &mut Vec<u8>) {
+    if buffer.is_empty() {
+        buffer.shrink_to(IDLE_BYTES);
     }
 }
 
@@ -356,14 +369,14 @@ impl Services {
                     slot.armed = Some(at);
                     self.timers.arm(index, at);
                 }
-                Some(_) => {
-                    let step = slot.conn.expired(now);
-                    if step == Step::More {
-                        self.run(shard, id);
-                    } else {
-                        self.finish(shard, id, step);
+                Some(_) => match slot.conn.expired(shard, id) {
+                    Step::More => self.run(shard, id),
+                    Step::Idle => {
+                        slot.armed = slot.conn.deadline();
+                        self.timers.arm(index, slot.armed.unwrap_or(now));
                     }
-                }
+                    step => self.finish(shard, id, step),
+                },
                 None => {}
             }
         }

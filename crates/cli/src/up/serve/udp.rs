@@ -16,7 +16,7 @@ use crate::up::config::Kind;
 
 /// Datagrams served in a turn, each socket.
 pub(super) const PER_TURN: usize = 512;
-/// Pieces of a datagram at the most: its head and the fragments of a packet.
+/// Pieces that a datagram may be in without costing an allocation: its head and some fragments.
 const PIECES: usize = 24;
 /// Characters that chargen sends at the most (RFC 864).
 const CHARGEN_MAX: usize = 512;
@@ -57,15 +57,20 @@ fn back(datagram: &Datagram) -> SendTo {
 // A full queue loses the answer, as UDP may; it is counted there.
 
 fn echo(shard: &mut Shard, id: SocketId, datagram: &Datagram) {
+    let gso_size = datagram.segment_size().map_or(0, |s| s as u16);
+    let to = SendTo { gso_size, ..back(datagram) };
     let mut parts: [&[u8]; PIECES] = [&[]; PIECES];
     let mut n = 0;
     for slice in datagram.slices() {
-        let Some(part) = parts.get_mut(n) else { return };
+        let Some(part) = parts.get_mut(n) else {
+            let all: Vec<&[u8]> = datagram.slices().collect();
+            let _ = shard.udp_send(id, to, &all);
+            return;
+        };
         *part = slice;
         n += 1;
     }
-    let gso_size = datagram.segment_size().map_or(0, |s| s as u16);
-    let _ = shard.udp_send(id, SendTo { gso_size, ..back(datagram) }, &parts[..n]);
+    let _ = shard.udp_send(id, to, &parts[..n]);
 }
 
 fn chargen(shard: &mut Shard, id: SocketId, datagram: &Datagram, text: &mut Vec<u8>) {

@@ -20,7 +20,7 @@ use linerate_core::sock::error::TcpError;
 use linerate_core::time::{Instant, SEC};
 
 use super::stream::wait_for_room;
-use super::{Scratch, Served, Step};
+use super::{Scratch, Served, Step, settle};
 use request::{Asked, Method};
 
 pub use file::open_root;
@@ -31,8 +31,9 @@ const HEAD_MAX: usize = 8192;
 const HEAD_TIME: u64 = 10 * SEC;
 /// How long a connection may be idle between requests.
 const IDLE_TIME: u64 = 60 * SEC;
-/// How long a client may take nothing of an answer.
+/// How long a client may take less than [`STALL_LEAST`] bytes of an answer.
 const STALL_TIME: u64 = 60 * SEC;
+const STALL_LEAST: u64 = 16 * 1024;
 /// How long what a client still sends is thrown away after an answer that ends the connection.
 const LINGER_TIME: u64 = 5 * SEC;
 /// Bytes of a file that are read at once.
@@ -53,6 +54,8 @@ pub(super) struct Conn {
     /// The connection ends after this answer.
     last: bool,
     deadline: Instant,
+    /// Bytes that the client had taken when the deadline of its answer was set.
+    acked: u64,
 }
 
 enum State {
@@ -80,6 +83,7 @@ impl Conn {
             state: State::Reading,
             last: false,
             deadline: now.plus(HEAD_TIME),
+            acked: 0,
         }
     }
 
@@ -87,8 +91,17 @@ impl Conn {
         self.deadline
     }
 
-    /// It has waited long enough: for a request it is told so, and in an answer it is given up.
-    pub(super) fn expired(&mut self, now: Instant) -> Step {
+    /// What its buffers hold.
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> usize {
+        self.asked.capacity() + self.out.capacity()
+    }
+
+    /// It has waited long enough: for a request it is told so, and in an answer it is given up,
+    /// unless it takes what it is sent. Not each byte counts as progress: who takes one a minute
+    /// would hold its memory for ever.
+    pub(super) fn expired(&mut self, shard: &Shard, id: SocketId) -> Step {
+        let now = shard.net.now;
         match self.state {
             State::Reading if !self.asked.is_empty() => {
                 self.refuse(request::Refused::Timeout);
@@ -96,7 +109,15 @@ impl Conn {
                 Step::More
             }
             State::Reading | State::Lingering => Step::Close,
-            State::Sending(_) => Step::Abort,
+            State::Sending(_) => {
+                let acked = acked(shard, id);
+                if acked.saturating_sub(self.acked) < STALL_LEAST {
+                    return Step::Abort;
+                }
+                self.acked = acked;
+                self.deadline = now.plus(STALL_TIME);
+                Step::Idle
+            }
         }
     }
 
@@ -126,6 +147,7 @@ impl Conn {
     fn read(&mut self, shard: &mut Shard, id: SocketId, scratch: &mut Scratch) -> Option<Step> {
         loop {
             if let Some(asked) = request::parse(&self.asked, HEAD_MAX).transpose() {
+                self.acked = acked(shard, id);
                 self.answer(shard, asked);
                 return None;
             }
@@ -138,7 +160,11 @@ impl Conn {
                     }
                     self.asked.extend_from_slice(&scratch.bytes[..n]);
                 }
-                Err(TcpError::WouldBlock) => return Some(Step::Idle),
+                Err(TcpError::WouldBlock) => {
+                    settle(&mut self.asked);
+                    settle(&mut self.out);
+                    return Some(Step::Idle);
+                }
                 Err(_) => return Some(Step::Close),
             }
         }
@@ -226,14 +252,12 @@ impl Conn {
 
     /// Sends what there is room for; `None` when all is sent.
     fn send(&mut self, shard: &mut Shard, id: SocketId, budget: &mut usize) -> Option<Step> {
-        let now = shard.net.now;
         while !self.out.is_empty() {
             match shard.tcp_send(id, &self.out) {
                 Ok(n) => drop(self.out.drain(..n)),
                 Err(TcpError::WouldBlock) => return Some(Step::Idle),
                 Err(_) => return Some(Step::Close),
             }
-            self.deadline = now.plus(STALL_TIME);
         }
         let State::Sending(Some(piece)) = &mut self.state else { return self.sent(shard, id) };
         while piece.left > 0 {
@@ -249,7 +273,6 @@ impl Conn {
                 Ok(n) => *budget -= n.min(*budget),
                 Err(step) => return Some(step),
             }
-            self.deadline = now.plus(STALL_TIME);
         }
         self.sent(shard, id)
     }
@@ -308,6 +331,11 @@ fn linger(shard: &mut Shard, id: SocketId) -> Option<Step> {
         Err(TcpError::WouldBlock) => Step::Idle,
         Err(_) => Step::Close,
     })
+}
+
+/// Bytes that the client has taken so far.
+fn acked(shard: &Shard, id: SocketId) -> u64 {
+    shard.tcp_info(id).map_or(0, |info| info.bytes_acked)
 }
 
 /// Begins an answer.
