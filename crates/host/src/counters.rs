@@ -88,7 +88,8 @@ impl Counters {
     #[must_use]
     pub fn grown(&self, before: &Counters, name: &str) -> Option<u64> {
         let (to, from) = (self.get(name)?, before.get(name)?);
-        let mask = if self.bits == 64 { u64::MAX } else { (1 << self.bits) - 1 };
+        // One that was made without a width has the widest.
+        let mask = if matches!(self.bits, 0 | 64) { u64::MAX } else { (1 << self.bits) - 1 };
         let by = to.wrapping_sub(from) & mask;
         (by <= mask / 2).then_some(by)
     }

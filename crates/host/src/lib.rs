@@ -15,6 +15,7 @@ pub mod change;
 pub mod collect;
 pub mod counters;
 pub mod finding;
+pub mod ledger;
 pub mod netlink;
 pub mod netns;
 pub mod proc;

@@ -1,16 +1,43 @@
 //! The rules: what is wrong with a host's network path, how that shows, and what to do.
 //!
 //! A rule is a row: what is said of it in the docs, and the function that looks for it. The page of a
-//! rule is generated from its row.
+//! rule is generated from its row ([`page`], [`pages`]). Rows lie in files by the part of the path,
+//! in its order. [`diagnose`] asks them all, leaves out what is a consequence of something else that
+//! was found, and puts the worst first.
 
+mod advice;
+mod conntrack;
+mod found;
+mod host;
+mod ip;
+mod irq;
+mod limits;
+mod link;
+mod listen;
+pub(crate) mod look;
+mod neigh;
+mod nic;
+mod page;
+mod ports;
+mod qdisc;
+mod recovery;
+mod softirq;
+mod steer;
+mod tcp;
+mod tx;
 mod udp;
 
 use linerate_core::table::Stage;
+use linerate_core::table::stage::Dir;
 use serde::Serialize;
 
-use crate::finding::Finding;
-use crate::snapshot::Note;
+use crate::finding::{Finding, Severity};
+use crate::snapshot::{Dev, Note};
 use crate::window::Cx;
+
+pub use advice::inverse;
+pub use limits::{LimitError, LimitRow, Limits};
+pub use page::{file_name, index, page, pages};
 
 /// One rule.
 pub struct Rule {
@@ -35,26 +62,62 @@ pub struct Rule {
     /// Rules that say nothing about the same subject when this one speaks: they are its consequences.
     pub suppresses: &'static [&'static str],
     /// Looks for it.
-    pub check: fn(&Cx<'_>) -> Vec<Finding>,
+    pub check: Check,
 }
 
-/// Thresholds: from where on something counts. Each can be set by `--limit name=value`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Limits {
-    /// Windows in which a counter must have moved.
-    pub windows: usize,
-    /// Lost packets of all that say something.
-    pub loss_ratio: f64,
+/// How a rule looks: at the whole host, or at each of something.
+#[derive(Clone, Copy)]
+pub enum Check {
+    /// Once.
+    Host(fn(&Rule, &Cx<'_>) -> Option<Finding>),
+    /// At each processor for which there is a line in `/proc/net/softnet_stat`.
+    Cpu(fn(&Rule, &Cx<'_>, u32) -> Option<Finding>),
+    /// At each network device.
+    Dev(fn(&Rule, &Cx<'_>, &Dev) -> Option<Finding>),
 }
 
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits { windows: 2, loss_ratio: 1e-5 }
+impl Rule {
+    /// What this rule finds; the worst first, with the names of those that are too many to list.
+    #[must_use]
+    pub fn look(&self, cx: &Cx<'_>) -> Vec<Finding> {
+        let now = cx.now();
+        let mut found: Vec<Finding> = match self.check {
+            Check::Host(check) => check(self, cx).into_iter().collect(),
+            Check::Cpu(check) => now.softnet.keys().filter_map(|c| check(self, cx, *c)).collect(),
+            Check::Dev(check) => now.devs.values().filter_map(|d| check(self, cx, d)).collect(),
+        };
+        found.sort_by(|a, b| harm(b).partial_cmp(&harm(a)).unwrap_or(std::cmp::Ordering::Equal));
+        let listed = (cx.limits.same as usize).max(1);
+        if found.len() > listed {
+            let rest = found.split_off(listed);
+            let names: Vec<&str> = rest.iter().map(|f| f.subject.as_str()).take(20).collect();
+            let more = if rest.len() > names.len() { ", ..." } else { "" };
+            found[0].cause +=
+                &format!(" {} more are the same: {}{more}.", rest.len(), names.join(", "));
+        }
+        found
     }
 }
 
 /// All rules, in the order of the path.
-pub const RULES: &[&[Rule]] = &[udp::RULES];
+pub const RULES: &[&[Rule]] = &[
+    nic::RULES,
+    irq::RULES,
+    softirq::RULES,
+    steer::RULES,
+    link::RULES,
+    ip::RULES,
+    conntrack::RULES,
+    udp::RULES,
+    listen::RULES,
+    tcp::RULES,
+    ports::RULES,
+    recovery::RULES,
+    neigh::RULES,
+    qdisc::RULES,
+    tx::RULES,
+    host::RULES,
+];
 
 /// What the doctor says.
 #[derive(Clone, Debug, Serialize)]
@@ -70,20 +133,62 @@ pub fn all() -> impl Iterator<Item = &'static Rule> {
     RULES.iter().flat_map(|rules| rules.iter())
 }
 
+/// The rule of that id or name, in any case.
+#[must_use]
+pub fn by_name(name: &str) -> Option<&'static Rule> {
+    all().find(|rule| rule.id.eq_ignore_ascii_case(name) || rule.name.eq_ignore_ascii_case(name))
+}
+
 /// Looks at a run with every rule; what is a consequence of something else is left out, and the worst
-/// comes first.
+/// comes first: by severity; among those that lose packets by how many, and where that is about the
+/// same, what lies nearer to the wire.
 #[must_use]
 pub fn diagnose(cx: &Cx<'_>) -> Diagnosis {
-    let mut findings: Vec<Finding> = all().flat_map(|rule| (rule.check)(cx)).collect();
-    let speaks: Vec<&str> = findings.iter().map(|f| f.id).collect();
-    let silent: Vec<&str> = all()
-        .filter(|rule| speaks.contains(&rule.id))
-        .flat_map(|rule| rule.suppresses.iter().copied())
-        .collect();
-    findings.retain(|f| !silent.contains(&f.id));
+    let found: Vec<Finding> = all().flat_map(|rule| rule.look(cx)).collect();
+    let is_child = |child: &Finding| found.iter().any(|parent| suppresses(parent, child));
+    let mut findings: Vec<Finding> = found.iter().filter(|f| !is_child(f)).cloned().collect();
     findings.sort_by(|a, b| {
-        let harm = |f: &Finding| (f.severity, f.loss_per_s);
-        harm(b).partial_cmp(&harm(a)).unwrap_or(std::cmp::Ordering::Equal)
+        let key = |f: &Finding| (f.severity, decade(f.loss_per_s), -depth(f.stage), f.loss_per_s);
+        key(b).partial_cmp(&key(a)).unwrap_or(std::cmp::Ordering::Equal)
     });
     Diagnosis { findings, skipped: cx.now().notes.clone() }
+}
+
+fn harm(f: &Finding) -> (Severity, f64) {
+    (f.severity, f.loss_per_s)
+}
+
+/// The order of magnitude of a loss.
+fn decade(per_s: f64) -> i32 {
+    if per_s > 0.0 { per_s.log10().floor() as i32 } else { i32::MIN }
+}
+
+/// How far from the wire a stage lies.
+fn depth(stage: Stage) -> i32 {
+    let (rx, tx): (Vec<Stage>, Vec<Stage>) =
+        Stage::ALL.iter().partition(|s| s.row().dir == Dir::Rx);
+    let at = |way: &[Stage]| way.iter().position(|s| *s == stage).map(|at| at as i32);
+    at(&rx).or_else(|| at(&tx).map(|at| tx.len() as i32 - 1 - at)).unwrap_or(0)
+}
+
+/// A loss that is so many times larger than that of the other finding is not its consequence.
+const NOT_A_CHILD: f64 = 100.0;
+
+/// Whether `child` is a consequence of `parent`, so that it says nothing new.
+fn suppresses(parent: &Finding, child: &Finding) -> bool {
+    let lists = |id: &str| by_name(id).is_some_and(|rule| rule.suppresses.contains(&child.id));
+    let explained = parent.loss_per_s == 0.0 || child.loss_per_s <= NOT_A_CHILD * parent.loss_per_s;
+    parent.id != child.id && lists(parent.id) && may_be_one(parent, child) && explained
+}
+
+/// Two processors, or two devices, that are not the same have nothing to do with each other; a
+/// processor and a device may have.
+fn may_be_one(a: &Finding, b: &Finding) -> bool {
+    let kind = |f: &Finding| match f.subject.as_str() {
+        "" => 0,
+        s if s.strip_prefix("cpu").is_some_and(|n| n.parse::<u32>().is_ok()) => 1,
+        s if s.contains(' ') => 2,
+        _ => 3,
+    };
+    kind(a) != kind(b) || a.subject == b.subject
 }

@@ -1,0 +1,205 @@
+//! The host: who else sets things, and settings out of old guides.
+
+use linerate_core::table::Stage;
+
+use super::look::{self, ethtool, sysctl};
+use super::{Check, Rule};
+use crate::change::Change;
+use crate::finding::{Finding, Risk, Severity};
+use crate::snapshot::{Dev, Snapshot};
+use crate::window::Cx;
+
+/// R83, R85, R87.
+pub(super) const RULES: &[Rule] = &[
+    Rule {
+        id: "R83",
+        name: "settings-change",
+        title: "somebody changes settings of the path meanwhile",
+        stage: Stage::Route,
+        evidence: "A sysctl of the path has another value at the end of the run than at its begin.",
+        causes: "tuned, bpftune, an agent of the network, or a person.",
+        advice: "Find who it is before you set it yourself.",
+        traps: "Two who set the same undo each other for ever.",
+        cites: &["sysctl.d(5)"],
+        suppresses: &[],
+        check: Check::Host(changing),
+    },
+    Rule {
+        id: "R85",
+        name: "link-slowed",
+        title: "the link became slower",
+        stage: Stage::Xmit,
+        evidence: "The speed of a device is lower at the end of the run than at its begin; or it is \
+            100 Mbit/s or less while tuned runs and the device can do more queues than one.",
+        causes: "Autonegotiation fell back (cable), or tuned saves energy.",
+        advice: "Let it negotiate again; switch the dynamic tuning of tuned off.",
+        traps: "A slow link that always was slow is none.",
+        cites: &["ethtool(8) -s", "tuned-main.conf(5) dynamic_tuning"],
+        suppresses: &[],
+        check: Check::Dev(slowed),
+    },
+    Rule {
+        id: "R87",
+        name: "lore-sysctl",
+        title: "a setting out of an old guide has no effect, or does harm",
+        stage: Stage::Route,
+        evidence: "A sysctl has a value that only guides recommend: see Causes.",
+        causes: "`net.core.netdev_budget` of 50 000 or more: programs get no time. \
+            `net.core.rmem_default` or `wmem_default` of 16 MiB or more: every socket may hold so \
+            much. `net.ipv4.tcp_mem` with three equal values: no pressure before the end. \
+            `net.ipv4.tcp_timestamps` or `tcp_sack` 0: recovery from loss is crippled. \
+            `net.ipv4.tcp_window_scaling` 0: 64 KiB in flight at most. `net.ipv4.tcp_moderate_rcvbuf` \
+            0: buffers do not grow. `net.ipv4.tcp_tw_recycle` 1: clients behind NAT fail. \
+            `net.ipv4.tcp_abort_on_overflow` 1: clients are reset in a burst.",
+        advice: "The kernel's default.",
+        traps: "Kernels changed: what helped in 2010 does harm now.",
+        cites: &[
+            "Documentation/networking/ip-sysctl.rst",
+            "Documentation/admin-guide/sysctl/net.rst",
+        ],
+        suppresses: &[],
+        check: Check::Host(lore),
+    },
+];
+
+/// Settings that move by themselves, or are read here and are no setting.
+const NOT_SETTINGS: &[&str] = &["nf_conntrack_count", "netdev_rss_key", "dev.cdrom", "random."];
+
+fn changing(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
+    let from: &Snapshot = cx.whole().from?;
+    let now = cx.now();
+    let changed = now.sysctls.iter().filter_map(|(name, to)| {
+        let was = from.sysctls.get(name)?;
+        let counts = !NOT_SETTINGS.iter().any(|not| name.contains(not));
+        (was != to && counts).then_some((name, was, to))
+    });
+    let changed: Vec<_> = changed.take(5).collect();
+    let (first, ..) = changed.first()?;
+    let mut found = rule.found(cx, first.as_str()).state(Severity::Info);
+    for (name, was, to) in &changed {
+        let path = format!("/proc/sys/{}", crate::proc::sysctl::path(name));
+        found = found.is(&path, name, format!("{to}, was {was}"));
+    }
+    let owners: Vec<&str> = now.host.owners.iter().map(String::as_str).collect();
+    let found = match owners.as_slice() {
+        [] => found.because("Who did it is not known."),
+        _ => found.because(format!("These run here and may set it: {}.", owners.join(", "))),
+    };
+    Some(found.suggest("Find who sets it before you set it yourself.").done())
+}
+
+fn slowed(rule: &Rule, cx: &Cx<'_>, dev: &Dev) -> Option<Finding> {
+    let now = dev.speed_mbps.filter(|s| *s > 0)?;
+    let before = cx.whole().from.and_then(|s| s.devs.get(&dev.name)).and_then(|d| d.speed_mbps);
+    let fell = before.is_some_and(|before| before > now);
+    let tuned = cx.now().host.owners.iter().any(|owner| owner == "tuned");
+    let saving = tuned && now <= 100 && look::is_hardware(dev) && look::rx_queues(dev) > 1;
+    if !fell && !saving {
+        return None;
+    }
+    let found = rule.found(cx, &dev.name).state(Severity::Warning);
+    let found = match before {
+        Some(before) => found.is("/sys/class/net speed", "speed before (Mb/s)", u64::from(before)),
+        None => found,
+    };
+    Some(
+        found
+            .is("/sys/class/net speed", "speed (Mb/s)", u64::from(now))
+            .because(match tuned {
+                true => "tuned runs, and can lower the speed to save energy.",
+                false => "The ends agreed on less: mostly the cable.",
+            })
+            .advise(
+                "Let it negotiate anew.",
+                ethtool('s', dev, &[("autoneg", "on".into())]),
+                Risk::Flap,
+            )
+            .suggest("With tuned: `dynamic_tuning = 0`. Else change the cable.")
+            .done(),
+    )
+}
+
+/// A setting, what of its values is wrong, why, and what to set; `None`: to be taken away.
+struct Lore {
+    name: &'static str,
+    is: fn(&[i64]) -> bool,
+    why: &'static str,
+    set: &'static str,
+}
+
+const LORE: &[Lore] = &[
+    Lore {
+        name: "net.core.netdev_budget",
+        is: |v| v.first().is_some_and(|v| *v >= 50_000),
+        why: "so many packets in one run leave programs no time",
+        set: "300",
+    },
+    Lore {
+        name: "net.core.rmem_default",
+        is: |v| v.first().is_some_and(|v| *v >= 16 << 20),
+        why: "every socket that asks for nothing may hold so much",
+        set: "212992",
+    },
+    Lore {
+        name: "net.core.wmem_default",
+        is: |v| v.first().is_some_and(|v| *v >= 16 << 20),
+        why: "every socket that asks for nothing may hold so much",
+        set: "212992",
+    },
+    Lore {
+        name: "net.ipv4.tcp_mem",
+        is: |v| v.len() == 3 && v.iter().all(|n| Some(n) == v.first()),
+        why: "three equal values leave no room between pressure and the end; there is no one default",
+        set: "",
+    },
+    Lore {
+        name: "net.ipv4.tcp_sack",
+        is: |v| v == [0],
+        why: "without SACK several losses in a window take a round trip each",
+        set: "1",
+    },
+    Lore {
+        name: "net.ipv4.tcp_timestamps",
+        is: |v| v == [0],
+        why: "without time stamps round trips are measured seldom and old segments are not known",
+        set: "1",
+    },
+    Lore {
+        name: "net.ipv4.tcp_window_scaling",
+        is: |v| v == [0],
+        why: "at most 64 KiB are in flight",
+        set: "1",
+    },
+    Lore {
+        name: "net.ipv4.tcp_moderate_rcvbuf",
+        is: |v| v == [0],
+        why: "receive buffers do not grow",
+        set: "1",
+    },
+    Lore {
+        name: "net.ipv4.tcp_tw_recycle",
+        is: |v| v == [1],
+        why: "clients behind one NAT are refused",
+        set: "0",
+    },
+    Lore {
+        name: "net.ipv4.tcp_abort_on_overflow",
+        is: |v| v == [1],
+        why: "clients are reset in a burst that they would survive",
+        set: "0",
+    },
+];
+
+fn lore(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
+    let now = cx.now();
+    let is = |lore: &&Lore| now.sysctl_list(lore.name).is_some_and(|values| (lore.is)(&values));
+    let seen: Vec<&Lore> = LORE.iter().filter(is).collect();
+    let first = seen.first()?;
+    let mut found = rule.found(cx, first.name).state(Severity::Info);
+    for lore in seen {
+        found = found.sysctl(lore.name).because(format!("{}: {}.", lore.name, lore.why));
+        let change: Option<Change> = (!lore.set.is_empty()).then(|| sysctl(lore.name, lore.set));
+        found = found.advise_if("Set the kernel's default.", change, Risk::Safe);
+    }
+    Some(found.suggest("Take the line out of the file that sets it.").done())
+}
