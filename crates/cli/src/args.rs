@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use linerate_core::table::Knobs;
 
 use crate::bench;
+use crate::doctor::args::{DoctorArgs, RecordArgs, TopArgs};
 use crate::up::args::UpArgs;
 
 /// See and tune the Linux network path: a complete one in user space that any program can run on.
@@ -47,6 +48,9 @@ pub enum Command {
     Demo(DemoArgs),
     Run(RunArgs),
     Up(Box<UpArgs>),
+    Doctor(DoctorArgs),
+    Record(RecordArgs),
+    Top(TopArgs),
     Show(ShowArgs),
     Get(GetArgs),
     Set(SetArgs),
@@ -156,13 +160,20 @@ pub struct RunArgs {
     pub program: Vec<OsString>,
 }
 
-/// Look at a running instance, in the kernel's own file formats where the kernel has one.
+/// Look at a running instance, in the kernel's own file formats where the kernel has one; or, with
+/// --host, at the kernel's path of this host.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   linerate show path
   linerate show snmp | grep ^Tcp
-  linerate show sockets --json --name curl-4711")]
+  linerate show sockets --json --name curl-4711
+  linerate show --host softnet
+  linerate show --host drops --netns web
+  linerate show --host qdisc --from host.lrec
+
+With --host: softnet, softirqs, dev, rings, channels, coalesce, irqs, rss, rps, xps, qdisc, snmp, snmp6,
+netstat, sockstat, statistics, sockets, drops, knobs.")]
 pub struct ShowArgs {
     /// What to look at
     #[arg(value_enum)]
@@ -170,6 +181,15 @@ pub struct ShowArgs {
     /// Which instance, by name or by the path of its socket; needed if there are several
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
+    /// The kernel's path instead of an instance
+    #[arg(long, conflicts_with = "name")]
+    pub host: bool,
+    /// With --host: of a record, or of a directory with proc/ and sys/ in it
+    #[arg(long, value_name = "PATH", requires = "host")]
+    pub from: Option<PathBuf>,
+    /// With --host: of another network namespace: a name of `ip netns`, a process number, or a path
+    #[arg(long, value_name = "NAME|PID|PATH", requires = "host", conflicts_with = "from")]
+    pub netns: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -228,6 +248,8 @@ pub enum What {
     Flows,
     /// What woke the shards, as /proc/interrupts
     Irqs,
+    /// Queues of the devices' way out, as tc -s qdisc; with --host alone
+    Qdisc,
     /// Drops by reason, with the knob that governs each
     Drops,
     /// Every knob with value, default and source
@@ -275,7 +297,8 @@ pub struct SetArgs {
     pub json: bool,
 }
 
-/// Say what a counter, knob, stage or drop reason is: meaning, stage, unit, Linux's name, what moves it.
+/// Say what a counter, knob, stage or drop reason is: meaning, stage, unit, Linux's name, what moves it;
+/// the kernel's as well, and the rules of `doctor`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -283,7 +306,10 @@ Examples:
   linerate explain TcpExt:ListenOverflows
   linerate explain SKB_DROP_REASON_SOCKET_RCVBUFF
   linerate explain net.core.netdev_budget
-  linerate explain Gro")]
+  linerate explain Gro
+  linerate explain rx_missed_errors
+  linerate explain R43
+  linerate explain limits")]
 pub struct ExplainArgs {
     /// Our name, Linux's name, or Linux's name with its group
     #[arg(value_name = "NAME")]

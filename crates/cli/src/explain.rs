@@ -1,5 +1,5 @@
 //! `linerate explain NAME`: what the tables say of a counter, knob, stage or drop reason, and
-//! the gateway of its counters.
+//! the gateway of its counters; and what `doctor` knows of the kernel's path.
 //!
 //! Nothing is written here twice: the help is the doc comment of the row, relations are those that
 //! the rows declare, read in both directions.
@@ -12,6 +12,7 @@ use linerate_gateway::Count;
 use serde_json::{Value, json};
 
 use crate::args::ExplainArgs;
+use crate::doctor::explain as host;
 
 /// Explains, or suggests the nearest names (exit status 2).
 pub fn main(args: ExplainArgs) -> ExitCode {
@@ -38,6 +39,8 @@ enum Hit {
     Knob(&'static knob::Row),
     /// A counter of the gateway.
     Gateway(Count),
+    /// Of the kernel's path: what a stack of ours has not, a rule, a limit.
+    Host(host::Hit),
 }
 
 /// Every row that bears `name`: ours, Linux's, Linux's with its group or prefix, a knob's last part.
@@ -59,6 +62,7 @@ fn find(name: &str) -> Vec<Hit> {
     hits.extend(Knobs::ROWS.iter().filter(by_knob).map(Hit::Knob));
     let gateway = |c: &Count| is(c.name()) || is(&format!("gateway:{}", c.name()));
     hits.extend(Count::ALL.iter().copied().filter(gateway).map(Hit::Gateway));
+    hits.extend(host::find(name).into_iter().map(Hit::Host));
     hits
 }
 
@@ -91,6 +95,7 @@ impl Hit {
                 let rows = vec![("place", vec![place.to_owned()])];
                 (format!("{} · counter of the gateway", c.name()), c.help(), rows)
             }
+            Hit::Host(hit) => (hit.title(), hit.help(), hit.rows()),
         };
         let mut out = format!("{title}\n  {}\n", help.trim());
         for (label, value) in rows {
@@ -138,6 +143,7 @@ impl Hit {
             Hit::Gateway(c) => {
                 json!({ "kind": "gateway counter", "name": c.name(), "help": c.help() })
             }
+            Hit::Host(hit) => hit.json(),
         }
     }
 }
@@ -169,6 +175,7 @@ fn counter_rows(r: &count::Row) -> Rows {
     rows.push(("moved by", movers(r.counter).map(by).collect()));
     rows.push(("moves with", wrap(moves_with(r.counter).into_iter().map(str::to_owned))));
     rows.push(("knob", knobs_behind(r.counter).into_iter().filter_map(knob_line).collect()));
+    rows.push(("rules", wrap(known(r.linux).into_iter().flat_map(host::rules_about))));
     rows
 }
 
@@ -199,6 +206,7 @@ fn knob_rows(r: &knob::Row) -> Rows {
         ("scope", vec![scope(r.scope).to_owned()]),
         ("takes", vec![takes(r.takes).to_owned()]),
         ("governs", governed(r.path).map(governs).collect()),
+        ("rules", wrap(host::rules_about(r.path).into_iter())),
     ];
     if !r.why.is_empty() {
         rows.push(("not Linux's", vec![r.why.to_owned()]));
@@ -350,8 +358,9 @@ fn unknown(name: &str) -> String {
     if near.is_empty() {
         return format!(
             "nothing is called {shown:?}, and no name is like it; explain knows the names of stages \
-             (as in `linerate show path`), counters, drop reasons, knobs (`linerate show knobs`), and \
-             the gateway's counters"
+             (as in `linerate show path`), counters, drop reasons, knobs (`linerate show knobs`), \
+             the gateway's counters, counters and settings of the kernel's path, and the rules of \
+             `linerate doctor`"
         );
     }
     let near: Vec<String> = near.iter().map(|n| format!("{n:?}")).collect();
@@ -371,7 +380,8 @@ fn nearest(name: &str) -> Vec<&'static str> {
     let knobs = Knobs::ROWS.iter().flat_map(|r| [r.path, last_part(r.path)]);
     let mut scored: Vec<(usize, &str)> = Vec::new();
     let gateway = Count::ALL.iter().map(|c| c.name());
-    for candidate in stages.chain(counters).chain(reasons).chain(knobs).chain(gateway) {
+    let ours = stages.chain(counters).chain(reasons).chain(knobs).chain(gateway);
+    for candidate in ours.chain(host::names()) {
         let lower = candidate.to_ascii_lowercase();
         let distance = match lower.contains(&wanted) && wanted.len() >= 4 {
             true => 1,

@@ -6,6 +6,7 @@
 mod args;
 mod bench;
 mod demo;
+mod doctor;
 mod explain;
 mod pages;
 mod procfs;
@@ -33,6 +34,10 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::main(&args),
         Command::Run(args) => run::main(args),
         Command::Up(args) => up::main(&args),
+        Command::Doctor(args) => doctor::main(&args),
+        Command::Record(args) => doctor::record::main(&args),
+        Command::Top(args) => doctor::top::main(&args),
+        Command::Show(args) if args.host => doctor::show::main(&args),
         Command::Show(args) => show::main(args),
         Command::Get(args) => show::get(args),
         Command::Set(args) => show::set(args),

@@ -13,20 +13,28 @@ use linerate_gateway::control::snapshot::{FlowRow, StageRow};
 /// Escape sequences, or nothing where the output is no terminal.
 #[derive(Clone, Copy)]
 pub struct Style {
-    bold: &'static str,
-    dim: &'static str,
-    warn: &'static str,
-    good: &'static str,
-    off: &'static str,
+    /// What is read first.
+    pub bold: &'static str,
+    /// What is read last.
+    pub dim: &'static str,
+    /// Drops and other warnings.
+    pub warn: &'static str,
+    /// Harm.
+    pub bad: &'static str,
+    /// All is well.
+    pub good: &'static str,
+    /// Back to plain.
+    pub off: &'static str,
 }
 
 impl Style {
     /// No colour.
-    pub const PLAIN: Style = Style { bold: "", dim: "", warn: "", good: "", off: "" };
+    pub const PLAIN: Style = Style { bold: "", dim: "", warn: "", bad: "", good: "", off: "" };
     const COLOUR: Style = Style {
         bold: "\x1b[1m",
         dim: "\x1b[2m",
         warn: "\x1b[33m",
+        bad: "\x1b[31m",
         good: "\x1b[32m",
         off: "\x1b[0m",
     };

@@ -21,6 +21,7 @@ const ALL_SOCKETS: usize = usize::MAX;
 pub fn main(args: ShowArgs) -> ExitCode {
     let shown = match args.what {
         What::Instances => show_instances(args.json),
+        What::Qdisc => Err(Failure::HostOnly),
         what => snapshot(args.name.as_deref(), what).map(|s| match args.json {
             true => print_json(&as_json(what, &s)),
             false => print(&as_text(what, &s)),
@@ -88,6 +89,8 @@ enum Failure {
     Refused(String),
     /// The instance is of another version.
     Version,
+    /// An instance has it not.
+    HostOnly,
 }
 
 impl From<ClientError> for Failure {
@@ -104,6 +107,7 @@ fn finish(command: &str, result: Result<(), Failure>) -> ExitCode {
             (2, e.to_string())
         }
         Err(Failure::Client(e)) => (1, e.to_string()),
+        Err(Failure::HostOnly) => (2, "qdisc is shown of the host alone: add --host".to_owned()),
         Err(Failure::Refused(why)) => (1, why),
         Err(Failure::Version) => {
             (1, "the instance answers in another way: is it of another version?".to_owned())
@@ -193,7 +197,7 @@ pub fn as_text(what: What, s: &Snapshot) -> String {
         What::Flows => ethtool::flows(s),
         What::Drops => drops(s),
         What::Knobs => knobs(s),
-        What::Instances => String::new(),
+        What::Instances | What::Qdisc => String::new(),
     }
 }
 
@@ -243,7 +247,7 @@ pub fn as_json(what: What, s: &Snapshot) -> Value {
         }
         What::Drops => json!({ "drops": s.drops }),
         What::Knobs => json!({ "knobs": s.knobs }),
-        What::Instances => Value::Null,
+        What::Instances | What::Qdisc => Value::Null,
     }
 }
 

@@ -56,6 +56,7 @@ fn examine(args: &DoctorArgs) -> Result<ExitCode, String> {
     let looked = Looked {
         origin: &reading.origin,
         snapshots: &reading.snapshots,
+        between: &reading.between,
         goal: args.goal.into(),
         limits,
     };
@@ -86,6 +87,8 @@ pub struct Looked<'a> {
     pub origin: &'a str,
     /// At least one, the oldest first.
     pub snapshots: &'a [Snapshot],
+    /// Closer together, with less in each; empty if there are none.
+    pub between: &'a [Snapshot],
     /// What matters.
     pub goal: Goal,
     /// Thresholds.
@@ -100,10 +103,12 @@ impl<'a> Looked<'a> {
 
     /// From one reading to the next; since boot if there is one only.
     pub fn windows(&self) -> Vec<Window<'a>> {
-        match self.snapshots {
-            [only] => vec![Window { from: None, to: only }],
-            all => all.windows(2).map(|w| Window { from: Some(&w[0]), to: &w[1] }).collect(),
-        }
+        windows(self.snapshots)
+    }
+
+    /// The same as closely as was read: for pictures.
+    pub fn close_windows(&self) -> Vec<Window<'a>> {
+        windows(if self.between.is_empty() { self.snapshots } else { self.between })
     }
 
     /// The whole run.
@@ -128,6 +133,13 @@ impl<'a> Looked<'a> {
     /// As the rules see it.
     pub fn cx(&self) -> Cx<'a> {
         Cx { windows: self.windows(), goal: self.goal, limits: self.limits.clone() }
+    }
+}
+
+fn windows(snapshots: &[Snapshot]) -> Vec<Window<'_>> {
+    match snapshots {
+        [only] => vec![Window { from: None, to: only }],
+        all => all.windows(2).map(|w| Window { from: Some(&w[0]), to: &w[1] }).collect(),
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Reading {
     pub origin: String,
     /// At least one.
     pub snapshots: Vec<Snapshot>,
+    /// Closer together, if not everything was read each time; else empty.
+    pub between: Vec<Snapshot>,
     /// What was wrong with the origin as a whole.
     pub notes: Vec<Note>,
 }
@@ -50,7 +52,7 @@ impl Reading {
         let mut collector = Collector::new(Tier::Full);
         let mut snapshots = vec![collector.collect(&mut source)];
         if is_empty(&snapshots[0]) {
-            return Ok(Reading { origin: origin(args.netns.as_deref()), snapshots, notes: vec![] });
+            return Ok(Reading::of(origin(args.netns.as_deref()), snapshots));
         }
         let begin = Instant::now();
         for turn in 1.. {
@@ -61,8 +63,7 @@ impl Reading {
                 if signals.wait(step) {
                     progress.end();
                     snapshots.push(collector.collect(&mut source));
-                    let origin = origin(args.netns.as_deref());
-                    return Ok(Reading { origin, snapshots, notes: Vec::new() });
+                    return Ok(Reading::of(origin(args.netns.as_deref()), snapshots));
                 }
             }
             snapshots.push(collector.collect(&mut source));
@@ -72,7 +73,11 @@ impl Reading {
             }
         }
         progress.end();
-        Ok(Reading { origin: origin(args.netns.as_deref()), snapshots, notes: Vec::new() })
+        Ok(Reading::of(origin(args.netns.as_deref()), snapshots))
+    }
+
+    fn of(origin: String, snapshots: Vec<Snapshot>) -> Reading {
+        Reading { origin, snapshots, between: Vec::new(), notes: Vec::new() }
     }
 
     /// Reads a record or a directory.
@@ -89,32 +94,33 @@ impl Reading {
 fn of_tree(path: &Path) -> Result<Reading, String> {
     let mut source = Dir::open(path).map_err(|e| format!("{}: {e}", path.display()))?;
     let snapshot = Collector::new(Tier::Full).collect(&mut source);
-    Ok(Reading { origin: path.display().to_string(), snapshots: vec![snapshot], notes: vec![] })
+    Ok(Reading::of(path.display().to_string(), vec![snapshot]))
 }
 
 /// The moments of a record at which everything was read; all of them if those are fewer than two.
 fn of_record(path: &Path) -> Result<Reading, String> {
-    let (mut full, mut basic, mut notes) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut full, mut all) = (Vec::new(), Vec::new());
     let mut replay = Replaying::open(path)?;
     while let Some((moment, snapshot)) = replay.next()? {
-        let kept = if moment.full { &mut full } else { &mut basic };
-        kept.push(snapshot);
+        if moment.full {
+            full.push(snapshot.clone());
+        }
+        all.push(snapshot);
         // Twice as many as are needed, so that thinning is rare.
-        if kept.len() > 2 * WINDOWS_MAX {
-            thin(kept);
+        for kept in [&mut full, &mut all] {
+            if kept.len() > 2 * WINDOWS_MAX {
+                thin(kept);
+            }
         }
     }
-    notes.extend(replay.note());
-    let mut snapshots = match full.len() {
-        0 | 1 => [full, basic].concat(),
-        _ => full,
-    };
-    snapshots.sort_by_key(|s| s.monotonic_ns);
-    thin(&mut snapshots);
+    thin(&mut full);
+    thin(&mut all);
+    let (snapshots, between) = if full.len() < 2 { (all, Vec::new()) } else { (full, all) };
     if snapshots.is_empty() {
         return Err(format!("{}: the record has no whole moment", path.display()));
     }
-    Ok(Reading { origin: path.display().to_string(), snapshots, notes })
+    let notes = replay.note().into_iter().collect();
+    Ok(Reading { origin: path.display().to_string(), snapshots, between, notes })
 }
 
 /// Leaves out every second reading between the first and the last, until they are few enough.

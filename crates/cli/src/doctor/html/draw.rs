@@ -15,8 +15,9 @@ const STEP: f64 = 120.0;
 const BOX: f64 = 74.0;
 /// The widest band.
 const BAND: f64 = 44.0;
-/// The height of one way, with its losses.
-const LANE: f64 = 240.0;
+/// The height of one way without losses, and of the name of one.
+const LANE: f64 = 140.0;
+const LOSS: f64 = 28.0;
 /// Where the middle of the band lies in it.
 const MIDDLE: f64 = 86.0;
 /// Losses that are named at one stop; the others are summed.
@@ -29,18 +30,24 @@ pub fn journey(out: &mut String, stops: &[Stop]) {
     let most = stops.iter().filter_map(|s| s.pkts).fold(0.0, f64::max);
     let scale = Scale { most: most.max(1.0) };
     let width = STEP * rx.len().max(tx.len()) as f64;
+    let below = lane_height(&rx);
     let _ = writeln!(
         out,
         "<svg viewBox=\"0 0 {width} {}\" role=\"img\" aria-label=\"the path from the NIC to the socket and \
          back\">",
-        2.0 * LANE
+        below + lane_height(&tx)
     );
     lane(out, &rx, "receive: from the NIC to the socket", 0.0, &scale);
-    lane(out, &tx, "transmit: from the socket to the NIC", LANE, &scale);
+    lane(out, &tx, "transmit: from the socket to the NIC", below, &scale);
     out.push_str(
         "</svg>\n<p class=\"facts\">Packets a second. Widths grow as the square root of the rate; red is what \
          is lost, grey what is given up to nobody's harm. GRO merges packets before Ip, so that fewer pass there.</p>\n",
     );
+}
+
+fn lane_height(stops: &[&Stop]) -> f64 {
+    let named = stops.iter().map(|s| s.lost.len().min(NAMED + 1)).max().unwrap_or(0);
+    LANE + if named > 0 { 20.0 + LOSS * named as f64 } else { 0.0 }
 }
 
 struct Scale {
@@ -120,7 +127,7 @@ fn stop(out: &mut String, stop: &Stop, x: f64, middle: f64, scale: &Scale) {
             y + 12.0,
             rate(per_s)
         );
-        y += 28.0;
+        y += LOSS;
     }
 }
 

@@ -38,7 +38,7 @@ pub fn page(looked: &Looked<'_>, diagnosis: &Diagnosis) -> String {
     }
     diagnosis.findings.iter().for_each(|f| finding(&mut out, f));
     out.push_str("</section>\n<section><h2>Over time</h2>\n");
-    series::charts(&mut out, &looked.windows());
+    series::charts(&mut out, &looked.close_windows());
     out.push_str("</section>\n");
     devices(&mut out, looked);
     skipped(&mut out, diagnosis);

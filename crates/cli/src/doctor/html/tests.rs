@@ -31,6 +31,7 @@ fn the_page_is_whole_and_loads_nothing() {
     let looked = Looked {
         origin: "a test",
         snapshots: &snapshots,
+        between: &[],
         goal: Goal::Throughput,
         limits: Default::default(),
     };
