@@ -292,6 +292,42 @@ fn hostile_clients_get_an_answer_and_change_nothing() {
     up.end();
 }
 
+/// Queues come and go under the streams of a test, and none of them ends.
+#[test]
+fn a_test_survives_queues_that_come_and_go() {
+    need!();
+    let world = World::new();
+    let up = serve(&world, "af_packet", "2");
+    for words in ["-t 2 -P 4", "-t 2 -P 4 --bidir", "-n 8M -P 6 -u -b 5M -R"] {
+        let words = format!("-c {SERVER_V4} {words}");
+        let line = format!("iperf3 -J {words}");
+        let line: Vec<&str> = line.split(' ').collect();
+        let mut command = world.client.command(&line);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("it starts");
+        // From its beginning on, as far as that can be seen.
+        until(|| world.ask(&["show", "flows"]).contains("ESTABLISHED"), "a test");
+        for n in ["1", "3", "1", "2"] {
+            assert!(world.ask(&["set", &format!("channels.combined={n}")]).contains(n));
+        }
+        let out = child.wait_with_output().expect("it ends");
+        let text = String::from_utf8_lossy(&out.stdout);
+        let told: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+        assert!(told["error"].is_null(), "{words}: {}", told["error"]);
+        let streams = told["end"]["streams"].as_array().expect("streams");
+        let bytes = |stream: &Value| {
+            let last = stream.get("udp").or(stream.get("receiver")).expect("figures");
+            last["bytes"].as_u64().expect("a number")
+        };
+        let least = streams.iter().map(bytes).min().expect("streams");
+        let most = streams.iter().map(bytes).max().expect("streams");
+        assert!(least > 0, "{words}: {streams:?}");
+        // All have the same rate from the beginning on: one that stopped half-way would lag behind.
+        assert!(!words.contains("-u") || least > most / 2, "{words}: {least} {most}");
+    }
+    may_come(&world);
+    up.end();
+}
+
 /// Where no rule can be written the knob of accelerated RFS is refused, at the start, at run time and in
 /// the file, and says why.
 #[test]

@@ -34,7 +34,7 @@ pub(super) mod udp;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use linerate_core::shard::Shard;
@@ -201,6 +201,9 @@ struct Test {
     anew: AtomicU32,
     params: OnceLock<Params>,
     streams: Mutex<Vec<Arc<Stream>>>,
+    /// Senders of datagrams whose shard is gone, and how many these are.
+    left: Mutex<Vec<udp::Sender>>,
+    left_len: AtomicUsize,
 }
 
 impl Test {
@@ -213,6 +216,8 @@ impl Test {
             anew: AtomicU32::new(0),
             params: OnceLock::new(),
             streams: Mutex::default(),
+            left: Mutex::default(),
+            left_len: AtomicUsize::new(0),
         }
     }
 

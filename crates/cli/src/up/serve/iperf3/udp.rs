@@ -26,8 +26,8 @@ const REPLY: &[u8; 4] = b"6789";
 const HEAD: usize = 16;
 /// Bytes of the socket's receive buffer, true size.
 pub(in crate::up::serve) const RCVBUF: usize = 4 << 20;
-/// Datagrams that a stream sends in a turn.
-const PER_TURN: u64 = 64;
+/// Bytes that a stream sends in a turn, but for the last datagram.
+const BYTES_PER_TURN: usize = 128 << 10;
 
 /// The UDP side of a server on one shard.
 #[derive(Default)]
@@ -43,8 +43,20 @@ pub struct Local {
     mine: Vec<Sender>,
 }
 
-/// A stream of this shard.
-struct Sender {
+impl Drop for Local {
+    /// The shard goes: another one sends on.
+    fn drop(&mut self) {
+        if let Some(test) = self.test.as_ref().filter(|_| !self.mine.is_empty()) {
+            let mut left = super::lock(&test.left);
+            left.append(&mut self.mine);
+            test.left_len.store(left.len(), Ordering::Release);
+        }
+    }
+}
+
+/// A stream that is sent from this shard.
+#[derive(Debug)]
+pub(super) struct Sender {
     stream: Arc<Stream>,
     how: SendTo,
     begun: Option<Instant>,
@@ -157,12 +169,18 @@ impl Local {
         server: &Server,
         text: &mut Vec<u8>,
     ) -> bool {
-        if self.mine.is_empty() {
-            return false;
-        }
         self.learn(server);
         let now = shard.net.now;
         let Some(test) = &self.test else { return false };
+        if test.left_len.load(Ordering::Acquire) > 0 {
+            // The control connection's shard has a turn now and then, whatever happens.
+            let mut left = super::lock(&test.left);
+            self.mine.append(&mut left);
+            test.left_len.store(0, Ordering::Release);
+        }
+        if self.mine.is_empty() {
+            return false;
+        }
         let Some(params) = test.params.get() else { return false };
         let mut more = false;
         match test.phase() {
@@ -195,29 +213,29 @@ impl Sender {
     ) -> bool {
         let now = shard.net.now;
         let begun = *self.begun.get_or_insert(now);
-        let len = params.len;
-        for _ in 0..PER_TURN {
+        let mut turn = 0;
+        // A burst is paid for before the next; one that is longer than a turn is cut.
+        let mut burst = 0;
+        while turn < BYTES_PER_TURN {
             let sent = self.stream.bytes();
-            if params.rate > 0 && sent > allowed(params.rate, now.since(begun)) {
-                // A burst is paid for before the next.
+            if params.rate > 0 && burst == 0 && sent > allowed(params.rate, now.since(begun)) {
                 self.next = begun.plus(due(params.rate, sent));
                 return false;
             }
-            let blocks = if params.rate > 0 { params.burst } else { 1 };
-            for _ in 0..blocks {
-                let number = self.stream.packets.load(Ordering::Relaxed) + 1;
-                text.clear();
-                head(text, clock_ns(), number, params.wide);
-                let rest = len.saturating_sub(text.len()).min(params.block.len());
-                let parts: [&[u8]; 2] = [text, &params.block[..rest]];
-                if shard.udp_send(id, self.how, &parts).is_err() {
-                    // The way out is full: it was not sent, and has no number yet.
-                    self.next = now.plus(SOON);
-                    return false;
-                }
-                self.stream.packets.store(number, Ordering::Relaxed);
-                self.stream.count(text.len() + rest);
+            burst = (burst + 1) % params.burst;
+            let number = self.stream.packets.load(Ordering::Relaxed) + 1;
+            text.clear();
+            head(text, clock_ns(), number, params.wide);
+            let rest = params.len.saturating_sub(text.len()).min(params.block.len());
+            let parts: [&[u8]; 2] = [text, &params.block[..rest]];
+            if shard.udp_send(id, self.how, &parts).is_err() {
+                // The way out is full: it was not sent, and has no number yet.
+                self.next = now.plus(SOON);
+                return false;
             }
+            self.stream.packets.store(number, Ordering::Relaxed);
+            self.stream.count(text.len() + rest);
+            turn += text.len() + rest;
         }
         true
     }
