@@ -248,7 +248,8 @@ fn hist(text: &str, reasons: &BTreeMap<u64, String>) -> (BTreeMap<String, u64>, 
             None => "UNKNOWN".into(),
         };
         let place = after("location:").map_or("", |l| l.split_once(']').map_or(l, |(_, s)| s));
-        add(&mut counts, &reason, place.split_whitespace().next().unwrap_or("?"), hits);
+        let place = place.split_whitespace().next().unwrap_or("?");
+        add(&mut counts, &reason, place.split('+').next().unwrap_or("?"), hits);
     }
     (counts, lost)
 }

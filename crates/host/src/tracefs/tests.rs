@@ -43,11 +43,8 @@ fn histograms_use_the_kernels_own_names() {
         { reason:         99, location: [ffffffffa2f3] tcp_v4_rcv               } hitcount:    2\n\
         \nTotals:\n    Hits: 15\n    Entries: 3\n    Dropped: 4\n";
     let (counts, lost) = hist(text, &reasons(FORMAT));
-    let is = [
-        ("0x63@tcp_v4_rcv", 2),
-        ("NO_SOCKET@__udp4_lib_rcv+0x10", 12),
-        ("UNUSABLE@ieee80211_rx", 1),
-    ];
+    let is =
+        [("0x63@tcp_v4_rcv", 2), ("NO_SOCKET@__udp4_lib_rcv", 12), ("UNUSABLE@ieee80211_rx", 1)];
     assert_eq!(counts.iter().map(|(k, n)| (k.as_str(), *n)).collect::<Vec<_>>(), is);
     assert_eq!(lost, 4);
     for cut in 0..text.len() {

@@ -20,6 +20,8 @@ pub(super) const PREFIX: &str = "netlink/ethtool/";
 const GENL: usize = 4;
 /// The header of every request and answer: index, name, flags.
 const HEADER: u16 = 1;
+/// It has another number where statistics are asked for.
+const STATS_HEADER: u16 = 2;
 const HEADER_NAME: u16 = 2;
 const HEADER_FLAGS: u16 = 3;
 /// `ETHTOOL_FLAG_COMPACT_BITSETS`: features as bits, without their names each time.
@@ -53,7 +55,8 @@ pub(super) fn request(family: u16, name: &str, dev: Option<&str>) -> Option<Requ
     // The names of features are one set for all devices.
     let is_dump = dev.is_none() && name != "STRSET_GET";
     let how = if is_dump { super::attr::DUMP } else { super::socket::ASK };
-    let request = Request::new(family, how, &[*command, 1, 0, 0]).nest(HEADER, |h| {
+    let header = if name == "STATS_GET" { STATS_HEADER } else { HEADER };
+    let request = Request::new(family, how, &[*command, 1, 0, 0]).nest(header, |h| {
         let h = dev.map_or(h.clone(), |dev| h.text(HEADER_NAME, dev));
         h.u32(HEADER_FLAGS, flags)
     });
@@ -68,11 +71,16 @@ pub(super) fn request(family: u16, name: &str, dev: Option<&str>) -> Option<Requ
     })
 }
 
-/// Gives the device and the attributes of each message of an answer.
-fn each<'a>(bytes: &'a [u8], into: &mut Snapshot, mut work: impl FnMut(&mut Dev, &'a [u8])) {
+/// Gives the device and the attributes of each message of an answer with this header.
+fn each<'a>(
+    bytes: &'a [u8],
+    header: u16,
+    into: &mut Snapshot,
+    mut work: impl FnMut(&mut Dev, &'a [u8]),
+) {
     for message in messages(bytes) {
         let Some(inside) = message.body.get(GENL..) else { continue };
-        let name = find(inside, HEADER).and_then(|h| text_of(h, HEADER_NAME));
+        let name = find(inside, header).and_then(|h| text_of(h, HEADER_NAME));
         if let Some(dev) = name.and_then(|n| into.devs.get_mut(&n)) {
             work(dev, inside);
         }
@@ -86,7 +94,7 @@ fn numbers(
     names: &[&str],
     of: impl Fn(&mut Dev) -> &mut Counters,
 ) {
-    each(bytes, into, |dev, inside| {
+    each(bytes, HEADER, into, |dev, inside| {
         let mut counters = Counters::new(format!("{PREFIX}{what} {}", dev.name));
         named(&mut counters, inside, names);
         *of(dev) = counters;
@@ -112,7 +120,7 @@ pub fn coalesce(bytes: &[u8], into: &mut Snapshot) {
 pub fn pause(bytes: &[u8], into: &mut Snapshot) {
     const STATS: u16 = 5;
     numbers(bytes, into, "PAUSE_GET", &names::PAUSE, |d| &mut d.pause);
-    each(bytes, into, |dev, inside| {
+    each(bytes, HEADER, into, |dev, inside| {
         if let Some(stats) = find(inside, STATS) {
             named(std_stats(dev), stats, &names::PAUSE_STATS);
         }
@@ -122,7 +130,7 @@ pub fn pause(bytes: &[u8], into: &mut Snapshot) {
 /// Reads the statistics in `netlink/ethtool/FEC_GET`.
 pub fn fec(bytes: &[u8], into: &mut Snapshot) {
     const STATS: u16 = 5;
-    each(bytes, into, |dev, inside| {
+    each(bytes, HEADER, into, |dev, inside| {
         let Some(stats) = find(inside, STATS) else { return };
         for (kind, name) in names::FEC_STATS {
             if let Some(total) = find(stats, kind).and_then(|v| u64_at(v, 0)) {
@@ -137,7 +145,7 @@ pub fn stats(bytes: &[u8], into: &mut Snapshot) {
     const GROUP: u16 = 4;
     const GROUP_ID: u16 = 2;
     const GROUP_STAT: u16 = 4;
-    each(bytes, into, |dev, inside| {
+    each(bytes, STATS_HEADER, into, |dev, inside| {
         for (_, group) in attrs(inside).filter(|(kind, _)| *kind == GROUP) {
             let id = number(group, GROUP_ID).and_then(|id| usize::try_from(id).ok());
             let Some(names) = id.and_then(|id| names::STATS.get(id)) else { continue };
@@ -180,7 +188,7 @@ pub fn features(bytes: &[u8], names: &BTreeMap<u32, String>, into: &mut Snapshot
     const HW: u16 = 2;
     const ACTIVE: u16 = 4;
     const NOCHANGE: u16 = 5;
-    each(bytes, into, |dev, inside| {
+    each(bytes, HEADER, into, |dev, inside| {
         let bits = |kind: u16| find(inside, kind).and_then(compact).unwrap_or_default();
         let (can, active, never) = (bits(HW), bits(ACTIVE), bits(NOCHANGE));
         let mut features = BTreeMap::new();
