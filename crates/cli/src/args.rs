@@ -14,6 +14,7 @@ use linerate_core::table::Knobs;
 
 use crate::bench;
 use crate::doctor::args::{DoctorArgs, RecordArgs, TopArgs};
+use crate::tune::args::TuneArgs;
 use crate::up::args::UpArgs;
 
 /// See and tune the Linux network path: a complete one in user space that any program can run on.
@@ -24,13 +25,15 @@ use crate::up::args::UpArgs;
     max_term_width = 100,
     after_help = "\
 Exit status: 0 success; 1 failure; 2 wrong usage or unreadable input. `run` exits with the
-program's own status, or 128 + n if signal n killed it.
+program's own status, or 128 + n if signal n killed it; `doctor` with 1 if something is wrong.
 
 Examples:
   linerate demo
   linerate run -- curl -sS https://example.com
   linerate run -p 127.0.0.1:8080:80 -- python3 -m http.server 80
   linerate up --dev veth0 --addr 10.9.0.2/24 --serve echo --serve http=/srv/www
+  linerate doctor
+  linerate top
   linerate show path
   linerate explain UdpRcvbufErrors
   linerate replay capture.pcapng"
@@ -51,6 +54,7 @@ pub enum Command {
     Doctor(DoctorArgs),
     Record(RecordArgs),
     Top(TopArgs),
+    Tune(TuneArgs),
     Show(ShowArgs),
     Get(GetArgs),
     Set(SetArgs),

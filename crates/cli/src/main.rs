@@ -14,6 +14,7 @@ mod replay;
 mod report;
 mod run;
 mod show;
+mod tune;
 mod up;
 
 use std::io::Write;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::main(&args),
         Command::Record(args) => doctor::record::main(&args),
         Command::Top(args) => doctor::top::main(&args),
+        Command::Tune(args) => tune::main(args),
         Command::Show(args) if args.host => doctor::show::main(&args),
         Command::Show(args) => show::main(args),
         Command::Get(args) => show::get(args),

@@ -81,6 +81,10 @@ pub struct RecordArgs {
     /// Time between two readings of everything: sockets, qdiscs, drivers, settings
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s")]
     pub full_every: Duration,
+    /// Have the kernel trace why packets are dropped, and record that as well; costs something where many
+    /// are dropped, and needs root
+    #[arg(long)]
+    pub reasons: bool,
     /// Look from another network namespace: a name of `ip netns`, the number of a process, or a path
     #[arg(long, value_name = "NAME|PID|PATH")]
     pub netns: Option<String>,
@@ -139,7 +143,7 @@ impl From<GoalArg> for Goal {
 }
 
 /// A time with its unit: `10s`, `100ms`, `1.5h`; seconds if there is none. 10 ms to 30 days.
-fn duration(s: &str) -> Result<Duration, String> {
+pub fn duration(s: &str) -> Result<Duration, String> {
     let digits = s.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let factor = match &s[digits.len()..] {
         "ms" => 0.001,

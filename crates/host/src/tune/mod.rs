@@ -11,6 +11,7 @@
 
 mod apply;
 mod journal;
+mod live;
 mod persist;
 mod plan;
 mod until;
