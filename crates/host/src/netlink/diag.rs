@@ -62,7 +62,7 @@ pub(super) enum Which {
     Listen,
     /// `netlink/sock_diag/{tcp,tcp6}`: all others.
     Brief,
-    /// `netlink/sock_diag/tcp-info`: those others, with all that is known of them.
+    /// The same, with all that is known of them.
     Whole,
     /// `netlink/sock_diag/{udp,udp6}`.
     Udp,
@@ -196,10 +196,17 @@ pub fn udp(bytes: &[u8], into: &mut Snapshot) {
     }));
 }
 
-/// Reads `netlink/sock_diag/tcp-info`.
+/// Whether an answer has all that is known of its sockets, or is brief. Sockets in TIME_WAIT have nothing
+/// to tell.
+pub(super) fn are_whole(bytes: &[u8]) -> bool {
+    sockets(bytes).any(|s| find(s.inside, DIAG_INFO).is_some())
+}
+
+/// Reads `netlink/sock_diag/tcp-info`, or what is whole of `tcp` and `tcp6`.
 pub fn tcp_info(bytes: &[u8], into: &mut Snapshot) {
     let source = super::TCP_INFO;
-    into.sockets.tcp.extend(sockets(bytes).filter(|s| s.state != LISTEN).map(|s| {
+    let told = sockets(bytes).filter(|s| s.state != LISTEN && s.state != TIME_WAIT);
+    into.sockets.tcp.extend(told.map(|s| {
         let (mut info, mut cong) = (Counters::new(source), String::new());
         for (kind, value) in attrs(s.inside) {
             match kind {

@@ -23,7 +23,9 @@ pub struct Live {
     generic: Option<Generic>,
     diag: Option<Socket>,
     ioctl: Option<Ethtool>,
-    // The last brief dumps of TCP sockets, from which those are chosen that say most.
+    // Whether there were many TCP sockets, and the last brief dumps of them, from which those are chosen
+    // that say most.
+    many: bool,
     brief: [Vec<u8>; 2],
     owners: Owners,
     drops: Option<tracefs::KfreeSkb>,
@@ -64,9 +66,13 @@ impl Live {
 
     fn sock_diag(&mut self, what: &str) -> io::Result<Vec<u8>> {
         use diag::Which;
+        if what == "tcp" {
+            self.many = tcp_sockets().is_none_or(|n| n > tcp_info::WHOLE_MAX);
+        }
+        let tcp = if self.many { Which::Brief } else { Which::Whole };
         let request = match what {
-            "tcp" => diag::dump(Which::Brief, V4),
-            "tcp6" => diag::dump(Which::Brief, V6),
+            "tcp" => diag::dump(tcp, V4),
+            "tcp6" => diag::dump(tcp, V6),
             "tcp-listen" => diag::dump(Which::Listen, V4),
             "tcp6-listen" => diag::dump(Which::Listen, V6),
             "udp" => diag::dump(Which::Udp, V4),
@@ -79,8 +85,8 @@ impl Live {
         };
         let answer = self.diag(|socket| socket.dump(&request))?;
         match what {
-            "tcp" => self.brief[0].clone_from(&answer),
-            "tcp6" => self.brief[1].clone_from(&answer),
+            "tcp" if self.many => self.brief[0].clone_from(&answer),
+            "tcp6" if self.many => self.brief[1].clone_from(&answer),
             "packet" => self.owners.want(super::inodes_of_taps(&answer)),
             "xdp" => {}
             _ => self.owners.want(diag::sockets(&answer).map(|s| s.owner.inode)),
@@ -95,18 +101,11 @@ impl Live {
         forget(&mut self.diag, |s| work(s.as_mut().ok_or_else(unknown)?))
     }
 
-    /// All of few sockets; of many, those that say most.
+    /// Of the many sockets of the last dumps those that say most, with all that is known of them.
     fn tcp_info(&mut self) -> io::Result<Vec<u8>> {
         let brief = std::mem::take(&mut self.brief);
-        let few = brief.iter().map(|b| tcp_info::about(b)).sum::<usize>() <= tcp_info::WHOLE_MAX;
         let answer = self.diag(|socket| {
             let mut answer = Vec::new();
-            if few {
-                for family in [V4, V6] {
-                    answer.extend(socket.dump(&diag::dump(diag::Which::Whole, family))?);
-                }
-                return Ok(answer);
-            }
             for body in tcp_info::worst(&[&brief[0], &brief[1]]) {
                 // One that has gone since is none that matters (ENOENT).
                 if let Some(request) = diag::one(body)
@@ -117,7 +116,7 @@ impl Live {
             }
             Ok(answer)
         })?;
-        self.owners.want(diag::sockets(&answer).map(|s| s.owner.inode).filter(|i| *i != 0));
+        self.owners.want(diag::sockets(&answer).map(|s| s.owner.inode));
         Ok(answer)
     }
 
@@ -154,6 +153,22 @@ impl Live {
 
 fn unknown() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, "no request has this name")
+}
+
+/// How many TCP sockets there are in this namespace, about.
+fn tcp_sockets() -> Option<usize> {
+    let mut all = 0usize;
+    for file in ["sockstat", "sockstat6"] {
+        // IPv6 may be switched off.
+        let text = std::fs::read_to_string(format!("/proc/thread-self/net/{file}"));
+        let Ok(text) = text else { continue };
+        let line = text.lines().find(|l| l.starts_with("TCP"))?;
+        let words: Vec<&str> = line.split_whitespace().collect();
+        for pair in words.windows(2).filter(|p| ["inuse", "tw"].contains(&p[0])) {
+            all = all.saturating_add(pair[1].parse().ok()?);
+        }
+    }
+    Some(all)
 }
 
 // After an error something may still be on its way to that socket.
@@ -228,7 +243,9 @@ impl Generic {
     /// Dumps.
     pub(super) fn dump(&mut self, request: &Request) -> io::Result<Vec<u8>> {
         let answer = self.socket.dump(request);
-        self.failed |= answer.is_err();
+        // What was too long is still on its way.
+        let cut = [Some(libc::EFBIG), Some(libc::EMSGSIZE)];
+        self.failed |= answer.as_ref().is_err_and(|e| cut.contains(&e.raw_os_error()));
         answer
     }
 

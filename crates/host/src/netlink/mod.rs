@@ -11,8 +11,9 @@
 //! in the snapshot where it would have mattered.
 //!
 //! Names beside those that [`crate::source`] lists: `netlink/sock_diag/{tcp,tcp6}-listen` are listening
-//! sockets, `tcp` and `tcp6` all others in brief, `tcp-info` all that is known of those that say most,
-//! `owners` lines `INODE PID NAME` for the sockets read before it.
+//! sockets; `tcp` and `tcp6` all others: if they are few, with all that is known of each; if they are
+//! many, in brief, and `tcp-info` has all of those that say most. `owners` are lines `INODE PID NAME` for
+//! the sockets read before it.
 mod attr;
 mod socket;
 mod live;
@@ -98,27 +99,31 @@ impl At<'_> {
     }
 
     fn ethtool(&mut self) {
+        type Parse = fn(&[u8], &mut Snapshot);
         let name = |what: &str| format!("{}{what}", ethtool::PREFIX);
-        match self.source.read(&name("STRSET_GET")) {
-            Ok(bytes) => {
-                let names = ethtool::feature_names(&bytes);
-                self.with(&name("FEATURES_GET"), |b, s| ethtool::features(b, &names, s));
-                self.with(&name("RINGS_GET"), ethtool::rings);
-                self.with(&name("CHANNELS_GET"), ethtool::channels);
-                self.with(&name("COALESCE_GET"), ethtool::coalesce);
-                self.with(&name("PAUSE_GET"), ethtool::pause);
-                self.with(&name("FEC_GET"), ethtool::fec);
-                self.with(&name("STATS_GET"), ethtool::stats);
-            }
-            Err(e) => {
-                // Kernels before 5.6 have the ioctls only; the standard statistics are then missing.
-                self.into.note(name("STATS_GET"), why(&e));
-                for what in ["rings", "channels", "coalesce", "pause"] {
-                    self.each_dev(what, |bytes, dev| ethtool::legacy::numbers(what, bytes, dev));
+        let names = self.source.read(&name("STRSET_GET")).map(|b| ethtool::feature_names(&b));
+        match names.and_then(|names| Ok((names, self.source.read(&name("FEATURES_GET"))?))) {
+            Ok((names, bytes)) => ethtool::features(&bytes, &names, self.into),
+            Err(_) => self.each_dev("features", ethtool::legacy::features),
+        }
+        // Kernels before 5.6 have ioctls only, those before 5.8 some messages less.
+        let numbers: [(&str, &str, Parse); 4] = [
+            ("RINGS_GET", "rings", ethtool::rings),
+            ("CHANNELS_GET", "channels", ethtool::channels),
+            ("COALESCE_GET", "coalesce", ethtool::coalesce),
+            ("PAUSE_GET", "pause", ethtool::pause),
+        ];
+        for (message, ioctl, parse) in numbers {
+            match self.source.read(&name(message)) {
+                Ok(bytes) => parse(&bytes, self.into),
+                Err(_) => {
+                    self.each_dev(ioctl, |bytes, dev| ethtool::legacy::numbers(ioctl, bytes, dev));
                 }
-                self.each_dev("features", ethtool::legacy::features);
             }
         }
+        // These have no ioctl; both came with 5.13.
+        self.with(&name("FEC_GET"), ethtool::fec);
+        self.with(&name("STATS_GET"), ethtool::stats);
     }
 
     fn drivers(&mut self) {
@@ -171,7 +176,11 @@ impl At<'_> {
         let brief: Vec<&[u8]> = brief.iter().flatten().map(Vec::as_slice).collect();
         if !brief.is_empty() {
             tcp_info::summary(&brief, self.into);
-            self.with(TCP_INFO, diag::tcp_info);
+            if brief.iter().any(|bytes| diag::are_whole(bytes)) {
+                brief.iter().for_each(|bytes| diag::tcp_info(bytes, self.into));
+            } else if self.into.sockets.tcp_states.iter().any(|(_, count)| count > 0) {
+                self.with(TCP_INFO, diag::tcp_info);
+            }
             tcp_info::sort(self.into);
         }
         let name_of = |index: u32| names.get(&index).cloned();

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use super::attr::fields;
-use super::diag::{self, INET_MSG, Inet};
+use super::diag::{self, Inet};
 use crate::counters::Counters;
 use crate::snapshot::{PortUse, Snapshot};
 
@@ -125,11 +125,6 @@ pub fn summary(dumps: &[&[u8]], into: &mut Snapshot) {
     uses.sort_by_key(|u| (std::cmp::Reverse(u.ports), u.remote, u.local));
     uses.truncate(PORT_USE_MAX);
     into.sockets.port_use = uses;
-}
-
-/// How many sockets these bytes of a brief dump are about, at most.
-pub(super) fn about(bytes: &[u8]) -> usize {
-    bytes.len() / (super::attr::HEADER + INET_MSG)
 }
 
 /// The fixed parts of those messages whose sockets say most: data that waits, timers of loss.

@@ -191,7 +191,8 @@ fn a_message_whose_attributes_are_cut_gives_those_that_are_whole() {
         let whole = answers.read_all();
         for (name, bytes) in answers.0.iter().filter(|(name, _)| name.starts_with("netlink/")) {
             let Some(len) = u32_at(bytes, 0).map(|len| len as usize) else { continue };
-            for cut in HEADER..len.min(bytes.len()) {
+            let end = len.min(bytes.len());
+            for cut in (HEADER..end).step_by(1 + end / 500) {
                 let mut first = bytes[..cut].to_vec();
                 first[..4].copy_from_slice(&u32::try_from(cut).unwrap().to_ne_bytes());
                 let some = Damaged { answers: &answers, name, bytes: &first }.read_all();
