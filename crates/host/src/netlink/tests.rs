@@ -434,3 +434,77 @@ fn of_many_sockets_the_worst_are_found() {
     tcp_info::summary(&[&bytes], &mut s);
     assert_eq!(s.sockets.port_use[0].ports, 10);
 }
+
+fn link_answer(inside: impl FnOnce(Request) -> Request) -> Snapshot {
+    let mut fixed = [0; link::IFINFOMSG];
+    fixed[4] = 7;
+    fixed[8..12].copy_from_slice(&0x1_1143_u32.to_ne_bytes());
+    let bytes = inside(Request::new(16, 0, &fixed).text(3, "eth0")).finish(0);
+    let mut s = Snapshot::default();
+    link::links(&bytes, &mut s);
+    s
+}
+
+#[test]
+fn links_of_old_kernels_and_with_programs_are_read() {
+    let old = [1u32, 2, 3, 4, 5, 6, 7, 8].map(u32::to_ne_bytes).concat();
+    let s = link_answer(|r| {
+        r.attr(7, &old)
+            .nest(43, |x| x.attr(2, &[2]).u32(4, 99))
+            .u32(5, 3)
+            .u32(37, u32::MAX)
+            .u32(35, 4)
+            .attr(16, &[6])
+            .nest(18, |i| i.text(1, "veth"))
+            .u32(10, 12)
+            .attr(4, &[1, 2, 3])
+    });
+    let dev = &s.devs["eth0"];
+    assert_eq!((dev.stats.get("rx_packets"), dev.stats.get("tx_dropped")), (Some(1), Some(8)));
+    assert_eq!((dev.stats.bits(), dev.stats.len()), (32, 8));
+    assert_eq!(dev.xdp, Some(("generic".into(), 99)));
+    assert_eq!((dev.link, dev.link_netnsid), (Some(3), Some(-1)));
+    assert_eq!((dev.operstate.as_str(), dev.kind.as_str()), ("up", "veth"));
+    assert_eq!(dev.flags, ["UP", "BROADCAST", "RUNNING", "PROMISC", "MULTICAST", "LOWER_UP"]);
+    assert_eq!(dev.master, None, "a master that is not here has no name here");
+    assert_eq!(dev.mtu, 0, "three bytes are no number");
+    // Numbers of 64 bits are better than those of 32, in whatever order they come.
+    let new = [10u64, 20].map(u64::to_ne_bytes).concat();
+    for s in [
+        link_answer(|r| r.attr(7, &old).attr(23, &new)),
+        link_answer(|r| r.attr(23, &new).attr(7, &old)),
+    ] {
+        let stats = &s.devs["eth0"].stats;
+        assert_eq!((stats.get("rx_packets"), stats.get("rx_bytes")), (Some(10), None));
+        assert_eq!(stats.bits(), 64);
+    }
+}
+
+#[test]
+fn sockets_that_are_no_inet_sockets_are_read() {
+    let name_of = |index: u32| (index == 7).then(|| "eth0".to_string());
+    let xdp = |index: u32, queue: u32| {
+        let mut fixed = [0u8; 16];
+        fixed[0] = 44;
+        let info = [index, queue].map(u32::to_ne_bytes).concat();
+        let stats = [1u64, 2, 3, 4, 5, 6].map(u64::to_ne_bytes).concat();
+        Request::new(20, 0, &fixed).attr(1, &info).attr(9, &stats).finish(0)
+    };
+    let mut s = Snapshot::default();
+    diag::xdp(&[xdp(7, 2), xdp(8, 0)].concat(), name_of, &mut s);
+    let (dev, queue, stats) = &s.sockets.xdp[0];
+    assert_eq!((dev.as_str(), *queue), ("eth0", 2));
+    assert_eq!(
+        (stats.get("rx_ring_full"), stats.get("rx_fill_ring_empty_descs")),
+        (Some(3), Some(4))
+    );
+    assert_eq!(s.sockets.xdp[1].0, "#8");
+    // Kernels before 4.18 tell no memory of packet sockets.
+    let mut fixed = [0u8; 16];
+    fixed[..4].copy_from_slice(&[17, 3, 3, 0]);
+    fixed[4] = 200;
+    let tap = Request::new(20, 0, &fixed).attr(0, &[0; 24]).finish(0);
+    diag::packet(&tap, name_of, &mut s);
+    let tap = &s.sockets.taps[0];
+    assert_eq!((tap.dev.as_deref(), tap.drops, tap.owner.inode), (None, None, 200));
+}

@@ -151,15 +151,27 @@ fn set_numbers(what: &Numbers, option: char, dev: &str, set: &Pairs) -> Result<(
     let Some((mut generic, family)) = family()? else {
         return set_numbers_by_ioctl(what, dev, set);
     };
+    generic.ask(numbers_request(what, option, family, dev, set)?)?;
+    Ok(())
+}
+
+fn numbers_request(
+    what: &Numbers,
+    option: char,
+    family: u16,
+    dev: &str,
+    set: &Pairs,
+) -> Result<Request, Refused> {
     let mut request = Request::new(family, ASK, &[what.set, 1, 0, 0])
         .nest(HEADER, |header| header.text(HEADER_NAME, dev));
     for (name, value) in set {
         let attr = what.names.iter().position(|n| n == name && !n.ends_with("-max"));
-        let attr = attr.and_then(|a| u16::try_from(a).ok()).filter(|a| *a != 0);
+        let attr = attr.and_then(|a| u16::try_from(a).ok()).filter(|a| *a > HEADER);
         let attr = attr.ok_or_else(|| {
             invalid(format!("{name:?} is not a parameter of ethtool -{option} known here"))
         })?;
         let value = parse(name, value)?;
+        // The kernel takes a number only in the width that it has there.
         request = if is_flag(option, name) || name == "tcp-data-split" {
             let value = u8::try_from(value).map_err(|_| invalid("a switch is on or off"))?;
             request.attr(attr, &[value])
@@ -167,8 +179,7 @@ fn set_numbers(what: &Numbers, option: char, dev: &str, set: &Pairs) -> Result<(
             request.u32(attr, value)
         };
     }
-    generic.ask(request)?;
-    Ok(())
+    Ok(request)
 }
 
 fn set_numbers_by_ioctl(what: &Numbers, dev: &str, set: &Pairs) -> Result<(), Refused> {
@@ -397,6 +408,27 @@ mod tests {
         assert_eq!(equal(5, 2).collect::<Vec<_>>(), [0, 1, 0, 1, 0]);
         assert_eq!(members("gro"), ["rx-gro"]);
         assert_eq!(members("tx-nocache-copy"), ["tx-nocache-copy"]);
+    }
+
+    #[test]
+    fn requests_have_the_kernels_numbers_and_widths() {
+        use crate::netlink::attr::{find, messages};
+        let pairs = [("rx-usecs", "16"), ("adaptive-rx", "off"), ("tx-frames", "8")]
+            .map(|(k, v)| (k.to_string(), v.to_string()));
+        let what = numbers('C').unwrap();
+        let bytes = numbers_request(&what, 'C', 21, "eth0", &pairs).unwrap().finish(1);
+        let message = messages(&bytes).next().unwrap();
+        assert_eq!((message.kind, message.body[0]), (21, 20), "ETHTOOL_MSG_COALESCE_SET");
+        let inside = &message.body[4..];
+        assert_eq!(find(inside, 2), Some(&16u32.to_ne_bytes()[..]));
+        assert_eq!(find(inside, 11), Some(&[0][..]), "ETHTOOL_A_COALESCE_USE_ADAPTIVE_RX");
+        assert_eq!(find(inside, 7), Some(&8u32.to_ne_bytes()[..]));
+        assert_eq!(find(find(inside, 1).unwrap(), 2), Some(&b"eth0\0"[..]));
+        let pairs = [("rx".to_string(), "512".to_string())];
+        let bytes =
+            numbers_request(&numbers('G').unwrap(), 'G', 21, "a", &pairs).unwrap().finish(1);
+        let message = messages(&bytes).next().unwrap();
+        assert_eq!(find(&message.body[4..], 6), Some(&512u32.to_ne_bytes()[..]));
     }
 
     #[test]
