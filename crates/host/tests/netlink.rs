@@ -513,6 +513,20 @@ fn what_can_not_be_done_is_said_and_not_done() {
         Change::Sysctl { name: "net.core.netdev_max_backlog".into(), value: "2000".into() };
     assert_eq!(netlink::read_back(&backlog).unwrap_err().errno(), Some(libc::ENOENT));
 
+    // A shaper with somebody's queue below it: its parameters may change, itself must stay.
+    run("tc qdisc add dev va root handle 8: tbf rate 8mbit burst 16k limit 30k");
+    run("tc qdisc add dev va parent 8:1 handle 9: pfifo limit 10");
+    there_and_back(&qdisc("root tbf rate 16mbit burst 16k limit 60kb"));
+    there_and_back(&qdisc("parent 8:1 pfifo limit 20"));
+    for spec in ["root pfifo limit 9", "root default"] {
+        let refused = netlink::read_back(&qdisc(spec)).unwrap_err();
+        assert_eq!(refused.source.kind(), std::io::ErrorKind::Unsupported, "{refused}");
+        assert_eq!(refused.source.kind(), netlink::apply(&qdisc(spec)).unwrap_err().source.kind());
+    }
+    let shown = run("tc qdisc show dev va");
+    assert!(shown.contains("tbf 8: root") && shown.contains("pfifo 9:"), "{shown}");
+    run("tc qdisc del dev va root");
+
     run("tc qdisc add dev va root handle 1: htb default 3");
     run("tc class add dev va parent 1: classid 1:3 htb rate 8mbit");
     let classful = netlink::read_back(&qdisc("root pfifo limit 9")).unwrap_err();

@@ -382,11 +382,11 @@ pub(super) fn qdisc_at(bytes: &[u8], index: u32, parent: u32) -> Option<(String,
     })
 }
 
-/// Whether a device has qdiscs below its root that somebody asked for.
-pub(super) fn has_children(bytes: &[u8], index: u32) -> bool {
+/// Whether a device has qdiscs below this handle that somebody asked for.
+pub(super) fn has_children(bytes: &[u8], index: u32, handle: u32) -> bool {
     of_device(bytes, index).any(|body| {
         let (own, parent) = (u32_at(body, 8), u32_at(body, 12));
-        own != Some(0) && parent.is_some_and(|p| p != ROOT && p != INGRESS)
+        own != Some(0) && parent.is_some_and(|p| handle != 0 && p >> 16 == handle >> 16)
     })
 }
 

@@ -307,7 +307,12 @@ fn get_features(dev: &str, set: &mut Pairs) -> Result<(), Refused> {
             return Err(unsupported(format!("this kernel has no {name}")));
         }
         let on = of.iter().any(|f| f.on);
-        *value = if on { "on" } else { "off" }.into();
+        let is_number = value.trim().parse::<u64>().is_ok();
+        *value = match (is_number, on) {
+            (true, _) => u8::from(on).to_string(),
+            (false, true) => "on".into(),
+            (false, false) => "off".into(),
+        };
     }
     Ok(())
 }
@@ -325,18 +330,22 @@ fn equal(len: usize, queues: u32) -> impl Iterator<Item = u32> {
     (0..queues.max(1)).cycle().take(len)
 }
 
-/// `equal N`, `default`, or, as [`get_table`] gives it, `equal 0,1,1,...`: the whole table.
+/// `equal N` and `default`; as [`get_table`] gives it, each may have the whole table as its value,
+/// `0,1,1,...`, and a default the number of queues that it is equal for.
 fn set_table(dev: &str, set: &Pairs) -> Result<(), Refused> {
     let ioctl = Ethtool::open()?;
     let new: Vec<u32> = match set {
-        [(name, _)] if name == "default" => Vec::new(),
-        [(name, value)] if name == "equal" && value.contains(',') => {
-            let queues = value.split(',').map(|q| q.trim().parse::<u32>());
-            queues.collect::<Result<_, _>>().map_err(|_| invalid("a table is numbers of queues"))?
-        }
-        [(name, value)] if name == "equal" => {
-            let queues: u32 = value.trim().parse().map_err(|_| invalid("equal to how many?"))?;
-            equal(table(&ioctl, dev)?.len(), queues).collect()
+        [(name, value)] if name == "default" && value.trim().is_empty() => Vec::new(),
+        [(name, value)] if ["default", "equal"].contains(&name.as_str()) => {
+            if value.contains(',') {
+                let queues = value.split(',').map(|q| q.trim().parse::<u32>());
+                let queues: Result<_, _> = queues.collect();
+                queues.map_err(|_| invalid("a table is numbers of queues"))?
+            } else {
+                let queues: u32 =
+                    value.trim().parse().map_err(|_| invalid("equal for how many queues?"))?;
+                equal(table(&ioctl, dev)?.len(), queues).collect()
+            }
         }
         _ => return Err(invalid("ethtool -X is set by `equal N` or `default` here")),
     };

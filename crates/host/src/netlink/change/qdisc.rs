@@ -7,7 +7,8 @@ use super::{device, invalid, unsupported};
 use crate::counters::Counters;
 use crate::netlink::attr::{Request, array, named, u32_at};
 use crate::netlink::qdisc::{
-    FQ_CODEL_OPTIONS, FQ_OPTIONS, ROOT, RTM_GETQDISC, TCA_KIND, TCA_OPTIONS, TCMSG, qdisc_at, tbf,
+    FQ_CODEL_OPTIONS, FQ_OPTIONS, ROOT, RTM_GETQDISC, TCA_KIND, TCA_OPTIONS, TCMSG, has_children,
+    qdisc_at, tbf,
 };
 use crate::netlink::socket::{ASK, Refused, Socket};
 
@@ -198,10 +199,11 @@ pub(super) fn set(dev: &str, text: &str) -> Result<(), Refused> {
     let wanted = spec(text)?;
     let index = index_of(dev)?;
     let mut socket = Socket::open(None)?;
+    let now = at(&mut socket, index, wanted.parent)?;
+    may_replace(&now, wanted.kind.as_ref())?;
     let Some(kind) = &wanted.kind else {
         // Nothing is there to be deleted if it is the kernel's own already.
-        let now = at(&mut socket, index, wanted.parent)?;
-        if now.is_some_and(|(_, own, _)| own != 0) {
+        if now.is_some_and(|now| now.own != 0) {
             let request = Request::new(RTM_DELQDISC, ASK, &fixed(index, 0, wanted.parent));
             socket.ask(request)?;
         }
@@ -277,24 +279,41 @@ fn index_of(dev: &str) -> Result<u32, Refused> {
     index.ok_or_else(|| invalid(format!("there is no {dev}")))
 }
 
-type There = (String, u32, Vec<u8>);
+struct There {
+    kind: String,
+    own: u32,
+    options: Vec<u8>,
+    has_children: bool,
+}
 
-/// What is at this place: kind, handle, options.
+/// What is at this place.
 fn at(socket: &mut Socket, index: u32, parent: u32) -> Result<Option<There>, Refused> {
     let request = Request::new(RTM_GETQDISC, crate::netlink::attr::DUMP, &[0; TCMSG]);
     let answer = socket.dump(&request)?;
-    if parent == ROOT && crate::netlink::qdisc::has_children(&answer, index) {
-        return Err(unsupported("it has classes or leaves, which could not be put back"));
+    Ok(qdisc_at(&answer, index, parent).map(|(kind, own, options)| There {
+        kind,
+        own,
+        options: options.to_vec(),
+        has_children: has_children(&answer, index, own),
+    }))
+}
+
+fn may_replace(now: &Option<There>, by: Option<&String>) -> Result<(), Refused> {
+    match now {
+        Some(now) if now.has_children && by != Some(&now.kind) => {
+            Err(unsupported("it has others below it, which could not be put back"))
+        }
+        _ => Ok(()),
     }
-    Ok(qdisc_at(&answer, index, parent).map(|(k, h, o)| (k, h, o.to_vec())))
 }
 
 pub(super) fn get(dev: &str, like: &str) -> Result<String, Refused> {
     let like = spec(like)?;
     let index = index_of(dev)?;
     let there = at(&mut Socket::open(None)?, index, like.parent)?;
+    may_replace(&there, like.kind.as_ref())?;
     // A handle of 0 is what the kernel attaches by itself; so is none at all.
-    let Some((kind, own, given)) = there.filter(|(_, own, _)| *own != 0) else {
+    let Some(There { kind, own, options: given, .. }) = there.filter(|now| now.own != 0) else {
         return Ok(format!("{} default", like.place));
     };
     let known = parameters(&kind).ok_or_else(|| {
