@@ -73,8 +73,8 @@ impl Up {
         match names.is_empty() {
             true => failure.to_string(),
             false => format!(
-                "{} is gone, deleted or moved to another network namespace: start this instance anew \
-                 when it is back ({failure})",
+                "{failure}: {} is gone, deleted or moved to another network namespace: start this \
+                 instance anew when it is back",
                 names.join(", ")
             ),
         }

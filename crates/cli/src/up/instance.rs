@@ -18,7 +18,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::backend::Opened;
 use super::changes::Changes;
-use super::config::{Config, Way};
+use super::config::{At, Config, Way};
 use super::control::{self, Distribution};
 use super::rights;
 use super::serve::{Served, Services};
@@ -140,23 +140,11 @@ impl Up {
         rights::drop_for(&devices)?;
         let queues = devices.iter_mut().map(|d| d.queues.drain(..).map(Some).collect()).collect();
         control::check_given(&config.knobs, &devices)?;
-        // Every knob before the first socket: sockets are sized by them.
-        let knobs: Vec<Setting> = config.knobs.iter().map(|k| k.0.clone()).collect();
-        let idle = |k: &Setting| without_effect(k.path, &k.value, config.queues);
-        notes.extend(knobs.iter().filter_map(idle));
-        let (n, cpus) = (config.queues, processors(&config));
-        let plan = Arc::new(Mutex::new(Plan { config, served, queues, knobs: knobs.clone() }));
-        let for_build = Arc::clone(&plan);
-        let workers = Workers::start(n, &cpus, seed, move |shard, drive| {
-            build(&for_build, shard, drive).map_err(io::Error::other)
-        });
-        let workers = workers.map_err(|e| e.to_string())?;
+        let idle = |k: &(Setting, At)| without_effect(k.0.path, &k.0.value, config.queues);
+        notes.extend(config.knobs.iter().filter_map(idle));
+        let n = config.queues;
+        let (workers, plan) = start_workers(config, served, queues, seed)?;
         workers.watch(poller.waker());
-        // From now on the workers know which knobs are set, also for shards to come.
-        lock(&plan).knobs.clear();
-        for Setting { path, value } in &knobs {
-            workers.set_knob(path, value).map_err(|e| e.to_string())?;
-        }
         let (begun, distribution) = (Instant::now(), Distribution::new(seed));
         let mut up = Up {
             workers,
@@ -273,6 +261,30 @@ impl Up {
             (stopped, _) => stopped,
         }
     }
+}
+
+/// Starts a worker for each queue; what these are built from, and later ones will be.
+fn start_workers(
+    config: Config,
+    served: Vec<Arc<Served>>,
+    queues: Vec<Vec<Option<Box<dyn Device>>>>,
+    seed: u64,
+) -> Result<(Workers<Services>, Arc<Mutex<Plan>>), String> {
+    // Every knob before the first socket: sockets are sized by them.
+    let knobs: Vec<Setting> = config.knobs.iter().map(|k| k.0.clone()).collect();
+    let (n, cpus) = (config.queues, processors(&config));
+    let plan = Arc::new(Mutex::new(Plan { config, served, queues, knobs: knobs.clone() }));
+    let for_build = Arc::clone(&plan);
+    let workers = Workers::start(n, &cpus, seed, move |shard, drive| {
+        build(&for_build, shard, drive).map_err(io::Error::other)
+    });
+    let workers = workers.map_err(|e| e.to_string())?;
+    // From now on the workers know which knobs are set, also for shards to come.
+    lock(&plan).knobs.clear();
+    for Setting { path, value } in &knobs {
+        workers.set_knob(path, value).map_err(|e| e.to_string())?;
+    }
+    Ok((workers, plan))
 }
 
 /// The processors that workers are bound to: those asked for; else, for several, those nearest to

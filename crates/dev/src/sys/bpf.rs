@@ -56,6 +56,7 @@ const MAP_DELETE_ELEM: libc::c_long = 3;
 const PROG_LOAD: libc::c_long = 5;
 const PROG_TEST_RUN: libc::c_long = 10;
 const LINK_CREATE: libc::c_long = 28;
+const LINK_UPDATE: libc::c_long = 29;
 
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
@@ -123,6 +124,15 @@ struct LinkCreate {
     target_ifindex: u32,
     attach_type: u32,
     flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkUpdate {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
 }
 
 /// Runs a command. `attr` has to be the command's part of `union bpf_attr`, and what it points to
@@ -356,5 +366,18 @@ impl Prog {
         let fd = unsafe { bpf(LINK_CREATE, &mut attr) }?;
         // SAFETY: a success is a new descriptor that nobody else has.
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
+    /// Takes the place of the program that `link` attached (`BPF_LINK_UPDATE`); no frame passes by
+    /// neither of them. It needs no right beyond the link. For the program that is there already
+    /// the kernel does nothing.
+    ///
+    /// # Errors
+    /// `ENOLINK` if the interface is gone; the driver's.
+    pub fn take_place(&self, link: &OwnedFd) -> io::Result<()> {
+        let (link_fd, new_prog_fd) = (raw(link), raw(&self.fd));
+        let mut attr = LinkUpdate { link_fd, new_prog_fd, ..LinkUpdate::default() };
+        // SAFETY: there is no pointer in this attribute.
+        unsafe { bpf(LINK_UPDATE, &mut attr) }.map(drop)
     }
 }

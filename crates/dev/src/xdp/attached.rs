@@ -18,9 +18,12 @@ pub struct Attached {
     native: bool,
     maps: Maps,
     prog: Prog,
+    /// The same program again, to take the place of the other; and which of them is attached.
+    twin: Option<Prog>,
+    twin_is_on: Mutex<bool>,
     filter: Mutex<Filter>,
     notes: Mutex<Notes>,
-    _link: OwnedFd,
+    link: OwnedFd,
 }
 
 impl fmt::Debug for Attached {
@@ -102,12 +105,30 @@ impl Attached {
         Ok(Attached {
             ifname: ifname.to_owned(),
             native,
-            maps,
             prog,
+            // Now, as the rights for it may be given up.
+            twin: native.then(|| program::load(&maps, XDP_PASS).ok()).flatten(),
+            twin_is_on: Mutex::new(false),
+            maps,
             filter: Mutex::new(Filter::default()),
             notes: Mutex::new(notes),
-            _link: link,
+            link,
         })
+    }
+
+    /// The interface has got queues. veth runs the program only on those that it had when it was
+    /// attached (drivers/net/veth.c `veth_set_channels` sets the `xdp_prog` of no queue), so it is
+    /// attached anew; the kernel does that for another program only, and so there are two.
+    ///
+    /// # Errors
+    /// `ENOLINK` if the interface is gone; the driver's.
+    pub(super) fn renew(&self) -> io::Result<()> {
+        let Some(twin) = &self.twin else { return Ok(()) };
+        let mut twin_is_on = lock(&self.twin_is_on);
+        let next = if *twin_is_on { &self.prog } else { twin };
+        next.take_place(&self.link)?;
+        *twin_is_on = !*twin_is_on;
+        Ok(())
     }
 
     pub(super) fn maps(&self) -> &Maps {

@@ -340,6 +340,14 @@ impl Queues {
         let config = Arc::new(Config { queues: queues.clone(), ..(*self.config).clone() });
         let more = Queues { config, umem, sockets: Arc::default(), ..self.clone() };
         let opened = queues.map(|queue| more.bind_queue(queue)).collect::<Result<_, _>>()?;
+        if self.veth {
+            let renewed = self.attached.renew();
+            renewed.map_err(|source| OpenError::Refused {
+                doing: "attach the program to the new queues",
+                ifname: self.config.ifname.clone(),
+                source,
+            })?;
+        }
         Ok((more, opened))
     }
 
