@@ -89,6 +89,11 @@ impl Live {
             "tcp6" if self.many => self.brief[1].clone_from(&answer),
             "packet" => self.owners.want(super::inodes_of_taps(&answer)),
             "xdp" => {}
+            // Of connections, those that something is the matter with.
+            "tcp" | "tcp6" => {
+                let matter = diag::sockets(&answer).filter(|s| tcp_info::weight(s) > 0);
+                self.owners.want(matter.map(|s| s.owner.inode));
+            }
             _ => self.owners.want(diag::sockets(&answer).map(|s| s.owner.inode)),
         }
         Ok(answer)

@@ -130,7 +130,11 @@ impl At<'_> {
         self.each_dev("drvinfo", ethtool::legacy::drvinfo);
         self.each_dev("stats", ethtool::legacy::stats);
         self.each_dev("rxfh", ethtool::legacy::rxfh);
-        self.each_dev("rxclass", ethtool::legacy::rxclass);
+        if self.into.devs.values().any(|d| d.rss.is_some()) {
+            self.each_dev("rxclass", |bytes, dev| {
+                dev.rss.is_some().then(|| ethtool::legacy::rxclass(bytes, dev))?
+            });
+        }
     }
 
     fn each_dev(&mut self, what: &str, parse: impl Fn(&[u8], &mut Dev) -> Option<()>) {

@@ -10,6 +10,8 @@ use crate::snapshot::{Owner, Snapshot};
 const FDS_MAX: usize = 200_000;
 /// Sockets that are looked for.
 const WANTED_MAX: usize = 4096;
+/// A turn of rest for as many descriptors as this that were looked at: some ms of processor time.
+const FDS_A_TURN: usize = 10_000;
 /// As often as this is a socket that was not found looked for again; it may be the kernel's own, or
 /// of a process that we may not look at.
 const AGAIN: u32 = 30;
@@ -21,6 +23,8 @@ pub(super) struct Owners {
     found: BTreeMap<u64, Found>,
     missing: BTreeSet<u64>,
     turns: u32,
+    // Turns without looking, after one that was dear.
+    rest: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -49,9 +53,13 @@ impl Owners {
         }
         let new = |inode: &u64| !self.found.contains_key(inode) && !self.missing.contains(inode);
         let mut left: BTreeSet<u64> = wanted.iter().copied().filter(new).collect();
-        self.search(&mut left);
         self.missing.retain(|inode| wanted.contains(inode));
-        self.missing.extend(left);
+        if self.rest > 0 {
+            self.rest -= 1;
+        } else {
+            self.rest = self.search(&mut left) / FDS_A_TURN;
+            self.missing.extend(left);
+        }
         let mut lines = String::new();
         for (inode, found) in &self.found {
             let _ = writeln!(lines, "{inode} {} {}", found.pid, found.comm);
@@ -59,18 +67,19 @@ impl Owners {
         lines.into_bytes()
     }
 
-    fn search(&mut self, left: &mut BTreeSet<u64>) {
-        if left.is_empty() {
-            return;
-        }
+    // How many descriptors were looked at.
+    fn search(&mut self, left: &mut BTreeSet<u64>) -> usize {
         let mut looked = 0;
+        if left.is_empty() {
+            return looked;
+        }
         for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let Ok(pid) = process.file_name().to_string_lossy().parse::<u32>() else { continue };
             // Other people's processes are not shown without CAP_SYS_PTRACE.
             for fd in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
                 looked += 1;
                 if left.is_empty() || looked > FDS_MAX {
-                    return;
+                    return looked;
                 }
                 let path = fd.path().to_string_lossy().into_owned();
                 let Some(inode) = inode_of(&path).filter(|inode| left.remove(inode)) else {
@@ -81,6 +90,7 @@ impl Owners {
                 self.found.insert(inode, Found { pid, path, comm });
             }
         }
+        looked
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::sockopt::Timeout;
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use super::attr::{ACK, HEADER, Request, find, messages, text, u32_at};
@@ -66,6 +68,9 @@ impl Socket {
         // Kernels before 4.12 have neither; then errors are numbers, and dumps are not filtered.
         let _ = sys::explain_errors(&fd);
         let _ = sys::check_strictly(&fd);
+        // The kernel answers before it returns from send(); should it not, nobody waits for ever.
+        let wait = Some(Duration::from_secs(10));
+        rustix::net::sockopt::set_socket_timeout(&fd, Timeout::Recv, wait)?;
         Ok(Socket { fd, seq: 0, datagram: vec![0; DATAGRAM_BYTES] })
     }
 

@@ -143,7 +143,8 @@ pub(super) fn worst<'a>(dumps: &[&'a [u8]]) -> Vec<&'a [u8]> {
     all.into_iter().map(|(_, body)| body).collect()
 }
 
-fn weight(socket: &Inet<'_>) -> u64 {
+/// How much there is to say of a socket: bytes that wait, and timers of loss.
+pub(super) fn weight(socket: &Inet<'_>) -> u64 {
     /// Retransmission or probing of a closed window.
     const TIMERS: [u8; 2] = [1, 4];
     if socket.state == diag::TIME_WAIT {

@@ -68,7 +68,7 @@ pub fn features(bytes: &[u8], dev: &mut Dev) -> Option<()> {
 /// Reads `ioctl/ethtool/rxfh/DEV`.
 pub fn rxfh(bytes: &[u8], dev: &mut Dev) -> Option<()> {
     let entries = usize::try_from(u32_at(bytes, 8)?).ok()?;
-    let table = bytes.get(24..)?.get(..entries.checked_mul(4)?)?;
+    let table = bytes.get(24..)?.get(..entries.checked_mul(4)?).filter(|t| !t.is_empty())?;
     let function = usize::from(*bytes.get(16)?);
     // One bit of the functions that there are.
     let hfunc = (function.is_power_of_two())
