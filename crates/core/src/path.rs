@@ -138,7 +138,7 @@ fn netif_receive(cx: &mut Shard, batch: &mut Batch) {
         ip::reasm::ip_defrag(cx, batch);
     }
     if !batch.is_empty() {
-        sock::lookup::look_ahead(cx, &batch.now);
+        sock::lookup::look_ahead(cx, &mut batch.now);
         path! { batch, cx; {
             Demux: sock::lookup::ip_local_deliver, Transport: transport_rcv,
             SockQueue: rx::queue::sock_queue_rcv_skb,

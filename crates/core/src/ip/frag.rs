@@ -27,8 +27,17 @@ pub fn ip_finish_output(cx: &mut Shard, pkt: Pkt) -> Verdict {
 }
 
 /// The largest packet that the way to this packet's destination takes, in bytes, as far as is known.
-#[inline]
+#[inline(always)]
 fn path_mtu(net: &Net, pkt: &Pkt) -> usize {
+    if net.fib.has_mtu() || net.icmp.knows_pmtu() {
+        return known_mtu(net, pkt);
+    }
+    net.ifaces.get(pkt.dev as usize).map_or(super::route::LOOPBACK_MTU, |i| i.mtu) as usize
+}
+
+/// The same where a route has an MTU, or one was learnt.
+#[inline(never)]
+fn known_mtu(net: &Net, pkt: &Pkt) -> usize {
     let mtu = route_mtu(net, pkt);
     net.icmp.pmtu(pkt.dst, net.now).map_or(mtu, |m| mtu.min(m as usize))
 }

@@ -77,7 +77,7 @@ fn group_mac(net: &Net, nexthop: IpAddr) -> Option<Mac> {
 }
 
 /// Puts an Ethernet header in front, with the packet's VLAN tag if it has one.
-#[inline]
+#[inline(always)]
 pub(crate) fn eth_header(pkt: &mut Pkt, src: Mac, dst: Mac) {
     let mut ethertype = pkt.proto;
     if let Some(tci) = pkt.vlan {

@@ -164,6 +164,8 @@ pub struct Skb {
     pub sport: u16,
     /// Destination port.
     pub dport: u16,
+    /// What looking ahead found in Demux's table, to be checked; 0 = nothing.
+    pub(crate) hint: u32,
     /// When it was taken off the ring.
     pub rx_time: Instant,
     /// Source address, once the IP stage has read it; for packets of ours, before the header exists.
@@ -219,6 +221,7 @@ impl Skb {
             dst: NOWHERE,
             sport: 0,
             dport: 0,
+            hint: 0,
             network: 0,
             transport: 0,
             hash: 0,
@@ -250,6 +253,13 @@ impl Skb {
         self.data = HEADROOM as u32;
         self.tail = HEADROOM as u32;
         self.frag_len = 0;
+        self.forget();
+    }
+
+    /// Nothing is known of the packet any more but its bytes: what was received begins a journey of
+    /// its own (Linux: `skb_scrub_packet`).
+    #[inline]
+    pub(crate) fn forget(&mut self) {
         self.hash = 0;
         self.mark = 0;
         self.sock = None;
@@ -369,7 +379,7 @@ impl Skb {
     ///
     /// # Panics
     /// If the head has no such room, or if fragments follow.
-    #[inline]
+    #[inline(always)]
     pub fn put(&mut self, n: usize) -> &mut [u8] {
         assert!(n <= self.tailroom() && self.frags.is_empty(), "the head has room for what is put");
         let at = self.tail as usize;

@@ -56,18 +56,18 @@ pub(crate) fn many(cx: &Shard) -> bool {
 }
 
 /// Begins the look-ups of a whole batch, so that their cache misses overlap: first the tables' lines,
-/// then what stands there. Nothing is decided here.
+/// then what stands there. Nothing is decided here, but what stands there is remembered as a hint.
 #[inline]
-pub(crate) fn look_ahead(cx: &Shard, batch: &[Pkt]) {
+pub(crate) fn look_ahead(cx: &Shard, batch: &mut [Pkt]) {
     if many(cx) {
-        batch.chunks(AHEAD).for_each(|part| look_ahead_at(cx, part));
+        batch.chunks_mut(AHEAD).for_each(|part| look_ahead_at(cx, part));
     }
 }
 
-fn look_ahead_at(cx: &Shard, part: &[Pkt]) {
+fn look_ahead_at(cx: &Shard, part: &mut [Pkt]) {
     // Hash and local port; 0 = nothing to look ahead for.
     let mut sought = [(0u32, 0u16); AHEAD];
-    for (seek, pkt) in sought.iter_mut().zip(part) {
+    for (seek, pkt) in sought.iter_mut().zip(&*part) {
         let Some(&[s0, s1, d0, d1]) = pkt.peek::<4>() else { continue };
         let (sport, dport) = (u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1]));
         let hash = match pkt.ip_proto {
@@ -79,9 +79,10 @@ fn look_ahead_at(cx: &Shard, part: &[Pkt]) {
     }
     let mut conns = [u32::MAX; AHEAD];
     for (((hash, port), pkt), conn) in sought.iter().zip(part).zip(&mut conns) {
+        pkt.hint = 0;
         match pkt.ip_proto {
             _ if *hash == 0 => {}
-            IPPROTO_UDP => cx.udp.prefetch_sock(*hash, *port),
+            IPPROTO_UDP => pkt.hint = cx.udp.prefetch_sock(*hash, *port),
             IPPROTO_TCP => *conn = cx.tcp.prefetch_slot(*hash),
             _ => {}
         }

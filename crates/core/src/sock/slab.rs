@@ -4,10 +4,12 @@
 #[repr(align(64))]
 pub struct AtLine;
 
+/// The generation lies before the value, so that both share the first cache line.
+#[repr(C)]
 struct Slot<T, Begin> {
+    _begin: [Begin; 0],
     generation: u32,
     value: Option<T>,
-    _begin: [Begin; 0],
 }
 
 /// A table of sockets: O(1) insert, look-up and removal, bounded only by its caller.
@@ -43,7 +45,7 @@ impl<T, Begin> Slab<T, Begin> {
             slot.value = Some(value);
             return (index, slot.generation);
         }
-        self.slots.push(Slot { generation: 0, value: Some(value), _begin: [] });
+        self.slots.push(Slot { _begin: [], generation: 0, value: Some(value) });
         (self.slots.len() as u32 - 1, 0)
     }
     /// The entry at `index`, if it is still of this generation.
@@ -72,11 +74,13 @@ impl<T, Begin> Slab<T, Begin> {
     pub fn generation(&self, index: u32) -> u32 {
         self.slots.get(index as usize).map_or(0, |s| s.generation)
     }
-    /// Asks the processor for the entry at `index`: for each of its cache lines, if it begins at one.
+    /// Asks the processor for the entry at `index`: its first cache line, or all of them.
     #[inline]
-    pub(crate) fn prefetch(&self, index: u32) {
-        if let Some(slot) = self.slots.get(index as usize) {
-            linerate_arch::prefetch_all(slot);
+    pub(crate) fn prefetch(&self, index: u32, whole: bool) {
+        match self.slots.get(index as usize) {
+            Some(slot) if whole => linerate_arch::prefetch_all(slot),
+            Some(slot) => linerate_arch::prefetch_read(slot),
+            None => {}
         }
     }
     /// Takes the entry out; its name is never valid again.

@@ -119,7 +119,7 @@ impl Sockets {
     pub(crate) fn prefetch_slot(&self, hash: u32) -> u32 {
         match self.demux.find(hash, |_| true) {
             Some(Ref::Conn(at)) => {
-                self.conns.prefetch(at);
+                self.conns.prefetch(at, false);
                 at
             }
             _ => u32::MAX,

@@ -41,7 +41,7 @@ pub struct UdpBind {
 /// A received datagram, or a super-packet of equal ones. Give it back by [`Shard::udp_done`].
 #[derive(Debug)]
 pub struct Datagram {
-    pkt: Pkt,
+    pub(super) pkt: Pkt,
 }
 
 impl Datagram {
@@ -106,25 +106,24 @@ impl Shard {
             0 => self.net.knobs.rmem_default as usize,
             n => n,
         };
-        let (index, generation) = self.udp.slab.insert(UdpSock {
-            id: SocketId { kind: SockKind::Udp, index: 0, generation: 0 },
+        let mut sock = UdpSock {
+            first: None,
+            user: bind.user,
+            rare: None,
+            rmem: 0,
+            rcvbuf: 0,
             port,
             pending: Ready::default(),
             reuseport: bind.reuseport && port != 0,
+            connected: false,
+            more: false,
             local: bind.addr,
             remote: None,
-            first: None,
-            rmem: 0,
-            rcvbuf,
-            user: bind.user,
-            rare: None,
-        });
-        let id = SocketId { kind: SockKind::Udp, index, generation };
-        if let Some(sock) = self.udp.slab.at_mut(index) {
-            sock.id = id;
-        }
+        };
+        sock.set_rcvbuf(rcvbuf);
+        let (index, generation) = self.udp.slab.insert(sock);
         self.udp.hash(index);
-        Ok(id)
+        Ok(SocketId { kind: SockKind::Udp, index, generation })
     }
 
     fn udp_free_port(&mut self, bind: &UdpBind) -> Result<u16, BindError> {
@@ -154,7 +153,7 @@ impl Shard {
         self.udp.slab.get(id.index, id.generation).ok_or(BindError::AddrNotAvailable)?;
         self.udp.unhash(id.index);
         if let Some(sock) = self.udp.slab.at_mut(id.index) {
-            sock.remote = Some((remote.ip(), remote.port()));
+            sock.connect(remote);
         }
         self.udp.hash(id.index);
         Ok(())
@@ -165,7 +164,7 @@ impl Shard {
     pub fn udp_set_rcvbuf(&mut self, id: SocketId, bytes: usize) {
         let bytes = self.net.asked_rcvbuf(bytes);
         if let Some(sock) = self.udp.slab.get_mut(id.index, id.generation) {
-            sock.rcvbuf = bytes;
+            sock.set_rcvbuf(bytes);
         }
     }
 
@@ -187,7 +186,7 @@ impl Shard {
             return None;
         };
         let size = pkt.truesize();
-        sock.rmem -= size;
+        sock.rmem -= size as u32;
         self.udp.mem -= size;
         let flow = self.net.counts.flow(Stage::SockQueue);
         flow.release(1);
@@ -199,8 +198,48 @@ impl Shard {
     }
 
     /// The datagram was read.
+    #[inline]
     pub fn udp_done(&mut self, datagram: Datagram) {
         self.net.pool.free(datagram.pkt);
+    }
+
+    /// Adds the next datagrams that wait, at most `max`, to `to` (Linux: `recvmmsg`); returns how
+    /// many there were. Give each back by [`Shard::udp_done`], or all by [`Shard::udp_done_many`].
+    ///
+    /// If there were less than `max` the socket is empty, and an event tells when something comes.
+    pub fn udp_recv_many(&mut self, id: SocketId, max: usize, to: &mut Vec<Datagram>) -> usize {
+        let Some(sock) = self.udp.slab.get_mut(id.index, id.generation) else { return 0 };
+        let before = to.len();
+        let (mut size, mut v4) = (0, 0);
+        sock.pop_many(max, |pkt| {
+            size += pkt.truesize();
+            v4 += u64::from(pkt.src.is_ipv4());
+            trace::say(&mut self.net.trace, Stage::SockQueue, &pkt, Said::Pass);
+            to.push(Datagram { pkt });
+        });
+        let n = to.len() - before;
+        sock.rmem -= size as u32;
+        self.udp.mem -= size;
+        if n < max {
+            sock.pending.0 &= !Ready::IN.0;
+        }
+        if n == 0 {
+            let us = sock.rare.as_ref().and_then(|r| r.busy_poll);
+            self.net.busy_read(us);
+            return 0;
+        }
+        let flow = self.net.counts.flow(Stage::SockQueue);
+        flow.release(n as u64);
+        flow.pass(n as u64);
+        self.net.counts.inc_by(id::UdpInDatagrams, v4);
+        self.net.counts.inc_by(id::Udp6InDatagrams, n as u64 - v4);
+        n
+    }
+
+    /// The datagrams were read.
+    #[inline]
+    pub fn udp_done_many(&mut self, datagrams: impl IntoIterator<Item = Datagram>) {
+        datagrams.into_iter().for_each(|datagram| self.net.pool.free(datagram.pkt));
     }
 
     /// Port that the socket is bound to.
@@ -215,7 +254,7 @@ impl Shard {
         }
         self.udp.unhash(id.index);
         let Some(mut sock) = self.udp.slab.remove(id.index) else { return };
-        self.udp.mem -= sock.rmem;
+        self.udp.mem -= sock.rx_queue();
         while let Some(pkt) = sock.pop() {
             self.net.counts.flow(Stage::SockQueue).release(1);
             self.net.kfree_skb_reason(Stage::SockQueue, pkt, Reason::SocketClosed);
@@ -230,3 +269,6 @@ impl crate::shard::Net {
         (low, (self.knobs.ip_local_port_high as u16).max(low))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,15 +21,13 @@ pub(crate) fn udp_err(
     kind: ErrKind,
 ) -> bool {
     let found = cx.udp.lookup(&local.ip(), local.port(), &remote.ip(), remote.port(), None);
-    let found = found.map(|sock| sock.id);
-    let Some(sock) = found.and_then(|id| cx.udp.slab.get_mut(id.index, id.generation)) else {
-        return false;
-    };
+    let Some(id) = found else { return false };
+    let Some(sock) = cx.udp.slab.get_mut(id.index, id.generation) else { return false };
     let errors = &mut sock.rare().errors;
     if errors.len() < ERRORS_MAX {
         errors.push_back((remote, kind));
     }
-    cx.net.events.raise(sock.id, sock.user, &mut sock.pending, Ready::ERR);
+    cx.net.events.raise(id, sock.user, &mut sock.pending, Ready::ERR);
     true
 }
 

@@ -9,7 +9,7 @@
 
 use crate::pkt::{Csum, Pkt, Verdict};
 use crate::shard::Shard;
-use crate::sock::{Ready, SocketId};
+use crate::sock::{Ready, SocketId, lookup};
 use crate::table::{Reason, Stage};
 use crate::wire::UdpHdr;
 
@@ -33,9 +33,15 @@ pub(crate) fn udp_lookup(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
     }
     pkt.sport = hdr.src_port;
     pkt.dport = hdr.dst_port;
-    match cx.udp.lookup(&pkt.dst, hdr.dst_port, &pkt.src, hdr.src_port, Some(&pkt)) {
+    let found = match lookup::many(cx) {
+        true => cx.udp.lookup_ahead(&pkt),
+        false => None,
+    };
+    let found =
+        found.or_else(|| cx.udp.lookup(&pkt.dst, hdr.dst_port, &pkt.src, hdr.src_port, Some(&pkt)));
+    match found {
         Some(sock) => {
-            pkt.sock = Some(sock.id);
+            pkt.sock = Some(sock);
             if v4 && hdr.csum == 0 && pkt.csum == Csum::None {
                 // RFC 768: over IPv4 the sender may leave the checksum out.
                 pkt.csum = Csum::Verified;
@@ -77,7 +83,7 @@ pub(crate) fn udp_queue_rcv_skb(cx: &mut Shard, id: SocketId, pkt: Pkt) -> Verdi
         return Verdict::Drop(pkt, Reason::SocketClosed);
     };
     let size = pkt.truesize();
-    if sock.rmem + size > sock.rcvbuf {
+    if !sock.has_room(size) {
         sock.rare().drops += 1;
         let v4 = pkt.src.is_ipv4();
         return Verdict::Drop(pkt, if v4 { Reason::SocketRcvbuff } else { Reason::Socket6Rcvbuff });
@@ -86,10 +92,9 @@ pub(crate) fn udp_queue_rcv_skb(cx: &mut Shard, id: SocketId, pkt: Pkt) -> Verdi
         sock.rare().drops += 1;
         return Verdict::Drop(pkt, Reason::ProtoMem);
     }
-    sock.rmem += size;
     cx.udp.mem += size;
-    sock.push(pkt);
-    cx.net.events.raise(sock.id, sock.user, &mut sock.pending, Ready::IN);
+    sock.push(pkt, size);
+    cx.net.events.raise(id, sock.user, &mut sock.pending, Ready::IN);
     cx.net.counts.flow(Stage::SockQueue).hold(1);
     Verdict::Held
 }

@@ -12,32 +12,41 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::pkt::Pkt;
-use crate::sock::{Ready, SocketId};
+use crate::sock::Ready;
 
 /// A UDP socket (Linux: `struct udp_sock`). What is seldom needed lies elsewhere: a million sockets
-/// are looked at in random order, and each cache line of them costs.
+/// are looked at in random order, and each cache line of them costs. The order of the fields is that
+/// of memory: with the generation of its place before it, what a datagram needs of a socket that is
+/// not connected lies in one line.
+#[repr(C)]
 pub struct UdpSock {
-    pub(crate) id: SocketId,
+    /// Received, not yet read: the first, unless it was read. The others follow in [`Rare::queue`].
+    first: Option<Pkt>,
+    pub(crate) user: u64,
+    rare: Option<Box<Rare>>,
+    /// Memory of what is queued (`sk_rmem_alloc`).
+    rmem: u32,
+    /// Limit of `rmem` (`sk_rcvbuf`).
+    rcvbuf: u32,
     /// The port it is bound to; 0 = all that nobody else has bound.
     pub(crate) port: u16,
     pub(crate) pending: Ready,
     /// It may share address and port with others (SO_REUSEPORT).
     pub(crate) reuseport: bool,
+    /// Whether it has a `remote`.
+    connected: bool,
+    /// Whether [`Rare::queue`] holds anything.
+    more: bool,
     /// The address it is bound to; `None` = all.
     pub(crate) local: Option<IpAddr>,
     /// The only peer that it hears, if it is connected.
-    pub(crate) remote: Option<(IpAddr, u16)>,
-    /// Received, not yet read: the first, unless it was read. The others follow in [`Rare::queue`].
-    first: Option<Pkt>,
-    /// Memory of what is queued (`sk_rmem_alloc`).
-    pub(crate) rmem: usize,
-    /// Limit of `rmem` (`sk_rcvbuf`).
-    pub(crate) rcvbuf: usize,
-    pub(crate) user: u64,
-    rare: Option<Box<Rare>>,
+    remote: Option<(IpAddr, u16)>,
 }
 
-const _: () = assert!(size_of::<UdpSock>() <= 104, "a socket lies in two cache lines");
+const _: () = assert!(
+    std::mem::offset_of!(UdpSock, remote) <= 64 - 8,
+    "what every datagram needs of a socket lies in one cache line, behind the generation"
+);
 
 /// What many sockets never need.
 #[derive(Default)]
@@ -64,7 +73,7 @@ impl UdpSock {
     }
     /// Memory of what waits to be read, in bytes (`rx_queue` in `/proc/net/udp`).
     pub fn rx_queue(&self) -> usize {
-        self.rmem
+        self.rmem as usize
     }
     /// Datagrams dropped at this socket.
     pub fn drops(&self) -> u64 {
@@ -73,21 +82,68 @@ impl UdpSock {
     pub(crate) fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
     }
-    /// Adds a datagram that waits to be read.
+    /// Makes it hear `remote` alone.
+    fn connect(&mut self, remote: SocketAddr) {
+        self.remote = Some((remote.ip(), remote.port()));
+        self.connected = true;
+    }
+    /// Limits what may wait to be read, in bytes; at most 4 GiB.
+    fn set_rcvbuf(&mut self, bytes: usize) {
+        self.rcvbuf = u32::try_from(bytes).unwrap_or(u32::MAX);
+    }
+    /// Whether `size` more bytes may wait to be read.
     #[inline]
-    fn push(&mut self, pkt: Pkt) {
-        if self.first.is_none() && self.rare.as_ref().is_none_or(|r| r.queue.is_empty()) {
-            self.first = Some(pkt);
-        } else {
-            self.rare().queue.push_back(pkt);
+    fn has_room(&self, size: usize) -> bool {
+        self.rmem as usize + size <= self.rcvbuf as usize
+    }
+    /// Adds a datagram of `size` bytes, for which there is room, to those that wait to be read.
+    #[inline(always)]
+    fn push(&mut self, pkt: Pkt, size: usize) {
+        // The limit is 32 bits wide, and so is what stays below it.
+        self.rmem += size as u32;
+        match &mut self.rare {
+            _ if !self.more && self.first.is_none() => self.first = Some(pkt),
+            Some(rare) => {
+                rare.queue.push_back(pkt);
+                self.more = true;
+            }
+            None => self.push_first(pkt),
         }
+    }
+    /// The first that ever had to wait behind another.
+    #[cold]
+    fn push_first(&mut self, pkt: Pkt) {
+        self.rare().queue.push_back(pkt);
+        self.more = true;
     }
     /// Takes the datagram that waits longest.
     #[inline]
     fn pop(&mut self) -> Option<Pkt> {
-        match self.first.take() {
-            None => self.rare.as_mut()?.queue.pop_front(),
-            first => first,
+        let first = self.first.take();
+        if first.is_some() || !self.more {
+            return first;
+        }
+        let queue = &mut self.rare.as_mut()?.queue;
+        let pkt = queue.pop_front();
+        self.more = !queue.is_empty();
+        pkt
+    }
+    /// Takes at most `max` datagrams, the one that waits longest first.
+    #[inline]
+    fn pop_many(&mut self, max: usize, mut each: impl FnMut(Pkt)) {
+        let mut left = max;
+        if left > 0
+            && let Some(first) = self.first.take()
+        {
+            each(first);
+            left -= 1;
+        }
+        if self.more
+            && let Some(rare) = &mut self.rare
+        {
+            self.more = rare.queue.len() > left;
+            let n = left.min(rare.queue.len());
+            rare.queue.drain(..n).for_each(each);
         }
     }
 }

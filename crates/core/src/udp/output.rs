@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use linerate_arch::csum::csum_fold;
 
+use super::api::Datagram;
 use crate::pkt::{Csum, Gso, GsoKind, HEADROOM, LARGE, Pkt, SMALL, pseudo};
 use crate::shard::{Net, Shard};
 use crate::sock::SocketId;
@@ -51,6 +52,68 @@ impl Shard {
         how: SendTo,
         parts: &[&[u8]],
     ) -> Result<usize, SendError> {
+        let len: usize = match parts {
+            [one] => one.len(),
+            _ => parts.iter().map(|p| p.len()).sum(),
+        };
+        self.udp_sendmsg(id, how, len, |net| fill(net, parts, len))
+    }
+
+    /// Sends the payload of a datagram that was received, as an echo, a proxy or a relay does: its
+    /// memory becomes that of what is sent, and nothing is copied. Returns the bytes taken.
+    ///
+    /// # Errors
+    /// As those of [`Shard::udp_send`], with the datagram: send it again or give it back.
+    pub fn udp_send_on(
+        &mut self,
+        id: SocketId,
+        how: SendTo,
+        datagram: Datagram,
+    ) -> Result<usize, (SendError, Datagram)> {
+        if datagram.pkt.headroom() < HEADROOM {
+            return self.udp_send_copy(id, how, datagram);
+        }
+        let len = datagram.len();
+        let mut datagram = Some(datagram);
+        let sent = self.udp_sendmsg(id, how, len, |_| {
+            let mut pkt = datagram.take()?.pkt;
+            pkt.forget();
+            Some(pkt)
+        });
+        match (sent, datagram) {
+            (Err(why), Some(datagram)) => Err((why, datagram)),
+            _ => Ok(len),
+        }
+    }
+
+    /// The same by a copy: a device left less room before the packet than headers may need.
+    #[cold]
+    fn udp_send_copy(
+        &mut self,
+        id: SocketId,
+        how: SendTo,
+        datagram: Datagram,
+    ) -> Result<usize, (SendError, Datagram)> {
+        let parts: Vec<&[u8]> = datagram.slices().collect();
+        match self.udp_send(id, how, &parts) {
+            Ok(len) => {
+                self.udp_done(datagram);
+                Ok(len)
+            }
+            Err(why) => Err((why, datagram)),
+        }
+    }
+
+    /// Sends a datagram of `len` bytes of payload, which `make` makes once it is known that it may be
+    /// sent.
+    #[inline(always)]
+    fn udp_sendmsg(
+        &mut self,
+        id: SocketId,
+        how: SendTo,
+        len: usize,
+        make: impl FnOnce(&mut Net) -> Option<Pkt>,
+    ) -> Result<usize, SendError> {
         let sock = self.udp.slab.get(id.index, id.generation).ok_or(SendError::Closed)?;
         let (src, sport) = match how.src {
             Some(src) => (src.ip(), src.port()),
@@ -59,10 +122,6 @@ impl Shard {
         if src.is_ipv4() != how.dst.is_ipv4() || sport == 0 {
             return Err(SendError::Invalid);
         }
-        let len: usize = match parts {
-            [one] => one.len(),
-            _ => parts.iter().map(|p| p.len()).sum(),
-        };
         let max = if src.is_ipv4() { 65507 } else { 65527 };
         if len > max {
             return Err(SendError::MessageSize);
@@ -72,7 +131,7 @@ impl Shard {
             net.counts.inc(id_sndbuf(src.is_ipv4()));
             return Err(SendError::NoBuffers);
         }
-        let Some(mut pkt) = fill(net, parts, len) else {
+        let Some(mut pkt) = make(net) else {
             net.counts.inc(id_sndbuf(src.is_ipv4()));
             return Err(SendError::NoBuffers);
         };

@@ -14,7 +14,7 @@ use super::UdpSock;
 use crate::pkt::Skb;
 use crate::rand::{Keyed, Rng};
 use crate::sock::lookup::{hash_tuple, reciprocal_scale};
-use crate::sock::{AtLine, Ehash, ReuseProg, Slab};
+use crate::sock::{AtLine, Ehash, ReuseProg, Slab, SockKind, SocketId};
 
 /// What stands in the tables: a socket by `index + 1`, or, with this bit, a group by its index.
 const GROUP: u32 = 1 << 31;
@@ -118,7 +118,7 @@ impl Sockets {
         remote: &IpAddr,
         rport: u16,
         skb: Option<&Skb>,
-    ) -> Option<&UdpSock> {
+    ) -> Option<SocketId> {
         let mut word = self.ports[port as usize].any;
         if self.table.len() != 0 || word == 0 {
             word = self.lookup_hashed(*local, port, *remote, rport)?;
@@ -126,7 +126,29 @@ impl Sockets {
         if word & GROUP != 0 {
             word = self.reuseport_select(word & !GROUP, *local, *remote, (port, rport), skb)?;
         }
-        self.slab.at(word.wrapping_sub(1))
+        self.name(word.wrapping_sub(1))
+    }
+
+    /// What `lookup` finds, if looking ahead found it already: then neither the table nor what is
+    /// bound to the port is looked at again.
+    #[inline(always)]
+    pub(crate) fn lookup_ahead(&self, skb: &Skb) -> Option<SocketId> {
+        let sock = self.slab.at(skb.hint.wrapping_sub(1))?;
+        // A group chooses anew; one that is not connected gives way to those that are.
+        let fits = sock.port == skb.dport
+            && sock.local == Some(skb.dst)
+            && match sock.connected {
+                true => sock.remote == Some((skb.src, skb.sport)),
+                false => self.conn | self.conn_any == 0 && !sock.reuseport,
+            };
+        if fits { self.name(skb.hint.wrapping_sub(1)) } else { None }
+    }
+
+    /// The name of the socket at an index, if there is one.
+    #[inline]
+    fn name(&self, index: u32) -> Option<SocketId> {
+        self.slab.at(index)?;
+        Some(SocketId { kind: SockKind::Udp, index, generation: self.slab.generation(index) })
     }
 
     #[inline(never)]
@@ -174,7 +196,7 @@ impl Sockets {
                 Some(word - 1)
             };
             at.and_then(|at| self.slab.at(at))
-                .is_some_and(|s| s.port == port && s.local == Some(local) && s.remote.is_none())
+                .is_some_and(|s| s.port == port && s.local == Some(local) && !s.connected)
         })
     }
 
@@ -340,7 +362,6 @@ impl Sockets {
         } else if self.conn_any != 0 {
             self.hash4(unspecified(remote), remote, (port, rport))
         } else if self.bound != 0 {
-            linerate_arch::prefetch_read(&self.ports[port as usize]);
             self.hash2(local, port)
         } else {
             linerate_arch::prefetch_read(&self.ports[port as usize]);
@@ -349,17 +370,19 @@ impl Sockets {
         self.table.prefetch(hash);
         hash
     }
-    /// The socket that stands there, on the way into the cache.
+    /// The socket that stands there, on the way into the cache; what [`Skb::hint`] is to be.
     #[inline]
-    pub(crate) fn prefetch_sock(&self, hash: u32, port: u16) {
-        let word = if self.table.len() == 0 {
+    pub(crate) fn prefetch_sock(&self, hash: u32, port: u16) -> u32 {
+        let hint = if self.table.len() == 0 {
             self.ports[port as usize].any
         } else {
             self.table.find(hash, |_| true).unwrap_or(0)
         };
-        if word != 0 && word & GROUP == 0 {
-            self.slab.prefetch(word - 1);
+        if hint == 0 || hint & GROUP != 0 {
+            return 0;
         }
+        self.slab.prefetch(hint - 1, self.conn | self.conn_any != 0);
+        hint
     }
 }
 

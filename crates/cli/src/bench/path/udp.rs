@@ -6,6 +6,7 @@ use linerate_core::path;
 use linerate_core::pkt::Batch;
 use linerate_core::shard::Shard;
 use linerate_core::sock::SocketId;
+use linerate_core::udp::api::Datagram;
 use linerate_core::udp::output::SendTo;
 
 use super::case::{Case, Maker, Parts, Row, stages, timed};
@@ -34,6 +35,8 @@ pub fn makers(sockets_max: u32) -> Vec<Maker> {
     all
 }
 
+/// Datagrams that the application asks for at once.
+const MANY: usize = 64;
 /// Sockets on one address; more are spread over more addresses.
 const PORTS: u32 = 60_000;
 
@@ -63,6 +66,7 @@ struct Receive {
     turns: u64,
     random: u64,
     read: u64,
+    datagrams: Vec<Datagram>,
 }
 
 impl Receive {
@@ -81,8 +85,8 @@ impl Receive {
         }
         let (frame, turns, random, read) = (stack::frame(payload), 0, 0x9e37_79b9_7f4a_7c15, 0);
         let sockets = if many { sockets } else { 0 };
-        let batch = Batch::new();
-        Receive { row, shard, batch, frame, size, sockets, echo, turns, random, read }
+        let (batch, datagrams) = (Batch::new(), Vec::new());
+        Receive { row, shard, batch, frame, size, sockets, echo, turns, random, read, datagrams }
     }
 
     fn turn(&mut self) {
@@ -105,22 +109,30 @@ impl Receive {
         }
     }
 
-    /// The application reads all that there is, and sends it back where that is asked for.
+    /// The application reads all that there is, and sends it back where that is asked for: from the
+    /// memory in which it came.
     #[inline]
     fn read(&mut self, sock: SocketId) {
-        while let Some(datagram) = self.shard.udp_recv(sock) {
-            self.read += 1;
-            let payload = datagram.slices().next().unwrap_or_default();
-            if self.echo {
-                let mut copy = [0; 64];
-                let copy = &mut copy[..payload.len()];
-                copy.copy_from_slice(payload);
-                let back = SendTo { src: Some(datagram.dst()), ..SendTo::to(datagram.src()) };
-                self.shard.udp_send(sock, back, &[copy]).expect("the queue is emptied every turn");
-            } else {
-                std::hint::black_box(payload.first());
+        loop {
+            let n = self.shard.udp_recv_many(sock, MANY, &mut self.datagrams);
+            self.read += self.datagrams.len() as u64;
+            for datagram in &self.datagrams {
+                std::hint::black_box(datagram.slices().next().and_then(|s| s.first()));
             }
-            self.shard.udp_done(datagram);
+            if self.echo {
+                for datagram in self.datagrams.drain(..) {
+                    // May not be fragmented: what Linux sends by default (`ip_no_pmtu_disc`).
+                    let src = Some(datagram.dst());
+                    let back = SendTo { src, df: true, ..SendTo::to(datagram.src()) };
+                    let sent = self.shard.udp_send_on(sock, back, datagram);
+                    sent.expect("the queue is emptied every turn");
+                }
+            } else {
+                self.shard.udp_done_many(self.datagrams.drain(..));
+            }
+            if n < MANY {
+                return;
+            }
         }
     }
 }

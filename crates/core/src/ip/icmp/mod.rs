@@ -60,6 +60,11 @@ impl State {
             idents: Idents::new(key),
         }
     }
+    /// Whether a path MTU was ever learnt.
+    #[inline]
+    pub(crate) fn knows_pmtu(&self) -> bool {
+        self.learnt != 0
+    }
     /// The path MTU that was learnt for `dst`, in bytes, if it was and still counts.
     #[inline]
     pub fn pmtu(&self, dst: IpAddr, now: Instant) -> Option<u32> {

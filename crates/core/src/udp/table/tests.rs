@@ -102,7 +102,7 @@ fn finds_what_a_naive_search_finds() {
                 let (port, rport) = (rng.below(6) as u16 + 1, rng.below(4) as u16 + 1);
                 let remote = SocketAddr::new(peer, rport);
                 let best = all.iter().filter_map(|s| want(s, local, port, remote)).max();
-                let found = cx.udp.lookup(&local, port, &peer, rport, None).map(|s| s.id);
+                let found = cx.udp.lookup(&local, port, &peer, rport, None);
                 let found = found.map(|id| {
                     let s = all.iter().find(|s| s.id == id).expect("only open ones are found");
                     want(s, local, port, remote).expect("it wants the datagram")
