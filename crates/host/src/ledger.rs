@@ -255,6 +255,12 @@ fn output(ledger: &mut Ledger, w: &Window<'_>) {
         let waiting = of("unresolved_discards");
         ledger.add(Stage::Neigh, "neighbour does not answer", "", waiting);
     }
+    if w.to.neigh.is_empty() {
+        // In other namespaces than the host's first, only reasons tell.
+        let full = w.drops(|why, _| why == "NEIGH_CREATEFAIL");
+        let lost = ledger.add(Stage::Neigh, "neighbour table full", "", full);
+        below = total([below, lost]);
+    }
     let refused = w.to.devs.values().filter(|dev| is_veth(dev));
     let refused = Sum::of(refused.map(|dev| w.dev(&dev.name, "tx_dropped")));
     let mut pool = Pool(total([below, by(refused)]));

@@ -192,8 +192,12 @@ pub fn inverse(change: &Change, was: &Snapshot) -> Option<Change> {
             Some(Change::Link { dev: dev.clone(), name: name.clone(), value })
         }
         Change::Qdisc { dev, spec } => {
-            let place = spec.split_whitespace().next()?;
-            let of = was.devs.get(dev)?.qdiscs.iter().find(|q| q.parent == place)?;
+            let mut words = spec.split_whitespace();
+            let (place, parent) = match words.next()? {
+                "parent" => words.next().map(|parent| (format!("parent {parent}"), parent))?,
+                place => (place.to_owned(), place),
+            };
+            let of = was.devs.get(dev)?.qdiscs.iter().find(|q| q.parent == parent)?;
             // What has more parameters than a limit can not be made again from what was read.
             const PLAIN: [&str; 6] = ["noqueue", "pfifo_fast", "pfifo", "bfifo", "fq_codel", "mq"];
             if !PLAIN.contains(&of.kind.as_str()) {

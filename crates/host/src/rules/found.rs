@@ -42,6 +42,15 @@ impl Rule {
 }
 
 impl Found<'_, '_> {
+    /// Says more exactly what is wrong than the rule's title does.
+    pub(super) fn titled(mut self, title: &str) -> Self {
+        self.finding.title = match self.finding.subject.as_str() {
+            "" => title.to_owned(),
+            subject => format!("{subject}: {title}"),
+        };
+        self
+    }
+
     /// Packets are lost now: the worst there is. Since boot: a warning.
     pub(super) fn loss(self, lost: &Sum) -> Self {
         self.loses(lost, Severity::Critical)

@@ -47,6 +47,7 @@ pub(super) const RULES: &[Rule] = &[
         causes: "`net.core.netdev_budget` of 50 000 or more: programs get no time. \
             `net.core.rmem_default` or `wmem_default` of 16 MiB or more: every socket may hold so \
             much. `net.ipv4.tcp_mem` with three equal values: no pressure before the end. \
+            `net.ipv4.tcp_max_syn_backlog` of 100 000 or more: with SYN cookies it has no effect. \
             `net.ipv4.tcp_timestamps` or `tcp_sack` 0: recovery from loss is crippled. \
             `net.ipv4.tcp_window_scaling` 0: 64 KiB in flight at most. `net.ipv4.tcp_moderate_rcvbuf` \
             0: buffers do not grow. `net.ipv4.tcp_tw_recycle` 1: clients behind NAT fail. \
@@ -145,6 +146,12 @@ const LORE: &[Lore] = &[
         is: |v| v.first().is_some_and(|v| *v >= 16 << 20),
         why: "every socket that asks for nothing may hold so much",
         set: "212992",
+    },
+    Lore {
+        name: "net.ipv4.tcp_max_syn_backlog",
+        is: |v| v.first().is_some_and(|v| *v >= 100_000),
+        why: "with SYN cookies the limit is the backlog of the program; without, a flood takes memory",
+        set: "4096",
     },
     Lore {
         name: "net.ipv4.tcp_mem",

@@ -229,7 +229,7 @@ fn reasm(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
     Some(
         found
             .sysctl(name)
-            .because("Their time did not run out: there was no room for them, or they overlap.")
+            .because("Their time did not run out: there was no room for them below `net.ipv4.ipfrag_high_thresh`, or they overlap.")
             .advise_if(
                 "Make room for more fragments.",
                 look::more(cx, name, times, i64::from(i32::MAX)),

@@ -140,15 +140,23 @@ pub fn by_name(name: &str) -> Option<&'static Rule> {
 }
 
 /// Looks at a run with every rule; what is a consequence of something else is left out, and the worst
-/// comes first: by severity; among those that lose packets by how many, and where that is about the
-/// same, what lies nearer to the wire.
+/// comes first: by severity; then what lies nearer to the wire, behind which come losses that are
+/// small beside the largest.
 #[must_use]
 pub fn diagnose(cx: &Cx<'_>) -> Diagnosis {
     let found: Vec<Finding> = all().flat_map(|rule| rule.look(cx)).collect();
     let is_child = |child: &Finding| found.iter().any(|parent| suppresses(parent, child));
     let mut findings: Vec<Finding> = found.iter().filter(|f| !is_child(f)).cloned().collect();
+    let worst = |severity: Severity| {
+        let alike = findings.iter().filter(|f| f.severity == severity);
+        alike.map(|f| f.loss_per_s).fold(0.0, f64::max)
+    };
+    let worst = [Severity::Info, Severity::Warning, Severity::Critical].map(worst);
     findings.sort_by(|a, b| {
-        let key = |f: &Finding| (f.severity, decade(f.loss_per_s), -depth(f.stage), f.loss_per_s);
+        let key = |f: &Finding| {
+            let large = f.loss_per_s * MINOR >= worst[f.severity as usize];
+            (f.severity, large, -depth(f.stage), f.loss_per_s)
+        };
         key(b).partial_cmp(&key(a)).unwrap_or(std::cmp::Ordering::Equal)
     });
     Diagnosis { findings, skipped: cx.now().notes.clone() }
@@ -158,10 +166,8 @@ fn harm(f: &Finding) -> (Severity, f64) {
     (f.severity, f.loss_per_s)
 }
 
-/// The order of magnitude of a loss.
-fn decade(per_s: f64) -> i32 {
-    if per_s > 0.0 { per_s.log10().floor() as i32 } else { i32::MIN }
-}
+/// A loss that is by more than this smaller than the largest is a small one.
+const MINOR: f64 = 100.0;
 
 /// How far from the wire a stage lies.
 fn depth(stage: Stage) -> i32 {

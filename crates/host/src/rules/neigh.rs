@@ -14,8 +14,8 @@ pub(super) const RULES: &[Rule] = &[
         name: "neigh-overflow",
         title: "the neighbour table is full, or nearly",
         stage: Stage::Neigh,
-        evidence: "`table_fulls` of `/proc/net/stat/arp_cache` or `ndisc_cache` grows; or at least \
-            `neigh_fill` of `gc_thresh3` is in use.",
+        evidence: "`table_fulls` of `/proc/net/stat/arp_cache` or `ndisc_cache` grows, or drops by \
+            reason NEIGH_CREATEFAIL do; or at least `neigh_fill` of `gc_thresh3` is in use.",
         causes: "More neighbours than the table may hold: a large network, many containers, or a \
             scan of addresses that nobody has.",
         advice: "`gc_thresh3`, 2 and 1, four times as large, for IPv4 and IPv6.",
@@ -30,8 +30,9 @@ pub(super) const RULES: &[Rule] = &[
         name: "neigh-unresolved",
         title: "packets wait for a neighbour that does not answer, and are dropped",
         stage: Stage::Neigh,
-        evidence: "`unresolved_discards` grows by `noise_per_s` or more, at least `noise_ratio` of \
-            what is sent.",
+        evidence: "`unresolved_discards`, or drops by reason NEIGH_QUEUEFULL or NEIGH_FAILED, grow \
+            by `noise_per_s` or more, at least `noise_ratio` of what is sent. Where neither is \
+            known: neighbours that are asked for in every window and do not answer.",
         causes: "The neighbour is down or in another segment; or so many packets come at once that \
             the queue before the answer overflows.",
         advice: "Bring the neighbour up, or correct the route or the address.",
@@ -49,12 +50,18 @@ fn of(w: &Window<'_>, name: &str) -> Option<Sum> {
     Sum::of(w.to.neigh.keys().map(|table| w.of(name, |s| s.neigh.get(table))))
 }
 
+/// The same, or where the statistics are not shown (any namespace but the host's first) the drops of
+/// these reasons.
+fn lost(w: &Window<'_>, name: &str, reasons: &[&str]) -> Option<Sum> {
+    of(w, name).or_else(|| w.drops(|why, _| reasons.contains(&why)))
+}
+
 fn sent(w: &Window<'_>) -> Option<Sum> {
     w.mibs(look::IP, "OutRequests")
 }
 
 fn overflow(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
-    let lost = cx.grew(|w| of(w, "table_fulls"));
+    let lost = cx.grew(|w| lost(w, "table_fulls", &["NEIGH_CREATEFAIL"]));
     let now = cx.now();
     let tables = [("arp_cache", "ipv4"), ("ndisc_cache", "ipv6")];
     let fill = tables.iter().filter_map(|(table, family)| {
@@ -95,10 +102,15 @@ fn overflow(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
 }
 
 fn unresolved(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
-    let lost = look::noise(cx, |w| of(w, "unresolved_discards"), sent)?;
-    let states = &cx.now().neigh_states;
-    let mut found = rule.found(cx, "").loss(&lost).shows_if(of(&cx.whole(), "res_failed"));
-    for (family, by_state) in states {
+    let waiting = ["NEIGH_QUEUEFULL", "NEIGH_FAILED"];
+    let lost = look::noise(cx, |w| lost(w, "unresolved_discards", &waiting), sent);
+    let found = match &lost {
+        Some(lost) => rule.found(cx, "").loss(lost),
+        None if asked_in_vain(cx) => rule.found(cx, "").warning(),
+        None => return None,
+    };
+    let mut found = found.shows_if(of(&cx.whole(), "res_failed"));
+    for (family, by_state) in &cx.now().neigh_states {
         for state in ["FAILED", "INCOMPLETE"] {
             if let Some(n) = by_state.get(state).filter(|n| *n > 0) {
                 found = found.is("netlink/route/RTM_GETNEIGH", &format!("{state} {family}"), n);
@@ -111,4 +123,15 @@ fn unresolved(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
             .suggest("See who: `ip neigh show nud failed nud incomplete`; bring it up, or correct the route or the address.")
             .done(),
     )
+}
+
+/// Whether somebody is asked for in every window and does not answer, where no counter tells.
+fn asked_in_vain(cx: &Cx<'_>) -> bool {
+    let unknown = |w: &Window<'_>| w.to.neigh.is_empty() && w.to.drops.is_none();
+    let asked = |w: &Window<'_>| {
+        w.to.neigh_states.values().any(|states| states.get("INCOMPLETE").is_some_and(|n| n > 0))
+    };
+    !cx.whole().is_lifetime()
+        && cx.windows.len() as f64 >= cx.limits.windows
+        && cx.windows.iter().all(|w| unknown(w) && asked(w))
 }

@@ -73,8 +73,9 @@ pub fn index() -> String {
         let _ = writeln!(out, "| [{} {}]({link}) | {title} | {stage} |", rule.id, rule.name);
     }
     out += "\n## Order\n\nSeverity comes first: what loses packets now, then limits that are near \
-            and time that is lost, then what is worth to know. Among losses of the same order of \
-            magnitude, the one nearer to the wire comes first: hardware, backlog, rules, sockets. \
+            and time that is lost, then what is worth to know. Among them, what is nearer to the \
+            wire comes first: hardware, backlog, rules, sockets; and behind them losses of less \
+            than a hundredth of the largest. \
             A consequence of something that was found is not listed.\n\n## Limits\n\nEach can be \
             set: `linerate doctor --limit NAME=VALUE`.\n\n| limit | value | what it is |\n\
             |---|---|---|\n";

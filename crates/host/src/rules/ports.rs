@@ -7,7 +7,7 @@ use super::{Check, Rule};
 use crate::finding::{Finding, Risk, Severity};
 use crate::window::{Cx, Sum, Window};
 
-/// R58, R59, R59b, R65.
+/// R58, R59, R65.
 pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "R58",
@@ -28,40 +28,29 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         id: "R59",
-        name: "ports-exhausted",
-        title: "local ports towards one remote are nearly used up",
+        name: "ports-and-timewait",
+        title: "closed connections or used ports reach their limit",
         stage: Stage::Send,
         evidence: "Connections to one remote address and port use at least `ports_fill` of \
-            `net.ipv4.ip_local_port_range`.",
-        causes: "Most are in TIME_WAIT: connections are opened and closed too often. Most are \
-            established: there are too many.",
-        advice: "Keep connections and use them again; a wider range; `net.ipv4.tcp_tw_reuse` 1; more \
-            local addresses.",
-        traps: "No counter moves when there is none left: programs see EADDRNOTAVAIL. Connection \
-            tracking may hold the ports for longer than TCP does.",
+            `net.ipv4.ip_local_port_range`; or `TCPTimeWaitOverflow` of TcpExt grows.",
+        causes: "Ports: most are in TIME_WAIT, so connections are opened and closed too often; or \
+            most are established, so there are too many. TIME-WAIT: more connections are closed here \
+            in a minute than `net.ipv4.tcp_max_tw_buckets`.",
+        advice: "Keep connections and use them again. Ports: a wider range, \
+            `net.ipv4.tcp_tw_reuse` 1, more local addresses. TIME-WAIT: a larger \
+            `net.ipv4.tcp_max_tw_buckets`.",
+        traps: "No counter moves when there is no port left: programs see EADDRNOTAVAIL. Connection \
+            tracking may hold ports for longer than TCP does. A connection that finds no place in \
+            TIME-WAIT is closed at once: late segments get a reset. `tcp_tw_recycle` broke clients \
+            behind NAT and is gone.",
         cites: &[
             "net/ipv4/inet_hashtables.c __inet_hash_connect",
-            "measured: 16 ports, 30 connects, 14 errors",
-        ],
-        suppresses: &["R65"],
-        check: Check::Host(ports),
-    },
-    Rule {
-        id: "R59b",
-        name: "timewait-overflow",
-        title: "the table of connections in TIME-WAIT is full",
-        stage: Stage::Transport,
-        evidence: "`TCPTimeWaitOverflow` of TcpExt grows.",
-        causes: "More connections are closed here in a minute than `net.ipv4.tcp_max_tw_buckets`.",
-        advice: "A larger `net.ipv4.tcp_max_tw_buckets`; connections that are used again.",
-        traps: "What finds no room is closed at once: late segments get a reset. `tcp_tw_recycle` \
-            broke clients behind NAT and is gone.",
-        cites: &[
             "net/ipv4/tcp_minisocks.c tcp_time_wait",
+            "measured: 16 ports, 30 connects, 14 errors",
             "measured: 2 places, 20 closes, 18 overflows",
         ],
-        suppresses: &[],
-        check: Check::Host(timewait),
+        suppresses: &["R65"],
+        check: Check::Host(ports_or_places),
     },
     Rule {
         id: "R65",
@@ -122,6 +111,10 @@ fn orphans(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
     )
 }
 
+fn ports_or_places(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
+    ports(rule, cx).or_else(|| timewait(rule, cx))
+}
+
 fn ports(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
     let now = cx.now();
     let name = "net.ipv4.ip_local_port_range";
@@ -135,6 +128,7 @@ fn ports(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
     let waiting = used.time_wait.saturating_mul(2) > used.ports;
     let found = rule
         .found(cx, format!("tcp {}", used.remote))
+        .titled("local ports towards it are nearly used up")
         .state(Severity::Critical)
         .is("netlink/sock_diag/tcp", "ports in use", u64::from(used.ports))
         .is("netlink/sock_diag/tcp", "of them in TIME_WAIT", u64::from(used.time_wait))
@@ -169,6 +163,7 @@ fn timewait(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
     let next = now.map(|n| n.saturating_mul(2).clamp(16_384, 1 << 20)).filter(|n| Some(*n) > now);
     Some(
         rule.found(cx, "")
+            .titled("the table of connections in TIME-WAIT is full")
             .warning()
             .shows(&lost)
             .sysctl(name)

@@ -74,6 +74,17 @@ fn drops(rule: &Rule, cx: &Cx<'_>, dev: &Dev) -> Option<Finding> {
     let lost = cx.lossy(ratio, |w| ledger::qdisc_drops(w, dev), |w| sent(w, dev))?;
     let found = rule.found(cx, &dev.name).loss(&lost);
     let found = found.is("netlink/route/RTM_GETQDISC", "kind", kind);
+    let leaf = leaves().find(|leaf| by(leaf_drops(&cx.whole(), dev, leaf)) > lost.by / 2);
+    if let Some(leaf) = leaf.filter(|_| kind != "mq") {
+        return Some(
+            found
+                .shows_if(leaf_drops(&cx.whole(), dev, leaf))
+                .because(format!("Its {} below it does, at {}.", leaf.kind, leaf.parent))
+                .advise_if("Let longer bursts wait there.", longer(cx, dev, leaf), Risk::Lat)
+                .suggest("Let senders pace their bursts.")
+                .done(),
+        );
+    }
     let found = match qdisc.options.get("limit") {
         Some(limit) => found.is("netlink/route/RTM_GETQDISC", "limit", limit),
         None => found,
@@ -99,6 +110,14 @@ fn drops(rule: &Rule, cx: &Cx<'_>, dev: &Dev) -> Option<Finding> {
     Some(found.done())
 }
 
+/// Drops of one of the qdiscs below the root.
+fn leaf_drops<'a>(w: &Window<'a>, dev: &Dev, leaf: &Qdisc) -> Option<Sum> {
+    let is =
+        |q: &&Qdisc| (&q.kind, &q.handle, &q.parent) == (&leaf.kind, &leaf.handle, &leaf.parent);
+    w.of("drops", |s| s.devs.get(&dev.name)?.qdiscs.iter().find(is).map(|q| &q.stats))
+        .map(Sum::from)
+}
+
 fn fair(dev: &Dev, kind: &str) -> Option<Change> {
     ["pfifo_fast", "pfifo", "bfifo"]
         .contains(&kind)
@@ -113,23 +132,28 @@ fn longer(cx: &Cx<'_>, dev: &Dev, qdisc: &Qdisc) -> Option<Change> {
         let need = now.saturating_add(burst).max(now.saturating_mul(2));
         Some(need.checked_next_power_of_two().unwrap_or(most).min(most)).filter(|n| *n > now)
     };
-    let replace = |spec: String| Change::Qdisc { dev: dev.name.clone(), spec };
+    let place = match qdisc.parent.as_str() {
+        "root" => "root".to_owned(),
+        parent => format!("parent {parent}"),
+    };
+    let replace =
+        |spec: String| Change::Qdisc { dev: dev.name.clone(), spec: format!("{place} {spec}") };
     match qdisc.kind.as_str() {
-        "pfifo_fast" | "mq" => {
+        "pfifo_fast" | "mq" if place == "root" => {
             let now = u64::from(dev.txqueuelen);
             let value = grown(now, 10_000)?.to_string();
             Some(Change::Link { dev: dev.name.clone(), name: "txqueuelen".into(), value })
         }
         "pfifo" | "sfq" | "fq" => {
-            Some(replace(format!("root {} limit {}", qdisc.kind, grown(limit?, 20_000)?)))
+            Some(replace(format!("{} limit {}", qdisc.kind, grown(limit?, 20_000)?)))
         }
-        "bfifo" => Some(replace(format!("root bfifo limit {}", bytes(limit?, burst)))),
+        "bfifo" => Some(replace(format!("bfifo limit {}", bytes(limit?, burst)))),
         "tbf" => {
             // It is in bytes in a second; tc takes bits.
             let rate = qdisc.options.get("rate_bps")?.saturating_mul(8);
             let size = qdisc.options.get("burst")?;
             let limit = bytes(limit?, burst);
-            Some(replace(format!("root tbf rate {rate}bit burst {size} limit {limit}")))
+            Some(replace(format!("tbf rate {rate}bit burst {size} limit {limit}")))
         }
         _ => None,
     }

@@ -16,7 +16,7 @@ pub(super) const RULES: &[Rule] = &[
         title: "large segments get lost, and the news of it too",
         stage: Stage::Send,
         evidence: "`TCPMTUPFail` of TcpExt grows; or connections with full-sized segments are sent \
-            again and again and never got one acknowledged.",
+            again and again and never got one acknowledged, though small ones got through.",
         causes: "A link on the way has a smaller MTU, and the message that says so (ICMP: \
             fragmentation needed) is filtered.",
         advice: "Let the message through; `net.ipv4.tcp_mtu_probing` 1; or clamp the MSS.",
@@ -123,9 +123,12 @@ fn pmtu(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
     let failed = cx.grew(|w| ext(w, "TCPMTUPFail")).filter(|_| !cx.whole().is_lifetime());
     let stuck = |s: &&TcpSocket| {
         let acked = s.info.get("bytes_acked").is_some_and(|acked| acked < info(s, "snd_mss"));
+        // Something small came through, in one direction or the other: 1 is the SYN.
+        let small = info(s, "bytes_acked").max(info(s, "bytes_received")) > 1;
         info(s, "backoff") >= 2
             && u64::from(s.send_q) > info(s, "snd_mss")
             && acked
+            && small
             && info(s, "snd_mss") >= 1000
     };
     let stuck: Vec<&TcpSocket> = cx.now().sockets.tcp.iter().filter(stuck).collect();

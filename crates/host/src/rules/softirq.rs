@@ -182,7 +182,9 @@ fn longer(cx: &Cx<'_>, cpu: u32, now: i64) -> Option<i64> {
 /// What a squeeze can have been: how many there were, and how many of each kind there was room for.
 struct Squeeze {
     seen: Sum,
-    by_packets: u64,
+    /// Full budgets among the packets; `None` if the budget is not known here.
+    by_packets: Option<u64>,
+    /// Full time limits in the time of the softirq, likewise.
     by_time: Option<u64>,
     processed: u64,
     steal: f64,
@@ -197,17 +199,15 @@ impl Squeeze {
         if seen.per_s < cx.limits.squeeze_per_s || !often {
             return None;
         }
-        let positive = |name: &str, default: i64| {
-            let value = cx.now().sysctl(name).filter(|n| *n > 0).unwrap_or(default);
-            u64::try_from(value).unwrap_or(1)
-        };
-        let budget = positive("net.core.netdev_budget", 300);
-        let usecs = positive("net.core.netdev_budget_usecs", 2000);
+        let positive = |name: &str| cx.now().sysctl(name).filter(|n| *n > 0);
         let processed = by(w.softnet(cpu, "processed").map(Sum::from));
+        let budget = positive("net.core.netdev_budget");
+        // In a namespace that does not show it: the least that any kernel begins with.
+        let usecs = positive("net.core.netdev_budget_usecs").unwrap_or(2000);
         let busy_us = look::softirq(cx, cpu).map(|share| share * w.secs() * 1e6);
         Some(Squeeze {
             seen,
-            by_packets: processed / budget,
+            by_packets: budget.map(|budget| processed / budget.unsigned_abs()),
             by_time: busy_us.map(|us| (us / usecs as f64) as u64),
             processed,
             steal: w.cpu_share(cpu, "steal").unwrap_or(0.0),
@@ -217,9 +217,8 @@ impl Squeeze {
     /// Whether they were by packets: there were enough of them, and too little time for the other.
     /// Where both would do, many devices on the processor decide.
     fn is_budget(&self, cx: &Cx<'_>) -> bool {
-        let enough_packets = self.by_packets >= self.seen.by;
-        let enough_time = self.by_time.is_none_or(|most| most >= self.seen.by);
-        match (enough_packets, enough_time) {
+        let enough = |most: Option<u64>| most.is_none_or(|most| most >= self.seen.by);
+        match (enough(self.by_packets), enough(self.by_time)) {
             (true, false) => true,
             (false, _) => false,
             (true, true) => {

@@ -158,7 +158,8 @@ fn info(socket: &TcpSocket, name: &str) -> u64 {
 
 fn memory(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
     let now = cx.now();
-    let entered = cx.grew(|w| ext(w, "TCPMemoryPressures"));
+    // It is counted once, when it begins.
+    let entered = ext(&cx.whole(), "TCPMemoryPressures").filter(|sum| sum.by > 0);
     let pages = look::gauge(now.sockstat.get("TCP"), "mem");
     let limit =
         now.sysctl_list("net.ipv4.tcp_mem").and_then(|v| v.get(1).copied()).filter(|n| *n > 0);

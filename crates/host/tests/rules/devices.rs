@@ -349,6 +349,22 @@ fn r60_other_queues() {
     let full = with_queue(&queue("pfifo_fast", &[]), 100).dev("eth0", "tx_bytes", 6_000_000_000);
     advises(&full.only("R60"), "tc qdisc replace dev eth0 root fq_codel");
     because(&with_queue(&queue("netem", &[]), 100).only("R60"), "netem");
+    // A leaf drops, and its parent counts that as well.
+    let leaf = |by: u64| {
+        let tbf = queue("tbf", &[("rate_bps", 2_500_000), ("burst", 16_384), ("limit", 300_000)]);
+        with_queue(&tbf, 200).with_dev("eth0", move |d, n| {
+            let mut leaf = queue("pfifo", &[("limit", 10)]);
+            leaf.parent = "8002:1".into();
+            leaf.stats =
+                counters("netlink/route/RTM_GETQDISC eth0 pfifo 8003:", &[("drops", n * by)]);
+            d.qdiscs.push(leaf);
+        })
+    };
+    let below = leaf(200).only("R60");
+    because(&below, "pfifo");
+    advises(&below, "tc qdisc replace dev eth0 parent 8002:1 pfifo limit 256");
+    assert_eq!(below.advice[0].rollback, "tc qdisc replace dev eth0 parent 8002:1 pfifo limit 10");
+    because(&leaf(1).only("R60"), "shaper");
     // It is how fq_codel works.
     with_queue(&queue("fq_codel", &[]), 20).silent();
 }

@@ -108,6 +108,28 @@ fn r41_a_neighbour_that_is_not_there() {
     neigh(Run::healthy(), "unresolved_discards", 20).silent();
 }
 
+/// `/proc/net/stat/arp_cache` is in the host's first namespace only.
+#[test]
+fn r40_r41_in_a_container() {
+    let child = || Run::healthy().each(|s, _| s.neigh.clear());
+    let full = child()
+        .reason("NEIGH_CREATEFAIL@ip_finish_output2", 279)
+        .mib("Udp", "SndbufErrors", 279)
+        .mib("Ip", "OutDiscards", 279);
+    full.only("R40");
+    child().reason("NEIGH_QUEUEFULL@__neigh_event_send", 2000).only("R41");
+    let asked = |n: u64| {
+        child().each(move |s, _| {
+            s.neigh_states.insert(
+                "inet".into(),
+                counters("netlink/route/RTM_GETNEIGH inet", &[("INCOMPLETE", n)]),
+            );
+        })
+    };
+    asked(1).only("R41");
+    asked(0).silent();
+}
+
 #[test]
 fn r42_answers_held_back() {
     assert_eq!(

@@ -209,13 +209,13 @@ fn r59_no_port_is_left() {
 }
 
 #[test]
-fn r59b_time_wait() {
+fn r59_time_wait() {
     let run = Run::healthy().sysctl("net.ipv4.tcp_max_tw_buckets", "2").mib(
         "TcpExt",
         "TCPTimeWaitOverflow",
         180,
     );
-    advises(&run.only("R59b"), "sysctl -w net.ipv4.tcp_max_tw_buckets=16384");
+    advises(&run.only("R59"), "sysctl -w net.ipv4.tcp_max_tw_buckets=16384");
 }
 
 #[test]
@@ -299,6 +299,8 @@ fn r39_large_segments_get_lost() {
             })
     };
     advises(&stuck(120).only("R39"), "sysctl -w net.ipv4.tcp_mtu_probing=1");
+    // Nothing at all came through.
+    stuck(1).only("R56");
     stuck(90_000).only("R56");
     Run::healthy().mib("TcpExt", "TCPMTUPFail", 2).only("R39");
 }
