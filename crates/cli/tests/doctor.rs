@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use serde_json::Value;
 
+#[path = "doctor/instance.rs"]
+mod instance;
 #[path = "doctor/pictures.rs"]
 mod pictures;
 #[path = "doctor/terminal.rs"]
@@ -154,6 +156,7 @@ fn what_can_not_be_read_is_status_2_and_a_sentence() {
         &["top", "--from", &t.path("diary")],
         &["show", "--host", "path"],
         &["show", "qdisc"],
+        &["doctor", "--name", "x", "--from", "y"],
         &["show", "--host", "dev", "--from", "/nonexistent"],
     ] {
         let out = linerate(args);
@@ -393,6 +396,34 @@ fn help_has_examples() {
         let help = linerate(&[command, "--help"]);
         assert!(help.status.success() && text(&help.stdout).contains("Examples:"), "{command}");
     }
+}
+
+/// A network namespace that goes when this goes.
+struct Netns(String);
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
+    }
+}
+
+#[test]
+fn another_namespace_is_looked_at_from_inside() {
+    let name = format!("lr-doctor-{}", std::process::id());
+    let made = Command::new("ip").args(["netns", "add", &name]).output();
+    if !made.is_ok_and(|made| made.status.success()) {
+        return skip("another_namespace_is_looked_at_from_inside", "no namespace can be made");
+    }
+    let netns = Netns(name);
+    let args = ["doctor", "--netns", &netns.0, "--for", "200ms", "--every", "100ms", "--json"];
+    let (report, code) = json(&args);
+    assert_eq!(code, 0, "nothing happens there: {report}");
+    use std::os::unix::fs::MetadataExt;
+    let inode = fs::metadata(format!("/run/netns/{}", netns.0)).expect("the namespace").ino();
+    assert_eq!(report["host"]["netns"].as_u64(), Some(inode));
+    assert_eq!(report["host"]["is_init_netns"], false);
+    let dev = text(&linerate(&["show", "--host", "dev", "--netns", &netns.0]).stdout);
+    assert!(dev.lines().skip(1).all(|l| l.starts_with("lo ")), "its only device is lo: {dev}");
 }
 
 fn exists(program: &str) -> Option<PathBuf> {

@@ -19,6 +19,7 @@ Examples:
   linerate doctor --for 60s --goal latency --html report.html
   linerate doctor --json | jq '.findings[] | {id, title, severity}'
   linerate doctor --netns web
+  linerate doctor --name curl-4711
   linerate doctor --from host.lrec
   linerate doctor --from sosreport-web1/
 
@@ -43,6 +44,9 @@ pub struct DoctorArgs {
     /// Look from another network namespace: a name of `ip netns`, the number of a process, or a path
     #[arg(long, value_name = "NAME|PID|PATH", conflicts_with = "from")]
     pub netns: Option<String>,
+    /// Judge a running instance of linerate instead of the kernel
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["from", "netns"])]
+    pub name: Option<String>,
     /// Set a threshold of the rules; repeatable (`linerate explain limits` lists them)
     #[arg(long, value_name = "NAME=VALUE", value_parser = limit)]
     pub limit: Vec<Limit>,

@@ -9,6 +9,7 @@
 pub mod args;
 pub mod explain;
 mod html;
+mod instance;
 mod names;
 pub mod path;
 pub mod reading;
@@ -45,9 +46,10 @@ pub fn main(args: &DoctorArgs) -> ExitCode {
 }
 
 fn examine(args: &DoctorArgs) -> Result<ExitCode, String> {
-    let reading = match &args.from {
-        Some(path) => Reading::of_path(path)?,
-        None => Reading::live(args)?,
+    let reading = match (&args.from, &args.name) {
+        (Some(path), _) => Reading::of_path(path)?,
+        (None, Some(name)) => Reading::instance(args, name)?,
+        (None, None) => Reading::live(args)?,
     };
     let mut limits = Limits::default();
     for limit in &args.limit {
@@ -67,7 +69,11 @@ fn examine(args: &DoctorArgs) -> Result<ExitCode, String> {
         return Err(format!("nothing could be read from {}{why}", reading.origin));
     }
     let mut diagnosis = rules::diagnose(&looked.cx());
-    diagnosis.skipped.extend(reading.notes);
+    diagnosis.skipped.extend(reading.notes.iter().cloned());
+    if let Some(name) = &args.name {
+        diagnosis.findings.retain(|f| !instance::is_about_hosts(f));
+        instance::advise(&mut diagnosis.findings, name);
+    }
     if let Some(file) = &args.html {
         let page = html::page(&looked, &diagnosis);
         std::fs::write(file, page).map_err(|e| format!("{}: {e}", file.display()))?;

@@ -10,12 +10,14 @@ use linerate_host::Snapshot;
 use linerate_host::collect::{Collector, Tier};
 use linerate_host::record::{End, Moment, Reader};
 use linerate_host::snapshot::Note;
-use linerate_host::source::{Dir, Live};
+use linerate_host::source::{Dir, Live, Source};
+use linerate_host::tracefs;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::args::DoctorArgs;
+use super::instance::Instance;
 use super::is_empty;
 
 /// Windows that a run is divided into at most: a rule that counts them sees no more in more of them, and
@@ -44,36 +46,20 @@ impl Reading {
     /// # Errors
     /// A sentence, if the namespace can not be entered.
     pub fn live(args: &DoctorArgs) -> Result<Reading, String> {
-        let period = args.period.unwrap_or(PERIOD);
-        let every = args.every.unwrap_or(EVERY.max(period / WINDOWS_MAX as u32)).min(period);
         let mut source = live(args.netns.as_deref())?;
-        let signals = Signals::take()?;
-        let mut progress = Progress::new();
         let mut collector = Collector::new(Tier::Full);
-        let mut snapshots = vec![collector.collect(&mut source)];
-        if is_empty(&snapshots[0]) {
-            return Ok(Reading::of(origin(args.netns.as_deref()), snapshots));
-        }
-        let begin = Instant::now();
-        for turn in 1.. {
-            let next = (every * turn).min(period);
-            while begin.elapsed() < next {
-                progress.show(begin.elapsed(), period);
-                let step = (begin + next).min(Instant::now() + Duration::from_millis(250));
-                if signals.wait(step) {
-                    progress.end();
-                    snapshots.push(collector.collect(&mut source));
-                    return Ok(Reading::of(origin(args.netns.as_deref()), snapshots));
-                }
-            }
-            snapshots.push(collector.collect(&mut source));
-            thin(&mut snapshots);
-            if next >= period {
-                break;
-            }
-        }
-        progress.end();
+        let snapshots = watch(args, || Ok(collect(&mut collector, &mut source, true)))?;
         Ok(Reading::of(origin(args.netns.as_deref()), snapshots))
+    }
+
+    /// Looks at an instance of ours for a while.
+    ///
+    /// # Errors
+    /// A sentence, if none of that name runs, or if it ends meanwhile.
+    pub fn instance(args: &DoctorArgs, name: &str) -> Result<Reading, String> {
+        let mut instance = Instance::connect(name)?;
+        let snapshots = watch(args, || instance.read())?;
+        Ok(Reading::of(format!("the instance {name}"), snapshots))
     }
 
     fn of(origin: String, snapshots: Vec<Snapshot>) -> Reading {
@@ -88,6 +74,40 @@ impl Reading {
         let at = |e: io::Error| format!("{}: {e}", path.display());
         if fs::metadata(path).map_err(at)?.is_dir() { of_tree(path) } else { of_record(path) }
     }
+}
+
+/// Reads again and again, as long as is asked for or until a signal comes.
+fn watch(
+    args: &DoctorArgs,
+    mut read: impl FnMut() -> Result<Snapshot, String>,
+) -> Result<Vec<Snapshot>, String> {
+    let period = args.period.unwrap_or(PERIOD);
+    let every = args.every.unwrap_or(EVERY.max(period / WINDOWS_MAX as u32)).min(period);
+    let signals = Signals::take()?;
+    let mut progress = Progress::new();
+    let mut snapshots = vec![read()?];
+    if is_empty(&snapshots[0]) {
+        return Ok(snapshots);
+    }
+    let begin = Instant::now();
+    for turn in 1.. {
+        let next = (every * turn).min(period);
+        let mut over = next >= period;
+        while begin.elapsed() < next {
+            progress.show(begin.elapsed(), period);
+            if signals.wait((begin + next).min(Instant::now() + Duration::from_millis(250))) {
+                over = true;
+                break;
+            }
+        }
+        snapshots.push(read()?);
+        thin(&mut snapshots);
+        if over {
+            break;
+        }
+    }
+    progress.end();
+    Ok(snapshots)
 }
 
 /// One moment: a directory with `proc` and `sys` in it.
@@ -135,6 +155,21 @@ fn thin(snapshots: &mut Vec<Snapshot>) {
     }
 }
 
+/// Collects, and asks why packets were dropped as well, if that may be asked: the kernel traces them for
+/// that, and forgets it when the source is closed.
+pub fn collect(collector: &mut Collector, source: &mut dyn Source, reasons: bool) -> Snapshot {
+    let mut snapshot = collector.collect(source);
+    if !reasons || snapshot.drops.is_some() {
+        return snapshot;
+    }
+    match source.read(tracefs::NAME) {
+        Ok(bytes) => tracefs::drops(&bytes, &mut snapshot),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => snapshot.note(tracefs::NAME, format!("{e}; reasons of drops are not known")),
+    }
+    snapshot
+}
+
 /// A record as snapshots.
 pub struct Replaying {
     reader: Reader,
@@ -164,7 +199,7 @@ impl Replaying {
                 self.collectors = collectors();
             }
             let collector = &mut self.collectors[usize::from(moment.full)];
-            (moment, collector.collect(&mut self.reader.source()))
+            (moment, collect(collector, &mut self.reader.source(), moment.full))
         }))
     }
 

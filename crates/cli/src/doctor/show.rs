@@ -10,7 +10,7 @@ use linerate_host::snapshot::{Dev, Owner, Snapshot};
 use linerate_host::{Counters, Window};
 use serde_json::{Value, json};
 
-use super::reading::{Reading, Signals, live};
+use super::reading::{Reading, Signals, collect, live};
 use super::text::{clean, rate};
 use super::{UNREADABLE, is_empty};
 use crate::args::{ShowArgs, What};
@@ -61,10 +61,11 @@ fn show(args: &ShowArgs) -> Result<(), String> {
 fn now(netns: Option<&str>, what: What) -> Result<Vec<Snapshot>, String> {
     let mut source = live(netns)?;
     let mut collector = Collector::new(Tier::Full);
-    let mut snapshots = vec![collector.collect(&mut source)];
-    if what == What::Drops {
+    let drops = what == What::Drops;
+    let mut snapshots = vec![collect(&mut collector, &mut source, drops)];
+    if drops {
         Signals::take()?.wait(Instant::now() + DROPS);
-        snapshots.push(collector.collect(&mut source));
+        snapshots.push(collect(&mut collector, &mut source, drops));
     }
     Ok(snapshots)
 }
@@ -398,7 +399,9 @@ fn drops(w: &Window<'_>) -> String {
         _ => out += &table.text(),
     }
     let Some(drops) = &w.to.drops else {
-        out.push_str("reasons: not known (they need the right to trace: run as root)\n");
+        let note = w.to.notes.iter().find(|n| n.what.starts_with("tracefs"));
+        let why = note.map_or("they were not asked for", |n| &n.why);
+        let _ = writeln!(out, "reasons: not known: {}", clean(why));
         return out;
     };
     let mut by = Table::new(&["drops", "reason and function"]);

@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn rates_have_digits_that_say_something() {
-        let texts = [12345.6, 99.6, 42.4, 3.14, 0.02, 0.0].map(rate);
+        let texts = [12345.6, 99.6, 42.4, 3.12, 0.02, 0.0].map(rate);
         assert_eq!(texts, ["12,346", "100", "42", "3.1", "0.020", "0"]);
     }
 }

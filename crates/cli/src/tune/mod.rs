@@ -61,6 +61,7 @@ impl Look {
             goal: args.goal,
             from: None,
             netns: args.place.netns.clone(),
+            name: None,
             limit: Vec::new(),
             json: false,
             html: None,

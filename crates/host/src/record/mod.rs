@@ -77,8 +77,32 @@ pub enum Answer {
     Bytes(Vec<u8>),
     /// The names in a directory.
     Names(Vec<String>),
-    /// It failed so, with this text.
-    Failed(io::ErrorKind, String),
+    /// It failed so.
+    Failed(Failure),
+}
+
+/// An error as it can be kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The kernel's number, if it was the kernel's; kind and text follow from it.
+    errno: Option<i32>,
+    kind: io::ErrorKind,
+    why: String,
+}
+
+impl From<&io::Error> for Failure {
+    fn from(e: &io::Error) -> Failure {
+        Failure { errno: e.raw_os_error(), kind: e.kind(), why: e.to_string() }
+    }
+}
+
+impl From<&Failure> for io::Error {
+    fn from(failure: &Failure) -> io::Error {
+        match failure.errno {
+            Some(errno) => io::Error::from_raw_os_error(errno),
+            None => io::Error::new(failure.kind, failure.why.clone()),
+        }
+    }
 }
 
 /// All that was asked and answered at one moment.
@@ -105,7 +129,7 @@ impl<'a> Tee<'a> {
     fn note<T>(&mut self, list: bool, name: &str, answer: &io::Result<T>, ok: fn(&T) -> Answer) {
         let answer = match answer {
             Ok(value) => ok(value),
-            Err(e) => Answer::Failed(e.kind(), e.to_string()),
+            Err(e) => Answer::Failed(e.into()),
         };
         self.answers.insert(Question { list, name: name.to_owned() }, answer);
     }

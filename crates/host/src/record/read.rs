@@ -93,7 +93,7 @@ impl Replay<'_> {
             return Err(missing("not in this moment of the record"));
         }
         match self.0.last[id].as_ref() {
-            Some(Answer::Failed(kind, why)) => Err(io::Error::new(*kind, why.clone())),
+            Some(Answer::Failed(failure)) => Err(failure.into()),
             Some(answer) => Ok(answer),
             None => Err(missing("not in this moment of the record")),
         }
@@ -240,10 +240,15 @@ impl Decoder {
                 patch::apply(old, from.bytes(ANSWER_MAX)?, ANSWER_MAX).map(Answer::Bytes)
             }
             FAILED => {
+                let errno = i32::try_from(from.number()?).ok()?;
+                if errno > 0 {
+                    return Some(Answer::Failed((&io::Error::from_raw_os_error(errno)).into()));
+                }
                 let number = from.byte()?;
                 let kind = KINDS.iter().find(|(n, _)| *n == number);
                 let kind = kind.map_or(io::ErrorKind::Other, |(_, kind)| *kind);
-                Some(Answer::Failed(kind, from.text(ANSWER_MAX)?))
+                let why = from.text(ANSWER_MAX)?;
+                Some(Answer::Failed((&io::Error::new(kind, why)).into()))
             }
             NAMES => {
                 // A name takes a byte at least, so that the count is bounded by what is there.

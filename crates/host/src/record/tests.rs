@@ -40,8 +40,12 @@ fn host(n: u64) -> (Moment, Answers) {
     let cmdline = Answer::Bytes(b"quiet \xff".to_vec());
     answers.insert(question(false, "proc/cmdline"), cmdline);
     if n.is_multiple_of(2) {
-        let gone = Answer::Failed(io::ErrorKind::PermissionDenied, "no right".into());
-        answers.insert(question(false, "sys/kernel/tracing"), gone);
+        let refused = io::Error::new(io::ErrorKind::PermissionDenied, "no right");
+        let refused = Answer::Failed((&refused).into());
+        answers.insert(question(false, "sys/kernel/tracing"), refused);
+        let unsupported = io::Error::from_raw_os_error(95);
+        let unsupported = Answer::Failed((&unsupported).into());
+        answers.insert(question(false, "netlink/ethtool/RINGS_GET"), unsupported);
     }
     if full {
         let message: Vec<u8> = (0..n * 40).map(|i| (i * i) as u8).collect();
@@ -77,7 +81,7 @@ fn check(path: &Path) -> (u64, End) {
                 false => source.read(&question.name).map(Answer::Bytes),
                 true => source.list(&question.name).map(Answer::Names),
             };
-            let found = found.unwrap_or_else(|e| Answer::Failed(e.kind(), e.to_string()));
+            let found = found.unwrap_or_else(|e| Answer::Failed((&e).into()));
             assert_eq!(found, *answer, "{question:?} at {n}");
         }
         if !moment.full {

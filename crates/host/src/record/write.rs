@@ -149,7 +149,7 @@ impl Encoder {
             let answer = match answer {
                 Answer::Bytes(bytes) if bytes.len() > ANSWER_MAX.min(room) => {
                     let why = format!("its {} bytes are too many for a record", bytes.len());
-                    kept = Answer::Failed(io::ErrorKind::Other, why);
+                    kept = Answer::Failed((&io::Error::other(why)).into());
                     &kept
                 }
                 answer => answer,
@@ -215,10 +215,14 @@ fn change(old: Option<&Answer>, new: &Answer) -> Vec<u8> {
             put(&mut out, names.len() as u64);
             names.iter().for_each(|name| put_bytes(&mut out, name.as_bytes()));
         }
-        (_, Answer::Failed(kind, why)) => {
+        (_, Answer::Failed(failure)) => {
             out.push(FAILED);
-            out.push(KINDS.iter().find(|(_, k)| k == kind).map_or(0, |(n, _)| *n));
-            put_bytes(&mut out, why.as_bytes());
+            let errno = failure.errno.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+            put(&mut out, errno);
+            if errno == 0 {
+                out.push(KINDS.iter().find(|(_, k)| *k == failure.kind).map_or(0, |(n, _)| *n));
+                put_bytes(&mut out, failure.why.as_bytes());
+            }
         }
     }
     out

@@ -20,6 +20,8 @@ const LANE: f64 = 140.0;
 const LOSS: f64 = 28.0;
 /// Where the middle of the band lies in it.
 const MIDDLE: f64 = 86.0;
+/// Room for the names of losses at the first and the last stop.
+const MARGIN: f64 = 40.0;
 /// Losses that are named at one stop; the others are summed.
 const NAMED: usize = 4;
 
@@ -33,8 +35,10 @@ pub fn journey(out: &mut String, stops: &[Stop]) {
     let below = lane_height(&rx);
     let _ = writeln!(
         out,
-        "<svg viewBox=\"0 0 {width} {}\" role=\"img\" aria-label=\"the path from the NIC to the socket and \
+        "<svg viewBox=\"{} 0 {} {}\" role=\"img\" aria-label=\"the path from the NIC to the socket and \
          back\">",
+        -MARGIN,
+        width + 2.0 * MARGIN,
         below + lane_height(&tx)
     );
     lane(out, &rx, "receive: from the NIC to the socket", 0.0, &scale);
@@ -67,8 +71,11 @@ fn lane(out: &mut String, stops: &[&Stop], title: &str, top: f64, scale: &Scale)
     let mut flow: Option<f64> = None;
     for (i, stop) in stops.iter().enumerate() {
         let x = STEP * i as f64;
-        // What nothing counts is what came from the stop before.
-        let here = stop.pkts.or(flow);
+        // What nothing counts is what came from the stop before; where only some turn in, the others go by.
+        let here = match (stop.pkts, flow) {
+            (Some(some), Some(all)) if is_aside(stop.stage) => Some(some.max(all)),
+            (pkts, flow) => pkts.or(flow),
+        };
         if let Some(w) = here.map(|rate| scale.width(rate)) {
             let _ = writeln!(
                 out,
@@ -79,6 +86,11 @@ fn lane(out: &mut String, stops: &[&Stop], title: &str, top: f64, scale: &Scale)
         flow = here.map(|rate| (rate - stop.loss()).max(0.0));
         self::stop(out, stop, x, middle, scale);
     }
+}
+
+/// Stops that not every packet makes.
+fn is_aside(stage: Stage) -> bool {
+    matches!(stage, Stage::Xdp | Stage::Reasm | Stage::Frag | Stage::Neigh | Stage::Qdisc)
 }
 
 fn stop(out: &mut String, stop: &Stop, x: f64, middle: f64, scale: &Scale) {

@@ -276,7 +276,7 @@ fn sockets(w: &Window<'_>) -> Grid {
         ];
         add(t.owner.inode, cells, (waiting, room, 0.0));
     }
-    rows.sort_by(|a, b| b.0.cmp(&a.0));
+    rows.sort_by_key(|(place, _)| std::cmp::Reverse(*place));
     let heads: &[&str] = &["local", "remote", "waiting", "room", "drops", "whose"];
     Grid { title: "socket", heads, rows: rows.into_iter().map(|(_, row)| row).collect() }
 }
