@@ -559,3 +559,37 @@ fn without_rights_there_are_notes_and_what_anybody_may_read() {
         assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied, "{refused}");
     });
 }
+
+#[test]
+fn files_of_devices_are_written_and_read_back() {
+    const TEST: &str = "files_of_devices_are_written_and_read_back";
+    if !has(TEST, &["ip", "mount"]) || !in_netns(TEST) {
+        return;
+    }
+    if again::role() != "sysfs" {
+        veth();
+        // A sysfs that shows the devices of this namespace.
+        let mut command = std::process::Command::new("unshare");
+        command.arg("-m");
+        let out = again::again(command, TEST, "sysfs").output().unwrap();
+        assert!(out.status.success(), "{out:?}");
+        return;
+    }
+    run("mount -t sysfs sysfs /sys");
+    let file = |path: &str, value: &str| Change::File {
+        path: format!("/sys/class/net/{path}"),
+        value: value.into(),
+    };
+    there_and_back(&file("va/queues/rx-2/rps_cpus", "1"));
+    there_and_back(&file("va/tx_queue_len", "77"));
+    there_and_back(&file("va/gro_flush_timeout", "20000"));
+    netlink::apply(&file("vb/tx_queue_len", "78")).unwrap();
+    assert_eq!(json("ip -j link show vb")[0]["txqlen"], 78);
+    let wrong = netlink::apply(&file("va/queues/rx-2/rps_cpus", "zz")).unwrap_err();
+    assert_eq!(wrong.errno(), Some(libc::EINVAL), "{wrong}");
+    let gone = netlink::apply(&file("va/queues/rx-99/rps_cpus", "1")).unwrap_err();
+    assert_eq!(gone.errno(), Some(libc::ENOENT), "{gone}");
+    assert!(!std::path::Path::new("/sys/class/net/va/queues/rx-99").exists());
+    let dir = netlink::read_back(&file("va/queues", "1")).unwrap_err();
+    assert_eq!(dir.source.kind(), std::io::ErrorKind::InvalidInput, "{dir}");
+}

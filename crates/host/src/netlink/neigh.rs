@@ -40,12 +40,16 @@ pub(super) fn neigh_request() -> Request {
     Request::new(RTM_GETNEIGH, DUMP, &[0; NDMSG])
 }
 
-/// One request for each type of route that drops: kernels since 4.20 then look for no other.
+/// One request for each family and type of route that drops: kernels since 4.20 then look for no other.
+/// All families at once would ask those of multicast and MPLS as well, of which any may refuse it.
 pub(super) fn route_requests() -> impl Iterator<Item = Request> {
-    BAD.iter().map(|(kind, _)| {
-        let mut fixed = [0; RTMSG];
-        fixed[7] = *kind;
-        Request::new(RTM_GETROUTE, DUMP, &fixed)
+    [libc::AF_INET, libc::AF_INET6].into_iter().flat_map(|family| {
+        BAD.iter().map(move |(kind, _)| {
+            let mut fixed = [0; RTMSG];
+            fixed[0] = family as u8;
+            fixed[7] = *kind;
+            Request::new(RTM_GETROUTE, DUMP, &fixed)
+        })
     })
 }
 
