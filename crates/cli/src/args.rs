@@ -173,11 +173,12 @@ Examples:
   linerate show snmp | grep ^Tcp
   linerate show sockets --json --name curl-4711
   linerate show --host softnet
+  linerate show --host path --name curl-4711
   linerate show --host drops --netns web
   linerate show --host qdisc --from host.lrec
 
-With --host: softnet, softirqs, dev, rings, channels, coalesce, irqs, rss, rps, xps, qdisc, snmp, snmp6,
-netstat, sockstat, statistics, sockets, drops, knobs.")]
+With --host: path, softnet, softirqs, dev, rings, channels, coalesce, irqs, rss, rps, xps, qdisc, snmp,
+snmp6, netstat, sockstat, statistics, sockets, drops, knobs.")]
 pub struct ShowArgs {
     /// What to look at
     #[arg(value_enum)]
@@ -185,8 +186,8 @@ pub struct ShowArgs {
     /// Which instance, by name or by the path of its socket; needed if there are several
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// The kernel's path instead of an instance
-    #[arg(long, conflicts_with = "name")]
+    /// The kernel's path instead of an instance; `path` with --name: both, side by side
+    #[arg(long)]
     pub host: bool,
     /// With --host: of a record, or of a directory with proc/ and sys/ in it
     #[arg(long, value_name = "PATH", requires = "host")]

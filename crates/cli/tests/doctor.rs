@@ -154,7 +154,8 @@ fn what_can_not_be_read_is_status_2_and_a_sentence() {
         &["doctor", "--for", "soon"],
         &["doctor", "--from", "x", "--for", "1s"],
         &["top", "--from", &t.path("diary")],
-        &["show", "--host", "path"],
+        &["show", "--host", "instances"],
+        &["show", "--host", "dev", "--name", "x"],
         &["show", "qdisc"],
         &["doctor", "--name", "x", "--from", "y"],
         &["show", "--host", "dev", "--from", "/nonexistent"],
@@ -338,6 +339,7 @@ fn datagrams_that_this_host_loses_are_found_with_their_socket() {
 #[test]
 fn the_host_is_shown_by_name() {
     for what in [
+        "path",
         "softnet",
         "softirqs",
         "dev",

@@ -10,14 +10,17 @@ use linerate_host::snapshot::{Dev, Owner, Snapshot};
 use linerate_host::{Counters, Window};
 use serde_json::{Value, json};
 
+use super::instance::Instance;
+use super::path::{Stop, View, journey};
 use super::reading::{Reading, Signals, collect, live};
 use super::text::{clean, rate};
 use super::{UNREADABLE, is_empty};
 use crate::args::{ShowArgs, What};
+use crate::report::grouped;
 use crate::{print, print_json};
 
-/// How long drops are watched.
-const DROPS: Duration = Duration::from_secs(2);
+/// How long drops and the path are watched.
+const WATCH: Duration = Duration::from_secs(2);
 
 /// `linerate show --host`.
 pub fn main(args: &ShowArgs) -> ExitCode {
@@ -32,6 +35,12 @@ pub fn main(args: &ShowArgs) -> ExitCode {
 
 fn show(args: &ShowArgs) -> Result<(), String> {
     let what = args.what;
+    if let (What::Path, Some(name)) = (what, &args.name) {
+        return side_by_side(args, name);
+    }
+    if args.name.is_some() {
+        return Err("--host with --name compares paths: show path --host --name NAME".to_owned());
+    }
     let snapshots = match &args.from {
         Some(path) => Reading::of_path(path)?.snapshots,
         None => now(args.netns.as_deref(), what)?,
@@ -57,21 +66,95 @@ fn show(args: &ShowArgs) -> Result<(), String> {
     }
 }
 
-/// One reading; two of them for drops.
+/// The host's path and that of an instance, stop by stop.
+fn side_by_side(args: &ShowArgs, name: &str) -> Result<(), String> {
+    let mut instance = Instance::connect(name)?;
+    let ours = instance.read()?;
+    let hosts = now(args.netns.as_deref(), What::Path)?;
+    let (ours, hosts) = ([ours, instance.read()?], [&hosts[0], &hosts[1]]);
+    let stops = |from, to| journey(&View::new(Window { from: Some(from), to }, None));
+    let (host, stack) = (stops(hosts[0], hosts[1]), stops(&ours[0], &ours[1]));
+    if args.json {
+        let each = |stops: &[Stop]| stops.iter().map(stop_json).collect::<Vec<_>>();
+        print_json(&json!({ "host": each(&host), "instance": each(&stack), "name": name }));
+        return Ok(());
+    }
+    let mut table = Table::new(&[
+        "stage",
+        "host in/s",
+        "lost/s",
+        "waiting",
+        "instance in/s",
+        "lost/s",
+        "waiting",
+        "lost by",
+    ]);
+    for (h, s) in host.iter().zip(&stack) {
+        let why = h.lost.iter().chain(&s.lost).filter(|l| !l.expected).map(|l| l.what);
+        let why = why.collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>();
+        let cells = stop_cells(h).into_iter().chain(stop_cells(s));
+        let stage = std::iter::once(h.stage.name().to_owned());
+        table.row(stage.chain(cells).chain([why.join(", ")]));
+    }
+    print(&table.text());
+    Ok(())
+}
+
+fn stop_cells(stop: &Stop) -> [String; 3] {
+    let known = |n: Option<f64>| n.map_or("-".to_owned(), rate);
+    let waiting = stop.depth.map_or("-".to_owned(), |d| format!("{} {}", grouped(d.now), d.unit));
+    [known(stop.pkts), rate(stop.loss()), waiting]
+}
+
+fn stop_json(stop: &Stop) -> Value {
+    let lost: Vec<Value> = (stop.lost.iter())
+        .map(|l| {
+            json!({
+                "what": l.what, "counter": l.counter, "subject": l.subject, "per_s": l.per_s,
+                "expected": l.expected,
+            })
+        })
+        .collect();
+    let moved: Vec<Value> =
+        stop.moved.iter().map(|(what, per_s)| json!({ "what": what, "per_s": per_s })).collect();
+    json!({
+        "stage": stop.stage.name(), "packets_per_s": stop.pkts, "bytes_per_s": stop.bytes,
+        "lost": lost, "moved": moved,
+        "waiting": stop.depth.map(|d| json!({ "now": d.now, "max": d.max, "unit": d.unit })),
+    })
+}
+
+/// The host's path alone.
+fn path(w: &Window<'_>) -> String {
+    let mut table =
+        Table::new(&["stage", "in/s", "lost/s", "waiting", "lost by", "also, in a second"]);
+    for stop in journey(&View::new(*w, None)) {
+        let why: Vec<String> = (stop.lost.iter())
+            .map(|l| format!("{}{}", l.what, if l.expected { " (no harm)" } else { "" }))
+            .collect();
+        let moved: Vec<String> =
+            stop.moved.iter().map(|(what, n)| format!("{what} {}", rate(*n))).collect();
+        let stage = std::iter::once(stop.stage.name().to_owned());
+        table.row(stage.chain(stop_cells(&stop)).chain([why.join(", "), moved.join(", ")]));
+    }
+    table.text()
+}
+
+/// One reading; two of them for what is a rate.
 fn now(netns: Option<&str>, what: What) -> Result<Vec<Snapshot>, String> {
     let mut source = live(netns)?;
     let mut collector = Collector::new(Tier::Full);
-    let drops = what == What::Drops;
+    let drops = matches!(what, What::Drops | What::Path);
     let mut snapshots = vec![collect(&mut collector, &mut source, drops)];
     if drops {
-        Signals::take()?.wait(Instant::now() + DROPS);
+        Signals::take()?.wait(Instant::now() + WATCH);
         snapshots.push(collect(&mut collector, &mut source, drops));
     }
     Ok(snapshots)
 }
 
 fn not_of_the_host() -> String {
-    "--host shows softnet, softirqs, dev, rings, channels, coalesce, irqs, rss, rps, xps, qdisc, snmp, \
+    "--host shows path, softnet, softirqs, dev, rings, channels, coalesce, irqs, rss, rps, xps, qdisc, snmp, \
      snmp6, netstat, sockstat, statistics, sockets, drops and knobs"
         .to_owned()
 }
@@ -167,6 +250,7 @@ const QDISC: [&str; 7] = ["packets", "bytes", "drops", "overlimits", "requeues",
 fn as_text(what: What, w: &Window<'_>) -> String {
     let s = w.to;
     match what {
+        What::Path => path(w),
         What::Softnet => by_key("cpu", &SOFTNET, s.softnet.iter()),
         What::Softirqs => by_key("cpu", &["NET_RX", "NET_TX", "TIMER", "SCHED"], s.softirqs.iter()),
         What::Dev => by_key("device", &DEV, s.devs.iter().map(|(name, d)| (name, &d.stats))),
@@ -438,6 +522,9 @@ fn as_json(what: What, w: &Window<'_>) -> Option<Value> {
         Value::Object(s.devs.iter().map(|(name, d)| (name.clone(), of(d))).collect())
     };
     Some(match what {
+        What::Path => {
+            json!({ "host": journey(&View::new(*w, None)).iter().map(stop_json).collect::<Vec<_>>() })
+        }
         What::Softnet => json!({ "softnet": s.softnet }),
         What::Softirqs => json!({ "softirqs": s.softirqs }),
         What::Dev => json!({ "devices": devs(|d| json!({

@@ -69,6 +69,18 @@ fn an_instance_is_judged_by_the_same_rules_and_advised_in_its_own_words() {
 }
 
 #[test]
+fn the_two_paths_are_shown_side_by_side() {
+    serving(true, |runtime| {
+        let mut show = command(&["show", "path", "--host", "--name", "only"]);
+        let out = show.env("XDG_RUNTIME_DIR", &runtime.0).output().expect("linerate starts");
+        let said = text(&out.stdout);
+        assert!(out.status.success() && said.contains("host in/s"), "{said}");
+        let queue = said.lines().find(|l| l.starts_with("SockQueue")).expect("the stage");
+        assert!(queue.contains("UDP receive buffer full"), "{said}");
+    });
+}
+
+#[test]
 fn an_instance_that_loses_nothing_is_healthy_and_one_that_is_not_there_is_said() {
     serving(false, |runtime| {
         let (said, code) = doctor(runtime, &[]);

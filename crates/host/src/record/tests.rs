@@ -169,7 +169,7 @@ fn a_flipped_bit_ends_it_there() {
 #[test]
 fn a_payload_made_to_harm_is_refused() {
     let mut encoder = super::write::Encoder::default();
-    let blocks: Vec<_> = (0..6).map(|n| host(n)).map(|(m, a)| encoder.encode(m, &a)).collect();
+    let blocks: Vec<_> = (0..6).map(host).map(|(m, a)| encoder.encode(m, &a)).collect();
     for (turn, (kind, payload)) in blocks.iter().enumerate() {
         for at in 0..payload.len() {
             for byte in [0, 1, 0x7f, 0x80, 0xff] {
