@@ -41,6 +41,9 @@ pub enum Verdict {
     Drop(Pkt, Reason),
 }
 
+/// What [`Skb::queue`] is of a packet that came by no queue, and is to leave by none yet.
+pub const NO_QUEUE: u8 = u8::MAX;
+
 /// What is known about the transport checksum (Linux: `ip_summed`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Csum {
@@ -132,7 +135,8 @@ pub struct Skb {
     pub tos: u8,
     /// TTL or hop limit; on packets of ours 0 = the default.
     pub ttl: u8,
-    /// The queue of its device.
+    /// The queue of its device that it came by, and on the way out the one that it leaves by;
+    /// [`NO_QUEUE`] as long as it has none (`skb_rx_queue_recorded`).
     pub queue: u8,
     /// May not be fragmented.
     pub df: bool,
@@ -235,7 +239,7 @@ impl Skb {
             tos: 0,
             ttl: 0,
             dev: 0,
-            queue: 0,
+            queue: NO_QUEUE,
             df: false,
             frag: false,
             l2_multicast: false,
@@ -268,7 +272,7 @@ impl Skb {
         self.gso_fixed_id = false;
         self.tos = 0;
         self.ttl = 0;
-        self.queue = 0;
+        self.queue = NO_QUEUE;
         self.df = false;
         self.frag = false;
         self.l2_multicast = false;

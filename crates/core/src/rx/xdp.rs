@@ -67,15 +67,15 @@ pub fn do_xdp(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
         }
         Action::Drop => Verdict::Drop(pkt, Reason::Xdp),
         Action::Tx => {
-            net.xdp.tx += 1;
-            crate::tx::xmit::xmit_uncounted(net, pkt.dev, pkt);
-            Verdict::Queued
+            let sent = crate::tx::xmit::xdp_xmit(net, pkt.dev, pkt);
+            net.xdp.tx += u64::from(matches!(sent, Verdict::Queued));
+            sent
         }
         Action::RedirectDev(dev) if (dev as usize) < net.ifaces.len() => {
-            net.xdp.redirect += 1;
             pkt.dev = dev;
-            crate::tx::xmit::xmit_uncounted(net, dev, pkt);
-            Verdict::Queued
+            let sent = crate::tx::xmit::xdp_xmit(net, dev, pkt);
+            net.xdp.redirect += u64::from(matches!(sent, Verdict::Queued));
+            sent
         }
         // The other verdicts are rare: not in the way of these.
         action => redirect(cx, pkt, action),

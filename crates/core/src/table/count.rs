@@ -237,6 +237,8 @@ counters! {
     ArfsFiltersAdded { Steer, Events, "none" }
     /// Rules of accelerated RFS that were taken out again.
     ArfsFiltersExpired { Steer, Events, "none" }
+    /// News for other shards (neighbours, ICMP errors) that found no room in their mailboxes.
+    SteerNewsLost { Steer, Events, "none" }
     /// Times a flow changed its transmit queue.
     XpsQueueChanged { Qdisc, Events, "none" }
     /// Packets that the poll loop took off rings and backlog.

@@ -81,6 +81,8 @@ reasons! {
     Xdp { stage: Xdp, linux: "XDP", also: [XdpDrop], knob: "none" }
     /// An XDP program failed, or sent the packet to a device or shard that does not exist.
     XdpAborted { stage: Xdp, linux: "none", also: [XdpAborted], knob: "none" }
+    /// An XDP program sent the packet out by a device whose ring is full.
+    XdpTxFull { stage: Xdp, linux: "none", also: [DevTxDropped], knob: "ring.tx" }
     /// The shard's input queue was filling, and the packet's flow had more than half of what came last.
     FlowLimit { stage: Backlog, linux: "none", also: [SoftnetDropped, DevRxDropped], knob: "net.core.flow_limit_cpu_bitmap" }
     /// The shard's input queue was full.

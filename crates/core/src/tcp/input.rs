@@ -169,7 +169,9 @@ fn tcp_rcv_slow(cx: &mut Shard, seg: &Segment, pkt: Pkt) -> Verdict {
 /// A segment for a connection.
 pub(crate) fn tcp_conn_rcv(cx: &mut Shard, index: u32, seg: &Segment, pkt: Pkt) -> Verdict {
     let limit = cx.net.knobs.tcp_mem[2].saturating_mul(4096);
-    let pressure = cx.tcp.mem as u64 > limit;
+    // What lies in receive queues is not to be all packet memory that there is: acknowledgements could
+    // not be received then, nor could anything be cut and sent.
+    let pressure = cx.tcp.mem as u64 > limit || cx.net.pool.low();
     let Some(tp) = cx.tcp.conns.at_mut(index) else {
         return Verdict::Drop(pkt, Reason::NoSocket);
     };

@@ -50,6 +50,8 @@ struct Wait {
     rx: u64,
     /// Packets that will have left the device's transmit queues.
     tx: u64,
+    /// When they had, the packets that the device will be through with.
+    ring: Option<u64>,
     /// Segments that it had sent by then; an acknowledgement may have followed.
     segs_out: u32,
     since: Instant,
@@ -61,16 +63,41 @@ fn backlog(net: &Net) -> (u64, u64) {
     (read.out, read.out + read.held)
 }
 
-/// Packets that have left a device's transmit queues and that it is through with, and those that will
-/// have when what waits now has.
-fn xmit(net: &Net, dev: u8) -> (u64, u64) {
+/// How far the way out of a device is.
+struct Xmit {
+    /// Packets that have left its transmit queues, and those that will have when what waits has.
+    left: (u64, u64),
+    /// Packets that devices are through with, and those that they will be when they are through with
+    /// all they have. A super-packet that was cut counts as several here.
+    done: (u64, u64),
+    /// Packets go out by this one queue only: devices are through with them in their order.
+    alone: bool,
+}
+
+fn xmit(net: &Net, dev: u8) -> Xmit {
     let queues = net.ifaces.get(dev as usize).map_or(&[][..], |i| &i.txqs);
     let sent: u64 = queues.iter().map(|q| q.sent).sum();
     let wait: usize = queues.iter().map(|q| q.qdisc.len()).sum();
-    // In rings, and in devices that have not given it back. A super-packet may stand there as several,
-    // and other devices' packets count, too: that only makes it later.
-    let held = net.counts.flow(Stage::Xmit).read().held;
-    (sent.saturating_sub(held), sent + wait as u64)
+    let read = net.counts.flow(Stage::Xmit).read();
+    let used = net.ifaces.iter().flat_map(|i| &i.txqs).filter(|q| q.sent > 0).count();
+    let alone = used <= 1 && !net.xdp_on;
+    let done = read.out + read.dropped;
+    Xmit { left: (sent, sent + wait as u64), done: (done, done + read.held), alone }
+}
+
+impl Xmit {
+    /// Nothing waits, and devices have nothing.
+    fn is_empty(&self) -> bool {
+        self.left.0 == self.left.1 && self.done.0 == self.done.1
+    }
+    /// Whether what was to be waited for is out.
+    fn is_out(&self, wait: &mut Wait) -> bool {
+        if wait.ring.is_none() && self.left.0 >= wait.tx {
+            wait.ring = Some(self.done.1);
+        }
+        let place = if self.alone { wait.ring } else { Some(self.done.1) };
+        wait.ring.is_some() && place.is_some_and(|place| self.done.0 >= place)
+    }
 }
 
 impl Net {
@@ -167,17 +194,18 @@ impl Shard {
             if !net.way_down_is_empty() {
                 return Step::Wait;
             }
-            if rx.0 == rx.1 && tx.0 >= tx.1 {
+            if rx.0 == rx.1 && tx.is_empty() {
                 return Step::Go;
             }
             // Nothing of it enters the queues behind what stands there.
             tp.leaving = true;
-            next.wait = Some(Wait { rx: rx.1, tx: tx.1, segs_out: tp.segs_out, since: net.now });
+            let (segs_out, since) = (tp.segs_out, net.now);
+            next.wait = Some(Wait { rx: rx.1, tx: tx.left.1, ring: None, segs_out, since });
             return Step::Wait;
         };
-        let sent = tx.0 >= wait.tx && net.way_down_is_empty();
-        if sent && tp.segs_out != wait.segs_out && tx.0 < tx.1 {
-            (wait.tx, wait.segs_out) = (tx.1, tp.segs_out);
+        let sent = tx.is_out(wait) && net.way_down_is_empty();
+        if sent && tp.segs_out != wait.segs_out && !tx.is_empty() {
+            (wait.tx, wait.ring, wait.segs_out) = (tx.left.1, None, tp.segs_out);
         } else if sent && rx.0 >= wait.rx && !net.waits_in_backlog(&tp.tuple) {
             return Step::Go;
         }

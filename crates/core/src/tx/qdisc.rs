@@ -4,7 +4,7 @@
 //! Linux:  net/core/dev.c `__dev_queue_xmit`, net/sched/sch_generic.c `pfifo_fast_enqueue`
 //! drops:  QdiscDrop
 
-use crate::pkt::{Pkt, Verdict};
+use crate::pkt::{NO_QUEUE, Pkt, Verdict};
 use crate::shard::Shard;
 use crate::table::{Reason, Stage};
 
@@ -33,10 +33,14 @@ pub fn dev_queue_xmit(cx: &mut Shard, pkt: Pkt) -> Verdict {
 }
 
 /// The packet's transmit queue, of `queues` that there are. A packet that was received by a queue
-/// may name one that does not send here.
+/// may name one that does not send here, and one that came by none goes to the first.
 #[inline(always)]
 pub(super) fn tx_queue(pkt: &Pkt, queues: usize) -> usize {
     let queue = pkt.queue as usize;
     // The division, which is slow, is for the rare case.
-    if queue < queues { queue } else { queue % queues }
+    match pkt.queue {
+        _ if queue < queues => queue,
+        NO_QUEUE => 0,
+        _ => queue % queues,
+    }
 }

@@ -2,12 +2,12 @@
 //!
 //! before: [`crate::tx::gso`]   after: the device
 //! Linux:  net/sched/sch_generic.c `sch_direct_xmit`, net/core/dev.c `dev_hard_start_xmit`
-//! drops:  DevTxError
+//! drops:  DevTxError, XdpTxFull
 
 use crate::link::{TxQueue, TxRing};
 use crate::pkt::{Pkt, Verdict};
 use crate::shard::Net;
-use crate::table::{Stage, count::id};
+use crate::table::{Reason, Stage, count::id};
 use crate::trace::{self, Said};
 
 use super::gso::{Offers, validate_xmit_skb};
@@ -92,16 +92,26 @@ fn xmit_plain(txq: &mut TxQueue, queue: u8, room: usize, offers: Offers) -> u64 
 /// [`tx_done`].
 pub(crate) fn xmit_one(net: &mut Net, dev: u8, pkt: Pkt) {
     xmitted(net, 1);
-    xmit_uncounted(net, dev, pkt);
-}
-
-/// The same for one of many that [`xmitted`] counts.
-#[inline]
-pub(crate) fn xmit_uncounted(net: &mut Net, dev: u8, pkt: Pkt) {
     trace::say(&mut net.trace, Stage::Xmit, &pkt, Said::Held);
     let txqs = &mut net.ifaces[dev as usize].txqs;
     let queue = tx_queue(&pkt, txqs.len());
     txqs[queue].ring.push_back(pkt);
+}
+
+/// The same for what an XDP program sends, as one of many that [`xmitted`] counts: no queue lies
+/// before the ring, so a full one drops it (a driver's `ndo_xdp_xmit`).
+#[inline]
+pub(crate) fn xdp_xmit(net: &mut Net, dev: u8, pkt: Pkt) -> Verdict {
+    let room = net.knobs.ring_tx as usize;
+    let txqs = &mut net.ifaces[dev as usize].txqs;
+    let queue = tx_queue(&pkt, txqs.len());
+    let ring = &mut txqs[queue].ring;
+    if ring.len() >= room {
+        return Verdict::Drop(pkt, Reason::XdpTxFull);
+    }
+    trace::say(&mut net.trace, Stage::Xmit, &pkt, Said::Held);
+    ring.push_back(pkt);
+    Verdict::Queued
 }
 
 /// `n` packets came to rings, where they wait.
@@ -116,7 +126,7 @@ pub(crate) fn xmitted(net: &Net, n: u64) {
 pub fn tx_done(net: &mut Net, pkt: Pkt, sent: bool) {
     if !sent {
         net.counts.flow(Stage::Xmit).release(1);
-        net.kfree_skb_reason(Stage::Xmit, pkt, crate::table::Reason::DevTxError);
+        net.kfree_skb_reason(Stage::Xmit, pkt, Reason::DevTxError);
         return;
     }
     trace::say(&mut net.trace, Stage::Xmit, &pkt, Said::Pass);

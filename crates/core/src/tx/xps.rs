@@ -10,7 +10,7 @@
 //! lets its packets overtake each other.
 
 use crate::link::{L2, TxQueue};
-use crate::pkt::{Batch, Pkt};
+use crate::pkt::{Batch, NO_QUEUE, Pkt};
 use crate::rx::steer::hash::{FlowHash, netdev_rss_key};
 use crate::shard::{Net, Shard};
 use crate::sock::lookup::reciprocal_scale;
@@ -20,7 +20,7 @@ use crate::table::value::{HashFields, Mask};
 /// Flows that are remembered: a power of two.
 const FLOWS: usize = 4096;
 /// No queue is known.
-const NONE: u8 = u8::MAX;
+const NONE: u8 = NO_QUEUE;
 
 /// What is known of one flow.
 #[derive(Clone, Copy)]
@@ -132,9 +132,9 @@ pub(super) fn netdev_pick_tx(net: &mut Net, pkt: &Pkt) -> usize {
 /// No mask says anything: the queue of the same number that a forwarded packet came by, else one
 /// by the hash.
 fn skb_tx_hash(pkt: &Pkt, hash: u32, n: usize) -> u8 {
-    match pkt.queue as usize {
-        0 => reciprocal_scale(hash, n) as u8,
-        queue => (queue % n) as u8,
+    match pkt.queue {
+        NO_QUEUE => reciprocal_scale(hash, n) as u8,
+        queue => (queue as usize % n) as u8,
     }
 }
 

@@ -92,13 +92,14 @@ impl Drive {
     }
 
     /// The input queue of this shard: loopback, and what other shards sent.
+    /// What other shards said costs time, too: it counts as if it were packets.
     fn poll_backlog(&mut self, quota: usize) -> usize {
-        if !self.shard.has_backlog() {
-            return 0;
+        let mut got = 0;
+        if self.shard.has_backlog() {
+            got = path::process_backlog(&mut self.shard, &mut self.batch, quota);
+            self.shard.net.counts.inc_by(id::SoftnetProcessed, got as u64);
         }
-        let got = path::process_backlog(&mut self.shard, &mut self.batch, quota);
-        self.shard.net.counts.inc_by(id::SoftnetProcessed, got as u64);
-        got
+        got + self.shard.take_heard()
     }
 
     fn count_pass(&mut self, left: usize) {
@@ -133,9 +134,7 @@ impl Drive {
         if !slot.by_irq {
             shard.net.counts.inc_by(id::TcpExtBusyPollRxPackets, got as u64);
         }
-        if queue != 0 {
-            self.batch.now.iter_mut().for_each(|pkt| pkt.queue = queue);
-        }
+        self.batch.now.iter_mut().for_each(|pkt| pkt.queue = queue);
         let bytes = self.count_ring(number, lost);
         self.slots[at].rx_moder.did(got as u64, bytes, now);
         if self.batch.is_empty() {

@@ -63,6 +63,7 @@ fn server(nic: &Nic, shard: usize, drive: &mut Drive) -> io::Result<Server> {
         udp: udp.expect("the port is free"),
         conns: BTreeMap::new(),
         panics: false,
+        roams: false,
         echoed: 0,
     })
 }
@@ -73,6 +74,8 @@ pub struct Server {
     udp: SocketId,
     pub conns: BTreeMap<SocketId, Vec<u8>>,
     pub panics: bool,
+    /// In each turn the reader of a connection chosen at random moves to a shard chosen at random.
+    pub roams: bool,
     /// Datagrams.
     pub echoed: u64,
 }
@@ -102,6 +105,17 @@ impl Server {
     }
 }
 
+impl Server {
+    fn roam(&mut self, shard: &mut Shard) {
+        let at = shard.net.rng.below(self.conns.len() as u64);
+        let shards = shard.net.steer.mesh.as_ref().map_or(1, |mesh| mesh.shards());
+        let to = shard.net.rng.below(shards as u64);
+        if let Some(id) = self.conns.keys().nth(at as usize) {
+            shard.rps_record_sock_flow(*id, to as u8);
+        }
+    }
+}
+
 impl App for Server {
     fn turn(&mut self, shard: &mut Shard, _: &Poller, _: &[Event]) -> io::Result<bool> {
         assert!(!self.panics, "told to panic");
@@ -118,6 +132,9 @@ impl App for Server {
             }
             !ended
         });
+        if self.roams {
+            self.roam(shard);
+        }
         for _ in 0..256 {
             let Some(datagram) = shard.udp_recv(self.udp) else { break };
             let bytes: Vec<u8> = datagram.slices().flatten().copied().collect();
@@ -159,6 +176,8 @@ pub struct Client {
     pub ended: usize,
     /// No stream sends more than this many bytes.
     pub goal: u64,
+    /// No stream has more bytes under way, there and back.
+    pub ahead: u64,
     /// Datagrams sent and back.
     pub datagrams: [u64; 2],
 }
@@ -181,6 +200,7 @@ impl Client {
                 good: 0,
                 ended: 0,
                 goal: 0,
+                ahead: u64::MAX,
                 datagrams: [0; 2],
             })
         });
@@ -197,6 +217,11 @@ impl Client {
             let seed = shard.net.rng.next_u64();
             self.streams.insert(id, Stream { seed, sent: 0, got: 0, shut: false });
         }
+    }
+
+    /// Lets all streams come to their end, after as many bytes as the longest has sent.
+    pub fn finish(&mut self) {
+        self.goal = self.streams.values().map(|s| s.sent).max().unwrap_or(0);
     }
 
     /// Sends one datagram from each of so many sockets, `times` over.
@@ -216,12 +241,12 @@ impl Client {
         shard: &mut Shard,
         id: SocketId,
         s: &mut Stream,
-        goal: u64,
+        (goal, ahead): (u64, u64),
     ) -> Result<bool, TcpError> {
         let mut buf = [0; 8192];
         for _ in 0..4 {
-            let room =
-                shard.tcp_send_space(id).min(buf.len()).min((goal - s.sent.min(goal)) as usize);
+            let left = (goal - s.sent.min(goal)).min(ahead - (s.sent - s.got).min(ahead));
+            let room = shard.tcp_send_space(id).min(buf.len()).min(left as usize);
             if room > 0 {
                 let part = &mut buf[..room];
                 part.iter_mut().zip(s.sent..).for_each(|(b, at)| *b = byte(s.seed, at));
@@ -251,11 +276,11 @@ impl App for Client {
         while let Some(event) = shard.poll_event() {
             shard.take_ready(event.id);
         }
-        let goal = self.goal;
+        let limits = (self.goal, self.ahead);
         let mut more = false;
         self.streams.retain(|id, s| {
             let before = (s.sent, s.got);
-            let ended = match Client::stream(shard, *id, s, goal) {
+            let ended = match Client::stream(shard, *id, s, limits) {
                 Ok(ended) => ended,
                 // Not connected yet.
                 Err(TcpError::WouldBlock) => false,
@@ -264,7 +289,11 @@ impl App for Client {
             self.good += s.got - before.1;
             more |= (s.sent, s.got) != before;
             if ended {
-                assert_eq!((s.sent, s.got), (goal, goal), "the end comes after the last byte");
+                assert_eq!(
+                    (s.sent, s.got),
+                    (limits.0, limits.0),
+                    "the end comes after the last byte"
+                );
                 shard.tcp_close(*id);
                 self.ended += 1;
             }

@@ -51,6 +51,43 @@ fn rps_spreads_one_queue_over_two_shards() {
     check_end(&client);
 }
 
+/// Readers move between shards at random while fifty streams run, with and without rules in the card
+/// (accelerated RFS), cut by the card or by us: connections follow them, and no segment comes out of
+/// order, to them or to their peers.
+#[test]
+fn connections_follow_readers_that_roam() {
+    for (ntuple, tso) in [("0", true), ("1", true), ("1", false)] {
+        let (near, far) = card(3, tso);
+        let (server, client) = (servers(&near, 3), Client::start(&far));
+        server.set_knob("net.core.rps_sock_flow_entries", "4096").expect("in range");
+        server.set_knob("rps_flow_cnt", "4096").expect("in range");
+        server.set_knob("features.ntuple", ntuple).expect("in range");
+        server.ask_all(|_, app| app.roams = true);
+        client
+            .ask(0, |drive, app| {
+                // All that is under way fits the shards' memory: what has to be dropped for lack of it
+                // would be missed by its receiver, as if it came late.
+                (app.goal, app.ahead) = (u64::MAX, 100_000);
+                app.connect(&mut drive.shard, 50);
+            })
+            .expect("it lives");
+        let count = |counter| -> u64 {
+            server.ask_all(move |drive, _| drive.shard.net.counts.get(counter)).iter().sum()
+        };
+        wait_until("connections move, and rules follow them", || {
+            let ruled = ntuple == "0" || count(Counter::ArfsFiltersAdded) > 0;
+            ruled && count(Counter::RfsFlowsMoved) > 100
+        });
+        assert_eq!(count(Counter::ArfsFiltersAdded) > 0, ntuple == "1");
+        client.ask(0, |_, app| app.finish()).expect("it lives");
+        wait_until("all streams end", || {
+            client.ask(0, |_, app| app.ended).expect("it lives") == 50
+        });
+        check_end(&server);
+        check_end(&client);
+    }
+}
+
 /// While streams run, knobs are set and questions asked all the time; nothing suffers.
 #[test]
 fn questions_and_knobs_do_not_disturb_what_runs() {

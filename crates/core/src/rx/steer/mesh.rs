@@ -160,7 +160,10 @@ impl Mesh {
         door.packets.store(0, Ordering::Relaxed);
         let left = inbox.letters.drain(..).collect();
         *lock(&door.wake) = None;
-        // That there was mail still stands: what others dropped for it is taken note of with it.
+        if door.full.load(Ordering::Relaxed) + door.limited.load(Ordering::Relaxed) > 0 {
+            // Who dropped that may not have come to say so: the owner takes note of it with its mail.
+            door.mail.store(true, Ordering::SeqCst);
+        }
         left
     }
     /// How shard `to` is woken when mail came for it. Called by other shards' threads, once for a
@@ -259,7 +262,9 @@ impl Mesh {
         let (mut put, mut full, mut limited) = (0, 0, 0);
         for Outgoing { letter, note } in letters.drain(..) {
             let Letter::Pkt(pkt) = letter else {
-                if !matches!(letter, Letter::News(_)) || inbox.letters.len() < NEWS_MAX {
+                if matches!(letter, Letter::News(_)) && inbox.letters.len() >= NEWS_MAX {
+                    refused.push((letter, Refusal::Full));
+                } else {
                     inbox.letters.push_back(letter);
                 }
                 continue;
@@ -278,12 +283,13 @@ impl Mesh {
         }
         inbox.tail = inbox.tail.wrapping_add(put as u32);
         door.packets.fetch_add(put, Ordering::Relaxed);
-        let (tail, any) = (inbox.tail, !inbox.letters.is_empty() || full + limited > 0);
-        drop(inbox);
         if full + limited > 0 {
+            // Under the lock: what was dropped before the mailbox was shut, its owner counts.
             door.full.fetch_add(full, Ordering::Relaxed);
             door.limited.fetch_add(limited, Ordering::Relaxed);
         }
+        let (tail, any) = (inbox.tail, !inbox.letters.is_empty() || full + limited > 0);
+        drop(inbox);
         if any {
             door.ring();
         }
@@ -345,7 +351,7 @@ impl Door {
 /// Why a letter was not put in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// `netdev_max_backlog` packets wait.
+    /// `netdev_max_backlog` packets wait, or too many letters for one more with news.
     Full,
     /// Its flow has more than its share of them.
     FlowLimit,
@@ -356,4 +362,71 @@ pub(super) enum Refusal {
 /// A panic elsewhere leaves the lists whole: each change of them is complete under the lock.
 fn lock<T>(list: &Mutex<T>) -> MutexGuard<'_, T> {
     list.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::post::NO_NOTE;
+    use super::*;
+    use crate::pkt::Pool;
+    use std::thread::{spawn, yield_now};
+
+    /// What one of several senders did: packets that went in, that found the mailbox full, that found
+    /// it shut.
+    fn send(mesh: Arc<Mesh>, seed: usize) -> [u64; 3] {
+        let mut pool = Pool::new(1 << 20, 0);
+        let (mut letters, mut refused, mut did) = (Vec::new(), Vec::new(), [0; 3]);
+        for n in 0..4000 {
+            let size = 1 + (n * 7 + seed) % 9;
+            for _ in 0..size {
+                let letter = Letter::Pkt(pool.alloc().expect("there is room"));
+                letters.push(Outgoing { letter, note: NO_NOTE });
+            }
+            mesh.send(0, &mut letters, &mut refused, |_, _, _| true, |_, _| ());
+            did[0] += (size - refused.len()) as u64;
+            for (_, why) in refused.drain(..) {
+                did[if why == Refusal::Full { 1 } else { 2 }] += 1;
+            }
+            if n % 64 == 0 {
+                yield_now();
+            }
+        }
+        did
+    }
+
+    /// Several threads send while the receiver works, goes and comes back: each packet is received, or
+    /// its loss is counted, before the receiver is gone and not after.
+    #[test]
+    fn what_is_lost_is_counted_by_the_shard_that_goes() {
+        let mesh = Mesh::new(4);
+        mesh.set_limit(0, 24);
+        let senders: Vec<_> = (0..3).map(|i| (Arc::clone(&mesh), i)).collect();
+        let senders: Vec<_> = senders.into_iter().map(|(m, i)| spawn(move || send(m, i))).collect();
+        let (mut got, mut lost, mut turns) = (0, 0, 0);
+        let mut mail = VecDeque::new();
+        let mut take = |mesh: &Mesh, got: &mut u64| {
+            lost += mesh.take(0, 0, &mut mail).map_or(0, |[full, limited]| full + limited);
+            *got += mail.drain(..).count() as u64;
+            mesh.set_own(0, 0);
+            lost
+        };
+        while !senders.iter().all(std::thread::JoinHandle::is_finished) {
+            take(&mesh, &mut got);
+            turns += 1;
+            if turns % 16 == 0 {
+                got += mesh.take_down(0).len() as u64;
+                take(&mesh, &mut got);
+                (0..8).for_each(|_| {
+                    yield_now();
+                    assert_eq!(mesh.refused(0), 0, "nobody drops for one that is gone");
+                });
+                mesh.bring_up(0);
+            }
+        }
+        let did = senders.into_iter().map(|s| s.join().expect("it ends"));
+        let did = did.reduce(|a, b| [0, 1, 2].map(|i| a[i] + b[i])).expect("there are three");
+        let lost = take(&mesh, &mut got);
+        assert_eq!((got, lost), (did[0], did[1]), "{did:?} in {turns} turns");
+        assert_eq!(mesh.backlog_len(0), 0);
+    }
 }

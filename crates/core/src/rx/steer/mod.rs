@@ -95,6 +95,8 @@ pub struct Steer {
     sent: Vec<u32>,
     /// Packets that wait for a change of their device's map to end.
     parked: VecDeque<Pkt>,
+    /// News that was heard and not charged to anybody yet.
+    heard: usize,
     /// Connections that came, for the application.
     arrived: VecDeque<Arrived>,
     /// Rules of accelerated RFS.
@@ -419,6 +421,7 @@ impl Steer {
             notes: Vec::new(),
             sent: Vec::new(),
             parked: VecDeque::new(),
+            heard: 0,
             arrived: VecDeque::new(),
             rules: arfs::Filters::default(),
             limit: None,

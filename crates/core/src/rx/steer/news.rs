@@ -93,6 +93,7 @@ mod tests {
     use crate::path;
     use crate::pkt::Batch;
     use crate::rx::steer::Mesh;
+    use crate::table::Counter;
     use crate::udp::api::UdpBind;
     use crate::udp::output::SendTo;
     use crate::wire::arp::ARPOP_REPLY;
@@ -164,5 +165,20 @@ mod tests {
         sent(&mut sends);
         assert_eq!(sends.udp_take_error(sock), Some((remote, kind)));
         assert_eq!(sends.udp_take_error(sock), None);
+    }
+
+    /// A mailbox takes so much news and no more. What is lost is counted, and what is heard is charged.
+    #[test]
+    fn news_is_bounded_counted_and_charged() {
+        let [mut tells, mut hears] = shards();
+        let local = SocketAddr::new(IpAddr::V4(OWN_IP), 53);
+        let remote = SocketAddr::new(IpAddr::V4(PEER_IP), 4000);
+        for _ in 0..9000 {
+            tells.net.tell_all(News::UdpErr { local, remote, kind: ErrKind::PortUnreach });
+        }
+        super::super::flush(&mut tells);
+        assert_eq!(tells.net.counts.get(Counter::SteerNewsLost), 9000 - 8192);
+        sent(&mut hears);
+        assert_eq!((hears.take_heard(), hears.take_heard()), (8192, 0));
     }
 }

@@ -133,7 +133,8 @@ fn take_back(cx: &mut Shard, mesh: &Mesh, refused: &mut Vec<(Letter, Refusal)>) 
                 trace::say(&mut cx.net.trace, Stage::Backlog, &pkt, Said::Dropped(reason));
                 cx.net.pool.free(pkt);
             }
-            (Letter::News(_), _) => {}
+            (Letter::News(_), Refusal::Closed) => {}
+            (Letter::News(_), _) => cx.net.counts.inc(id::SteerNewsLost),
             (Letter::Flow(flow), _) => {
                 mesh.homes.moved(flow.key, cx.net.cpu);
                 arrive(cx, *flow);
@@ -172,7 +173,10 @@ fn collect_mail(cx: &mut Shard) {
             }
             // Its packets stand behind it: they find it.
             Letter::Flow(flow) => arrive(cx, *flow),
-            Letter::News(news) => super::news::hear(cx, *news),
+            Letter::News(news) => {
+                cx.net.steer.heard += 1;
+                super::news::hear(cx, *news);
+            }
         }
     }
     let flow = cx.net.counts.flow(Stage::Backlog);
@@ -202,6 +206,12 @@ impl Shard {
             mesh.homes.leaves(&key, self.net.cpu, cpu);
             self.net.counts.inc(id::RfsFlowsMoved);
         }
+    }
+
+    /// How much news from other shards was taken in since the last call: a loop charges it to the
+    /// weight of the backlog, as if it were packets.
+    pub fn take_heard(&mut self) -> usize {
+        std::mem::take(&mut self.net.steer.heard)
     }
 
     /// The next connection that came from another shard, for the application.

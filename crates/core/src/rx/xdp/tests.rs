@@ -41,6 +41,25 @@ fn drop_xdp_aborted() {
     }
 }
 
+/// No queue lies before the ring of what a program sends: a full one drops it.
+#[test]
+fn drop_xdp_tx_full() {
+    for redirects in [false, true] {
+        let mut kit = kit(Action::Tx);
+        let to = if redirects { kit.add_tun() } else { 0 };
+        if redirects {
+            kit.cx.attach_xdp(0, Some(Box::new(move |_| Action::RedirectDev(to))));
+        }
+        kit.cx.set_knob("ring.tx", "2").expect("in range");
+        let before = kit.read();
+        (0..5).for_each(|_| kit.rx(&datagram()));
+        let did = if redirects { "XdpRedirect" } else { "XdpTx" };
+        kit.moved(&before, &[(did, 2), ("DevTxDropped", 3), ("drop XdpTxFull", 3)]);
+        assert_eq!(kit.tx_on(to), [datagram(), datagram()]);
+        kit.conserved();
+    }
+}
+
 #[test]
 fn what_passes_goes_on_as_the_program_left_it() {
     let mut kit = kit(Action::Pass);

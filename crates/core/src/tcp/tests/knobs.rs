@@ -468,6 +468,26 @@ fn what_a_connection_has_in_any_case_is_the_least_of_its_buffers() {
     assert!((1400..=5600).contains(&kept[0]) && kept[1] > 20_000, "{kept:?}");
 }
 
+/// However large buffers are, what nobody reads does not take all packets of the pool: what the
+/// other end is told and asked still goes out, and comes in.
+#[test]
+fn receive_queues_leave_packets_to_send_with() {
+    let windows = ("net.ipv4.tcp_rmem", "4096 6291456 6291456");
+    let mut p = pair(206, GOOD, &[windows]);
+    p.shards[B].set_knob("pool.small", "512").expect("in range");
+    let (a, b) = p.connected();
+    p.until(20 * SEC, |p| {
+        let _ = p.shards[A].tcp_send(a, &[0; 1400]);
+        assert!(p.shards[B].net.pool.small_left() > 512 / 8, "receive queues take all there is");
+        false
+    });
+    assert!(p.shards[B].tcp_readable(b).expect("it is open").bytes > 200_000);
+    assert_eq!(p.shards[B].tcp_send(b, &[1; 16_000]), Ok(16_000));
+    p.run(10 * SEC);
+    assert_eq!(p.shards[A].tcp_readable(a).expect("it is open").bytes, 16_000);
+    assert_eq!(p.drops(B, Reason::GsoNoMem), 0);
+}
+
 /// A reader that finds nothing looks at the devices for so long, whichever way it reads.
 #[test]
 fn a_reader_of_pieces_busy_reads_as_one_that_copies() {

@@ -187,3 +187,22 @@ fn order_survives_random_masks() {
     }
     assert!(changes > 200, "flows change queues: {changes} times");
 }
+
+/// What is forwarded goes by the queue of the number that it came by, also by the first; what came by
+/// none, by its hash.
+#[test]
+fn what_came_by_the_first_queue_leaves_by_it() {
+    for rxq in 0..6 {
+        let mut sender = Sender::new(4);
+        let mut pkt = sender.cx.net.pool.alloc().expect("memory");
+        assert_eq!(pkt.queue, NO_QUEUE, "nobody has received it");
+        pkt.put(28).fill(0);
+        (pkt.dev, pkt.queue) = (0, rxq);
+        assert_eq!(netdev_pick_tx(&mut sender.cx.net, &pkt), usize::from(rxq % 4));
+        sender.cx.net.pool.free(pkt);
+    }
+    let mut sender = Sender::new(4);
+    sender.send(&(1..=64).collect::<Vec<u16>>());
+    let by_hash = sender.drain();
+    assert!(by_hash.iter().all(|n| *n > 4), "{by_hash:?}");
+}
