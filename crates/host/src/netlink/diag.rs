@@ -206,7 +206,7 @@ pub(super) fn are_whole(bytes: &[u8]) -> bool {
 pub fn tcp_info(bytes: &[u8], into: &mut Snapshot) {
     let source = super::TCP_INFO;
     let told = sockets(bytes).filter(|s| s.state != LISTEN && s.state != TIME_WAIT);
-    into.sockets.tcp.extend(told.map(|s| {
+    into.sockets.tcp.extend(told.take(tcp_info::WHOLE_MAX * 4).map(|s| {
         let (mut info, mut cong) = (Counters::new(source), String::new());
         for (kind, value) in attrs(s.inside) {
             match kind {

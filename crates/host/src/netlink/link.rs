@@ -34,6 +34,8 @@ const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_XDP: u16 = 43;
 const IFLA_CARRIER_UP_COUNT: u16 = 47;
 const IFLA_CARRIER_DOWN_COUNT: u16 = 48;
+/// More devices than any host has; what others say of each is stored for each.
+const DEVS_MAX: usize = 16_384;
 /// `RTEXT_FILTER_SKIP_STATS`: not the 36 MIB counters of IPv6 for each device.
 const SKIP_AF_STATS: u32 = 1 << 3;
 
@@ -114,6 +116,10 @@ pub fn links(bytes: &[u8], into: &mut Snapshot) {
     let mut names = BTreeMap::new();
     let mut masters = Vec::new();
     for message in messages(bytes).filter(|m| m.kind == RTM_NEWLINK) {
+        if names.len() >= DEVS_MAX {
+            into.note(NAME, format!("only the first {DEVS_MAX} devices are looked at"));
+            break;
+        }
         let Some((name, index, master)) = one(&message, into) else { continue };
         masters.extend(master.map(|m| (name.clone(), m)));
         names.insert(index, name);
@@ -130,6 +136,7 @@ pub fn links(bytes: &[u8], into: &mut Snapshot) {
 pub(super) fn names(bytes: &[u8]) -> BTreeMap<u32, String> {
     messages(bytes)
         .filter(|m| m.kind == RTM_NEWLINK)
+        .take(DEVS_MAX)
         .filter_map(|m| Some((u32_at(m.body, 4)?, text_of(m.body.get(IFINFOMSG..)?, IFLA_IFNAME)?)))
         .collect()
 }

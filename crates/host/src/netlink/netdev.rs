@@ -14,8 +14,10 @@ pub(super) const PREFIX: &str = "netlink/netdev/";
 
 /// `struct genlmsghdr`.
 const GENL: usize = 4;
-/// A device with more queues than this is not believed.
+/// A device with more queues than this is not believed, nor one that leaves out so many: those without
+/// statistics are not told.
 const QUEUES_MAX: usize = 4096;
+const GAP_MAX: usize = 64;
 
 /// Requests and their commands.
 pub(super) const COMMANDS: [(&str, u8); 6] = [
@@ -134,13 +136,13 @@ pub fn qstats(bytes: &[u8], into: &mut Snapshot) {
         stats.iter().for_each(|(name, value)| dev.qstats.add(name, value));
         let Some(at) = id.map(|id| id as usize).filter(|at| *at < QUEUES_MAX) else { return };
         match kind {
-            Some(0) => {
+            Some(0) if at <= dev.rx.len() + GAP_MAX => {
                 if dev.rx.len() <= at {
                     dev.rx.resize_with(at + 1, RxQueue::default);
                 }
                 merge(&mut dev.rx[at].stats, stats);
             }
-            Some(1) => {
+            Some(1) if at <= dev.tx.len() + GAP_MAX => {
                 if dev.tx.len() <= at {
                     dev.tx.resize_with(at + 1, TxQueue::default);
                 }

@@ -300,7 +300,13 @@ fn page_pools_and_queues_are_summed() {
         let request = Request::new(30, 0, &[12, 1, 0, 0]).u32(1, 7).u32(2, kind).u32(3, id);
         u64_attr(request, attr, value).finish(0)
     };
-    let all = [queue(0, 0, 14, 2), queue(0, 1, 14, 3), queue(1, 1, 33, 4), queue(0, 9999, 14, 0)];
+    let all = [
+        queue(0, 0, 14, 2),
+        queue(0, 1, 14, 3),
+        queue(1, 1, 33, 4),
+        queue(0, 9999, 14, 0),
+        queue(0, 99, 14, 0),
+    ];
     netdev::qstats(&all.concat(), &mut s);
     let dev = &s.devs["eth0"];
     let pools = [("alloc-empty", 4), ("alloc-fast", 100), ("inflight", 30), ("inflight-mem", 0)];

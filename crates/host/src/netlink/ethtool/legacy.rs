@@ -52,8 +52,9 @@ pub(crate) fn feature_names(bytes: &[u8]) -> Vec<String> {
 /// Reads `ioctl/ethtool/features/DEV`.
 pub fn features(bytes: &[u8], dev: &mut Dev) -> Option<()> {
     let (names, blocks) = strings(bytes)?;
+    const MAX: usize = super::FEATURES_MAX as usize;
     let mut features = BTreeMap::new();
-    for (bit, name) in names.iter().enumerate().filter(|(_, n)| !n.is_empty()) {
+    for (bit, name) in names.iter().enumerate().filter(|(_, n)| !n.is_empty()).take(MAX) {
         // Command and count; then for each 32: available, requested, active, never changed.
         let block = 8 + bit / 32 * 16;
         let has = |word: usize| Some(u32_at(blocks, block + word * 4)? & (1 << (bit % 32)) != 0);

@@ -29,6 +29,8 @@ const COMPACT: u32 = 1;
 /// `ETHTOOL_FLAG_STATS`.
 const WITH_STATS: u32 = 4;
 
+/// There are some 70 features.
+const FEATURES_MAX: u32 = 256;
 /// `ETH_SS_FEATURES`.
 pub(super) const SS_FEATURES: u32 = 4;
 
@@ -179,7 +181,7 @@ pub(crate) fn feature_names(bytes: &[u8]) -> BTreeMap<u32, String> {
         .filter_map(|(_, set)| find(set, STRINGS))
         .flat_map(attrs)
         .filter_map(|(_, string)| Some((number32(string, 1)?, text_of(string, 2)?)))
-        .filter(|(_, name)| !name.is_empty())
+        .filter(|(bit, name)| *bit < FEATURES_MAX && !name.is_empty())
         .collect()
 }
 
