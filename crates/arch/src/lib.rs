@@ -1,8 +1,10 @@
 #![doc = include_str!("README.md")]
 
 pub mod csum;
+pub mod huge;
 mod prefetch;
 pub mod toeplitz;
 
+pub use huge::advise_huge;
 pub use prefetch::{prefetch_all, prefetch_read};
 pub use toeplitz::Toeplitz;

@@ -12,6 +12,14 @@ struct Slot {
     what: u32,
 }
 
+/// So many places with nothing there, in large pages if that is much.
+fn empty(places: usize) -> Vec<Slot> {
+    let mut slots = Vec::with_capacity(places);
+    linerate_arch::advise_huge(slots.spare_capacity_mut());
+    slots.resize(places, Slot::default());
+    slots
+}
+
 /// The table. A word stands for each entry, which its owner gives a meaning to and which is not 0.
 pub(crate) struct Ehash {
     slots: Vec<Slot>,
@@ -24,7 +32,7 @@ impl Ehash {
     /// An empty table of which at most `fill` eighths are ever taken.
     pub fn new(fill: usize) -> Ehash {
         assert!((1..8).contains(&fill), "a search ends at an empty place: some stay so");
-        Ehash { slots: vec![Slot::default(); 64], len: 0, fill }
+        Ehash { slots: empty(64), len: 0, fill }
     }
     /// How many entries there are.
     #[inline]
@@ -78,7 +86,7 @@ impl Ehash {
     /// Doubles the table. The hashes are stored, so that nothing but the table is touched.
     #[cold]
     fn grow(&mut self) {
-        let empty = vec![Slot::default(); self.slots.len() * 2];
+        let empty = empty(self.slots.len() * 2);
         for slot in std::mem::replace(&mut self.slots, empty) {
             if slot.what != 0 {
                 self.put(slot);

@@ -45,8 +45,19 @@ impl<T, Begin> Slab<T, Begin> {
             slot.value = Some(value);
             return (index, slot.generation);
         }
+        if self.slots.len() == self.slots.capacity() {
+            self.grow();
+        }
         self.slots.push(Slot { _begin: [], generation: 0, value: Some(value) });
         (self.slots.len() as u32 - 1, 0)
+    }
+    /// Makes room for as many again, in large pages if that is much.
+    #[cold]
+    fn grow(&mut self) {
+        let mut slots = Vec::with_capacity((self.slots.len() * 2).max(8));
+        linerate_arch::advise_huge(slots.spare_capacity_mut());
+        slots.append(&mut self.slots);
+        self.slots = slots;
     }
     /// The entry at `index`, if it is still of this generation.
     #[inline]
