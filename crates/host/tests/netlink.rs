@@ -12,7 +12,6 @@ mod rig;
 
 use std::collections::BTreeMap;
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::time::Instant;
 
 use again::{in_netns, skip};
 use linerate_host::Snapshot;
@@ -228,14 +227,11 @@ fn ten_thousand_sockets_are_a_summary_and_the_worst_of_them() {
     }
     std::io::Write::write_all(&mut &open[0], b"nobody reads this").unwrap();
     let mut host = Host::default();
-    let started = Instant::now();
     let brief = host.read("netlink/sock_diag/tcp").unwrap();
-    eprintln!("{} sockets in {:?}", pairs * 2, started.elapsed());
-    assert!(brief.len() as u64 >= pairs * 2 * 72);
+    let each = brief.len() as u64 / (pairs * 2);
+    assert!((72..200).contains(&each), "{each} bytes for each socket are no brief answer");
     let mut s = Snapshot::default();
-    let started = Instant::now();
     netlink::collect(&mut host, linerate_host::collect::Tier::Full, &mut s);
-    eprintln!("everything in {:?}", started.elapsed());
     assert_eq!(s.sockets.tcp_states.get("ESTABLISHED"), Some(pairs * 2));
     let most = s.sockets.port_use.first().unwrap();
     assert_eq!((most.remote, u64::from(most.ports)), (at, pairs));
