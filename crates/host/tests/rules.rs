@@ -17,3 +17,5 @@ mod network;
 mod processors;
 #[path = "rules/sockets.rs"]
 mod sockets;
+#[path = "rules/trees.rs"]
+mod trees;

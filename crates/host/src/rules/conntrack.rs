@@ -16,8 +16,8 @@ pub(super) const RULES: &[Rule] = &[
         stage: Stage::Ip,
         evidence: "`drop` of `/proc/net/stat/nf_conntrack` grows; or at least `conntrack_fill` of \
             `nf_conntrack_max` is in use.",
-        causes: "More connections than the table holds; or old ones stay for too long (five days for \
-            an established one). `early_drop` grows while there is still something to evict.",
+        causes: "More connections than the table holds; or old ones stay for too long (five days \
+            for an established one). `early_drop` grows while there is still something to evict.",
         advice: "Twice `net.netfilter.nf_conntrack_max`, with as many buckets; a shorter time for \
             established connections; no tracking where none is needed.",
         traps: "The largest number is the host's, the count each namespace's. A larger table with \
@@ -35,7 +35,8 @@ pub(super) const RULES: &[Rule] = &[
         name: "conntrack-race",
         title: "new connections are dropped since another was entered with the same key",
         stage: Stage::Ip,
-        evidence: "`insert_failed` of `/proc/net/stat/nf_conntrack` grows by `noise_per_s` or more.",
+        evidence: "`insert_failed` of `/proc/net/stat/nf_conntrack` grows by `noise_per_s` or \
+            more.",
         causes: "Two packets of one flow at once, on two processors, as the two questions of one \
             name look-up; or the ports for source NAT are used up.",
         advice: "A local cache for names, names over TCP, random ports for source NAT.",
@@ -144,7 +145,10 @@ fn invalid(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
     let found = match csum.saturating_mul(2) >= lost.by {
         true => found.because("Their checksums are wrong.").suggest("As for bad checksums of TCP."),
         false => found
-            .because("They are outside of their connection's window, or of no connection: late, forged, or only one direction passes here.")
+            .because(
+                "They are outside of their connection's window, or of no connection: late, forged, \
+                or only one direction passes here.",
+            )
             .advise_if(
                 "If routes are asymmetric on purpose: accept what is outside of the window.",
                 super::ip::switch_on(cx, "net.netfilter.nf_conntrack_tcp_be_liberal"),

@@ -21,7 +21,7 @@ impl Rule {
     ) -> Found<'c, 'a> {
         let subject = subject.into();
         let title = match subject.as_str() {
-            "" => self.title.to_owned(),
+            "" => sentence(self.title),
             subject => format!("{subject}: {}", self.title),
         };
         let finding = Finding {
@@ -41,11 +41,17 @@ impl Rule {
     }
 }
 
+/// With a capital at its begin.
+pub(super) fn sentence(text: &str) -> String {
+    let mut rest = text.chars();
+    rest.next().map_or(String::new(), |first| first.to_uppercase().chain(rest).collect())
+}
+
 impl Found<'_, '_> {
     /// Says more exactly what is wrong than the rule's title does.
     pub(super) fn titled(mut self, title: &str) -> Self {
         self.finding.title = match self.finding.subject.as_str() {
-            "" => title.to_owned(),
+            "" => sentence(title),
             subject => format!("{subject}: {title}"),
         };
         self

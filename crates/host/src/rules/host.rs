@@ -29,8 +29,8 @@ pub(super) const RULES: &[Rule] = &[
         name: "link-slowed",
         title: "the link became slower",
         stage: Stage::Xmit,
-        evidence: "The speed of a device is lower at the end of the run than at its begin; or it is \
-            100 Mbit/s or less while tuned runs and the device can do more queues than one.",
+        evidence: "The speed of a device is lower at the end of the run than at its begin; or it \
+            is 100 Mbit/s or less while tuned runs and the device can do more queues than one.",
         causes: "Autonegotiation fell back (cable), or tuned saves energy.",
         advice: "Let it negotiate again; switch the dynamic tuning of tuned off.",
         traps: "A slow link that always was slow is none.",
@@ -49,9 +49,10 @@ pub(super) const RULES: &[Rule] = &[
             much. `net.ipv4.tcp_mem` with three equal values: no pressure before the end. \
             `net.ipv4.tcp_max_syn_backlog` of 100 000 or more: with SYN cookies it has no effect. \
             `net.ipv4.tcp_timestamps` or `tcp_sack` 0: recovery from loss is crippled. \
-            `net.ipv4.tcp_window_scaling` 0: 64 KiB in flight at most. `net.ipv4.tcp_moderate_rcvbuf` \
-            0: buffers do not grow. `net.ipv4.tcp_tw_recycle` 1: clients behind NAT fail. \
-            `net.ipv4.tcp_abort_on_overflow` 1: clients are reset in a burst.",
+            `net.ipv4.tcp_window_scaling` 0: 64 KiB in flight at most. \
+            `net.ipv4.tcp_moderate_rcvbuf` 0: buffers do not grow. `net.ipv4.tcp_tw_recycle` 1: \
+            clients behind NAT fail. `net.ipv4.tcp_abort_on_overflow` 1: clients are reset in a \
+            burst.",
         advice: "The kernel's default.",
         traps: "Kernels changed: what helped in 2010 does harm now.",
         cites: &[
@@ -150,13 +151,15 @@ const LORE: &[Lore] = &[
     Lore {
         name: "net.ipv4.tcp_max_syn_backlog",
         is: |v| v.first().is_some_and(|v| *v >= 100_000),
-        why: "with SYN cookies the limit is the backlog of the program; without, a flood takes memory",
+        why: "with SYN cookies the limit is the backlog of the program; without, a flood takes \
+            memory",
         set: "4096",
     },
     Lore {
         name: "net.ipv4.tcp_mem",
         is: |v| v.len() == 3 && v.iter().all(|n| Some(n) == v.first()),
-        why: "three equal values leave no room between pressure and the end; there is no one default",
+        why: "three equal values leave no room between pressure and the end; there is no one \
+            default",
         set: "",
     },
     Lore {

@@ -18,8 +18,8 @@ pub(super) const RULES: &[Rule] = &[
         evidence: "`InHdrErrors` or `InTruncatedPkts` grows by `noise_per_s` or more, at least \
             `noise_ratio` of what is received.",
         causes: "`InCsumErrors` of IpExt grows as well: damaged, or a broken offload. \
-            `InTruncatedPkts`: the frame is shorter than its header says. Else, on a router: the TTL \
-            ran out, often because two routers send packets to each other.",
+            `InTruncatedPkts`: the frame is shorter than its header says. Else, on a router: the \
+            TTL ran out, often because two routers send packets to each other.",
         advice: "Damaged: as for bad checksums. TTL: look for a loop with traceroute.",
         traps: "A packet whose TTL runs out counts as a header error.",
         cites: &[
@@ -35,11 +35,11 @@ pub(super) const RULES: &[Rule] = &[
         name: "not-for-us",
         title: "packets arrive that this host has no use for",
         stage: Stage::Route,
-        evidence: "`InAddrErrors`, `InNoRoutes` or `InUnknownProtos` grows by `noise_per_s` or more, \
-            at least `noise_ratio` of what is received.",
+        evidence: "`InAddrErrors`, `InNoRoutes` or `InUnknownProtos` grows by `noise_per_s` or \
+            more, at least `noise_ratio` of what is received.",
         causes: "`InAddrErrors`: the address is another's, and `net.ipv4.ip_forward` is off. \
-            `InNoRoutes`: this router does not know the way. `InUnknownProtos`: nobody has a socket \
-            for this protocol of IP.",
+            `InNoRoutes`: this router does not know the way. `InUnknownProtos`: nobody has a \
+            socket for this protocol of IP.",
         advice: "A router: switch forwarding on, or add the route. Else find who sends it.",
         traps: "A virtual address that has moved away leaves such packets for a while.",
         cites: &["RFC 4293 ipIfStatsInAddrErrors", "net/ipv4/route.c ip_error"],
@@ -132,8 +132,14 @@ fn header(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
     let found = if by(csum.clone()) > half {
         found
             .shows_if(csum)
-            .because("Their checksums are wrong: damaged on the way, or by a broken offload of the sender.")
-            .suggest("Find the sender with a capture; switch its checksum offload off to see whether that is it.")
+            .because(
+                "Their checksums are wrong: damaged on the way, or by a broken offload of the \
+                sender.",
+            )
+            .suggest(
+                "Find the sender with a capture; switch its checksum offload off to see whether \
+                that is it.",
+            )
     } else if by(short) > half {
         found.because("Frames are shorter than their header says.").suggest(
             "Find the sender with a capture; look for a driver or tunnel that cuts packets.",
@@ -167,7 +173,10 @@ fn not_for_us(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
     let found = match largest.as_str() {
         "InAddrErrors" => found
             .because("Their address is another host's, and this one does not forward.")
-            .suggest("If this host is a router, switch `net.ipv4.ip_forward` on; it resets other settings of the interfaces. Else find who sends them here."),
+            .suggest(
+                "If this host is a router, switch `net.ipv4.ip_forward` on; it resets other \
+                settings of the interfaces. Else find who sends them here.",
+            ),
         "InNoRoutes" => found
             .because("There is no route to their destination.")
             .suggest("Add the route, or find who sends them here."),
@@ -192,7 +201,10 @@ fn rp_filter(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
             .stray(&lost)
             .sysctl(all)
             .sysctl(&name)
-            .because("Answers to their senders would leave by another device. Asymmetric routes do that, and forged addresses.")
+            .because(
+                "Answers to their senders would leave by another device. Asymmetric routes do \
+                that, and forged addresses.",
+            )
             .advise(
                 "If the routes are asymmetric on purpose: accept what has any way back.",
                 sysctl(&name, 2),
@@ -215,7 +227,10 @@ fn reasm(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
             found
                 .shows_if(late)
                 .because("The time for them ran out: fragments are lost on the way.")
-                .suggest("Avoid fragments: a smaller MTU at the sender, or smaller datagrams; look for the loss on the path.")
+                .suggest(
+                    "Avoid fragments: a smaller MTU at the sender, or smaller datagrams; look for \
+                    the loss on the path.",
+                )
                 .done(),
         );
     }
@@ -229,7 +244,10 @@ fn reasm(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
     Some(
         found
             .sysctl(name)
-            .because("Their time did not run out: there was no room for them below `net.ipv4.ipfrag_high_thresh`, or they overlap.")
+            .because(
+                "Their time did not run out: there was no room for them below \
+                `net.ipv4.ipfrag_high_thresh`, or they overlap.",
+            )
             .advise_if(
                 "Make room for more fragments.",
                 look::more(cx, name, times, i64::from(i32::MAX)),

@@ -33,11 +33,12 @@ pub(super) const RULES: &[Rule] = &[
         stage: Stage::Irq,
         evidence: "The fullest queue has at least `rss_ratio` times the mean, and a processor that \
             serves the device is full (`cpu_full`).",
-        causes: "The indirection table is uneven; or the hash of UDP takes addresses only, and there \
-            is one peer; or one flow is most of the traffic; or a tunnel hides the flows.",
-        advice: "An even table; ports in the hash of UDP; for one flow, nothing on the device helps.",
-        traps: "With ports in the hash, fragments go to another queue than the rest and arrive out of \
-            order. Few flows are never even.",
+        causes: "The indirection table is uneven; or the hash of UDP takes addresses only, and \
+            there is one peer; or one flow is most of the traffic; or a tunnel hides the flows.",
+        advice: "An even table; ports in the hash of UDP; for one flow, nothing on the device \
+            helps.",
+        traps: "With ports in the hash, fragments go to another queue than the rest and arrive out \
+            of order. Few flows are never even.",
         cites: &["Documentation/networking/scaling.rst RSS"],
         suppresses: &["R09", "R11", "R18", "R19"],
         check: Check::Dev(imbalance),
@@ -62,8 +63,8 @@ pub(super) const RULES: &[Rule] = &[
         name: "too-many-queues",
         title: "many queues share few packets",
         stage: Stage::Irq,
-        evidence: "More queues than processors, or more than 16; over 50 000 interrupts in a second \
-            for fewer than 2 packets each.",
+        evidence: "More queues than processors, or more than 16; over 50 000 interrupts in a \
+            second for fewer than 2 packets each.",
         causes: "Each queue interrupts for itself.",
         advice: "The fewest queues of which none overflows, or more coalescing.",
         traps: "Fewer queues reset the device.",
@@ -91,7 +92,8 @@ pub(super) const RULES: &[Rule] = &[
         name: "irqbalance-fights",
         title: "the affinity of interrupts is changed again and again",
         stage: Stage::Irq,
-        evidence: "irqbalance runs, and the affinity of one interrupt changed in two or more windows.",
+        evidence: "irqbalance runs, and the affinity of one interrupt changed in two or more \
+            windows.",
         causes: "irqbalance moves what somebody else places, or can not decide.",
         advice: "A policy script that bans these interrupts; do not stop the daemon.",
         traps: "Old builds of irqbalance ignore the option that bans an interrupt.",
@@ -121,8 +123,8 @@ pub(super) const RULES: &[Rule] = &[
         evidence: "One interrupt of the device fires `irq_per_s` times or more for fewer than \
             `irq_packets` packets each, and takes over a tenth of a processor.",
         causes: "No coalescing in the device, and none in software.",
-        advice: "Adaptive coalescing, or 32 µs; where the device has none, \
-            `gro_flush_timeout` with `napi_defer_hard_irqs`.",
+        advice: "Adaptive coalescing, or 32 µs; where the device has none, `gro_flush_timeout` \
+            with `napi_defer_hard_irqs`.",
         traps: "In the time of coalescing the ring must hold what arrives.",
         cites: &["Documentation/networking/napi.rst Software IRQ coalescing"],
         suppresses: &[],
@@ -217,9 +219,10 @@ fn imbalance(rule: &Rule, cx: &Cx<'_>, dev: &Dev) -> Option<Finding> {
             Risk::Safe,
         )
     } else {
-        found
-            .because("The table is even, so a few flows are most of the traffic.")
-            .suggest("Spread the work behind the queue: RPS, or more sockets; one flow stays on one processor.")
+        found.because("The table is even, so a few flows are most of the traffic.").suggest(
+            "Spread the work behind the queue: RPS, or more sockets; one flow stays on one \
+            processor.",
+        )
     };
     Some(found.done())
 }
@@ -334,9 +337,16 @@ fn fights(rule: &Rule, cx: &Cx<'_>, dev: &Dev) -> Option<Finding> {
     let now = cx.now().irqs.get(&irq)?;
     Some(
         rule.found(cx, &dev.name)
-            .is(&format!("/proc/irq/{irq}/smp_affinity_list"), "changes in the run", moved(irq) as u64)
+            .is(
+                &format!("/proc/irq/{irq}/smp_affinity_list"),
+                "changes in the run",
+                moved(irq) as u64,
+            )
             .because(format!("Interrupt {irq} is on {} now.", look::list(&now.affinity)))
-            .suggest("Give irqbalance a policy script that bans these interrupts, or let it alone decide.")
+            .suggest(
+                "Give irqbalance a policy script that bans these interrupts, or let it alone \
+                decide.",
+            )
             .done(),
     )
 }

@@ -19,8 +19,8 @@ pub(super) const RULES: &[Rule] = &[
         evidence: "A counter of the driver with `xdp_drop` in its name, or `rx_dropped`, \
             `rx_ring_full` or `rx_fill_ring_empty_descs` of an AF_XDP socket grows, or drops by \
             reason XDP are seen; at least `loss_ratio` of what is received.",
-        causes: "The program drops by policy, or aborts; or the application behind an AF_XDP socket \
-            is too slow to refill or to read.",
+        causes: "The program drops by policy, or aborts; or the application behind an AF_XDP \
+            socket is too slow to refill or to read.",
         advice: "A program that aborts must be mended. AF_XDP: larger rings, more polling.",
         traps: "No counter of IP sees these packets. On a veth, drops and aborts are one counter; \
             the generic mode moves none.",
@@ -38,8 +38,8 @@ pub(super) const RULES: &[Rule] = &[
         stage: Stage::Link,
         evidence: "Drops of the ingress or clsact qdisc grow, or drops by reason TC_INGRESS are \
             seen; at least `noise_ratio` of what is received.",
-        causes: "A policer or a filter of tc, or a program attached there; it is what somebody asked \
-            for.",
+        causes: "A policer or a filter of tc, or a program attached there; it is what somebody \
+            asked for.",
         advice: "Look at the filters: `tc -s filter show dev DEV ingress`.",
         traps: "Programs attached by tcx show in no counter of tc.",
         cites: &["net/core/dev.c sch_handle_ingress"],
@@ -65,7 +65,8 @@ pub(super) const RULES: &[Rule] = &[
         name: "rx-dropped-benign",
         title: "rx_dropped grows, but not by a loss that any stage knows",
         stage: Stage::Link,
-        evidence: "`rx_dropped` grows by `benign_per_s` or more beside what rings and backlogs say.",
+        evidence: "`rx_dropped` grows by `benign_per_s` or more beside what rings and backlogs \
+            say.",
         causes: "Frames of protocols that nobody here speaks (LLDP, spanning tree, foreign \
             Ethernet types) are counted as dropped. With reasons of drops it is certain: \
             UNHANDLED_PROTO.",
@@ -80,10 +81,10 @@ pub(super) const RULES: &[Rule] = &[
         name: "not-our-frames",
         title: "frames arrive that are addressed to another host",
         stage: Stage::Link,
-        evidence: "`rx_otherhost_dropped` grows by `benign_per_s` or more, at least `noise_ratio` of \
-            what is received, or `rx_nohandler` does on a device that is not part of a bond.",
-        causes: "The switch floods (its table is full or has forgotten), the device is promiscuous, \
-            or somebody has a wrong neighbour entry.",
+        evidence: "`rx_otherhost_dropped` grows by `benign_per_s` or more, at least `noise_ratio` \
+            of what is received, or `rx_nohandler` does on a device that is not part of a bond.",
+        causes: "The switch floods (its table is full or has forgotten), the device is \
+            promiscuous, or somebody has a wrong neighbour entry.",
         advice: "Look at the switch's table, at promiscuous mode, at the sender's neighbours.",
         traps: "The inactive part of a bond counts `rx_nohandler` all the time; that is right.",
         cites: &[
@@ -122,7 +123,10 @@ fn xdp(rule: &Rule, cx: &Cx<'_>, dev: &Dev) -> Option<Finding> {
         return Some(
             rule.found(cx, &dev.name)
                 .loss(&lost)
-                .because("The rings of an AF_XDP socket are full, or empty where they should be full: its application is too slow.")
+                .because(
+                    "The rings of an AF_XDP socket are full, or empty where they should be full: \
+                    its application is too slow.",
+                )
                 .suggest("Make the socket's rings larger, or poll it more often.")
                 .done(),
         );
@@ -137,7 +141,10 @@ fn xdp(rule: &Rule, cx: &Cx<'_>, dev: &Dev) -> Option<Finding> {
     };
     Some(
         found
-            .suggest("Look whether the program means to drop them: `bpftool prog show`, the tracepoint xdp:xdp_exception.")
+            .suggest(
+                "Look whether the program means to drop them: `bpftool prog show`, the tracepoint \
+                xdp:xdp_exception.",
+            )
             .done(),
     )
 }
@@ -212,7 +219,10 @@ fn benign(rule: &Rule, cx: &Cx<'_>, dev: &Dev) -> Option<Finding> {
             .because("Frames of protocols that nobody here speaks: no loss.")
             .suggest("Nothing needs to be done."),
         false => found
-            .because("Rings and backlogs dropped nothing. Probably frames of protocols that nobody here speaks; reasons of drops would prove it.")
+            .because(
+                "Rings and backlogs dropped nothing. Probably frames of protocols that nobody here \
+                speaks; reasons of drops would prove it.",
+            )
             .suggest("Run it as root with tracefs mounted, so that the reasons are read."),
     };
     Some(found.done())

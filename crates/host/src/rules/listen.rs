@@ -16,9 +16,9 @@ pub(super) const RULES: &[Rule] = &[
         stage: Stage::SockQueue,
         evidence: "`ListenOverflows` grows, at least `loss_ratio` of the connections; the listener \
             is the one whose `drops` grew most.",
-        causes: "The queue is at its limit all the time: the program does not accept, or too slowly. \
-            It is shorter in between: bursts, and the limit is the smaller of the program's backlog \
-            and `net.core.somaxconn`.",
+        causes: "The queue is at its limit all the time: the program does not accept, or too \
+            slowly. It is shorter in between: bursts, and the limit is the smaller of the \
+            program's backlog and `net.core.somaxconn`.",
         advice: "A program that accepts faster; for bursts a larger backlog in the program, and a \
             `net.core.somaxconn` that allows it. The program must listen anew.",
         traps: "No tool that watches drops sees it. `tcp_abort_on_overflow` sends no reset here. \
@@ -36,8 +36,8 @@ pub(super) const RULES: &[Rule] = &[
         name: "listen-drop",
         title: "connection requests are dropped, and not by a full accept queue",
         stage: Stage::Transport,
-        evidence: "`ListenDrops` grows by more than `ListenOverflows`, at least `loss_ratio` of the \
-            connections.",
+        evidence: "`ListenDrops` grows by more than `ListenOverflows`, at least `loss_ratio` of \
+            the connections.",
         causes: "SYN cookies are off and half-open connections fill three quarters of \
             `net.ipv4.tcp_max_syn_backlog`; or there was no route or no memory for the answer.",
         advice: "`net.ipv4.tcp_syncookies` 1.",
@@ -114,7 +114,10 @@ fn overflow(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
     let found = match stuck {
         true => found
             .because("Its queue is full all the time: the program does not accept, or too slowly.")
-            .suggest("Look at the program first: it is stopped, waits, or needs more threads that accept."),
+            .suggest(
+                "Look at the program first: it is stopped, waits, or needs more threads that \
+                accept.",
+            ),
         false => found.because("Its queue has room in between: bursts are longer than it."),
     };
     let found = match by_host {

@@ -120,7 +120,10 @@ fn unresolved(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
     Some(
         found
             .because("A neighbour does not answer while packets for it pile up.")
-            .suggest("See who: `ip neigh show nud failed nud incomplete`; bring it up, or correct the route or the address.")
+            .suggest(
+                "See who: `ip neigh show nud failed nud incomplete`; bring it up, or correct the \
+                route or the address.",
+            )
             .done(),
     )
 }

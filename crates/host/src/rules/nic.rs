@@ -16,18 +16,19 @@ pub(super) const RULES: &[Rule] = &[
         name: "rx-ring-overrun",
         title: "the device drops packets because its receive ring is full",
         stage: Stage::Ring,
-        evidence: "`rx_missed_errors`, `rx_fifo_errors`, a name of the driver for the same (such as \
-            `rx_no_dma_resources`, `rx_out_of_buffer`) or `rx-hw-drop-overruns` grows, in at least \
-            `loss_ratio` of what is received. They count one event in several ways: the largest is \
-            the loss.",
-        causes: "The processor that serves the interrupt is full (`cpu_full`): it can not empty the \
-            ring, however large. It has time left: bursts are longer than the ring. Pause frames go \
-            out, or the bus is stalled: the host can not take what the device has.",
-        advice: "Full processor: more queues, their interrupts on other processors, or RPS. Bursts: \
-            double the ring, and look again. Ring at its most: shorter coalescing, more queues.",
+        evidence: "`rx_missed_errors`, `rx_fifo_errors`, a name of the driver for the same (such \
+            as `rx_no_dma_resources`, `rx_out_of_buffer`) or `rx-hw-drop-overruns` grows, in at \
+            least `loss_ratio` of what is received. They count one event in several ways: the \
+            largest is the loss.",
+        causes: "The processor that serves the interrupt is full (`cpu_full`): it can not empty \
+            the ring, however large. It has time left: bursts are longer than the ring. Pause \
+            frames go out, or the bus is stalled: the host can not take what the device has.",
+        advice: "Full processor: more queues, their interrupts on other processors, or RPS. \
+            Bursts: double the ring, and look again. Ring at its most: shorter coalescing, more \
+            queues.",
         traps: "Most drivers take the link down for a moment to change a ring. The largest ring is \
-            not the best: it costs cache and adds delay. Names differ between drivers, and software \
-            devices have no such counter.",
+            not the best: it costs cache and adds delay. Names differ between drivers, and \
+            software devices have no such counter.",
         cites: &[
             "include/uapi/linux/if_link.h struct rtnl_link_stats64",
             "Documentation/networking/statistics.rst",
@@ -55,10 +56,10 @@ pub(super) const RULES: &[Rule] = &[
         name: "phy-errors",
         title: "frames arrive damaged",
         stage: Stage::Ring,
-        evidence: "`rx_crc_errors` and `rx_frame_errors`, or blocks that FEC could not mend, are at \
-            least `phy_ratio` of what is received.",
-        causes: "A cable, a transceiver or a port; with collisions or length errors a duplex or MTU \
-            mismatch. Software can not do it.",
+        evidence: "`rx_crc_errors` and `rx_frame_errors`, or blocks that FEC could not mend, are \
+            at least `phy_ratio` of what is received.",
+        causes: "A cable, a transceiver or a port; with collisions or length errors a duplex or \
+            MTU mismatch. Software can not do it.",
         advice: "Change the cable or transceiver, clean the fibre, look at the peer's counters.",
         traps: "Some drivers count what another function of the same port received.",
         cites: &["Documentation/networking/statistics.rst"],
@@ -71,8 +72,8 @@ pub(super) const RULES: &[Rule] = &[
         title: "frames are longer than the receiving device takes",
         stage: Stage::Ring,
         evidence: "`rx_length_errors` of hardware grows; or drops in `__dev_forward_skb2` are seen \
-            while `rx_dropped` or `tx_dropped` of a veth grows; or its peer has a smaller MTU while \
-            `tx_dropped` grows.",
+            while `rx_dropped` or `tx_dropped` of a veth grows; or its peer has a smaller MTU \
+            while `tx_dropped` grows.",
         causes: "The sender's MTU is larger than the receiver's. UDP senders see no error \
             (`SndbufErrors` counts them); TCP stalls with full segments only.",
         advice: "The same MTU on both ends of a link.",
@@ -88,8 +89,8 @@ pub(super) const RULES: &[Rule] = &[
         title: "the link goes down and up",
         stage: Stage::Ring,
         evidence: "`carrier_changes` grew by at least `flaps` in the run.",
-        causes: "Cable, transceiver, autonegotiation, the peer's port; or somebody changes rings or \
-            queues, which resets the device.",
+        causes: "Cable, transceiver, autonegotiation, the peer's port; or somebody changes rings \
+            or queues, which resets the device.",
         advice: "Look at the peer and at the kernel's log. No setting mends it.",
         traps: "Changing rings, queues or the MTU makes one such change itself.",
         cites: &["Documentation/ABI/testing/sysfs-class-net carrier_changes"],
@@ -130,9 +131,10 @@ pub(super) const RULES: &[Rule] = &[
         title: "the provider's limit for this machine is reached",
         stage: Stage::Ring,
         evidence: "A counter of the driver that ends in `_allowance_exceeded` grows.",
-        causes: "Its name says which: bandwidth in or out, packets in a second, tracked connections, \
-            or link-local services.",
-        advice: "A larger machine, fewer packets, fewer connections. No setting of the kernel helps.",
+        causes: "Its name says which: bandwidth in or out, packets in a second, tracked \
+            connections, or link-local services.",
+        advice: "A larger machine, fewer packets, fewer connections. No setting of the kernel \
+            helps.",
         traps: "Limits are for the machine or for the interface, and short bursts count as well.",
         cites: &["drivers/net/ethernet/amazon/ena/ena_ethtool.c"],
         suppresses: &["R29", "R55", "R56"],
@@ -162,7 +164,10 @@ fn ring(rule: &Rule, cx: &Cx<'_>, dev: &Dev) -> Option<Finding> {
         return Some(
             found
                 .shows_if(stalled)
-                .because("It also sends pause frames or waits for the bus: the host takes packets too slowly.")
+                .because(
+                    "It also sends pause frames or waits for the bus: the host takes packets too \
+                    slowly.",
+                )
                 .suggest("Look at the bus (lspci -vv: LnkSta) and at the device's NUMA node.")
                 .done(),
         );
@@ -323,7 +328,10 @@ fn flap(rule: &Rule, cx: &Cx<'_>, dev: &Dev) -> Option<Finding> {
     Some(
         found
             .because("The carrier was lost and found while we looked.")
-            .suggest("Look at the peer's port, the cable and the kernel's log; stop what changes rings or queues in a loop.")
+            .suggest(
+                "Look at the peer's port, the cable and the kernel's log; stop what changes rings \
+                or queues in a loop.",
+            )
             .done(),
     )
 }

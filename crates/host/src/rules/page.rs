@@ -4,9 +4,11 @@ use std::fmt::Write;
 
 use linerate_core::table::Stage;
 
+use super::found::sentence;
 use super::{Limits, Rule, all, by_name};
 
-const NOTE: &str = "<!-- Generated from the rules: LINERATE_BLESS=1 cargo test -p linerate-lab --test golden -->\n";
+const NOTE: &str = "<!-- Generated from the rules: LINERATE_BLESS=1 cargo test -p linerate-lab \
+    --test golden -->\n";
 
 /// The file of a rule's page, below `docs/rules/`: `R43-udp-rcvbuf.md`.
 #[must_use]
@@ -17,7 +19,7 @@ pub fn file_name(rule: &Rule) -> String {
 /// The page of one rule, as Markdown.
 #[must_use]
 pub fn page(rule: &Rule) -> String {
-    let mut out = format!("# {} {}\n\n{NOTE}\n{}.\n\n", rule.id, rule.name, rule.title);
+    let mut out = format!("# {} {}\n\n{NOTE}\n{}.\n\n", rule.id, rule.name, sentence(rule.title));
     let stage = rule.stage.row();
     let _ = writeln!(out, "Stage: **{}** (in Linux: `{}`).\n", stage.name, stage.linux);
     let parts = [
@@ -64,21 +66,20 @@ fn mentions(rule: &Rule, limit: &str) -> bool {
 pub fn index() -> String {
     let mut out = format!(
         "# Rules\n\n{NOTE}\nWhat `linerate doctor` looks for, in the order of the path. A finding \
-         says which counters prove it, which of the causes it is, what to set, how to see that it \
-         helped and how to undo it.\n\n| rule | what is wrong | stage |\n|---|---|---|\n"
+        says which counters prove it, which of the causes it is, what to set, how to see that it \
+        helped and how to undo it.\n\n| rule | what is wrong | stage |\n|---|---|---|\n"
     );
     for rule in all() {
-        let (link, title) = (file_name(rule), rule.title);
+        let (link, title) = (file_name(rule), sentence(rule.title));
         let stage = rule.stage.name();
         let _ = writeln!(out, "| [{} {}]({link}) | {title} | {stage} |", rule.id, rule.name);
     }
     out += "\n## Order\n\nSeverity comes first: what loses packets now, then limits that are near \
-            and time that is lost, then what is worth to know. Among them, what is nearer to the \
-            wire comes first: hardware, backlog, rules, sockets; and behind them losses of less \
-            than a hundredth of the largest. \
-            A consequence of something that was found is not listed.\n\n## Limits\n\nEach can be \
-            set: `linerate doctor --limit NAME=VALUE`.\n\n| limit | value | what it is |\n\
-            |---|---|---|\n";
+        and time that is lost, then what is worth to know. Among them, what is nearer to the wire \
+        comes first: hardware, backlog, rules, sockets; and behind them losses of less than a \
+        hundredth of the largest. A consequence of something that was found is not listed.\n\n## \
+        Limits\n\nEach can be set: `linerate doctor --limit NAME=VALUE`.\n\n| limit | value | what \
+        it is |\n|---|---|---|\n";
     for row in Limits::ROWS {
         let _ = writeln!(out, "| {} | {} |{} |", row.name, row.default, row.help);
     }

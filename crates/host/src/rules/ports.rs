@@ -34,15 +34,15 @@ pub(super) const RULES: &[Rule] = &[
         evidence: "Connections to one remote address and port use at least `ports_fill` of \
             `net.ipv4.ip_local_port_range`; or `TCPTimeWaitOverflow` of TcpExt grows.",
         causes: "Ports: most are in TIME_WAIT, so connections are opened and closed too often; or \
-            most are established, so there are too many. TIME-WAIT: more connections are closed here \
-            in a minute than `net.ipv4.tcp_max_tw_buckets`.",
+            most are established, so there are too many. TIME-WAIT: more connections are closed \
+            here in a minute than `net.ipv4.tcp_max_tw_buckets`.",
         advice: "Keep connections and use them again. Ports: a wider range, \
             `net.ipv4.tcp_tw_reuse` 1, more local addresses. TIME-WAIT: a larger \
             `net.ipv4.tcp_max_tw_buckets`.",
-        traps: "No counter moves when there is no port left: programs see EADDRNOTAVAIL. Connection \
-            tracking may hold ports for longer than TCP does. A connection that finds no place in \
-            TIME-WAIT is closed at once: late segments get a reset. `tcp_tw_recycle` broke clients \
-            behind NAT and is gone.",
+        traps: "No counter moves when there is no port left: programs see EADDRNOTAVAIL. \
+            Connection tracking may hold ports for longer than TCP does. A connection that finds \
+            no place in TIME-WAIT is closed at once: late segments get a reset. `tcp_tw_recycle` \
+            broke clients behind NAT and is gone.",
         cites: &[
             "net/ipv4/inet_hashtables.c __inet_hash_connect",
             "net/ipv4/tcp_minisocks.c tcp_time_wait",
@@ -57,12 +57,13 @@ pub(super) const RULES: &[Rule] = &[
         name: "connects-fail",
         title: "connections that this host opens fail",
         stage: Stage::Transport,
-        evidence: "`AttemptFails` of Tcp grows by at least `connect_ratio` of the connections tried, \
-            or `TCPSynRetrans` does; once in a second or more.",
+        evidence: "`AttemptFails` of Tcp grows by at least `connect_ratio` of the connections \
+            tried, or `TCPSynRetrans` does; once in a second or more.",
         causes: "Resets come back: the port is closed there. Requests are sent again and again: a \
             filter on the way, or the other end's accept queue is full.",
         advice: "Look at the other end.",
-        traps: "A program that tries IPv6 first fails once for each connection where there is none.",
+        traps: "A program that tries IPv6 first fails once for each connection where there is \
+            none.",
         cites: &[
             "RFC 4022 tcpAttemptFails",
             "Documentation/networking/snmp_counter.rst TcpExtTCPSynRetrans",
@@ -149,7 +150,12 @@ fn ports(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
     let wider = wide.then(|| sysctl(name, format!("{} 65535", from.min(1024))));
     Some(
         found
-            .advise_if("Allow more local ports; keep those of services in `net.ipv4.ip_local_reserved_ports`.", wider, Risk::Safe)
+            .advise_if(
+                "Allow more local ports; keep those of services in \
+                `net.ipv4.ip_local_reserved_ports`.",
+                wider,
+                Risk::Safe,
+            )
             .suggest("Keep connections and use them again, or add local addresses.")
             .done(),
     )
@@ -167,7 +173,10 @@ fn timewait(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
             .warning()
             .shows(&lost)
             .sysctl(name)
-            .because("Connections are closed without the wait that protects the next one on the same ports.")
+            .because(
+                "Connections are closed without the wait that protects the next one on the same \
+                ports.",
+            )
             .advise_if("Make room for more of them.", next.map(|n| sysctl(name, n)), Risk::Mem)
             .suggest("Keep connections and use them again.")
             .done(),
@@ -205,7 +214,10 @@ fn connects(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
             .shows_if(fails)
             .shows_if(again)
             .because("Requests are refused: nobody listens there.")
-            .suggest("See to whom with a capture of resets; start the service there, or correct the address.")
+            .suggest(
+                "See to whom with a capture of resets; start the service there, or correct the \
+                address.",
+            )
     };
     Some(found.done())
 }

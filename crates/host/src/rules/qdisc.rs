@@ -21,11 +21,11 @@ pub(super) const RULES: &[Rule] = &[
             queue that keeps delay low by drops (fq_codel, cake, pie), at least one in a hundred.",
         causes: "A shaper (tbf, htb): more is sent than its rate. The link is full (`link_full`). \
             Neither: bursts are longer than the queue. netem: somebody asked for loss.",
-        advice: "Shaper: a higher rate, a longer queue for bursts, or senders that pace. Full link: \
-            fair queues, or less. Short queue: a longer one.",
-        traps: "`overlimits` alone is no loss. TCP needs some drops to find its rate. Senders of UDP \
-            see success; `SndbufErrors` and `OutDiscards` count the same. Parents count what their \
-            leaves drop. Replacing a qdisc loses what it holds.",
+        advice: "Shaper: a higher rate, a longer queue for bursts, or senders that pace. Full \
+            link: fair queues, or less. Short queue: a longer one.",
+        traps: "`overlimits` alone is no loss. TCP needs some drops to find its rate. Senders of \
+            UDP see success; `SndbufErrors` and `OutDiscards` count the same. Parents count what \
+            their leaves drop. Replacing a qdisc loses what it holds.",
         cites: &["net/sched/sch_generic.c", "measured: tbf 20 Mbit/s, 372 drops, 364 SndbufErrors"],
         suppresses: &["R47", "R55", "R56", "R57", "R62", "R67", "R54", "R68"],
         check: Check::Dev(drops),
@@ -97,7 +97,10 @@ fn drops(rule: &Rule, cx: &Cx<'_>, dev: &Dev) -> Option<Finding> {
         "tbf" | "htb" | "hfsc" | "cbq" => found
             .because(format!("{kind} is a shaper: more is sent than its rate."))
             .advise_if("Let longer bursts wait.", longer(cx, dev, qdisc), Risk::Lat)
-            .suggest("Raise the rate, or let senders pace themselves; TCP will always find the limit by a few drops."),
+            .suggest(
+                "Raise the rate, or let senders pace themselves; TCP will always find the limit by \
+                a few drops.",
+            ),
         _ if share.is_some_and(|share| share >= cx.limits.link_full) => found
             .because("The link is full.")
             .advise_if("Give each flow its share.", fair(dev, kind), Risk::Loss)

@@ -20,8 +20,8 @@ pub(super) const RULES: &[Rule] = &[
         causes: "A link on the way has a smaller MTU, and the message that says so (ICMP: \
             fragmentation needed) is filtered.",
         advice: "Let the message through; `net.ipv4.tcp_mtu_probing` 1; or clamp the MSS.",
-        traps: "It looks like loss, but small requests get through. Below \
-            `net.ipv4.tcp_base_mss` probing does not help.",
+        traps: "It looks like loss, but small requests get through. Below `net.ipv4.tcp_base_mss` \
+            probing does not help.",
         cites: &["RFC 2923 section 2.1", "RFC 4821", "measured: probing recovers after 6.5 s"],
         suppresses: &["R55", "R56"],
         check: Check::Host(pmtu),
@@ -32,7 +32,8 @@ pub(super) const RULES: &[Rule] = &[
         title: "many segments of TCP have to be sent again",
         stage: Stage::Send,
         evidence: "`RetransSegs` of Tcp, without requests for connections, is at least \
-            `retrans_ratio` of `OutSegs` (`retrans_bad`: it is harm), of `retrans_segments` or more.",
+            `retrans_ratio` of `OutSegs` (`retrans_bad`: it is harm), of `retrans_segments` or \
+            more.",
         causes: "`TCPRetransFail`: this host drops them itself. `TCPDSACKRecv` near the number of \
             retransmissions: nothing was lost, it was late or out of order. `TCPSpuriousRTOs`: the \
             time-out was too short. Else they are lost on the way.",
@@ -54,8 +55,8 @@ pub(super) const RULES: &[Rule] = &[
         stage: Stage::Send,
         evidence: "`TCPTimeouts` of TcpExt, without requests for connections, is at least \
             `timeout_ratio` of the segments, or connections are backing off.",
-        causes: "Everything to a peer is lost (it is gone, or a filter drops); or the last segments \
-            of a reply are lost and nothing behind them tells.",
+        causes: "Everything to a peer is lost (it is gone, or a filter drops); or the last \
+            segments of a reply are lost and nothing behind them tells.",
         advice: "Look at the peers; `net.ipv4.tcp_early_retrans` 3 and `net.ipv4.tcp_sack` 1 make \
             losses at the end cheap.",
         traps: "Loss probes (`TCPLossProbes`) are no time-outs.",
@@ -68,8 +69,8 @@ pub(super) const RULES: &[Rule] = &[
         name: "reordering",
         title: "segments arrive out of order and are sent again for nothing",
         stage: Stage::Send,
-        evidence: "Retransmissions as for R55; `TCPDSACKRecv` of TcpExt is at least half of them, and \
-            `TCPSACKReorder` or `TCPTSReorder` grows.",
+        evidence: "Retransmissions as for R55; `TCPDSACKRecv` of TcpExt is at least half of them, \
+            and `TCPSACKReorder` or `TCPTSReorder` grows.",
         causes: "A bond that deals packets in turn, steering that moves flows, several paths.",
         advice: "One path for each flow; `net.ipv4.tcp_max_reordering` as the last resort.",
         traps: "The receiver sees more of it than the sender.",
@@ -85,10 +86,11 @@ pub(super) const RULES: &[Rule] = &[
         name: "idle-slow-start",
         title: "connections begin anew after each pause",
         stage: Stage::Send,
-        evidence: "With the goal throughput: the congestion window of a connection in use fell from \
-            `idle_cwnd` or more to less than half, nothing was lost, and \
+        evidence: "With the goal throughput: the congestion window of a connection in use fell \
+            from `idle_cwnd` or more to less than half, nothing was lost, and \
             `net.ipv4.tcp_slow_start_after_idle` is on.",
-        causes: "After a pause of one retransmission time-out the window is halved again and again.",
+        causes: "After a pause of one retransmission time-out the window is halved again and \
+            again.",
         advice: "`net.ipv4.tcp_slow_start_after_idle` 0.",
         traps: "No effect with BBR. The first burst after a pause may be lost.",
         cites: &[
@@ -103,12 +105,12 @@ pub(super) const RULES: &[Rule] = &[
         name: "congestion-control",
         title: "loss-based congestion control on long paths with loss",
         stage: Stage::Send,
-        evidence: "Retransmissions as for R55 in connections with a round trip of 50 ms or more and \
-            cubic or reno; BBR is available.",
+        evidence: "Retransmissions as for R55 in connections with a round trip of 50 ms or more \
+            and cubic or reno; BBR is available.",
         causes: "Each loss halves the window; on a long path it takes minutes to grow again.",
         advice: "`net.ipv4.tcp_congestion_control` bbr, with fq at the device.",
-        traps: "It takes more than its share beside others and sends more again. It must be \
-            loaded and allowed.",
+        traps: "It takes more than its share beside others and sends more again. It must be loaded \
+            and allowed.",
         cites: &["RFC 9743", "Documentation/networking/ip-sysctl.rst tcp_congestion_control"],
         suppresses: &[],
         check: Check::Host(congestion),
@@ -283,8 +285,15 @@ fn reordering(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
             .shows_if(ext(&w, "TCPSACKReorder"))
             .shows_if(ext(&w, "TCPTSReorder"))
             .because("The receivers had got most of what was sent again.")
-            .suggest("Look for a bond that deals packets in turn, for steering that changes, for several paths.")
-            .advise_if("As the last resort: bear more disorder.", look::more(cx, name, 4, 3000), Risk::Lat)
+            .suggest(
+                "Look for a bond that deals packets in turn, for steering that changes, for \
+                several paths.",
+            )
+            .advise_if(
+                "As the last resort: bear more disorder.",
+                look::more(cx, name, 4, 3000),
+                Risk::Lat,
+            )
             .done(),
     )
 }

@@ -19,10 +19,11 @@ pub(super) const RULES: &[Rule] = &[
             `loss_ratio` of what it has processed, and not by the flow limit.",
         causes: "The processor is full of softirq (`cpu_full`): more arrives than it can do. It is \
             not: bursts are longer than `net.core.netdev_max_backlog`.",
-        advice: "Bursts: a longer backlog. Full: more processors in `rps_cpus`, cheaper rules, XDP.",
-        traps: "The backlog is used without RPS as well: by loopback, veth, tunnels and TUN. One loss \
-            is counted three times: here, as `rx_dropped` of the device and as `tx_dropped` of the \
-            veth that sent it. A longer backlog hides a full processor and adds delay.",
+        advice: "Bursts: a longer backlog. Full: more processors in `rps_cpus`, cheaper rules, \
+            XDP.",
+        traps: "The backlog is used without RPS as well: by loopback, veth, tunnels and TUN. One \
+            loss is counted three times: here, as `rx_dropped` of the device and as `tx_dropped` \
+            of the veth that sent it. A longer backlog hides a full processor and adds delay.",
         cites: &[
             "net/core/dev.c enqueue_to_backlog",
             "Documentation/admin-guide/sysctl/net.rst netdev_max_backlog",
@@ -37,10 +38,10 @@ pub(super) const RULES: &[Rule] = &[
         title: "the softirq stops at its budget of packets with work left",
         stage: Stage::Poll,
         evidence: "`time_squeeze` grows by `squeeze_per_s` or more, in at least `squeeze_share` of \
-            the runs of NET_RX; there were packets enough for each to be a full budget, and not time \
-            enough for each to be a full `netdev_budget_usecs`.",
-        causes: "Five or more devices or queues are polled by one processor: each may do 64, and all \
-            together `net.core.netdev_budget`.",
+            the runs of NET_RX; there were packets enough for each to be a full budget, and not \
+            time enough for each to be a full `netdev_budget_usecs`.",
+        causes: "Five or more devices or queues are polled by one processor: each may do 64, and \
+            all together `net.core.netdev_budget`.",
         advice: "A larger `net.core.netdev_budget`, up to 900.",
         traps: "A squeeze is no loss. One busy queue never squeezes: no squeeze proves nothing. A \
             larger budget leaves less for programs.",
@@ -58,10 +59,10 @@ pub(super) const RULES: &[Rule] = &[
         stage: Stage::Poll,
         evidence: "`time_squeeze` grows by `squeeze_per_s` or more, in at least `squeeze_share` of \
             the runs of NET_RX, and there were not packets enough for each to be a full budget.",
-        causes: "A packet is dear: long lists of rules, or a program at a hook. Or the processor was \
-            taken away meanwhile: stolen time of a virtual machine (`steal`).",
-        advice: "Fewer rules for each packet: sets, early acceptance of known connections. A longer \
-            time only moves the problem.",
+        causes: "A packet is dear: long lists of rules, or a program at a hook. Or the processor \
+            was taken away meanwhile: stolen time of a virtual machine (`steal`).",
+        advice: "Fewer rules for each packet: sets, early acceptance of known connections. A \
+            longer time only moves the problem.",
         traps: "The limit is counted in ticks: at 250 ticks in a second, 5000 and 8000 µs are the \
             same. A larger `netdev_budget` has no effect here.",
         cites: &["net/core/dev.c net_rx_action", "measured: 40 000 rules, 36 squeezes, no drop"],
@@ -109,8 +110,8 @@ pub(super) const RULES: &[Rule] = &[
             and fewer than `gro_factor` of them became one.",
         causes: "It was switched off, for a capture or for a bug that is gone.",
         advice: "`ethtool -K DEV gro on`.",
-        traps: "LRO is not GRO, and must be off where packets are forwarded. Captures then show large \
-            packets. On a veth it only works for what the sender has not merged already.",
+        traps: "LRO is not GRO, and must be off where packets are forwarded. Captures then show \
+            large packets. On a veth it only works for what the sender has not merged already.",
         cites: &[
             "Documentation/networking/segmentation-offloads.rst",
             "measured: 13 991 packets became 614, 364 became 766 MB/s",
@@ -240,7 +241,10 @@ fn squeeze_budget(rule: &Rule, cx: &Cx<'_>, cpu: u32) -> Option<Finding> {
             .warning()
             .shows(&squeeze.seen)
             .sysctl("net.core.netdev_budget")
-            .because(format!("{each} packets for each squeeze, in less time than the time limit: the budget ends the run."))
+            .because(format!(
+                "{each} packets for each squeeze, in less time than the time limit: the budget \
+                ends the run."
+            ))
             .advise_if(
                 "Allow more packets in a run.",
                 look::more(cx, "net.core.netdev_budget", 3, 900),
@@ -270,8 +274,13 @@ fn squeeze_time(rule: &Rule, cx: &Cx<'_>, cpu: u32) -> Option<Finding> {
         let cost =
             cost_us(cx, cpu).map_or(String::new(), |us| format!(" A packet costs {us:.0} µs."));
         found
-            .because(format!("There were not packets enough for the budget: the time ends the run.{cost}"))
-            .suggest("Shorten the lists of rules that each packet passes: sets and maps, and known connections first.")
+            .because(format!(
+                "There were not packets enough for the budget: the time ends the run.{cost}"
+            ))
+            .suggest(
+                "Shorten the lists of rules that each packet passes: sets and maps, and known \
+                connections first.",
+            )
             .advise_if(
                 "Only if packets can not be made cheaper: a longer run.",
                 look::more(cx, "net.core.netdev_budget_usecs", 2, 20_000),
@@ -323,7 +332,10 @@ fn cost(rule: &Rule, cx: &Cx<'_>, cpu: u32) -> Option<Finding> {
             .shows(&processed)
             .is("/proc/stat", "softirq", look::percent(share))
             .because(format!("A packet costs {us:.0} µs; some is usual."))
-            .suggest("Shorten the lists of rules that each packet passes; look for logging and for slow programs at hooks.")
+            .suggest(
+                "Shorten the lists of rules that each packet passes; look for logging and for slow \
+                programs at hooks.",
+            )
             .done(),
     )
 }

@@ -60,8 +60,8 @@ pub(super) const RULES: &[Rule] = &[
         name: "flow-limit",
         title: "the flow limit drops packets of a large flow",
         stage: Stage::Steer,
-        evidence: "`flow_limit_count` grows on the processor that hands packets on; `dropped` grows \
-            by the same on the one that gets them.",
+        evidence: "`flow_limit_count` grows on the processor that hands packets on; `dropped` \
+            grows by the same on the one that gets them.",
         causes: "The backlog of the target is over half full, and one flow is more than half of \
             what arrives: a large transfer, or a flood.",
         advice: "For a flood it is right. For a transfer: take the processor that hands on out of \
@@ -179,7 +179,11 @@ fn redundant(rule: &Rule, cx: &Cx<'_>, dev: &Dev) -> Option<Finding> {
     Some(
         rule.found(cx, &dev.name)
             .shows(&handed)
-            .because(format!("{each:.1} interrupts between processors for each packet, and {cpus} processors for {} queues.", look::rx_queues(dev)))
+            .because(format!(
+                "{each:.1} interrupts between processors for each packet, and {cpus} processors \
+                for {} queues.",
+                look::rx_queues(dev)
+            ))
             .advise(
                 "Switch RPS off on this device, queue by queue.",
                 dev_file(dev, &format!("queues/rx-{on}/rps_cpus"), "0"),
@@ -234,7 +238,8 @@ fn flow_limit(rule: &Rule, cx: &Cx<'_>, cpu: u32) -> Option<Finding> {
     Some(
         found
             .advise_if(
-                "If the flow is wanted: take this processor, which hands packets on, out of the bitmap.",
+                "If the flow is wanted: take this processor, which hands packets on, out of the \
+                bitmap.",
                 without.map(|mask| sysctl(name, mask)),
                 Risk::Safe,
             )

@@ -17,12 +17,12 @@ pub(super) const RULES: &[Rule] = &[
         stage: Stage::SockQueue,
         evidence: "`TCPMemoryPressures` of TcpExt grows; or TCP holds at least the second value of \
             `net.ipv4.tcp_mem`.",
-        causes: "Many connections with full buffers; data that its programs do not read; or orphaned \
-            connections.",
+        causes: "Many connections with full buffers; data that its programs do not read; or \
+            orphaned connections.",
         advice: "Find the sockets that hold most; smaller maxima of `tcp_rmem` and `tcp_wmem`, or \
             larger `net.ipv4.tcp_mem`.",
-        traps: "`tcp_mem` is in pages and for the whole host, all its namespaces. Three equal values \
-            are wrong.",
+        traps: "`tcp_mem` is in pages and for the whole host, all its namespaces. Three equal \
+            values are wrong.",
         cites: &[
             "Documentation/networking/ip-sysctl.rst tcp_mem",
             "net/ipv4/tcp.c tcp_enter_memory_pressure",
@@ -102,13 +102,13 @@ pub(super) const RULES: &[Rule] = &[
         name: "paws-rejects",
         title: "segments are refused for their time stamps",
         stage: Stage::Transport,
-        evidence: "`PAWSEstab` or `TSEcrRejected` of TcpExt grows by `noise_per_s` or more, at least \
-            `noise_ratio` of the segments.",
+        evidence: "`PAWSEstab` or `TSEcrRejected` of TcpExt grows by `noise_per_s` or more, at \
+            least `noise_ratio` of the segments.",
         causes: "A NAT or a load balancer mixes the time stamps of several hosts; or very late \
             segments arrive.",
         advice: "Mend it there; `net.ipv4.tcp_timestamps` 0 as a test only.",
-        traps: "Without time stamps there is no protection against old segments, and no measurement \
-            of the round trip for each segment.",
+        traps: "Without time stamps there is no protection against old segments, and no \
+            measurement of the round trip for each segment.",
         cites: &["RFC 7323 section 5", "net/ipv4/tcp_input.c tcp_validate_incoming"],
         suppresses: &[],
         check: Check::Host(paws),
@@ -120,8 +120,8 @@ pub(super) const RULES: &[Rule] = &[
         stage: Stage::Transport,
         evidence: "`InCsumErrors` of Tcp grows by `noise_per_s` or more, at least `noise_ratio` of \
             the segments.",
-        causes: "Damaged on the way where no frame checksum covers them, or never computed: a broken \
-            offload of a sender.",
+        causes: "Damaged on the way where no frame checksum covers them, or never computed: a \
+            broken offload of a sender.",
         advice: "Find the sender; switch its checksum offload off to see whether that is it.",
         traps: "They are counted in `InErrs` as well.",
         cites: &["net/ipv4/tcp_ipv4.c tcp_v4_rcv"],
@@ -133,8 +133,8 @@ pub(super) const RULES: &[Rule] = &[
         name: "autotuning-off",
         title: "a program fixes the receive buffer of its connections",
         stage: Stage::SockQueue,
-        evidence: "Twenty or more connections of one program have the same receive buffer, which is \
-            no value of `net.ipv4.tcp_rmem`, and one has over half of it unread.",
+        evidence: "Twenty or more connections of one program have the same receive buffer, which \
+            is no value of `net.ipv4.tcp_rmem`, and one has over half of it unread.",
         causes: "SO_RCVBUF in the program switches the growth of the buffer off.",
         advice: "Take SO_RCVBUF out of the program.",
         traps: "A fixed size was right for old kernels and short paths.",
@@ -272,11 +272,16 @@ fn prune(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
         .is("netlink/sock_diag/tcp", "drops", info(socket, "drops"))
         .because(format!("It is {}.", about(socket)));
     let found = match size >= most {
-        true => found
-            .because("Its buffer has grown as far as it may.")
-            .advise_if("Let receive buffers grow further.", look::more_max(cx, "net.ipv4.tcp_rmem", 2), Risk::Mem),
+        true => found.because("Its buffer has grown as far as it may.").advise_if(
+            "Let receive buffers grow further.",
+            look::more_max(cx, "net.ipv4.tcp_rmem", 2),
+            Risk::Mem,
+        ),
         false => found
-            .because("Its buffer is below the maximum and did not grow: the program fixed it (SO_RCVBUF), or does not read.")
+            .because(
+                "Its buffer is below the maximum and did not grow: the program fixed it \
+                (SO_RCVBUF), or does not read.",
+            )
             .suggest("Take SO_RCVBUF out of the program, or ask for more; look whether it reads."),
     };
     Some(found.done())
@@ -364,8 +369,13 @@ fn paws(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
         rule.found(cx, "")
             .stray(&lost)
             .sysctl("net.ipv4.tcp_timestamps")
-            .because("Their time stamps are older than what came before, or echo what was never sent.")
-            .suggest("Look for a NAT or a load balancer between this host and the clients that mixes time stamps.")
+            .because(
+                "Their time stamps are older than what came before, or echo what was never sent.",
+            )
+            .suggest(
+                "Look for a NAT or a load balancer between this host and the clients that mixes \
+                time stamps.",
+            )
             .done(),
     )
 }
@@ -376,7 +386,10 @@ fn csum(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
         rule.found(cx, "")
             .stray(&lost)
             .because("Damaged on the way, or the sender's offload did not compute the checksum.")
-            .suggest("Find the sender with a capture; switch its checksum offload off (`ethtool -K DEV tx off`) to see whether that is it.")
+            .suggest(
+                "Find the sender with a capture; switch its checksum offload off (`ethtool -K DEV \
+                tx off`) to see whether that is it.",
+            )
             .done(),
     )
 }

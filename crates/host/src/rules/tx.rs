@@ -18,9 +18,10 @@ pub(super) const RULES: &[Rule] = &[
         title: "the driver refuses packets, so they are queued again",
         stage: Stage::Xmit,
         evidence: "`requeues` of the root qdisc are at least `requeue_ratio` of what it sends, or \
-            the driver's counts of a stopped or busy queue are, and the link is not full (`link_full`).",
-        causes: "The transmit ring is small; or what was sent is noticed late, because the interrupt \
-            waits (`tx-usecs`) or its processor is full; or pause frames stop the link.",
+            the driver's counts of a stopped or busy queue are, and the link is not full \
+            (`link_full`).",
+        causes: "The transmit ring is small; or what was sent is noticed late, because the \
+            interrupt waits (`tx-usecs`) or its processor is full; or pause frames stop the link.",
         advice: "A larger transmit ring; a shorter `tx-usecs`.",
         traps: "On a full link it is how byte queue limits work.",
         cites: &["net/sched/sch_generic.c dev_requeue_skb"],
@@ -48,8 +49,8 @@ pub(super) const RULES: &[Rule] = &[
         name: "bql-wide",
         title: "the device's own queue is long, and latency is the goal",
         stage: Stage::Xmit,
-        evidence: "With the goal latency: the byte queue limit of a queue allows more than `queue_ms` \
-            of what leaves, and most of it is in use.",
+        evidence: "With the goal latency: the byte queue limit of a queue allows more than \
+            `queue_ms` of what leaves, and most of it is in use.",
         causes: "Late completions made the limit grow.",
         advice: "A smaller `limit_max` of the byte queue limit.",
         traps: "Too small a limit costs throughput.",
@@ -62,8 +63,8 @@ pub(super) const RULES: &[Rule] = &[
         name: "xps-unset",
         title: "processors share transmit queues at random",
         stage: Stage::Xmit,
-        evidence: "Several transmit queues of hardware, none of which has `xps_cpus`, and `requeues` \
-            as for R68.",
+        evidence: "Several transmit queues of hardware, none of which has `xps_cpus`, and \
+            `requeues` as for R68.",
         causes: "The driver sets none, or they were lost when queues were added or removed.",
         advice: "One processor for each queue.",
         traps: "Some drivers choose the queue themselves.",
@@ -90,14 +91,14 @@ pub(super) const RULES: &[Rule] = &[
         name: "veth-tun-full",
         title: "the other end does not take packets fast enough",
         stage: Stage::Xmit,
-        evidence: "`tx_dropped` of a veth or TUN device grows, at least `loss_ratio` of what is sent, \
-            by more than the backlogs and lengths account for.",
+        evidence: "`tx_dropped` of a veth or TUN device grows, at least `loss_ratio` of what is \
+            sent, by more than the backlogs and lengths account for.",
         causes: "veth: its NAPI (with GRO or XDP on the other end) has a ring of 256, and its \
             processor is busy. TUN: the program does not read, and the queue is `txqueuelen` long.",
         advice: "TUN: a faster program, or a longer `txqueuelen`. veth: the other end's NAPI on a \
             processor with room; no threaded NAPI on the sender's.",
-        traps: "The queue of the qdisc drops nothing here. A backlog overflow at the other end also \
-            counts as `tx_dropped` of this one.",
+        traps: "The queue of the qdisc drops nothing here. A backlog overflow at the other end \
+            also counts as `tx_dropped` of this one.",
         cites: &[
             "drivers/net/veth.c veth_xmit",
             "drivers/net/tun.c tun_net_xmit",
@@ -177,7 +178,10 @@ fn timeout(rule: &Rule, cx: &Cx<'_>, dev: &Dev) -> Option<Finding> {
             .shows(&seen)
             .at(Severity::Critical)
             .because("A queue of the device stood still until the watchdog noticed.")
-            .suggest("Look at the kernel's log (NETDEV WATCHDOG); take newer firmware or another driver.")
+            .suggest(
+                "Look at the kernel's log (NETDEV WATCHDOG); take newer firmware or another \
+                driver.",
+            )
             .done(),
     )
 }
@@ -302,7 +306,10 @@ fn far_end(rule: &Rule, cx: &Cx<'_>, dev: &Dev) -> Option<Finding> {
     };
     Some(
         found
-            .suggest("At the other end: switch threaded NAPI off or its thread to a processor with room, or switch GRO off there.")
+            .suggest(
+                "At the other end: switch threaded NAPI off or its thread to a processor with \
+                room, or switch GRO off there.",
+            )
             .done(),
     )
 }

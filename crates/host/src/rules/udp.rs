@@ -19,13 +19,13 @@ pub(super) const RULES: &[Rule] = &[
         evidence: "`RcvbufErrors` grows, at least `loss_ratio` of the datagrams; the socket is the \
             one whose `drops` grew most.",
         causes: "The buffer is full all the time: the program does not read, or too slowly. It is \
-            empty in between: bursts. Its size tells whether the program asked for one, and whether \
-            `net.core.rmem_max` cut it.",
-        advice: "A program that reads faster, or several sockets by SO_REUSEPORT; for bursts a larger \
-            buffer: SO_RCVBUF, with a `net.core.rmem_max` that allows it.",
+            empty in between: bursts. Its size tells whether the program asked for one, and \
+            whether `net.core.rmem_max` cut it.",
+        advice: "A program that reads faster, or several sockets by SO_REUSEPORT; for bursts a \
+            larger buffer: SO_RCVBUF, with a `net.core.rmem_max` that allows it.",
         traps: "A larger `net.core.rmem_max` does nothing until the program asks again. Small \
-            datagrams take 800 bytes each. One loss is counted in `RcvbufErrors`, `InErrors` and the \
-            socket's `drops`.",
+            datagrams take 800 bytes each. One loss is counted in `RcvbufErrors`, `InErrors` and \
+            the socket's `drops`.",
         cites: &[
             "net/ipv4/udp.c __udp_queue_rcv_skb",
             "measured: 4096 bytes, no reader, 194 of 200 lost",
@@ -55,9 +55,10 @@ pub(super) const RULES: &[Rule] = &[
         name: "udp-noports",
         title: "datagrams arrive for a port that nobody listens on",
         stage: Stage::Demux,
-        evidence: "`NoPorts` grows by `noise_per_s` or more, at least `noport_ratio` of the datagrams.",
-        causes: "A service is down or listens elsewhere; answers come after their socket was closed; \
-            or somebody scans.",
+        evidence: "`NoPorts` grows by `noise_per_s` or more, at least `noport_ratio` of the \
+            datagrams.",
+        causes: "A service is down or listens elsewhere; answers come after their socket was \
+            closed; or somebody scans.",
         advice: "Start the service, or find the senders.",
         traps: "The answers by ICMP are rate limited and show fewer.",
         cites: &["net/ipv4/udp.c __udp4_lib_rcv"],
@@ -71,8 +72,8 @@ pub(super) const RULES: &[Rule] = &[
         stage: Stage::Transport,
         evidence: "`InCsumErrors` of Udp grows by `noise_per_s` or more, at least `noise_ratio` of \
             the datagrams.",
-        causes: "Damaged on the way where no frame checksum covers them, or never computed: a broken \
-            offload of a sender.",
+        causes: "Damaged on the way where no frame checksum covers them, or never computed: a \
+            broken offload of a sender.",
         advice: "Find the sender; switch its checksum offload off to see whether that is it.",
         traps: "They are counted in `InErrors` as well.",
         cites: &["net/ipv4/udp.c udp4_csum_init"],
@@ -97,9 +98,10 @@ pub(super) const RULES: &[Rule] = &[
         name: "udp-local-loss",
         title: "datagrams are lost on this host before they leave",
         stage: Stage::Send,
-        evidence: "`SndbufErrors` of Udp grows, at least `loss_ratio` of what is sent, by more than \
-            queues, devices and neighbours say.",
-        causes: "The send buffer is full because the device is slow, and the program does not wait.",
+        evidence: "`SndbufErrors` of Udp grows, at least `loss_ratio` of what is sent, by more \
+            than queues, devices and neighbours say.",
+        causes: "The send buffer is full because the device is slow, and the program does not \
+            wait.",
         advice: "Pace the sender; a larger SO_SNDBUF for bursts.",
         traps: "For what a queue drops the program sees success, unless it asks with IP_RECVERR. \
             `OutDiscards` of Ip counts the same loss.",
@@ -160,8 +162,13 @@ fn rcvbuf(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
     let larger = |name: &str| look::more(cx, name, 4, 64 << 20);
     let found = match stuck {
         true => found
-            .because("Its buffer is full most of the time: the program does not read, or too slowly.")
-            .suggest("Look at the program first: it is stopped, waits, or needs more threads or sockets (SO_REUSEPORT)."),
+            .because(
+                "Its buffer is full most of the time: the program does not read, or too slowly.",
+            )
+            .suggest(
+                "Look at the program first: it is stopped, waits, or needs more threads or sockets \
+                (SO_REUSEPORT).",
+            ),
         false => found.because("Its buffer is empty in between: bursts are longer than it."),
     };
     let found = if most.is_some_and(|most| size == most.saturating_mul(2)) {
@@ -254,7 +261,14 @@ fn noports(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
             found.because("A service that is not there, answers that come too late, or a scan.")
         }
     };
-    Some(found.suggest("See which port: a capture, or the reason NO_SOCKET; start the service or find the sender.").done())
+    Some(
+        found
+            .suggest(
+                "See which port: a capture, or the reason NO_SOCKET; start the service or find the \
+                sender.",
+            )
+            .done(),
+    )
 }
 
 fn bad_sums(cx: &Cx<'_>) -> Option<Sum> {
@@ -274,7 +288,10 @@ fn csum(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
         rule.found(cx, "")
             .stray(&lost)
             .because("Damaged on the way, or the sender's offload did not compute the checksum.")
-            .suggest("Find the sender with a capture; switch its checksum offload off (`ethtool -K DEV tx off`) to see whether that is it.")
+            .suggest(
+                "Find the sender with a capture; switch its checksum offload off (`ethtool -K DEV \
+                tx off`) to see whether that is it.",
+            )
             .done(),
     )
 }
@@ -284,7 +301,10 @@ fn tunnel_csum(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
     Some(
         rule.found(cx, tunnel)
             .loss(&lost)
-            .because(format!("{tunnel} carries packets in UDP, and checksums of UDP are wrong: the other end's offload."))
+            .because(format!(
+                "{tunnel} carries packets in UDP, and checksums of UDP are wrong: the other end's \
+                offload."
+            ))
             .suggest(format!("At the other end: `ethtool -K {tunnel} tx-checksum-ip-generic off`."))
             .done(),
     )
@@ -308,7 +328,10 @@ fn local(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
     };
     Some(
         found
-            .suggest("Pace the sender, or give its socket a larger SO_SNDBUF; IP_RECVERR makes the loss visible to it.")
+            .suggest(
+                "Pace the sender, or give its socket a larger SO_SNDBUF; IP_RECVERR makes the loss \
+                visible to it.",
+            )
             .done(),
     )
 }
