@@ -9,20 +9,26 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use linerate_dev::netdev::{Feature, Netdev, set_feature};
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, sendmmsg};
+use nix::sys::socket::sockopt::UdpGsoSegment;
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, sendmmsg, setsockopt};
 
 use super::Kind;
 use super::wire::{FROM, GEN, KERNEL, NOBODY, PACKET, PACKET_MAC, PORT, XDP};
 
 /// Datagrams of one system call.
 const BATCH: usize = 64;
+/// The largest payload of a datagram over IPv4.
+const DATAGRAM_MAX: usize = 65_507;
 
 /// The child, seen from the receiver.
 pub struct Generator {
     child: Child,
     commands: ChildStdin,
     answers: Receiver<String>,
+    /// It sends with `sendmmsg`.
+    sendmmsg: bool,
 }
 
 impl Generator {
@@ -30,7 +36,7 @@ impl Generator {
     ///
     /// # Errors
     /// It does not start, or may not have a namespace of its own.
-    pub fn start(cpu: usize, payload: u16) -> io::Result<Generator> {
+    pub fn start(cpu: usize, payload: u16, sendmmsg: bool) -> io::Result<Generator> {
         let mut command = Command::new("/proc/self/exe");
         command.args(["__traffic", "generator", "--cpu", &cpu.to_string()]);
         command.args(["--payload", &payload.to_string()]);
@@ -42,7 +48,7 @@ impl Generator {
             let lines = BufReader::new(output).lines();
             lines.map_while(Result::ok).try_for_each(|line| says.send(line))
         });
-        let generator = Generator { child, commands, answers };
+        let generator = Generator { child, commands, answers, sendmmsg };
         generator.answer()?;
         Ok(generator)
     }
@@ -73,7 +79,8 @@ impl Generator {
             Kind::Packet => PACKET,
             Kind::Socket => KERNEL,
         };
-        writeln!(self.commands, "send {to} {}", time.as_millis())
+        let how = if self.sendmmsg { "sendmmsg" } else { "segment" };
+        writeln!(self.commands, "{how} {to} {}", time.as_millis())
     }
 
     /// How much it sent, in millions a second, once it has ended.
@@ -129,12 +136,15 @@ pub fn serve(payload: u16) -> io::Result<()> {
                 .ok_or_else(|| io::Error::other("no link address"))
                 .and_then(set_up)
                 .map(hex),
-            (Some("send"), Some(to), Some(ms)) => match (to.parse(), ms.parse()) {
-                (Ok(to), Ok(ms)) => {
-                    blast(to, Duration::from_millis(ms), payload).map(|m| m.to_string())
+            (Some(how @ ("segment" | "sendmmsg")), Some(to), Some(ms)) => {
+                let blast = if how == "segment" { blast_segments } else { blast };
+                match (to.parse(), ms.parse()) {
+                    (Ok(to), Ok(ms)) => {
+                        blast(to, Duration::from_millis(ms), payload).map(|m| m.to_string())
+                    }
+                    _ => Err(io::Error::other("no address or time")),
                 }
-                _ => Err(io::Error::other("no address or time")),
-            },
+            }
             _ => Err(io::Error::other("no such command")),
         };
         match answer {
@@ -172,8 +182,30 @@ fn blast(to: Ipv4Addr, time: Duration, payload: u16) -> io::Result<f64> {
     while begun.elapsed() < time {
         match sendmmsg(socket.as_raw_fd(), &mut headers, &slices, addrs, [], MsgFlags::empty()) {
             Ok(done) => sent += done.count() as u64,
-            Err(nix::errno::Errno::ENOBUFS | nix::errno::Errno::ECONNREFUSED) => {}
+            Err(Errno::ENOBUFS | Errno::ECONNREFUSED) => {}
             Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(sent as f64 / begun.elapsed().as_secs_f64() / 1e6)
+}
+
+/// The same with datagrams that the kernel cuts out of one (UDP GSO): they go through its sockets and
+/// its IP once for all of a batch, and one by one only from its device on. It cuts them itself,
+/// because the interface may not leave checksums to others.
+fn blast_segments(to: Ipv4Addr, time: Duration, payload: u16) -> io::Result<f64> {
+    let socket = UdpSocket::bind((FROM, 0))?;
+    setsockopt(&socket, UdpGsoSegment, &i32::from(payload))?;
+    socket.connect((to, PORT))?;
+    let batch = BATCH.min(DATAGRAM_MAX / usize::from(payload));
+    let data = vec![0x5a; batch * usize::from(payload)];
+    let (begun, mut sent) = (Instant::now(), 0u64);
+    while begun.elapsed() < time {
+        match socket.send(&data) {
+            Ok(_) => sent += batch as u64,
+            Err(e) => match e.raw_os_error().map(Errno::from_raw) {
+                Some(Errno::ENOBUFS | Errno::ECONNREFUSED) => {}
+                _ => return Err(e),
+            },
         }
     }
     Ok(sent as f64 / begun.elapsed().as_secs_f64() / 1e6)

@@ -1,8 +1,9 @@
 //! `linerate bench devices`: datagrams over a veth pair into this stack, by every way there is, and
 //! into the kernel's sockets, in one run.
 //!
-//! The receiver is this process, pinned to one processor; the generator (`sendmmsg` on a connected
-//! socket) is a child on the other, in a network namespace of its own. On a veth the sender's
+//! The receiver is this process, pinned to one processor; the generator (a UDP socket that leaves it to
+//! the kernel to cut 64 datagrams out of one) is a child on the other, in a network namespace of its
+//! own. On a veth the sender's
 //! processor does most of the receiver's work in the kernel, unless RPS or a NAPI thread takes it to
 //! the receiver's: each way is measured in each configuration that makes a difference to it. All
 //! take turns in every round.
@@ -49,12 +50,23 @@ pub struct BenchDevicesArgs {
     /// Bytes of payload: 18 make a frame of 60
     #[arg(long, default_value_t = 18, value_parser = clap::value_parser!(u16).range(1..=1472))]
     pub payload: u16,
+    /// The generator makes each datagram by itself (sendmmsg), which is slower than to have the kernel
+    /// cut 64 of them out of one (UDP_SEGMENT)
+    #[arg(long)]
+    pub sendmmsg: bool,
     /// Only the receivers whose name contains this
     #[arg(long, default_value = "")]
     pub only: String,
     /// Print values with names for programs
     #[arg(long)]
     pub json: bool,
+}
+
+impl BenchDevicesArgs {
+    /// How the generator sends.
+    fn how(&self) -> &'static str {
+        if self.sendmmsg { "sendmmsg" } else { "UDP_SEGMENT" }
+    }
 }
 
 /// Something that receives what the generator sends, opened for one measurement.
@@ -238,8 +250,10 @@ fn table(args: &BenchDevicesArgs, ways: &[Way], all: &[Measured], ghz: (f64, f64
     let load = load.split_whitespace().next().unwrap_or_default();
     let frame = args.payload + 42;
     println!(
-        "veth pair, generator (sendmmsg) on processor {}, receiver on processor {}, {frame} B frames",
-        args.generator, args.receiver
+        "veth pair, generator ({}) on processor {}, receiver on processor {}, {frame} B frames",
+        args.how(),
+        args.generator,
+        args.receiver
     );
     println!("{:.2} GHz before and {:.2} after; load average before {load}", ghz.0, ghz.1);
     println!(
@@ -296,6 +310,7 @@ fn to_json(
     };
     json!({
         "receiver": args.receiver, "generator": args.generator, "payload": args.payload,
+        "sends_with": args.how(),
         "rounds": args.rounds, "ms": args.ms, "ghz": ghz.0, "ghz_after": ghz.1, "load": load.trim(),
         "rows": ways.iter().zip(all).map(row).collect::<Vec<_>>(),
     })
