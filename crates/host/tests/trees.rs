@@ -58,6 +58,14 @@ fn a_sosreport_of_a_kubernetes_node() {
     let dev = &s.devs["flannel.1"];
     assert_eq!(dev.stats.get("tx_dropped"), Some(13));
     assert_eq!(dev.stats.source(), "/proc/net/dev flannel.1");
+    let dev = &s.devs["ens3"];
+    assert_eq!(dev.driver, "virtio_net");
+    assert_eq!((dev.rings.get("rx"), dev.rings.get("rx-max")), (Some(256), Some(256)));
+    assert_eq!((dev.channels.get("combined"), dev.channels.get("rx-max")), (Some(1), Some(0)));
+    assert_eq!(dev.driver_stats.get("rx_queue_0_packets"), Some(232_850));
+    assert_eq!(dev.coalesce.get("rx-frames"), Some(1));
+    assert!(dev.features["rx-gro"].on && dev.features["rx-lro"].fixed);
+    assert!(dev.pause.is_empty(), "it was refused");
     // What the report lacks is said.
     assert!(s.notes.iter().any(|n| n.what == "/sys/class/net"), "{:?}", s.notes);
     assert!(s.notes.iter().any(|n| n.what == "netlink"), "{:?}", s.notes);

@@ -82,7 +82,8 @@ pub const BQL: &[&str] = &[
 /// The most queues a device may have in a snapshot.
 pub const QUEUES_MAX: usize = 4096;
 
-/// A file of [`ATTRS`] or [`SETTINGS`], or `master/ifindex`: fills what it says of `dev`. What is no value is noted.
+/// A file of [`ATTRS`] or [`SETTINGS`], or `master/ifindex`: fills what it says of `dev`. What is no
+/// value is noted.
 pub fn attr(dev: &str, file: &str, bytes: &[u8], into: &mut Snapshot) {
     // The master by its index: names are known when all devices are.
     let master = match (file, number(bytes)) {

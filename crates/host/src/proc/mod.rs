@@ -12,6 +12,7 @@
 pub mod cachestat;
 pub mod class_net;
 pub mod cpus;
+pub mod ethtool;
 pub mod interrupts;
 pub mod mib;
 pub mod netdev;

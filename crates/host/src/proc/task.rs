@@ -6,10 +6,14 @@ use crate::counters::Counters;
 use crate::snapshot::Snapshot;
 
 /// Who sets what we look at, by the name of the process (the kernel keeps 15 characters of it).
-const OWNERS: [(&str, &str); 18] = [
+const OWNERS: [(&str, &str); 24] = [
     ("NetworkManager", "NetworkManager"),
     ("antrea-agent", "antrea-agent"),
+    ("bgpd", "bgpd"),
+    ("bird", "bird"),
+    ("bird6", "bird"),
     ("bpftune", "bpftune"),
+    ("calico-felix", "calico-felix"),
     ("calico-node", "calico-node"),
     ("cilium-agent", "cilium-agent"),
     ("connmand", "connman"),
@@ -24,7 +28,9 @@ const OWNERS: [(&str, &str); 18] = [
     ("systemd-network", "systemd-networkd"),
     ("tuned", "tuned"),
     ("vpp_main", "vpp"),
+    ("watchfrr", "frr"),
     ("wickedd", "wicked"),
+    ("zebra", "zebra"),
 ];
 
 /// The owner of settings that a process of this name (`comm`) is, if it is one.
