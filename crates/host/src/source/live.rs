@@ -87,7 +87,7 @@ impl Live {
     }
 
     /// Does `what` in the namespace.
-    fn there<T: Send + 'static>(
+    pub(crate) fn there<T: Send + 'static>(
         &self,
         what: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
