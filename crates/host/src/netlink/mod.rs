@@ -30,7 +30,7 @@ mod change;
 use std::collections::BTreeMap;
 use std::io;
 
-pub use change::{Kernel, apply, read_back};
+pub use change::{apply, read_back};
 pub use live::Live;
 
 use crate::collect::Tier;

@@ -13,7 +13,7 @@ use std::io;
 
 use super::socket::Refused;
 use crate::change::Change;
-use crate::tune::{SetError, Settings};
+use crate::tune::SetError;
 
 /// Makes a change, now. It does not write a journal and does not look whether it helped.
 ///
@@ -51,20 +51,6 @@ pub fn read_back(like: &Change) -> Result<Change, SetError> {
     }
     .map_err(|refused| explain(like, refused))?;
     Ok(now)
-}
-
-/// The settings of this host, in the network namespace of the thread that calls.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Kernel;
-
-impl Settings for Kernel {
-    fn get(&mut self, like: &Change) -> Result<Change, SetError> {
-        read_back(like)
-    }
-
-    fn set(&mut self, change: &Change) -> Result<(), SetError> {
-        apply(change)
-    }
 }
 
 fn explain(change: &Change, refused: Refused) -> SetError {
