@@ -1,16 +1,31 @@
-//! The host: who else sets things, and settings out of old guides.
+//! The host: what its provider allows, who else sets things, and settings out of old guides.
 
 use linerate_core::table::Stage;
 
-use super::look::{self, ethtool, sysctl};
+use super::look::{self, driver, ethtool, sysctl};
 use super::{Check, Rule};
 use crate::change::Change;
 use crate::finding::{Finding, Risk, Severity};
 use crate::snapshot::{Dev, Snapshot};
 use crate::window::Cx;
 
-/// R83, R85, R87.
+/// R80, R83, R85, R87.
 pub(super) const RULES: &[Rule] = &[
+    Rule {
+        id: "R80",
+        name: "cloud-allowance",
+        title: "the provider's limit for this machine is reached",
+        stage: Stage::Ring,
+        evidence: "A counter of the driver that ends in `_allowance_exceeded` grows.",
+        causes: "Its name says which: bandwidth in or out, packets in a second, tracked \
+            connections, or link-local services.",
+        advice: "A larger machine, fewer packets, fewer connections. No setting of the kernel \
+            helps.",
+        traps: "Limits are for the machine or for the interface, and short bursts count as well.",
+        cites: &["drivers/net/ethernet/amazon/ena/ena_ethtool.c"],
+        suppresses: &["R29", "R55", "R56"],
+        check: Check::Dev(allowance),
+    },
     Rule {
         id: "R83",
         name: "settings-change",
@@ -212,4 +227,17 @@ fn lore(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
         found = found.advise_if("Set the kernel's default.", change, Risk::Safe);
     }
     Some(found.suggest("Take the line out of the file that sets it.").done())
+}
+
+fn allowance(rule: &Rule, cx: &Cx<'_>, dev: &Dev) -> Option<Finding> {
+    let lost = cx.grew(|w| driver(w, &dev.name, |name| name.ends_with("_allowance_exceeded")))?;
+    let names: Vec<&str> = lost.evidence.iter().map(|e| e.name.as_str()).collect();
+    let cause = format!("Exceeded: {}.", names.join(", "));
+    Some(
+        rule.found(cx, &dev.name)
+            .loss(&lost)
+            .because(cause)
+            .suggest("Take a larger machine, or send fewer packets and open fewer connections.")
+            .done(),
+    )
 }

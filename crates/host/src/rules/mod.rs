@@ -6,6 +6,7 @@
 //! was found, and puts the worst first.
 
 mod advice;
+mod buffers;
 mod conntrack;
 mod found;
 mod host;
@@ -20,6 +21,7 @@ mod nic;
 mod page;
 mod ports;
 mod qdisc;
+mod queues;
 mod recovery;
 mod softirq;
 mod steer;
@@ -102,6 +104,7 @@ impl Rule {
 /// All rules, in the order of the path.
 pub const RULES: &[&[Rule]] = &[
     nic::RULES,
+    queues::RULES,
     irq::RULES,
     softirq::RULES,
     steer::RULES,
@@ -111,6 +114,7 @@ pub const RULES: &[&[Rule]] = &[
     udp::RULES,
     listen::RULES,
     tcp::RULES,
+    buffers::RULES,
     ports::RULES,
     recovery::RULES,
     neigh::RULES,

@@ -9,7 +9,7 @@ use crate::finding::{Finding, Risk, Severity};
 use crate::snapshot::Dev;
 use crate::window::{Cx, Sum, Window, total};
 
-/// R01, R02, R04 to R07, R80.
+/// R01, R02, R04 to R07.
 pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "R01",
@@ -124,21 +124,6 @@ pub(super) const RULES: &[Rule] = &[
         cites: &["Documentation/networking/statistics.rst pause"],
         suppresses: &["R67", "R68"],
         check: Check::Dev(pause),
-    },
-    Rule {
-        id: "R80",
-        name: "cloud-allowance",
-        title: "the provider's limit for this machine is reached",
-        stage: Stage::Ring,
-        evidence: "A counter of the driver that ends in `_allowance_exceeded` grows.",
-        causes: "Its name says which: bandwidth in or out, packets in a second, tracked \
-            connections, or link-local services.",
-        advice: "A larger machine, fewer packets, fewer connections. No setting of the kernel \
-            helps.",
-        traps: "Limits are for the machine or for the interface, and short bursts count as well.",
-        cites: &["drivers/net/ethernet/amazon/ena/ena_ethtool.c"],
-        suppresses: &["R29", "R55", "R56"],
-        check: Check::Dev(allowance),
     },
 ];
 
@@ -391,17 +376,4 @@ fn pause(rule: &Rule, cx: &Cx<'_>, dev: &Dev) -> Option<Finding> {
             )
     };
     Some(found.done())
-}
-
-fn allowance(rule: &Rule, cx: &Cx<'_>, dev: &Dev) -> Option<Finding> {
-    let lost = cx.grew(|w| driver(w, &dev.name, |name| name.ends_with("_allowance_exceeded")))?;
-    let names: Vec<&str> = lost.evidence.iter().map(|e| e.name.as_str()).collect();
-    let cause = format!("Exceeded: {}.", names.join(", "));
-    Some(
-        rule.found(cx, &dev.name)
-            .loss(&lost)
-            .because(cause)
-            .suggest("Take a larger machine, or send fewer packets and open fewer connections.")
-            .done(),
-    )
 }

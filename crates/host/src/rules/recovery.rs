@@ -3,6 +3,7 @@
 use linerate_core::table::Stage;
 
 use super::look::{self, by, ext, rate, sysctl, tcp};
+use super::tcp::info;
 use super::{Check, Rule};
 use crate::finding::{Finding, Risk, Severity};
 use crate::snapshot::TcpSocket;
@@ -116,10 +117,6 @@ pub(super) const RULES: &[Rule] = &[
         check: Check::Host(congestion),
     },
 ];
-
-fn info(socket: &TcpSocket, name: &str) -> u64 {
-    socket.info.get(name).unwrap_or(0)
-}
 
 fn pmtu(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
     let failed = cx.grew(|w| ext(w, "TCPMTUPFail")).filter(|_| !cx.whole().is_lifetime());
