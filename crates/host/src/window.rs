@@ -349,11 +349,13 @@ impl<'a> Cx<'a> {
         (all.by as f64 >= ratio * whole as f64).then_some(all)
     }
 
-    /// Whether something moved in enough windows, or in one by so much that it counts alone.
+    /// Whether something moved in enough windows, or in one by so much that it counts alone: since
+    /// boot nothing less says anything.
     fn lasting(&self, by: impl Fn(&Window<'a>) -> u64) -> bool {
         let by: Vec<u64> = self.windows.iter().map(by).collect();
         let seen = by.iter().filter(|by| **by > 0).count();
-        seen >= (self.limits.windows as usize).min(by.len())
+        let often = seen >= (self.limits.windows as usize).min(by.len());
+        (often && !self.whole().is_lifetime())
             || by.iter().any(|by| *by as f64 >= self.limits.burst)
     }
 

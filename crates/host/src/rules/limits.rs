@@ -78,7 +78,7 @@ macro_rules! limits {
 limits! {
     /// Windows of a run in which a counter must have moved.
     windows: 2.0,
-    /// Events in one window that count even if no other window has any.
+    /// Events in one window, or since boot, that count even if nothing shows that they go on.
     burst: 100.0,
     /// Findings of one rule that are listed one by one; the others are named in the worst.
     same: 3.0,

@@ -183,9 +183,9 @@ fn longer(cx: &Cx<'_>, cpu: u32, now: i64) -> Option<i64> {
 /// What a squeeze can have been: how many there were, and how many of each kind there was room for.
 struct Squeeze {
     seen: Sum,
-    /// Full budgets among the packets; `None` if the budget is not known here.
-    by_packets: Option<u64>,
-    /// Full time limits in the time of the softirq, likewise.
+    /// Full budgets among the packets.
+    by_packets: u64,
+    /// Full time limits in the time of the softirq, if that is known.
     by_time: Option<u64>,
     processed: u64,
     steal: f64,
@@ -202,24 +202,28 @@ impl Squeeze {
         }
         let positive = |name: &str| cx.now().sysctl(name).filter(|n| *n > 0);
         let processed = by(w.softnet(cpu, "processed").map(Sum::from));
-        let budget = positive("net.core.netdev_budget");
-        // In a namespace that does not show it: the least that any kernel begins with.
+        // In a namespace that does not show them: the least that anybody sets.
+        let budget = positive("net.core.netdev_budget").unwrap_or(32);
         let usecs = positive("net.core.netdev_budget_usecs").unwrap_or(2000);
         let busy_us = look::softirq(cx, cpu).map(|share| share * w.secs() * 1e6);
-        Some(Squeeze {
+        let squeeze = Squeeze {
             seen,
-            by_packets: budget.map(|budget| processed / budget.unsigned_abs()),
+            by_packets: processed / budget.unsigned_abs(),
             by_time: busy_us.map(|us| (us / usecs as f64) as u64),
             processed,
             steal: w.cpu_share(cpu, "steal").unwrap_or(0.0),
-        })
+        };
+        // Since boot, numbers that fit neither way are none to judge by.
+        let fits = squeeze.by_packets.max(squeeze.by_time.unwrap_or(0)) >= squeeze.seen.by;
+        (fits || !w.is_lifetime()).then_some(squeeze)
     }
 
     /// Whether they were by packets: there were enough of them, and too little time for the other.
     /// Where both would do, many devices on the processor decide.
     fn is_budget(&self, cx: &Cx<'_>) -> bool {
-        let enough = |most: Option<u64>| most.is_none_or(|most| most >= self.seen.by);
-        match (enough(self.by_packets), enough(self.by_time)) {
+        let by_packets = self.by_packets >= self.seen.by;
+        let by_time = self.by_time.is_none_or(|most| most >= self.seen.by);
+        match (by_packets, by_time) {
             (true, false) => true,
             (false, _) => false,
             (true, true) => {

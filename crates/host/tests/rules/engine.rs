@@ -95,6 +95,20 @@ fn one_snapshot_is_milder_and_says_so() {
 }
 
 #[test]
+fn a_few_events_since_boot_say_nothing() {
+    // Nearly all of very few datagrams.
+    let run = |lost: u64| {
+        Run::healthy().each(move |s, _| {
+            let udp = s.mib.get_mut("Udp").unwrap();
+            udp.set("RcvbufErrors", lost);
+            udp.set("InDatagrams", 4);
+        })
+    };
+    assert!(run(9).diagnose_once().is_empty());
+    assert_eq!(run(900).diagnose_once()[0].id, "R43");
+}
+
+#[test]
 fn a_counter_that_was_reset_or_is_gone_says_nothing() {
     Run::healthy()
         .each(|s, n| s.mib.get_mut("Udp").unwrap().set("RcvbufErrors", 9_000_000 / (n + 1)))
