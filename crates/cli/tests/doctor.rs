@@ -267,6 +267,36 @@ fn a_record_is_judged_shown_and_replayed_and_a_cut_one_as_far_as_it_goes() {
     assert!(both["window"]["windows"].as_u64() > Some(windows), "{both}");
 }
 
+/// Bytes of each moment behind the first, by what stands before them: length, checksum, kind.
+fn moments(record: &[u8]) -> Vec<usize> {
+    let mut sizes = Vec::new();
+    let mut rest = &record[8..];
+    while let Some((head, behind)) = rest.split_at_checked(9) {
+        let len = u32::from_le_bytes(head[..4].try_into().expect("four bytes")) as usize;
+        sizes.push(9 + len);
+        rest = &behind[len..];
+    }
+    sizes.split_off(1)
+}
+
+/// What other tests do on the machine meanwhile moves more counters than those of an idle host.
+#[test]
+fn a_moment_is_small() {
+    let t = Temp::new();
+    let file = t.path("host.lrec");
+    let args = ["record", "-o", &file, "--for", "3s", "--every", "250ms", "--full-every", "1h"];
+    let out = linerate(&args);
+    assert_eq!(out.status.code(), Some(0), "{out:?}");
+    let sizes = moments(&fs::read(&file).expect("the record"));
+    let devices = fs::read_dir("/sys/class/net").expect("Linux has it").count();
+    let cpus = std::thread::available_parallelism().expect("it is known").get();
+    let each = sizes.iter().sum::<usize>() / sizes.len().max(1);
+    assert!(
+        each < 200 * (devices + cpus),
+        "{each} bytes for {devices} devices and {cpus} processors"
+    );
+}
+
 /// A recording that has begun.
 fn recording(file: &str) -> Child {
     let mut args = command(&["record", "-o", file, "--every", "20ms", "--full-every", "10ms"]);

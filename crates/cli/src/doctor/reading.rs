@@ -165,7 +165,11 @@ pub fn collect(collector: &mut Collector, source: &mut dyn Source, reasons: bool
     match source.read(tracefs::NAME) {
         Ok(bytes) => tracefs::drops(&bytes, &mut snapshot),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => snapshot.note(tracefs::NAME, format!("{e}; reasons of drops are not known")),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            snapshot
+                .note(tracefs::NAME, format!("{e}: run as root to know why packets are dropped"));
+        }
+        Err(e) => snapshot.note(tracefs::NAME, e.to_string()),
     }
     snapshot
 }
