@@ -64,6 +64,9 @@ pub fn sch_direct_xmit(net: &mut Net, dev: u8, queue: u8, room: usize) -> Option
     Some(&mut net.ifaces[dev as usize].txqs[queue as usize].ring)
 }
 
+/// So few packets are moved sooner than lists change places, which have just been written.
+const FEW: usize = 4;
+
 /// Moves packets to the ring as long as nothing has to be done to them but a checksum, and `room` of
 /// them wait there at most; returns how many.
 #[inline]
@@ -79,7 +82,7 @@ fn xmit_plain(txq: &mut TxQueue, queue: u8, room: usize, offers: Offers) -> u64 
         n += 1;
     }
     txq.left(n, bytes);
-    if n == txq.qdisc.len() && txq.ring.is_empty() {
+    if n > FEW && n == txq.qdisc.len() && txq.ring.is_empty() {
         // The two lists change places: no packet is moved.
         std::mem::swap(&mut txq.qdisc, &mut txq.ring);
     } else {
