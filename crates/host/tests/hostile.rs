@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use linerate_host::Snapshot;
 use linerate_host::collect::{Collector, Tier};
 use linerate_host::proc::{
-    cachestat, class_net, interrupts, mib, netdev, packet, sockstat, softirqs, softnet, stat,
-    sysctl, system, task,
+    cachestat, class_net, ethtool, interrupts, iproute, mib, netdev, packet, sockstat, softirqs,
+    softnet, stat, sysctl, system, task,
 };
 use linerate_host::snapshot::Dev;
 use linerate_host::source::{Dir, Source};
@@ -18,7 +18,7 @@ use serde_json::Value;
 
 type Parser = fn(&[u8], &mut Snapshot);
 
-const PARSERS: [(&str, Parser); 18] = [
+const PARSERS: [(&str, Parser); 22] = [
     ("softnet_stat", softnet::softnet_stat),
     ("softirqs", softirqs::softirqs),
     ("stat", stat::stat),
@@ -36,6 +36,10 @@ const PARSERS: [(&str, Parser); 18] = [
     ("uptime", system::uptime),
     ("cmdline", system::cmdline),
     ("buddyinfo", system::buddyinfo),
+    ("ip_-s_-d_link", iproute::link),
+    ("tc_-s_qdisc_show", iproute::qdisc),
+    ("ethtool_-S", |bytes, into| ethtool::printed('S', "eth0", bytes, into)),
+    ("ethtool_-g", |bytes, into| ethtool::printed('g', "eth0", bytes, into)),
     ("task", |bytes, into| _ = task::stat(1, bytes, into)),
 ];
 
@@ -278,8 +282,10 @@ fn any_bytes_go_to_any_parser() {
 fn lines_in_another_order_say_the_same_or_nothing() {
     let mut random = Random(0xfeed_beef_cafe_0001);
     for (name, bytes, parser) in cases() {
-        if ["softnet_stat", "uptime", "cmdline", "packet"].iter().any(|n| name.contains(n)) {
-            // Without names, the order is all there is; sockets are a list.
+        let ordered = ["softnet_stat", "uptime", "cmdline", "packet", "ip_-s", "tc_-s"];
+        if ordered.iter().any(|n| name.contains(n)) {
+            // Without names, the order is all there is; sockets are a list; a line of what `ip` and
+            // `tc` printed is about the one before.
             continue;
         }
         let whole = serde_json::to_value(parse(&bytes, parser)).expect("plain data");

@@ -57,7 +57,8 @@ fn a_sosreport_of_a_kubernetes_node() {
     assert_eq!(table.get("nf_conntrack_max"), Some(131_072));
     let dev = &s.devs["flannel.1"];
     assert_eq!(dev.stats.get("tx_dropped"), Some(13));
-    assert_eq!(dev.stats.source(), "/proc/net/dev flannel.1");
+    assert_eq!(dev.stats.source(), "ip -s -d link flannel.1");
+    assert_eq!((dev.stats.get("rx_dropped"), dev.stats.get("rx_drop")), (Some(0), None));
     let dev = &s.devs["ens3"];
     assert_eq!(dev.driver, "virtio_net");
     assert_eq!((dev.rings.get("rx"), dev.rings.get("rx-max")), (Some(256), Some(256)));
@@ -66,6 +67,11 @@ fn a_sosreport_of_a_kubernetes_node() {
     assert_eq!(dev.coalesce.get("rx-frames"), Some(1));
     assert!(dev.features["rx-gro"].on && dev.features["rx-lro"].fixed);
     assert!(dev.pause.is_empty(), "it was refused");
+    assert_eq!((dev.ifindex, dev.mtu, dev.stats.get("rx_packets")), (2, 8958, Some(232_487)));
+    assert_eq!(dev.qdiscs.len(), 1);
+    assert_eq!(dev.qdiscs[0].kind, "fq_codel");
+    assert_eq!(dev.qdiscs[0].stats.get("packets"), Some(171_821));
+    assert_eq!(dev.qdiscs[0].xstats.get("new_flow_count"), Some(355));
     // What the report lacks is said.
     assert!(s.notes.iter().any(|n| n.what == "/sys/class/net"), "{:?}", s.notes);
     assert!(s.notes.iter().any(|n| n.what == "netlink"), "{:?}", s.notes);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{At, Tier, Want};
 use crate::proc::class_net::{self, Side};
-use crate::proc::{ethtool, interrupts, mib, netdev, sysctl};
+use crate::proc::{ethtool, interrupts, iproute, mib, netdev, sysctl};
 use crate::snapshot::Dev;
 
 impl At<'_> {
@@ -43,6 +43,10 @@ impl At<'_> {
 
     /// Devices by files alone.
     fn untold_devices(&mut self) {
+        if !self.source.is_live() {
+            self.file(iproute::LINK, Want::MayBe, iproute::link);
+            self.file(iproute::QDISC, Want::MayBe, iproute::qdisc);
+        }
         self.file("proc/net/dev", Want::Always, netdev::dev);
         match self.source.list("sys/class/net") {
             Ok(names) => {

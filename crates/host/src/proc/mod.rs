@@ -14,6 +14,7 @@ pub mod class_net;
 pub mod cpus;
 pub mod ethtool;
 pub mod interrupts;
+pub mod iproute;
 pub mod mib;
 pub mod netdev;
 pub mod packet;
