@@ -66,7 +66,7 @@ impl Namespace {
     /// If the kernel refused to mount another: a right is missing, or it is older than 5.2.
     pub fn sys(&self) -> io::Result<PathBuf> {
         match &self.sys {
-            Ok(fd) => Ok(PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))),
+            Ok(fd) => Ok(path_of(fd)),
             Err(errno) => Err(io::Error::from_raw_os_error(*errno)),
         }
     }
@@ -89,13 +89,25 @@ fn join(file: &std::fs::File) -> io::Result<()> {
 }
 
 /// A sysfs of this thread's namespace that is mounted nowhere.
-fn sysfs() -> io::Result<OwnedFd> {
+pub(crate) fn sysfs() -> io::Result<OwnedFd> {
     let fs = rustix::mount::fsopen("sysfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_create(fs.as_fd())?;
     let attrs = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     Ok(rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attrs)?)
+}
+
+/// The path of an open directory.
+pub(crate) fn path_of(fd: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+/// Whether the calling thread is in another namespace than the host's first one: settings of the whole
+/// host are there only. `/sys` may then still be the one that was mounted in the first.
+pub(crate) fn is_child() -> bool {
+    let core = Path::new("/proc/sys/net/core");
+    core.join("somaxconn").exists() && !core.join("netdev_max_backlog").exists()
 }
 
 /// The file of a namespace by what people call it: a name that `ip netns` knows, the number of a

@@ -115,6 +115,23 @@ fn another_namespace_is_read_as_itself() {
     assert_eq!(s.devs["there0"].rx.len(), 1);
 }
 
+/// Who is in a namespace of its own still has the sysfs of another one mounted.
+#[test]
+fn sysfs_is_that_of_the_namespace_that_we_are_in() {
+    const TEST: &str = "sysfs_is_that_of_the_namespace_that_we_are_in";
+    if !may(TEST) {
+        return;
+    }
+    let made = Command::new("ip")
+        .args("link add va numrxqueues 3 numtxqueues 3 type veth peer name vb".split(' '))
+        .status();
+    assert!(made.unwrap().success());
+    assert!(!std::path::Path::new("/sys/class/net/va").exists(), "it is of another namespace");
+    let dev = &full(&mut Live::new()).devs["va"];
+    assert_eq!((dev.rx.len(), dev.tx.len()), (3, 3));
+    assert_eq!(dev.settings.get("threaded"), Some(0));
+}
+
 #[test]
 fn what_is_written_there_is_written_there() {
     const TEST: &str = "what_is_written_there_is_written_there";

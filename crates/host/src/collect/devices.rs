@@ -94,7 +94,11 @@ impl At<'_> {
         let names: Vec<String> = self.into.devs.keys().cloned().collect();
         for dev in &names {
             let dir = format!("sys/class/net/{dev}/queues");
-            for queue in self.source.list(&dir).unwrap_or_default() {
+            let queues = self.source.list(&dir).unwrap_or_else(|err| {
+                self.failed("sys/class/net", Want::MayBe, &err);
+                Vec::new()
+            });
+            for queue in queues {
                 let Some((side, _)) = class_net::queue_number(&queue) else { continue };
                 let files =
                     if side == Side::Rx { class_net::RX_QUEUE } else { class_net::TX_QUEUE };

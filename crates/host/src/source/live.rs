@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,7 +21,10 @@ use crate::netns::{self, Namespace};
 #[derive(Debug)]
 pub struct Live {
     space: Option<Namespace>,
-    sys: PathBuf,
+    /// `/sys` of the namespace; `None` if it could not be mounted.
+    sys: Option<PathBuf>,
+    /// What keeps it mounted, if it is our own.
+    _own: Option<OwnedFd>,
     files: BTreeMap<Box<str>, File>,
     files_max: usize,
     buf: Vec<u8>,
@@ -39,10 +43,12 @@ impl Live {
     #[must_use]
     pub fn new() -> Live {
         // Half of what the process may have open is left to everybody else.
+        let own = netns::is_child().then(netns::sysfs).and_then(Result::ok);
         let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         Live {
             space: None,
-            sys: PathBuf::from("/sys"),
+            sys: Some(own.as_ref().map_or_else(|| PathBuf::from("/sys"), netns::path_of)),
+            _own: own,
             files: BTreeMap::new(),
             files_max: usize::try_from(limit / 2).unwrap_or(usize::MAX).min(2048),
             buf: vec![0; 1 << 16],
@@ -56,9 +62,9 @@ impl Live {
     /// As [`Namespace::enter`].
     pub fn in_netns(path: &Path) -> io::Result<Live> {
         let space = Namespace::enter(path)?;
-        // Without a sysfs of its own, the names of other devices would be read: better none.
-        let sys = space.sys().unwrap_or_else(|_| PathBuf::from("/proc/self/fd/none"));
-        Ok(Live { space: Some(space), sys, ..Live::new() })
+        // Without a sysfs of its own, other devices of those names would be read: better none.
+        let sys = space.sys().ok();
+        Ok(Live { space: Some(space), sys, _own: None, ..Live::new() })
     }
 
     /// Writes to a file by its name here: a sysctl, or an attribute in sysfs.
@@ -66,7 +72,7 @@ impl Live {
     /// # Errors
     /// As the kernel gives them.
     pub fn write(&mut self, name: &str, value: &[u8]) -> io::Result<()> {
-        let (path, value) = (self.path(name), value.to_vec());
+        let (path, value) = (self.path(name)?, value.to_vec());
         self.there(move || {
             // Never creates: what is not there is not offered.
             let mut file = File::options().write(true).open(path)?;
@@ -75,15 +81,18 @@ impl Live {
         })
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    fn path(&self, name: &str) -> io::Result<PathBuf> {
         // `/proc/net` is that of the process's first thread.
         if let Some(rest) = name.strip_prefix("proc/net/") {
-            return Path::new("/proc/thread-self/net").join(rest);
+            return Ok(Path::new("/proc/thread-self/net").join(rest));
         }
-        match name.strip_prefix("sys/") {
-            Some(rest) => self.sys.join(rest),
-            None => Path::new("/").join(name),
-        }
+        let Some(rest) = name.strip_prefix("sys/") else { return Ok(Path::new("/").join(name)) };
+        let why = "sysfs could not be mounted for the namespace";
+        let sys = self
+            .sys
+            .as_ref()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::PermissionDenied, why))?;
+        Ok(sys.join(rest))
     }
 
     /// Does `what` in the namespace.
@@ -98,7 +107,7 @@ impl Live {
     }
 
     fn open(&self, name: &str) -> io::Result<File> {
-        let path = self.path(name);
+        let path = self.path(name)?;
         self.there(move || File::open(path))
     }
 
@@ -138,7 +147,7 @@ impl Source for Live {
     }
 
     fn list(&mut self, dir: &str) -> io::Result<Vec<String>> {
-        let path = self.path(&format!("{dir}/"));
+        let path = self.path(&format!("{dir}/"))?;
         self.there(move || super::names_in(&path))
     }
 
