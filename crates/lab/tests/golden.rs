@@ -21,6 +21,30 @@ fn generated_pages_are_current() {
     }
 }
 
+/// Goal: each rule of the doctor has its page, and no page has lost its rule. Method: as above.
+#[test]
+fn pages_of_rules_are_current() {
+    let dir = tree::root().join("docs/rules");
+    let pages: Vec<(String, String)> = linerate_host::rules::pages().collect();
+    if std::env::var_os("LINERATE_BLESS").is_some() {
+        std::fs::create_dir_all(&dir).expect("docs/ is writable");
+        for (name, page) in &pages {
+            std::fs::write(dir.join(name), page).expect("docs/ is writable");
+        }
+    }
+    for (name, want) in &pages {
+        let have = std::fs::read_to_string(dir.join(name)).unwrap_or_default();
+        assert!(
+            have == *want,
+            "docs/rules/{name} is out of date: run LINERATE_BLESS=1 cargo test -p linerate-lab --test golden"
+        );
+    }
+    for entry in std::fs::read_dir(&dir).expect("docs/rules is there") {
+        let name = entry.expect("it can be read").file_name().into_string().unwrap_or_default();
+        assert!(pages.iter().any(|(page, _)| *page == name), "docs/rules/{name} has no rule");
+    }
+}
+
 /// Goal: a row of the conformance table counts as tested only if its tests exist.
 #[test]
 fn conformance_names_tests_that_exist() {

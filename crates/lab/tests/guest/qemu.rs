@@ -1,0 +1,117 @@
+//! A guest with another kernel and real drivers, by software emulation.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use super::initramfs::{Archive, modules};
+
+/// What a guest is made of.
+pub struct Parts {
+    vmlinuz: PathBuf,
+    modules: PathBuf,
+    busybox: PathBuf,
+    linerate: PathBuf,
+}
+
+impl Parts {
+    /// Those of this machine, or what is missing. `LINERATE_GUEST` is a directory into which a Debian
+    /// kernel package was unpacked, and which has the static binary `linerate`.
+    pub fn find() -> Result<Parts, String> {
+        let found = Command::new("qemu-system-x86_64").arg("--version").output();
+        if !found.is_ok_and(|o| o.status.success()) {
+            return Err("qemu-system-x86_64 is not installed".into());
+        }
+        let dir = std::env::var("LINERATE_GUEST")
+            .map_err(|_| "LINERATE_GUEST names no directory with a kernel (see .ci/guest)")?;
+        let dir = PathBuf::from(dir);
+        let busybox = PathBuf::from("/bin/busybox");
+        let boot = dir.join("boot");
+        let vmlinuz = fs::read_dir(&boot).ok().and_then(|entries| {
+            let names = entries.flatten().map(|e| e.path());
+            names.into_iter().find(|p| p.display().to_string().contains("vmlinuz-"))
+        });
+        let vmlinuz = vmlinuz.ok_or_else(|| format!("no vmlinuz in {}", boot.display()))?;
+        let linerate = dir.join("linerate");
+        for file in [&busybox, &linerate] {
+            if !file.exists() {
+                return Err(format!("{} is not there", file.display()));
+            }
+        }
+        Ok(Parts { vmlinuz, modules: dir.join("lib/modules"), busybox, linerate })
+    }
+
+    /// Boots a guest with these devices (`-device ...`, `-netdev ...`), loads the drivers, runs the
+    /// script and powers it off. Returns what the script printed.
+    pub fn run(&self, name: &str, devices: &[&str], drivers: &[&str], script: &str) -> String {
+        let dir =
+            std::env::temp_dir().join(format!("linerate-guest-{name}-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let image = dir.join("initramfs");
+        fs::write(&image, self.initramfs(drivers, script)).unwrap();
+        let mut qemu = Command::new("timeout");
+        // A guest that hangs must not hang the suite; it needs some ten seconds.
+        qemu.args(["600", "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-smp", "2"]);
+        qemu.args(["-m", "512", "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio"]);
+        qemu.arg("-kernel").arg(&self.vmlinuz).arg("-initrd").arg(&image);
+        qemu.args(["-append", "console=ttyS0 quiet panic=-1 net.ifnames=0"]);
+        qemu.args(devices).stdin(Stdio::null());
+        let out = qemu.output().unwrap();
+        fs::remove_dir_all(&dir).unwrap();
+        let console = String::from_utf8_lossy(&out.stdout).replace('\r', "");
+        let inside =
+            console.split_once("-- begin\n").and_then(|(_, rest)| rest.split_once("-- end\n"));
+        let Some((printed, _)) = inside else {
+            let err = String::from_utf8_lossy(&out.stderr);
+            panic!("the guest did not come to its end:\n{console}\n{err}");
+        };
+        printed.to_owned()
+    }
+
+    fn initramfs(&self, drivers: &[&str], script: &str) -> Vec<u8> {
+        let mut archive = Archive::default();
+        for dir in ["proc", "sys", "dev", "tmp", "etc", "run", "var/lib", "lib"] {
+            archive.dir(dir);
+        }
+        archive.file("bin/busybox", 0o755, &fs::read(&self.busybox).unwrap());
+        archive.file("bin/linerate", 0o755, &fs::read(&self.linerate).unwrap());
+        archive.link("bin/sh", "busybox");
+        let mut insert = String::new();
+        for path in modules(&self.modules, drivers).unwrap() {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            archive.file(&format!("lib/{name}"), 0o644, &fs::read(&path).unwrap());
+            insert += &format!("insmod /lib/{name}\n");
+        }
+        archive.file("script", 0o755, script.as_bytes());
+        let init = format!(
+            "#!/bin/sh\n/bin/busybox --install -s /bin\nexport PATH=/bin HOME=/tmp\n\
+             mount -t proc proc /proc\nmount -t sysfs sys /sys\nmount -t devtmpfs dev /dev\n\
+             mount -t tracefs tracefs /sys/kernel/tracing\n{insert}\
+             ip link set lo up\necho '-- begin'\nsh /script 2>&1\necho '-- end'\n\
+             poweroff -f\n"
+        );
+        archive.file("init", 0o755, init.as_bytes());
+        archive.finish()
+    }
+}
+
+/// The part of what was printed behind `## name` up to the next such line.
+pub fn part<'a>(printed: &'a str, name: &str) -> &'a str {
+    let begin = format!("## {name}\n");
+    let at = printed.find(&begin).unwrap_or_else(|| panic!("no part {name} in:\n{printed}"));
+    let rest = &printed[at + begin.len()..];
+    rest.split("\n## ").next().unwrap_or(rest)
+}
+
+/// Where a test says that it can not run here.
+pub fn parts(test: &str) -> Option<Parts> {
+    Parts::find().map_err(|why| skip(test, &why)).ok()
+}
+
+/// A skip must be seen although the harness captures what a passing test prints; with
+/// `LINERATE_SKIP=deny`, as in `.ci/run`, the test fails.
+fn skip(test: &str, why: &str) {
+    use std::io::Write;
+    assert!(std::env::var("LINERATE_SKIP").as_deref() != Ok("deny"), "SKIP {test}: {why}");
+    std::io::stderr().write_all(format!("SKIP {test}: {why}\n").as_bytes()).unwrap();
+}
