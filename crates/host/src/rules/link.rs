@@ -63,7 +63,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "R29",
         name: "rx-dropped-benign",
-        title: "rx_dropped grows, but not by a loss that any stage knows",
+        title: "the device counts packets as dropped that no stage has lost",
         stage: Stage::Link,
         evidence: "`rx_dropped` grows by `benign_per_s` or more beside what rings and backlogs \
             say.",
