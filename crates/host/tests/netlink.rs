@@ -27,6 +27,10 @@ fn links_are_what_ip_shows() {
         return;
     }
     veth();
+    let out = UdpSocket::bind("10.77.0.1:0").unwrap();
+    for _ in 0..3 {
+        out.send_to(b"traffic", "10.77.0.9:9").unwrap();
+    }
     run("ip link add br0 type bridge");
     run("ip link set va master br0 mtu 1400 txqueuelen 77 promisc on");
     // IPv6 goes on asking for routers meanwhile.
