@@ -76,6 +76,12 @@ impl Parts {
         archive.file("bin/busybox", 0o755, &fs::read(&self.busybox).unwrap());
         archive.file("bin/linerate", 0o755, &fs::read(&self.linerate).unwrap());
         archive.link("bin/sh", "busybox");
+        // Somebody else's tool, to set what linerate then finds, and to look over its shoulder.
+        for file in with_libraries("ethtool") {
+            let name = file.trim_start_matches('/');
+            let name = if name.ends_with("/ethtool") { "bin/ethtool" } else { name };
+            archive.file(name, 0o755, &fs::read(&file).unwrap());
+        }
         let mut insert = String::new();
         for path in modules(&self.modules, drivers).unwrap() {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
@@ -93,6 +99,20 @@ impl Parts {
         archive.file("init", 0o755, init.as_bytes());
         archive.finish()
     }
+}
+
+/// A program and the libraries that it is linked to, by their paths.
+fn with_libraries(program: &str) -> Vec<String> {
+    let run = |words: &[&str]| {
+        let out = Command::new(words[0]).args(&words[1..]).output().unwrap();
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    let path = run(&["sh", "-c", &format!("PATH=$PATH:/usr/sbin:/sbin command -v {program}")]);
+    let path = path.trim().to_owned();
+    assert!(!path.is_empty(), "{program} is not installed");
+    let linked = run(&["ldd", &path]);
+    let libraries = linked.split_whitespace().filter(|w| w.starts_with('/')).map(str::to_owned);
+    std::iter::once(path.clone()).chain(libraries).collect()
 }
 
 /// The part of what was printed behind `## name` up to the next such line.
