@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-/// Whether a row works on one side: our own path, or the kernel's as the doctor will read it.
+/// Whether a row works on one side: our own path, or the kernel's as the doctor reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// It has no meaning there.
@@ -62,7 +62,7 @@ pub fn page() -> String {
     let _ = writeln!(
         out,
         "What guides to the performance of the Linux network path name, and whether it works: on \
-         our own path ({}), and on the kernel's as `linerate doctor` will read it ({}). A row is \
+         our own path ({}), and on the kernel's as `linerate doctor` reads it ({}). A row is \
          tested when a test moves the knob and sees its counter move, or the mechanism at work.\n",
         count(|r| r.own),
         count(|r| r.host)
