@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use linerate_host::Snapshot;
@@ -11,7 +11,7 @@ use linerate_host::collect::{Collector, Tier};
 use linerate_host::record::{End, Moment, Reader};
 use linerate_host::snapshot::Note;
 use linerate_host::source::{Dir, Live, Source};
-use linerate_host::tracefs;
+use linerate_host::{netns, tracefs};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -230,7 +230,7 @@ pub fn collectors() -> [Collector; 2] {
 /// A sentence, if the namespace can not be entered.
 pub fn live(netns: Option<&str>) -> Result<Live, String> {
     let Some(name) = netns else { return Ok(Live::new()) };
-    let path = netns_path(name);
+    let path = netns::path(name);
     Live::in_netns(&path).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => {
             format!("there is no network namespace {name:?} ({})", path.display())
@@ -240,17 +240,6 @@ pub fn live(netns: Option<&str>) -> Result<Live, String> {
         }
         _ => format!("{}: {e}", path.display()),
     })
-}
-
-/// `web` of `ip netns`, a process, or a path.
-fn netns_path(name: &str) -> PathBuf {
-    match name {
-        path if path.contains('/') => PathBuf::from(path),
-        pid if pid.bytes().all(|b| b.is_ascii_digit()) => {
-            PathBuf::from(format!("/proc/{pid}/ns/net"))
-        }
-        name => Path::new("/run/netns").join(name),
-    }
 }
 
 /// How a live source is called.
@@ -339,12 +328,5 @@ mod tests {
         assert!(times.len() <= WINDOWS_MAX + 1 && times.len() > WINDOWS_MAX / 2, "{}", times.len());
         assert_eq!((times[0], times[times.len() - 1]), (0, 999));
         assert!(times.is_sorted());
-    }
-
-    #[test]
-    fn a_namespace_is_a_name_a_process_or_a_path() {
-        assert_eq!(netns_path("web"), Path::new("/run/netns/web"));
-        assert_eq!(netns_path("4711"), Path::new("/proc/4711/ns/net"));
-        assert_eq!(netns_path("/proc/1/ns/net"), Path::new("/proc/1/ns/net"));
     }
 }

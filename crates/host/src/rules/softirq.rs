@@ -276,7 +276,7 @@ fn squeeze_time(rule: &Rule, cx: &Cx<'_>, cpu: u32) -> Option<Finding> {
             .suggest("Give the virtual machine processors of its own.")
     } else {
         let cost =
-            cost_us(cx, cpu).map_or(String::new(), |us| format!(" A packet costs {us:.0} µs."));
+            cost_us(cx, cpu).map_or(String::new(), |us| format!(" A packet costs {us:.1} µs."));
         found
             .because(format!(
                 "There were not packets enough for the budget: the time ends the run.{cost}"
