@@ -99,6 +99,29 @@ fn what_somebody_else_has_set_since_is_named_and_left() {
     assert_eq!(world.value(), "1");
 }
 
+/// What may have cut the way here is undone by itself, unless somebody says that it stays.
+#[test]
+fn what_nobody_keeps_is_undone_and_what_is_kept_stays() {
+    const TEST: &str = "what_nobody_keeps_is_undone_and_what_is_kept_stays";
+    let Some(world) = World::new(TEST) else { return };
+    for (kept, value) in [(false, "0"), (true, "1")] {
+        assert_eq!(world.tune(&["apply", "R87", "--for", "1s"]).0, 0);
+        // As if this setting could take a link down.
+        let journal = std::fs::read_to_string(world.dir.join("journal")).unwrap();
+        let risky = journal.replace("\"flap\":false", "\"flap\":true");
+        assert_ne!(journal, risky);
+        std::fs::write(world.dir.join("journal"), risky).unwrap();
+        if kept {
+            let (status, text) = world.tune(&["keep"]);
+            assert!(status == 0 && text.contains("kept: "), "{text}");
+        }
+        let (status, text) = world.tune(&["__undo", "--from", "1", "--after", "100ms"]);
+        assert_eq!((status, world.value().as_str()), (0, value), "{text}");
+    }
+    assert_eq!(world.tune(&["rollback"]).0, 0);
+    assert_eq!(world.value(), "0");
+}
+
 #[test]
 fn a_rule_that_nobody_knows_is_wrong_usage() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_linerate"));
