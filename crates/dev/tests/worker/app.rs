@@ -313,6 +313,23 @@ impl App for Client {
     }
 }
 
+/// Waits until all that either side has sent has been taken by the other, for longer than an
+/// acknowledgement is put off: a side that halts while something is on its way to it leaves the other
+/// with that in its hands.
+pub fn come_to_rest<A: App + 'static, B: App + 'static>(one: &Workers<A>, other: &Workers<B>) {
+    fn rests<A: App + 'static>(workers: &Workers<A>) -> bool {
+        let idle = workers.ask_all(|drive, _| drive.devices().all(|d| d.tx_pending() == 0));
+        idle.into_iter().all(|idle| idle)
+    }
+    let mut since = std::time::Instant::now();
+    crate::wait_until("both sides come to rest", || {
+        if !(rests(one) && rests(other)) {
+            since = std::time::Instant::now();
+        }
+        since.elapsed() > std::time::Duration::from_millis(300)
+    });
+}
+
 /// What must hold at the end of an instance: conservation, no memory out, nothing lost, and no segment
 /// out of order. Returns what each shard received.
 pub fn check_end<A: App + 'static>(workers: &Workers<A>) -> Vec<u64> {

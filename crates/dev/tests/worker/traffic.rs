@@ -2,7 +2,7 @@
 
 use linerate_core::table::Counter;
 
-use crate::app::{Client, card, check_end, servers};
+use crate::app::{Client, card, check_end, come_to_rest, servers};
 use crate::wait_until;
 
 /// Streams over two queues of the device: each shard has its share, every byte comes back.
@@ -23,6 +23,7 @@ fn streams_and_datagrams_are_spread_over_queues_and_come_back_whole() {
         wait_until("all datagrams come back", || done().1[0] == done().1[1]);
         assert!(done().1[0] >= 64);
         let echoed = server.ask_all(|_, app| app.echoed);
+        come_to_rest(&server, &client);
         let received = check_end(&server);
         check_end(&client);
         assert!(echoed.iter().all(|n| *n > 0) && received.iter().all(|n| *n > 100), "{received:?}");
@@ -46,6 +47,7 @@ fn rps_spreads_one_queue_over_two_shards() {
     wait_until("all streams end", || client.ask(0, |_, app| app.ended).expect("it lives") == 32);
     let rps = server.ask_all(|drive, _| drive.shard.net.counts.get(Counter::SoftnetReceivedRps));
     let segs = server.ask_all(|drive, _| drive.shard.net.counts.get(Counter::TcpInSegs));
+    come_to_rest(&server, &client);
     let received = check_end(&server);
     assert!(received[1] == 0 && rps[1] > 0 && segs.iter().all(|n| *n > 100), "{rps:?} {segs:?}");
     check_end(&client);
@@ -83,6 +85,7 @@ fn connections_follow_readers_that_roam() {
         wait_until("all streams end", || {
             client.ask(0, |_, app| app.ended).expect("it lives") == 50
         });
+        come_to_rest(&server, &client);
         check_end(&server);
         check_end(&client);
     }
@@ -112,6 +115,7 @@ fn questions_and_knobs_do_not_disturb_what_runs() {
         client.ask(0, |_, app| app.ended).expect("it lives") == 20
     });
     assert!(asked > 4);
+    come_to_rest(&server, &client);
     check_end(&server);
     check_end(&client);
 }
