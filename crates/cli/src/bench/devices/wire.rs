@@ -76,7 +76,7 @@ impl Wire {
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
         // What /sys/class/net shows is the namespace in which it was mounted.
         mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none)?;
-        let mut generator = Generator::start(args.generator, args.payload, args.sendmmsg)?;
+        let mut generator = Generator::start(args.generator, args.payload, !args.udp_segment)?;
         let mut netdev = Netdev::open().map_err(io::Error::other)?;
         netdev.add_veth(DUT, GEN, PeerNetns::Pid(generator.pid())).map_err(io::Error::other)?;
         let link = netdev.link(DUT).map_err(io::Error::other)?;
