@@ -11,7 +11,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use again::{in_netns, powerless, skip};
+use again::{in_netns, powerless, root_of_host, skip};
 use linerate_host::Snapshot;
 use linerate_host::collect::{Collector, Tier};
 use linerate_host::source::{Live, Source};
@@ -65,7 +65,7 @@ fn may(test: &str) -> bool {
         skip(test, "ip is not installed");
         return false;
     }
-    in_netns(test)
+    root_of_host(test) && in_netns(test)
 }
 
 #[test]

@@ -63,6 +63,17 @@ pub fn in_netns(test: &str) -> bool {
     false
 }
 
+/// Whether we are root where it counts: who is root of a user namespace alone may not mount a sysfs for
+/// it, nor become somebody else. A skip otherwise.
+pub fn root_of_host(test: &str) -> bool {
+    let root = std::fs::read_to_string("/proc/self/status").unwrap().contains("Uid:\t0\t");
+    if role().is_empty() && !root {
+        skip(test, "only root may mount a sysfs for a network namespace, or become somebody else");
+        return false;
+    }
+    true
+}
+
 /// Does `work` as somebody without rights: here, or, if we are root, in a copy of ours that has none.
 pub fn powerless(test: &str, work: impl FnOnce()) {
     let root = std::fs::read_to_string("/proc/self/status").unwrap().contains("Uid:\t0\t");

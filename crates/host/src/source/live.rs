@@ -86,7 +86,9 @@ impl Live {
         if let Some(rest) = name.strip_prefix("proc/net/") {
             return Ok(Path::new("/proc/thread-self/net").join(rest));
         }
-        let Some(rest) = name.strip_prefix("sys/") else { return Ok(Path::new("/").join(name)) };
+        // The rest of sysfs is the same in every namespace.
+        let of_devices = name.strip_prefix("sys/").filter(|rest| rest.starts_with("class/net"));
+        let Some(rest) = of_devices else { return Ok(Path::new("/").join(name)) };
         let why = "sysfs could not be mounted for the namespace";
         let sys = self
             .sys
