@@ -1,15 +1,12 @@
 //! `linerate tune` over a namespace of this host: what is changed reads back, and is put back.
 
-use std::io::Write;
+#[path = "../../dev/tests/again/mod.rs"]
+mod again;
+
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-/// A skip must be seen although the harness captures what a passing test prints; with
-/// `LINERATE_SKIP=deny`, as in `.ci/run`, the test fails.
-fn skip(test: &str, why: &str) {
-    assert!(std::env::var("LINERATE_SKIP").as_deref() != Ok("deny"), "SKIP {test}: {why}");
-    std::io::stderr().write_all(format!("SKIP {test}: {why}\n").as_bytes()).unwrap();
-}
+use again::skip;
 
 /// A namespace with settings out of an old guide, and a journal.
 struct World {

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::proc::cpus;
+
 /// One change of one setting of the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "knob", rename_all = "kebab-case")]
@@ -184,21 +186,9 @@ fn file_value(path: &str, value: &str) -> String {
         return digits.trim_start_matches('0').to_ascii_lowercase();
     }
     if name.ends_with("_list") {
-        let mut cpus: Vec<u32> = value.split(',').flat_map(range).collect();
-        cpus.sort_unstable();
-        cpus.dedup();
-        return format!("{cpus:?}");
+        return cpus::list(value).map_or(value.to_owned(), |cpus| format!("{cpus:?}"));
     }
     value.to_owned()
-}
-
-/// `3` or `0-3`; nothing if it is neither, or longer than any machine.
-fn range(part: &str) -> Vec<u32> {
-    let (from, to) = part.split_once('-').unwrap_or((part, part));
-    match (from.trim().parse::<u32>(), to.trim().parse::<u32>()) {
-        (Ok(from), Ok(to)) if from <= to && to < 1 << 16 => (from..=to).collect(),
-        _ => Vec::new(),
-    }
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ const SKIP_AF_STATS: u32 = 1 << 3;
 
 /// `struct rtnl_link_stats64` (`rx_nohandler` since 4.6, `rx_otherhost_dropped` since 5.19), and
 /// `rtnl_link_stats`, which has the same fields in 32 bits.
-const STATS: [&str; 25] = [
+pub const STATS64: [&str; 25] = [
     "rx_packets",
     "tx_packets",
     "rx_bytes",
@@ -178,7 +178,7 @@ fn one(message: &Message<'_>, into: &mut Snapshot) -> Option<(String, u32, Optio
             (IFLA_XDP, _) => dev.xdp = xdp(value),
             (IFLA_STATS64, _) => {
                 dev.stats = Counters::new(source.as_str());
-                array(&mut dev.stats, value, 8, &STATS);
+                array(&mut dev.stats, value, 8, &STATS64);
             }
             (IFLA_STATS, _) => short = Some(value),
             _ => settings(dev, &source, kind, number),
@@ -186,7 +186,7 @@ fn one(message: &Message<'_>, into: &mut Snapshot) -> Option<(String, u32, Optio
     }
     if let (Some(value), None) = (short, find(inside, IFLA_STATS64)) {
         dev.stats = Counters::new(source).wrapping_at(32);
-        array(&mut dev.stats, value, 4, &STATS);
+        array(&mut dev.stats, value, 4, &STATS64);
     }
     Some((name, index, master))
 }

@@ -31,6 +31,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 pub use change::{apply, read_back};
+pub(crate) use link::STATS64;
 pub use live::Live;
 
 use crate::collect::Tier;

@@ -31,35 +31,10 @@ pub const SETTINGS: &[&str] = &[
     "device/uevent",
 ];
 
-/// Files of `statistics/`.
+/// Files of `statistics/`: what netlink tells, without what it alone tells (`rx_otherhost_dropped`).
 ///
 /// Linux: net/core/net-sysfs.c `netstat_attrs`
-pub const STATISTICS: &[&str] = &[
-    "rx_packets",
-    "tx_packets",
-    "rx_bytes",
-    "tx_bytes",
-    "rx_errors",
-    "tx_errors",
-    "rx_dropped",
-    "tx_dropped",
-    "multicast",
-    "collisions",
-    "rx_length_errors",
-    "rx_over_errors",
-    "rx_crc_errors",
-    "rx_frame_errors",
-    "rx_fifo_errors",
-    "rx_missed_errors",
-    "tx_aborted_errors",
-    "tx_carrier_errors",
-    "tx_fifo_errors",
-    "tx_heartbeat_errors",
-    "tx_window_errors",
-    "rx_compressed",
-    "tx_compressed",
-    "rx_nohandler",
-];
+pub const STATISTICS: &[&str] = crate::netlink::STATS64.split_last().expect("it has fields").1;
 
 /// Files of `queues/rx-N/`.
 pub const RX_QUEUE: &[&str] = &["rps_cpus", "rps_flow_cnt"];

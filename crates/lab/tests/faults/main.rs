@@ -4,6 +4,8 @@
 //! what it advises makes it go away. A healthy host under load gives no finding.
 #![forbid(unsafe_code)]
 
+#[path = "../../../dev/tests/again/mod.rs"]
+mod again;
 mod backlog;
 mod devices;
 mod doctor;

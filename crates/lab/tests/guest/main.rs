@@ -2,6 +2,8 @@
 //! channels, RSS, interrupts, driver statistics), and an older kernel than the one that runs here.
 #![forbid(unsafe_code)]
 
+#[path = "../../../dev/tests/again/mod.rs"]
+mod again;
 mod initramfs;
 mod qemu;
 
