@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
@@ -113,7 +114,10 @@ impl ControlServer {
         check_name(name).map_err(BindError::Name)?;
         let path = dir.join(format!("{name}.sock"));
         // It listens before it has the name: nobody takes it for dead meanwhile.
-        let early = dir.join(format!(".{}.early", std::process::id()));
+        // Two instances of one process may be made at once.
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let nth = MADE.fetch_add(1, Ordering::Relaxed);
+        let early = dir.join(format!(".{}.{nth}.early", std::process::id()));
         promise(Leftover::Path(&early))?;
         remove(&early)?;
         let listener = UnixListener::bind(&early)?;
@@ -309,7 +313,8 @@ pub(super) fn sweep(dir: &Path) {
     let _names = super::client::instances_in(dir);
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         let file = entry.file_name();
-        let pid = file.to_str().and_then(|f| f.strip_prefix('.')?.strip_suffix(".early"));
+        let early = file.to_str().and_then(|f| f.strip_prefix('.')?.strip_suffix(".early"));
+        let pid = early.and_then(|early| early.split('.').next());
         // Not by whether it listens: one that is being made does not yet.
         if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
             let _gone = remove(&entry.path());

@@ -179,8 +179,8 @@ fn what_killed_instances_left_is_swept_and_nothing_else() {
     let dir = Dir::new();
     let alive = ControlServer::bind_in(&dir.0, "alive").expect("a free name");
     // Process numbers end at 4194304 on Linux: nobody has this one.
-    let own = format!(".{}.early", std::process::id());
-    for left in ["dead.sock", ".4194305.early", own.as_str()] {
+    let own = format!(".{}.0.early", std::process::id());
+    for left in ["dead.sock", ".4194305.7.early", own.as_str()] {
         drop(UnixListener::bind(dir.0.join(left)).expect("a socket"));
     }
     super::server::sweep(&dir.0);
@@ -251,4 +251,20 @@ fn what_is_about_several_shards_is_said_to_have_no_effect_in_one() {
     let set = Request::Set("rps_cpus".to_owned(), "1".to_owned());
     let answered = answer(&mut shard, set, Meta::default);
     assert!(matches!(answered, Response::Value { note: Some(_), .. }), "{answered:?}");
+}
+
+#[test]
+fn instances_of_one_process_may_be_made_at_once() {
+    let dir = Dir::new();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let dir = &dir.0;
+            scope.spawn(move || {
+                for nth in 0..50 {
+                    let name = format!("n{thread}-{nth}");
+                    drop(ControlServer::bind_in(dir, &name).expect("a free name"));
+                }
+            });
+        }
+    });
 }
