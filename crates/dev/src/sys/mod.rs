@@ -4,7 +4,6 @@
 //! its arguments checked, and the callers in the parent folder hold the policy.
 #![allow(unsafe_code)]
 
-pub mod bpf;
 pub mod ethtool;
 pub mod filter;
 mod ifreq;

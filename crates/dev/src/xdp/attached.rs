@@ -4,7 +4,7 @@ use super::error::OpenError;
 use super::filter::Filter;
 use super::open::Mode;
 use super::program::{self, Maps, XDP_PASS};
-use crate::sys::bpf::{AttachMode, Prog};
+use linerate_bpf::sys::{AttachMode, Prog};
 use std::collections::HashSet;
 use std::fmt;
 use std::io;

@@ -14,7 +14,6 @@
 //!
 //! Linux: net/xdp/, kernel/bpf/, Documentation/networking/af_xdp.rst.
 
-mod asm;
 mod attached;
 mod chunks;
 mod csum;

@@ -5,9 +5,10 @@
 //!
 //! before: the driver, or `netif_receive_skb`   after: the socket of the queue, or the kernel
 
-use super::asm::{Asm, If, Label, MAP_LOOKUP_ELEM, Op, REDIRECT_MAP, Reg, Size};
 use super::filter::*;
-use crate::sys::bpf::{Insn, LoadError, Map, MapKind, Prog};
+use linerate_bpf::Insn;
+use linerate_bpf::asm::{Asm, If, Label, MAP_LOOKUP_ELEM, Op, REDIRECT_MAP, Reg, Size};
+use linerate_bpf::sys::{LoadError, Map, MapKind, Prog};
 use std::io;
 use std::net::IpAddr;
 

@@ -1,23 +1,10 @@
 //! bpf(2): maps, programs, links. Linux: kernel/bpf/syscall.c, include/uapi/linux/bpf.h.
 
-use super::check;
+#![allow(unsafe_code)]
+
+use crate::Insn;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-
-/// One instruction (`struct bpf_insn`).
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Insn {
-    /// Operation, class and size.
-    pub code: u8,
-    /// Destination in the low four bits, source in the high ones (little-endian machines; the other
-    /// way round on big-endian ones).
-    pub regs: u8,
-    /// Offset of a jump or of memory.
-    pub off: i16,
-    /// Constant.
-    pub imm: i32,
-}
 
 /// The kinds of maps that we make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,7 +129,11 @@ unsafe fn bpf<T>(cmd: libc::c_long, attr: &mut T) -> io::Result<libc::c_int> {
     // the union for zero; the caller vouches for the pointers in it.
     let ret =
         unsafe { libc::syscall(libc::SYS_bpf, cmd, std::ptr::from_mut(attr), size_of::<T>()) };
-    check(libc::c_int::try_from(ret).unwrap_or(-1))
+    if ret < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(libc::c_int::try_from(ret).unwrap_or(-1))
+    }
 }
 
 fn raw(fd: impl AsFd) -> u32 {

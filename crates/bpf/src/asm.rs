@@ -3,7 +3,8 @@
 //!
 //! Linux: Documentation/bpf/standardization/instruction-set.rst (RFC 9669).
 
-use crate::sys::bpf::{Insn, Map};
+use crate::Insn;
+use crate::sys::Map;
 
 /// A register. R0 holds results, R1 to R5 arguments, which a call destroys; R6 to R9 survive it;
 /// R10 is the frame pointer.
