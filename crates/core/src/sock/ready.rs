@@ -46,8 +46,9 @@ pub struct Event {
     pub user: u64,
 }
 
-/// The list of sockets to which something happened. A socket stands in it at most once: it keeps
-/// what it is ready for (`pending`) in itself, and is asked when its turn comes.
+/// The list of sockets to which something happened. A socket keeps what it is ready for (`pending`) in
+/// itself, and is asked when its turn comes: it stands in the list at most once, or once for each kind
+/// of readiness where the application takes them one by one.
 #[derive(Default)]
 pub struct Events(VecDeque<Event>);
 
@@ -56,6 +57,15 @@ impl Events {
     #[inline]
     pub fn raise(&mut self, id: SocketId, user: u64, pending: &mut Ready, ready: Ready) {
         if pending.0 == 0 {
+            self.0.push_back(Event { id, user });
+        }
+        *pending |= ready;
+    }
+    /// [`Events::raise`] for a socket whose kinds of readiness are taken one by one, each by a call of
+    /// its own: one that nobody takes keeps no other back.
+    #[inline]
+    pub fn raise_kind(&mut self, id: SocketId, user: u64, pending: &mut Ready, ready: Ready) {
+        if !pending.has(ready) {
             self.0.push_back(Event { id, user });
         }
         *pending |= ready;

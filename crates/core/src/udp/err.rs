@@ -27,7 +27,7 @@ pub(crate) fn udp_err(
     if errors.len() < ERRORS_MAX {
         errors.push_back((remote, kind));
     }
-    cx.net.events.raise(id, sock.user, &mut sock.pending, Ready::ERR);
+    cx.net.events.raise_kind(id, sock.user, &mut sock.pending, Ready::ERR);
     true
 }
 

@@ -94,7 +94,7 @@ pub(crate) fn udp_queue_rcv_skb(cx: &mut Shard, id: SocketId, pkt: Pkt) -> Verdi
     }
     cx.udp.mem += size;
     sock.push(pkt, size);
-    cx.net.events.raise(id, sock.user, &mut sock.pending, Ready::IN);
+    cx.net.events.raise_kind(id, sock.user, &mut sock.pending, Ready::IN);
     cx.net.counts.flow(Stage::SockQueue).hold(1);
     Verdict::Held
 }

@@ -341,6 +341,8 @@ impl Services {
                 let Some(bound) = self.bound.iter_mut().find(|b| b.udp == Some(id)) else {
                     return false;
                 };
+                // A client that is gone has nothing to be told.
+                while shard.udp_take_error(id).is_some() {}
                 bound.serve(shard, id, &mut self.scratch.text, udp::PER_TURN)
             }
             SockKind::Tcp => {

@@ -308,6 +308,30 @@ fn errors_reach_the_socket_that_sent_and_no_other() {
 }
 
 #[test]
+fn an_error_that_nobody_takes_keeps_no_datagram_back() {
+    let mut kit = Kit::tun();
+    let sock = kit.cx.udp_bind(UdpBind { user: 42, ..Default::default() }).expect("bound");
+    let port = kit.cx.udp_port(sock).expect("open");
+    kit.cx.udp_send(sock, SendTo::to((ip(PEER), 7).into()), &[b"hello"]).expect("sent");
+    let sent = kit.tx();
+    let refused = v4(PEER, US, 1, &icmp4(Icmpv4Hdr::plain(3, 3), &sent[0]));
+    kit.rx(&refused);
+    assert_eq!(kit.cx.poll_event().map(|e| e.user), Some(42));
+    assert!(kit.cx.udp_recv(sock).is_none());
+    for _ in 0..2 {
+        kit.rx(&udp4(PEER, US, 7, port, b"here I am"));
+        assert_eq!(kit.cx.poll_event().map(|e| e.user), Some(42), "it is told of the datagram");
+        let got = kit.cx.udp_recv(sock).expect("a datagram");
+        kit.cx.udp_done(got);
+        assert!(kit.cx.udp_recv(sock).is_none());
+        // Nor does one that waits already bring another event.
+        kit.rx(&refused);
+        assert_eq!(kit.cx.poll_event(), None);
+    }
+    kit.conserved();
+}
+
+#[test]
 fn a_path_mtu_is_learnt_used_and_forgotten() {
     let mut kit = Kit::tun();
     let far = "192.0.2.1";
