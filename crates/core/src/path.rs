@@ -98,6 +98,14 @@ macro_rules! path {
 
 /// Receive: a batch from one device's ring to the sockets' queues, or to other shards.
 pub fn receive(cx: &mut Shard, batch: &mut Batch) {
+    if cx.net.rx_qdisc_on {
+        tx::qdisc::ingress::enqueue(cx, batch);
+    }
+    receive_now(cx, batch);
+}
+
+/// What no queueing discipline on receive holds back.
+fn receive_now(cx: &mut Shard, batch: &mut Batch) {
     path! { batch, cx;
         if cx.net.xdp_on => { Xdp: rx::xdp::do_xdp }
     }
@@ -207,6 +215,21 @@ pub fn timers(cx: &mut Shard, now: Instant) {
     rx::gro::timers(cx);
     link::neigh::timers(cx);
     ip::reasm::timers(cx);
+    tx::qdisc::qdisc_timers(&mut cx.net);
+    if cx.net.rx_qdisc_on {
+        rx_qdisc_timers(cx);
+    }
+}
+
+/// What waited in queueing disciplines on receive for this time; bounded, since there is more to do.
+fn rx_qdisc_timers(cx: &mut Shard) {
+    let mut batch = Batch::new();
+    for _ in 0..16 {
+        if !tx::qdisc::ingress::due(&mut cx.net, &mut batch) {
+            break;
+        }
+        receive_now(cx, &mut batch);
+    }
 }
 
 /// When [`timers`] has something to do next.
@@ -216,6 +239,7 @@ pub fn next_timer(cx: &Shard) -> Option<Instant> {
         rx::gro::next_timer(&cx.net),
         cx.net.neigh.next_timer(),
         cx.net.reasm.next_timer(),
+        tx::qdisc::next_watchdog(&cx.net),
     ];
     all.into_iter().flatten().min()
 }

@@ -36,6 +36,8 @@ pub struct Net {
     pub glean: bool,
     /// A device has an XDP program: the stage Xdp has something to do.
     pub xdp_on: bool,
+    /// A device has a queueing discipline on receive.
+    pub(crate) rx_qdisc_on: bool,
     /// What XDP programs said in this batch.
     pub(crate) xdp: crate::rx::xdp::Tally,
     /// Where packets go on, and the way to the other shards.
@@ -103,6 +105,7 @@ impl Shard {
             cpu: 0,
             glean: false,
             xdp_on: false,
+            rx_qdisc_on: false,
             xdp: Default::default(),
             steer: crate::rx::steer::Steer::new(seed),
             xps: crate::tx::xps::Xps::new(seed),
@@ -139,20 +142,35 @@ impl Shard {
         self.net.ifaces.len() as u8 - 1
     }
 
-    /// Sets the knob at `path` while the stack runs.
+    /// Sets the knob at `path` while the stack runs, or the queueing discipline at a place such as
+    /// `qdisc.eth0.root`.
     ///
     /// # Errors
-    /// [`crate::table::knob::SetError`] (ENOENT, EINVAL); nothing changes then.
+    /// [`crate::table::knob::SetError`] (ENOENT, EINVAL, ENODEV); nothing changes then.
     pub fn set_knob(
         &mut self,
         path: &str,
         value: &str,
     ) -> Result<(), crate::table::knob::SetError> {
+        if let Some(at) = crate::tx::qdisc::At::parse(path) {
+            return self.set_qdisc_at(path, at, value);
+        }
         self.net.knobs.set(path, value)?;
         self.net.pool.small_max = self.net.knobs.pool_small as usize;
         self.net.pool.large_max = self.net.knobs.pool_large as usize;
         self.knob_set(crate::table::Knobs::row(path)?.path);
         Ok(())
+    }
+
+    /// What [`Shard::set_knob`] would set, as it is now.
+    ///
+    /// # Errors
+    /// [`crate::table::knob::SetError`] (ENOENT, ENODEV).
+    pub fn get_knob(&self, path: &str) -> Result<String, crate::table::knob::SetError> {
+        match crate::tx::qdisc::At::parse(path) {
+            Some(at) => self.qdisc_at(path, at),
+            None => self.net.knobs.get(path),
+        }
     }
 
     /// The next socket to which something happened.

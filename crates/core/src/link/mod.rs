@@ -41,15 +41,15 @@ pub type TxRing = VecDeque<Pkt>;
 /// One transmit queue of a device, with its queueing discipline (Linux: `struct netdev_queue`).
 #[derive(Default)]
 pub struct TxQueue {
-    /// What waits for room in the ring.
-    pub qdisc: VecDeque<Pkt>,
-    /// Bytes of what waits.
+    /// What waits for room in the ring, or for its time.
+    pub qdisc: crate::tx::qdisc::Root,
+    /// Bytes of what waits in `pfifo_fast`.
     pub bytes: usize,
-    /// Packets that left the discipline.
+    /// Packets that left the discipline, those with them that it dropped after it had taken them.
     pub sent: u64,
     /// Bytes that left the discipline.
     pub sent_bytes: u64,
-    /// Packets that the discipline refused.
+    /// Packets that the discipline dropped.
     pub drops: u64,
     /// What the device takes next.
     pub ring: TxRing,
@@ -100,6 +100,10 @@ pub struct Iface {
     pub netif_rx: bool,
     /// Its XDP program; set by [`Shard::attach_xdp`](crate::shard::Shard::attach_xdp).
     pub xdp: Option<crate::rx::xdp::Program>,
+    /// What its transmit queues were given as their discipline; `None` = what they have anyway.
+    pub qdisc: Option<crate::tx::qdisc::Tree>,
+    /// The discipline between the device and the path, on receive.
+    pub rx_qdisc: Option<Box<crate::tx::qdisc::Sched>>,
     /// Its transmit queues; at least one.
     pub txqs: Vec<TxQueue>,
     /// Packets read from the device.
@@ -131,6 +135,8 @@ impl Iface {
             vlans: Vec::new(),
             netif_rx: false,
             xdp: None,
+            qdisc: None,
+            rx_qdisc: None,
             txqs: vec![TxQueue::default()],
             rx_packets: 0,
             rx_bytes: 0,

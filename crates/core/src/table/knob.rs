@@ -72,6 +72,13 @@ pub enum SetError {
         /// The unit.
         unit: &'static str,
     },
+    /// A queueing discipline can not be set there (EINVAL), or not there (ENODEV).
+    Qdisc {
+        /// The place.
+        path: String,
+        /// Why: a sentence.
+        why: String,
+    },
     /// The knob can only be set when an instance is started (EBUSY).
     NotNow {
         /// The knob.
@@ -96,6 +103,7 @@ impl std::fmt::Display for SetError {
                 "{path} can not be {value:?}: it takes {unit} from {} to {}",
                 range.0, range.1
             ),
+            SetError::Qdisc { path, why } => write!(f, "{path}: {why}"),
             SetError::NotNow { path } => {
                 write!(f, "{path} can only be set when the instance starts: pass --set {path}=…")
             }

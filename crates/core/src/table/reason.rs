@@ -245,8 +245,12 @@ reasons! {
     NeighQueueFull { stage: Neigh, linux: "NEIGH_QUEUEFULL", also: [NeighUnresDiscards], knob: "net.ipv4.neigh.default.unres_qlen_bytes" }
     /// The neighbour table is full.
     NeighTableFull { stage: Neigh, linux: "NEIGH_CREATEFAIL", also: [NeighTableFulls], knob: "net.ipv4.neigh.default.gc_thresh3" }
-    /// The transmit queue is full.
+    /// The transmit queue is full, or another discipline has taken its place.
     QdiscDrop { stage: Qdisc, linux: "QDISC_DROP", also: [DevTxDropped], knob: "dev.txqueuelen" }
+    /// The queueing discipline holds as much as its `limit` says.
+    QdiscOverlimit { stage: Qdisc, linux: "QDISC_OVERLIMIT", also: [DevTxDropped], knob: "none" }
+    /// The link that `netem` stands for lost the packet.
+    NetemLoss { stage: Qdisc, linux: "none", also: [], knob: "none" }
     /// A super-packet that can not be split.
     GsoInvalid { stage: Gso, linux: "SKB_GSO_SEG", also: [DevTxDropped], knob: "none" }
     /// No packet buffers to cut a super-packet into.

@@ -12,7 +12,7 @@ use linerate_arch::csum::{csum_add, csum_fold, csum_partial, csum_sub};
 
 use super::xmit::xmit_one;
 use crate::link::Iface;
-use crate::pkt::{Csum, Cursor, Gso, GsoKind, HEADROOM, LARGE, Pkt, SMALL, Skb, Verdict};
+use crate::pkt::{Csum, Cursor, Gso, GsoKind, HEADROOM, LARGE, Pkt, Pool, SMALL, Skb, Verdict};
 use crate::shard::Net;
 use crate::table::{Knobs, Reason, Stage, count::id};
 use crate::trace::{self, Said};
@@ -149,28 +149,16 @@ struct Cut {
 
 /// Cuts a super-packet and puts the segments into the ring (`__skb_gso_segment`): all of them or none.
 fn skb_gso_segment(net: &mut Net, mut pkt: Pkt, gso: Gso, device_sums: bool) -> Verdict {
-    let Some(mut cut) = Cut::of(&mut pkt, gso, device_sums) else {
-        return Verdict::Drop(pkt, Reason::GsoInvalid);
+    let plan = match plan(&net.pool, &mut pkt, gso, device_sums) {
+        Ok(Some(plan)) => plan,
+        Ok(None) => return skb_csum_hwoffload_help(pkt, device_sums),
+        Err(why) => return Verdict::Drop(pkt, why),
     };
-    if cut.payload <= cut.size {
-        // It is a single segment already; only its checksum may be missing.
-        pkt.gso = None;
-        return skb_csum_hwoffload_help(pkt, device_sums);
-    }
-    let segs = cut.payload.div_ceil(cut.size);
-    cut.carry = carry(&pkt, &cut);
-    let memory = net.pool.small_left() >= segs
-        && (cut.carry != Carry::Large || net.pool.large_left() >= segs);
-    if !memory {
-        return Verdict::Drop(pkt, Reason::GsoNoMem);
-    }
     trace::say(&mut net.trace, Stage::Gso, &pkt, Said::Taken);
-    let mut at = pkt.cursor(cut.hdr);
+    let mut at = pkt.cursor(plan.hdr);
+    let segs = plan.segs();
     for n in 0..segs {
-        let Some(mut seg) = net.pool.alloc() else { break };
-        cut.carry_payload(net, &pkt, &mut seg, &mut at, n);
-        cut.write_headers(&mut seg, n);
-        seg.trace = pkt.trace;
+        let Some(seg) = plan.segment(&mut net.pool, &pkt, &mut at, n) else { break };
         xmit_one(net, pkt.dev, seg);
     }
     let flow = net.counts.flow(Stage::Gso);
@@ -180,6 +168,54 @@ fn skb_gso_segment(net: &mut Net, mut pkt: Pkt, gso: Gso, device_sums: bool) -> 
     net.counts.inc_by(id::GsoSegs, segs as u64);
     net.pool.free(pkt);
     Verdict::Taken
+}
+
+/// Cuts a super-packet for a queueing discipline, which takes the segments from `out`: all of them
+/// or none. What is a single segment already, or no super-packet, comes back alone.
+///
+/// # Errors
+/// The packet and why it can not be cut.
+pub(super) fn cut(
+    pool: &mut Pool,
+    mut pkt: Pkt,
+    device_sums: bool,
+    out: &mut Vec<Pkt>,
+) -> Result<(), (Pkt, Reason)> {
+    let planned = match pkt.gso {
+        Some(gso) => plan(pool, &mut pkt, gso, device_sums),
+        None => Ok(None),
+    };
+    match planned {
+        Ok(Some(plan)) => {
+            let mut at = pkt.cursor(plan.hdr);
+            let segs = (0..plan.segs()).map_while(|n| plan.segment(pool, &pkt, &mut at, n));
+            out.extend(segs);
+            pool.free(pkt);
+        }
+        Ok(None) => out.push(pkt),
+        Err(why) => return Err((pkt, why)),
+    }
+    Ok(())
+}
+
+/// How a super-packet is to be cut, once it is sure that there is memory for all segments. `None`: it
+/// is a single segment already, and no super-packet any more; only its checksum may be missing.
+fn plan(
+    pool: &Pool,
+    pkt: &mut Pkt,
+    gso: Gso,
+    device_sums: bool,
+) -> Result<Option<Cut>, Reason> {
+    let mut cut = Cut::of(pkt, gso, device_sums).ok_or(Reason::GsoInvalid)?;
+    if cut.payload <= cut.size {
+        pkt.gso = None;
+        return Ok(None);
+    }
+    let segs = cut.segs();
+    cut.carry = carry(pkt, &cut);
+    let memory =
+        pool.small_left() >= segs && (cut.carry != Carry::Large || pool.large_left() >= segs);
+    if memory { Ok(Some(cut)) } else { Err(Reason::GsoNoMem) }
 }
 
 /// The way for this packet's payload. Memory that is shared stays shared only if all of it is:
@@ -283,16 +319,31 @@ impl Cut {
         if self.tcp { IPPROTO_TCP } else { IPPROTO_UDP }
     }
 
+    /// How many segments there will be.
+    fn segs(&self) -> usize {
+        self.payload.div_ceil(self.size)
+    }
+
+    /// Segment `n`, whose payload begins at `at`; `None` if there is no memory.
+    #[inline]
+    fn segment(&self, pool: &mut Pool, from: &Pkt, at: &mut Cursor, n: usize) -> Option<Pkt> {
+        let mut seg = pool.alloc()?;
+        self.carry_payload(pool, from, &mut seg, at, n);
+        self.write_headers(&mut seg, n);
+        seg.trace = from.trace;
+        Some(seg)
+    }
+
     /// Headers as they were, and the payload of segment `n`.
     #[inline]
-    fn carry_payload(&self, net: &mut Net, from: &Pkt, seg: &mut Pkt, at: &mut Cursor, n: usize) {
+    fn carry_payload(&self, pool: &mut Pool, from: &Pkt, seg: &mut Pkt, at: &mut Cursor, n: usize) {
         let off = n * self.size;
         let len = self.size.min(self.payload - off);
         seg.put(self.hdr).copy_from_slice(&from.head()[..self.hdr]);
         let done = match self.carry {
             Carry::Copy => seg.copy_range(from, at, len),
             Carry::Share => seg.share_range(from, at, len),
-            Carry::Large => match net.pool.alloc_large() {
+            Carry::Large => match pool.alloc_large() {
                 Some(mut buf) => {
                     let len = len.min(LARGE);
                     let done = from.copy_bits(self.hdr + off, &mut buf[..len]);

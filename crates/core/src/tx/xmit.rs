@@ -11,7 +11,7 @@ use crate::table::{Reason, Stage, count::id};
 use crate::trace::{self, Said};
 
 use super::gso::{Offers, validate_xmit_skb};
-use super::qdisc::tx_queue;
+use super::qdisc::{Root, next_pkt, tx_queue};
 
 /// Moves packets of transmit queue `queue` of device `dev` to its ring until `room` of them wait
 /// there. Returns the ring, for the driver to empty from the front; `None` if there is no such queue.
@@ -28,8 +28,7 @@ pub fn sch_direct_xmit(net: &mut Net, dev: u8, queue: u8, room: usize) -> Option
         if txq.ring.len() >= room {
             break;
         }
-        let Some(mut pkt) = txq.qdisc.pop_front() else { break };
-        txq.left(1, pkt.len());
+        let Some(mut pkt) = next_pkt(net, dev, queue) else { break };
         // From here on the packet, and what it is cut into, belongs to this queue's ring.
         pkt.queue = queue;
         moved += 1;
@@ -71,24 +70,35 @@ const FEW: usize = 4;
 /// them wait there at most; returns how many.
 #[inline]
 fn xmit_plain(txq: &mut TxQueue, queue: u8, room: usize, offers: Offers) -> u64 {
-    let room = room.saturating_sub(txq.ring.len());
-    let (mut n, mut bytes) = (0, 0);
-    for pkt in txq.qdisc.iter_mut().take(room) {
-        if pkt.trace != 0 || !offers.ready(pkt) {
+    let mut all = 0;
+    // A band goes when those before it are empty.
+    while let Root::PfifoFast(fast) = &mut txq.qdisc
+        && let Some(band) = fast.first()
+    {
+        let room = room.saturating_sub(txq.ring.len());
+        let (mut n, mut bytes) = (0, 0);
+        for pkt in band.iter_mut().take(room) {
+            if pkt.trace != 0 || !offers.ready(pkt) {
+                break;
+            }
+            pkt.queue = queue;
+            bytes += pkt.len();
+            n += 1;
+        }
+        let whole = n == band.len();
+        if n > FEW && whole && txq.ring.is_empty() {
+            // The two lists change places: no packet is moved.
+            std::mem::swap(band, &mut txq.ring);
+        } else {
+            txq.ring.extend(band.drain(..n));
+        }
+        txq.left(n, bytes);
+        all += n as u64;
+        if !whole {
             break;
         }
-        pkt.queue = queue;
-        bytes += pkt.len();
-        n += 1;
     }
-    txq.left(n, bytes);
-    if n > FEW && n == txq.qdisc.len() && txq.ring.is_empty() {
-        // The two lists change places: no packet is moved.
-        std::mem::swap(&mut txq.qdisc, &mut txq.ring);
-    } else {
-        txq.ring.extend(txq.qdisc.drain(..n));
-    }
-    n as u64
+    all
 }
 
 /// Puts one packet, ready for the wire, into the ring. It waits there until the driver took it:

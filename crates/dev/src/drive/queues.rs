@@ -5,7 +5,7 @@
 use std::io;
 use std::time::{Duration, Instant as Wall};
 
-use linerate_core::link::{Features, Iface, L2, TxQueue};
+use linerate_core::link::{Features, Iface, L2};
 use linerate_core::pkt::Pkt;
 use linerate_core::table::Knobs;
 use linerate_core::time::Instant;
@@ -103,13 +103,13 @@ impl Drive {
     /// `ENODEV` if there is no such interface; `EPERM`, `EEXIST` from the poller.
     pub fn add_queue(&mut self, number: u8, dev: Box<dyn Device>) -> io::Result<()> {
         let taken = self.slots.iter().any(|s| s.number == number);
-        let Some(iface) = self.shard.net.ifaces.get_mut(number as usize) else {
+        if self.shard.net.ifaces.len() <= number as usize {
             return Err(io::Error::from_raw_os_error(libc::ENODEV));
-        };
-        if taken {
-            iface.txqs.push(TxQueue::default());
         }
-        let txq = iface.txqs.len() as u8 - 1;
+        if taken {
+            self.shard.add_txq(number);
+        }
+        let txq = self.shard.net.ifaces[number as usize].txqs.len() as u8 - 1;
         let added = self.push_slot(dev, number, txq);
         if added.is_err() && taken {
             self.shard.net.ifaces[number as usize].txqs.pop();
@@ -174,14 +174,8 @@ impl Drive {
         }
         let txqs = &mut self.shard.net.ifaces[number as usize].txqs;
         if txqs.len() > 1 {
-            let mut gone = txqs.remove(slot.txq as usize);
-            let heir = &mut txqs[0];
-            heir.bytes += gone.bytes;
-            heir.qdisc.append(&mut gone.qdisc);
-            heir.ring.append(&mut gone.ring);
-            (heir.sent, heir.sent_bytes) =
-                (heir.sent + gone.sent, heir.sent_bytes + gone.sent_bytes);
-            heir.drops += gone.drops;
+            let gone = txqs.remove(slot.txq as usize);
+            self.shard.net.inherit_txq(number, gone);
             let above = |s: &&mut Slot| s.number == number && s.txq > slot.txq;
             self.slots.iter_mut().filter(above).for_each(|s| s.txq -= 1);
         }

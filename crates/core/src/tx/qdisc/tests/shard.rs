@@ -1,0 +1,114 @@
+use super::*;
+use crate::ip::testkit::{Kit, PEER, ip};
+use crate::path;
+use crate::udp::api::UdpBind;
+use crate::udp::output::SendTo;
+
+fn udp(kit: &mut Kit) -> crate::sock::SocketId {
+    kit.cx.udp_bind(UdpBind { port: 53, ..UdpBind::default() }).expect("the port is free")
+}
+
+fn send(kit: &mut Kit, sock: crate::sock::SocketId, len: usize) {
+    let to = SendTo::to((ip(PEER), 9).into());
+    kit.cx.udp_send(sock, to, &[&vec![7; len]]).expect("there is room");
+}
+
+/// The loop is told when a packet may go; it goes then, not before.
+#[test]
+fn qdisc_root_delays_and_the_loop_knows_when() {
+    let mut kit = Kit::tun();
+    let sock = udp(&mut kit);
+    kit.cx.set_knob("qdisc.tun0.root", "netem delay 40ms").expect("a sound specification");
+    assert_eq!(kit.cx.get_knob("qdisc.tun0.root").expect("it is there"), "netem limit 1000 delay 40ms");
+    let begun = kit.cx.net.now;
+    send(&mut kit, sock, 100);
+    assert!(kit.tx().is_empty());
+    assert_eq!(path::next_timer(&kit.cx), Some(begun.plus(40 * MS)));
+    kit.pass(40 * MS - 1);
+    assert!(kit.tx().is_empty());
+    kit.pass(1);
+    assert_eq!(kit.tx().len(), 1);
+    assert_ne!(path::next_timer(&kit.cx), Some(begun.plus(40 * MS)));
+    kit.conserved();
+}
+
+/// A watchdog that has fired is not asked for again before the queue is: a device that is stuck lets
+/// the loop sleep.
+#[test]
+fn a_stuck_device_does_not_keep_the_loop_awake() {
+    let mut kit = Kit::tun();
+    let sock = udp(&mut kit);
+    kit.cx.set_knob("qdisc.tun0.root", "netem delay 1ms").expect("a sound specification");
+    send(&mut kit, sock, 100);
+    assert!(kit.tx().is_empty());
+    kit.pass(2 * MS);
+    let timer = path::next_timer(&kit.cx);
+    assert!(timer.is_none_or(|at| at > kit.cx.net.now), "{timer:?}");
+}
+
+/// Another discipline drops what waited, counts it, and begins its counts anew.
+#[test]
+fn a_discipline_that_is_replaced_drops_what_waits() {
+    let mut kit = Kit::tun();
+    let sock = udp(&mut kit);
+    kit.cx.set_knob("qdisc.tun0.root", "netem delay 40ms").expect("a sound specification");
+    (0..3).for_each(|_| send(&mut kit, sock, 100));
+    assert!(kit.tx().is_empty());
+    let before = kit.read();
+    kit.cx.set_knob("qdisc/tun0/root", "pfifo limit 7").expect("a sound specification");
+    kit.moved(&before, &[("DevTxDropped", 3), ("QDISC_DROP", 3)]);
+    send(&mut kit, sock, 100);
+    assert_eq!(kit.tx().len(), 1);
+    let stats = show(&kit.cx.net.ifaces[0])[0].stats;
+    assert_eq!((stats.packets, stats.drops), (1, 0));
+    // And back to what a device has anyway.
+    kit.cx.set_knob("qdisc.tun0.root", "pfifo_fast").expect("a sound specification");
+    assert!(matches!(kit.cx.net.ifaces[0].txqs[0].qdisc, Root::PfifoFast(_)));
+    kit.conserved();
+}
+
+#[test]
+fn a_wrong_discipline_changes_nothing() {
+    let mut kit = Kit::tun();
+    kit.cx.set_knob("qdisc.tun0.root", "pfifo limit 7").expect("a sound specification");
+    let refused = [
+        ("qdisc.tun0.root", "netem loss 200%", "qdisc.tun0.root: loss of netem can not be 200%"),
+        ("qdisc.eth7.root", "pfifo", "qdisc.eth7.root: no device is called \"eth7\"; there is tun0"),
+        ("qdisc.tun0.ingress", "nothing", "no queueing discipline is called \"nothing\""),
+        ("qdisc.tun0.side", "pfifo", "no knob is called \"qdisc.tun0.side\""),
+    ];
+    for (path, spec, want) in refused {
+        let err = kit.cx.set_knob(path, spec).expect_err(path).to_string();
+        assert!(err.contains(want), "{err}");
+    }
+    assert_eq!(kit.cx.get_knob("qdisc.tun0.root").expect("it is there"), "pfifo limit 7p");
+}
+
+/// The same between a device and the path: what is received waits, and counts as received when it
+/// leaves.
+#[test]
+fn qdisc_ingress_delays_what_is_received() {
+    for mut kit in [Kit::tun(), Kit::eth()] {
+        let name = kit.cx.net.ifaces[0].name.clone();
+        let path_ = format!("qdisc.{name}.ingress");
+        assert_eq!(kit.cx.get_knob(&path_).expect("it is there"), "none");
+        kit.cx.set_knob(&path_, "netem delay 20ms").expect("a sound specification");
+        let begun = kit.cx.net.now;
+        let sock = udp(&mut kit);
+        let mut frame = kit.frame_to(sock_bytes());
+        kit.rx(&frame);
+        frame[0] ^= 0;
+        assert!(kit.cx.udp_recv(sock).is_none());
+        assert_eq!(path::next_timer(&kit.cx), Some(begun.plus(20 * MS)));
+        kit.pass(19 * MS);
+        assert!(kit.cx.udp_recv(sock).is_none());
+        kit.pass(MS);
+        let got = kit.cx.udp_recv(sock).expect("its time has come");
+        kit.cx.udp_done(got);
+        kit.cx.set_knob(&path_, "none").expect("it goes");
+        kit.rx(&frame);
+        let got = kit.cx.udp_recv(sock).expect("nothing holds it back");
+        kit.cx.udp_done(got);
+        kit.conserved();
+    }
+}

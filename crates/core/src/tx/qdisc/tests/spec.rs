@@ -1,0 +1,119 @@
+use super::*;
+
+/// What was asked for reads back, and means the same when it is asked for again.
+#[test]
+fn specifications_read_back() {
+    let cases = [
+        ("pfifo_fast", "pfifo_fast"),
+        ("root pfifo limit 100", "pfifo limit 100p"),
+        ("bfifo limit 30k", "bfifo limit 30Kb"),
+        ("tbf rate 1mbit burst 10k latency 70ms", "tbf rate 1Mbit burst 10Kb latency 70ms"),
+        (
+            "tbf rate 1500kbit buffer 2000 limit 3m peakrate 2mbit mtu 1540 overhead 4 mpu 64",
+            "tbf rate 1500Kbit burst 2000b mpu 64b peakrate 2Mbit minburst 1540b limit 3Mb overhead 4",
+        ),
+        ("netem delay 40ms 5ms loss 1%", "netem limit 1000 delay 40ms  5ms loss 1%"),
+        (
+            "netem delay 100ms 20ms 25% distribution normal loss 0.3% 25% duplicate 1% corrupt 0.1% \
+             reorder 25% 50% gap 5 rate 5kbit 20 100 5 limit 50 seed 9",
+            "netem limit 50 delay 100ms  20ms 25% distribution normal loss 0.3% 25% duplicate 1% \
+             reorder 25% 50% corrupt 0.1% rate 5Kbit 20 100 5 gap 5 seed 9",
+        ),
+        ("netem loss gemodel 1% 10% 70% 0.1%", "netem limit 1000 loss gemodel 1% 10% 70% 0.1%"),
+        ("netem loss state 1%", "netem limit 1000 loss state 1% 99% 0% 100% 0%"),
+        (
+            "handle 1: tbf rate 8mbit burst 32k latency 50ms; parent 1: handle a: netem delay 1500us",
+            "tbf rate 8Mbit burst 32Kb latency 50ms; parent 1:1 handle a: netem limit 1000 delay 1.5ms",
+        ),
+    ];
+    for (asked, want) in cases {
+        let tree = Tree::parse(asked).expect(asked);
+        assert_eq!(tree.text(), want);
+        let again = Tree { handle: tree.handle, ..Tree::parse(&format!("handle 1: {want}")).expect(want) };
+        assert_eq!(again.text(), want);
+    }
+}
+
+/// Each mistake is one sentence, which names the parameter and what it takes.
+#[test]
+fn a_wrong_specification_is_refused_with_its_reason() {
+    let cases = [
+        ("", "a queueing discipline is needed, such as fq_codel"),
+        ("red", "no queueing discipline is called \"red\"; there are "),
+        ("pfifo_fast limit 3", "pfifo_fast takes no parameters, and so no \"limit\""),
+        ("pfifo limit 0", "limit of pfifo can not be 0: it is from 1 to 1000000"),
+        ("pfifo limit", "limit needs a value: a number"),
+        ("pfifo limit many", "limit can not be \"many\": it is a number"),
+        ("tbf burst 10k latency 1s", "tbf needs rate"),
+        ("tbf rate 1mbit latency 1s", "tbf needs burst"),
+        ("tbf rate 1mbit burst 10k", "tbf needs limit or latency"),
+        ("tbf rate 1mbit burst 10k latency 2h", "latency can not be \"2h\": it is a time such as 5ms"),
+        ("tbf rate 900gbit burst 1 limit 1", "rate of tbf can not be 900gbit: it is from 8bit to 100Gbit"),
+        ("tbf rate 1mbit burst 2k limit 1m peakrate 2mbit", "tbf needs mtu, because of peakrate"),
+        ("tbf rate 3mbit burst 2k limit 1m peakrate 2mbit mtu 2k", "tbf: peakrate is to be larger than rate"),
+        ("netem delay 2000s 5000s", "jitter of netem can not be 5000s: it is from 0ns to 2.15s"),
+        ("netem delay 90000s", "delay of netem can not be 90000s: it is from 0ns to 3600s"),
+        ("netem loss 101%", "loss of netem can not be 101%: it is from 0% to 100%"),
+        ("netem loss -1%", "loss of netem can not be -1%: it is from 0% to 100%"),
+        ("netem delay 1ms 1ms distribution bell", "distribution can not be \"bell\": it is uniform, normal"),
+        ("netem distribution normal", "netem: a distribution is of the jitter"),
+        ("netem reorder 5%", "netem: what is to be reordered has to be delayed: delay TIME"),
+        ("netem dealy 5ms", "netem has no parameter \"dealy\"; it takes limit, delay"),
+        ("netem ecn", "netem: ecn marks what is to be lost: loss PERCENT"),
+        ("pfifo; pfifo", "expected parent, found \"pfifo\""),
+        ("pfifo; parent 8001:1 pfifo", "parent 8001:1: pfifo has no classes"),
+        ("netem; parent 1:1 pfifo", "parent 1:1: no discipline before it has the handle 1:"),
+        ("netem; parent 8001:2 pfifo", "the classes of netem are 8001:1 to 8001:1"),
+        ("handle 0: netem", "handle can not be \"0:\": it is a handle such as 1:"),
+    ];
+    for (spec, want) in cases {
+        let err = Tree::parse(spec).expect_err(spec).to_string();
+        assert!(err.contains(want), "{spec:?}: {err:?} should say {want:?}");
+    }
+}
+
+/// No text makes the reader panic, and what it takes it can write. Method: words at random.
+#[test]
+fn any_words_are_read_or_refused() {
+    const WORDS: &[&str] = &[
+        "netem", "tbf", "pfifo", "bfifo", "prio", "sfq", "codel", "fq", "fq_codel", "root", "handle",
+        "1:", "parent", "1:1", ";", "limit", "delay", "10ms", "loss", "1%", "rate", "1mbit", "burst",
+        "10k", "latency", "seed", "99999999999999999999", "-5", "0", "gap", "reorder", "distribution",
+        "normal", "é", "1e300s", ".", "NaN%", "inf", "0x", "target", "interval", "quantum", "flows",
+        "ecn", "bands", "priomap", "perturb", "memory_limit", "maxrate",
+    ];
+    let mut rng = Rng::new(1);
+    let mut taken = 0;
+    for _ in 0..50_000 {
+        let n = rng.below(9) + 1;
+        let words: Vec<&str> =
+            (0..n).map(|_| WORDS[rng.below(WORDS.len() as u64) as usize]).collect();
+        if let Ok(tree) = Tree::parse(&words.join(" ")) {
+            let _ = (tree.text(), Qdisc::new(&tree, PLACE, &mut rng));
+            taken += 1;
+        }
+    }
+    assert!(taken > 100, "{taken}");
+}
+
+#[test]
+fn statistics_are_what_tc_prints() {
+    let mut rig = Rig::new("handle 1: tbf rate 8mbit burst 2000b limit 20k");
+    (0..30).for_each(|n| _ = rig.send(1000, 1, n));
+    rig.pump();
+    let show = Show {
+        dev: "eth0".to_owned(),
+        kind: rig.sched.qdisc.spec.kind().to_owned(),
+        handle: 1,
+        parent: None,
+        ingress: false,
+        options: rig.sched.qdisc.spec.options(),
+        stats: rig.sched.qdisc.stats(),
+        xstats: Vec::new(),
+    };
+    assert_eq!(
+        show.text(),
+        "qdisc tbf 1: dev eth0 root rate 8Mbit burst 2000b limit 20Kb\n \
+         Sent 2000 bytes 2 pkt (dropped 10, overlimits 1 requeues 0) \n backlog 18000b 18p requeues 0\n"
+    );
+}
