@@ -11,6 +11,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use linerate_core::table::Knobs;
+use linerate_core::tx::qdisc::{self, At, Tree};
 
 use crate::bench;
 use crate::doctor::args::{DoctorArgs, RecordArgs, TopArgs};
@@ -132,6 +133,13 @@ pub struct RunArgs {
     /// Set a knob from the start; repeatable (`linerate show knobs` and `explain` know their names)
     #[arg(long, value_name = "KNOB=VALUE")]
     pub set: Vec<Setting>,
+    /// What the program receives passes this queueing discipline, in tc's words: 'netem delay 40ms loss
+    /// 1%', 'tbf rate 20mbit burst 32k latency 50ms'
+    #[arg(long, value_name = "SPEC", value_parser = qdisc_tree)]
+    pub qdisc: Option<Tree>,
+    /// What the program sends passes this one
+    #[arg(long, value_name = "SPEC", value_parser = qdisc_tree)]
+    pub qdisc_in: Option<Tree>,
     /// The largest IP packet that the program may send, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 65520, value_parser = clap::value_parser!(u32).range(1280..=65520))]
     pub mtu: u32,
@@ -514,6 +522,8 @@ impl FromStr for Setting {
 pub enum SetWord {
     /// A knob.
     Knob(Setting),
+    /// A place for a queueing discipline, and which.
+    Qdisc(String, String),
     /// Anything else.
     Word(String),
 }
@@ -521,9 +531,19 @@ pub enum SetWord {
 impl FromStr for SetWord {
     type Err = String;
     fn from_str(s: &str) -> Result<SetWord, String> {
+        if let Some((path, spec)) = s.split_once('=')
+            && let Some(at) = At::parse(path.trim())
+        {
+            qdisc::wanted(at.ingress, spec).map_err(|e| e.to_string())?;
+            return Ok(SetWord::Qdisc(path.trim().to_owned(), spec.trim().to_owned()));
+        }
         // No word of a rule has an equals sign.
         if s.contains('=') { s.parse().map(SetWord::Knob) } else { Ok(SetWord::Word(s.to_owned())) }
     }
+}
+
+pub(crate) fn qdisc_tree(s: &str) -> Result<Tree, String> {
+    Tree::parse(s).map_err(|e| e.to_string())
 }
 
 pub(crate) fn instance_name(s: &str) -> Result<String, String> {

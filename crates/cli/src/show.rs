@@ -21,7 +21,6 @@ const ALL_SOCKETS: usize = usize::MAX;
 pub fn main(args: ShowArgs) -> ExitCode {
     let shown = match args.what {
         What::Instances => show_instances(args.json),
-        What::Qdisc => Err(Failure::HostOnly),
         what => snapshot(args.name.as_deref(), what).map(|s| match args.json {
             true => print_json(&as_json(what, &s)),
             false => print(&as_text(what, &s)),
@@ -33,7 +32,9 @@ pub fn main(args: ShowArgs) -> ExitCode {
 /// `linerate get`.
 pub fn get(args: GetArgs) -> ExitCode {
     // A name that no instance knows is wrong usage, whether or not one runs.
-    if let Err(e) = linerate_core::table::Knobs::row(&args.knob) {
+    if linerate_core::tx::qdisc::At::parse(&args.knob).is_none()
+        && let Err(e) = linerate_core::table::Knobs::row(&args.knob)
+    {
         eprintln!("linerate get: {e}");
         return ExitCode::from(2);
     }
@@ -56,10 +57,12 @@ fn request(words: &[SetWord]) -> Result<Request, String> {
     let plain = |word: &SetWord| match word {
         SetWord::Word(word) => Ok(word.clone()),
         SetWord::Knob(knob) => Err(format!("{}= stands alone: one knob at a time", knob.path)),
+        SetWord::Qdisc(path, _) => Err(format!("{path}= stands alone: one at a time")),
     };
     let usage = "ntuple add flow-type ... action N [loc N], or ntuple delete N";
     match words {
         [SetWord::Knob(knob)] => Ok(Request::Set(knob.path.to_owned(), knob.value.clone())),
+        [SetWord::Qdisc(path, spec)] => Ok(Request::Set(path.clone(), spec.clone())),
         [first, rest @ ..] if *first == SetWord::Word("ntuple".to_owned()) => {
             let rest: Vec<String> = rest.iter().map(plain).collect::<Result<_, _>>()?;
             match rest.split_first() {
@@ -89,8 +92,6 @@ enum Failure {
     Refused(String),
     /// The instance is of another version.
     Version,
-    /// An instance has it not.
-    HostOnly,
 }
 
 impl From<ClientError> for Failure {
@@ -107,7 +108,6 @@ fn finish(command: &str, result: Result<(), Failure>) -> ExitCode {
             (2, e.to_string())
         }
         Err(Failure::Client(e)) => (1, e.to_string()),
-        Err(Failure::HostOnly) => (2, "qdisc is shown of the host alone: add --host".to_owned()),
         Err(Failure::Refused(why)) => (1, why),
         Err(Failure::Version) => {
             (1, "the instance answers in another way: is it of another version?".to_owned())
@@ -197,7 +197,8 @@ pub fn as_text(what: What, s: &Snapshot) -> String {
         What::Flows => ethtool::flows(s),
         What::Drops => drops(s),
         What::Knobs => knobs(s),
-        What::Instances | What::Qdisc => String::new(),
+        What::Qdisc => s.qdiscs.iter().map(|q| q.text.as_str()).collect(),
+        What::Instances => String::new(),
     }
 }
 
@@ -247,7 +248,8 @@ pub fn as_json(what: What, s: &Snapshot) -> Value {
         }
         What::Drops => json!({ "drops": s.drops }),
         What::Knobs => json!({ "knobs": s.knobs }),
-        What::Instances | What::Qdisc => Value::Null,
+        What::Qdisc => json!({ "qdiscs": s.qdiscs }),
+        What::Instances => Value::Null,
     }
 }
 

@@ -109,6 +109,7 @@ fn namespaces(time: Duration) -> Result<Demo, Failed> {
     let setup = Setup {
         plan: plan(program, inherited, &gateway),
         gateway,
+        qdiscs: (None, None),
         settings: Vec::new(),
         name: format!("demo-{}", std::process::id()),
         name_wanted: false,

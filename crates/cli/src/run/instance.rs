@@ -10,6 +10,7 @@ use std::rc::Rc;
 use linerate_core::shard::Shard;
 use linerate_core::table::Knobs;
 use linerate_core::table::knob::SetError;
+use linerate_core::tx::qdisc::Tree;
 use linerate_dev::device::{Device, Layer};
 use linerate_dev::drive::Drive;
 use linerate_dev::netdev::{Link, Losses, Netdev};
@@ -32,6 +33,8 @@ pub struct Setup {
     pub gateway: Config,
     /// Knobs, set before the first packet.
     pub settings: Vec<Setting>,
+    /// The disciplines of the device: towards the program, and from it.
+    pub qdiscs: (Option<Tree>, Option<Tree>),
     /// The instance's name.
     pub name: String,
     /// Whether the user chose the name: then it must be free.
@@ -118,6 +121,10 @@ impl Instance {
         let number = drive
             .add_device(device, |iface| Gateway::setup_iface(&setup.gateway, iface))
             .map_err(other("cannot watch the device"))?;
+        if let Some(tree) = &setup.qdiscs.0 {
+            drive.shard.set_qdisc(number, tree);
+        }
+        drive.shard.set_rx_qdisc(number, setup.qdiscs.1.as_ref());
         let gateway = Gateway::new(setup.gateway, &mut drive.shard, number, &drive.poller)
             .map_err(|e| StartError::Other(e.to_string()))?;
         let recorder = match &setup.pcap {

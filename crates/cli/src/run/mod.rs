@@ -92,6 +92,7 @@ fn setup(args: RunArgs, inherited: Inherited) -> Result<Setup, String> {
         plan,
         gateway,
         settings: args.set,
+        qdiscs: (args.qdisc, args.qdisc_in),
         name_wanted: args.name.is_some(),
         name: args.name.unwrap_or_else(|| default_name(program.as_deref().unwrap_or_default())),
         pcap: args.pcap,

@@ -7,7 +7,9 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 
-use crate::args::{Cidr, Report, Setting, instance_name};
+use linerate_core::tx::qdisc::Tree;
+
+use crate::args::{Cidr, Report, Setting, instance_name, qdisc_tree};
 
 /// Serve from a stack of linerate's own on a network interface: addresses, services, many queues.
 ///
@@ -72,6 +74,13 @@ pub struct UpArgs {
     /// What `show`, `get` and `set` call this instance [default: up and the process number]
     #[arg(long, value_name = "NAME", value_parser = instance_name)]
     pub name: Option<String>,
+    /// The queueing discipline of what is sent, in tc's words ('fq_codel', 'netem delay 40ms loss 1%');
+    /// each queue has its own
+    #[arg(long, value_name = "SPEC", value_parser = qdisc_tree, conflicts_with = "config")]
+    pub qdisc: Option<Tree>,
+    /// The same for what is received, between the device and the path
+    #[arg(long, value_name = "SPEC", value_parser = qdisc_tree, conflicts_with = "config")]
+    pub qdisc_in: Option<Tree>,
     /// Set a knob from the start; repeatable
     #[arg(long, value_name = "KNOB=VALUE", conflicts_with = "config")]
     pub set: Vec<Setting>,

@@ -13,6 +13,8 @@ use linerate_core::ip::route::in_prefix;
 use super::args::{DevBackend, HostAddr, ServeKind, UpArgs};
 use super::file;
 use super::serve::dns::Zone;
+use linerate_core::tx::qdisc::Tree;
+
 use crate::args::Setting;
 
 /// Queues at the most, as `channels.combined` has it.
@@ -40,6 +42,8 @@ pub struct Config {
     pub cpus: Vec<usize>,
     /// Knobs that were set, with where.
     pub knobs: Vec<(Setting, At)>,
+    /// The queueing discipline of every device, on transmit and on receive.
+    pub qdiscs: (Option<Tree>, Option<Tree>),
     /// Devices.
     pub devices: Vec<Device>,
     /// Routes beside those that addresses bring along.
@@ -360,6 +364,7 @@ fn from_options(args: &UpArgs) -> Result<Config, String> {
         queues: args.queues.map_or(0, usize::from),
         cpus: args.cpus.clone(),
         knobs: args.set.iter().map(|s| (s.clone(), at("set", &s.path))).collect(),
+        qdiscs: (args.qdisc.clone(), args.qdisc_in.clone()),
         devices: vec![device],
         routes: args.gateway.iter().map(route).collect(),
         services,

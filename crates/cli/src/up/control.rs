@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use linerate_core::rx::steer::ntuple::{self, RuleAction, Rules};
 use linerate_core::table::Knobs;
 use linerate_core::table::knob::Takes;
+use linerate_core::tx::qdisc;
 use linerate_dev::device::Rings;
 use linerate_dev::drive::{Coalesce, Drive};
 use linerate_gateway::control::snapshot::{DevQueueRow, RingsRow, RssRow, RuleRow};
@@ -13,7 +14,7 @@ use linerate_gateway::control::{Meta, Request, Response, SOCKETS_MAX, Snapshot, 
 use super::args::DevBackend;
 use super::backend::Opened;
 use super::config::{At, QUEUES_MAX};
-use super::instance::Up;
+use super::instance::{Up, lock};
 use crate::args::Setting;
 
 /// Rules at the most: each is looked at for each packet, unless it names a single flow.
@@ -68,6 +69,11 @@ fn full_name(knob: &str) -> &str {
 }
 
 pub(super) fn get(up: &Up, knob: &str) -> Result<String, String> {
+    if qdisc::At::parse(knob).is_some() {
+        let path = knob.to_owned();
+        let got = up.workers.ask(0, move |drive, _| drive.shard.get_knob(&path));
+        return got.map_err(|e| e.to_string())?.map_err(|e| e.to_string());
+    }
     let row = Knobs::row(knob).map_err(|e| e.to_string())?;
     if row.path == "channels.combined" {
         return Ok(up.workers.shards().to_string());
@@ -150,6 +156,9 @@ fn why_no_rules(backend: DevBackend) -> &'static str {
 
 /// Sets a knob in all shards and devices, or nowhere.
 pub(super) fn set(up: &mut Up, knob: &str, value: &str) -> Result<(), String> {
+    if qdisc::At::parse(knob).is_some() {
+        return set_qdisc(up, knob, value);
+    }
     let row = Knobs::row(knob).map_err(|e| e.to_string())?;
     let path = row.path;
     if row.takes == Takes::Restart {
@@ -174,6 +183,16 @@ pub(super) fn set(up: &mut Up, knob: &str, value: &str) -> Result<(), String> {
         let _ = up.workers.set_knob(path, &before);
         return Err(why);
     }
+    Ok(())
+}
+
+/// Sets a queueing discipline in all shards, those with it that are added later; in none if it is wrong.
+fn set_qdisc(up: &mut Up, place: &str, spec: &str) -> Result<(), String> {
+    let order = (place.to_owned(), spec.to_owned());
+    let set = up.workers.ask_all(move |drive, _| drive.shard.set_knob(&order.0, &order.1));
+    // All shards have the same devices: what one takes, all take.
+    set.into_iter().collect::<Result<(), _>>().map_err(|e| e.to_string())?;
+    lock(&up.plan).qdiscs.insert(place.replace('/', "."), spec.to_owned());
     Ok(())
 }
 

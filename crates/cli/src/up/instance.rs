@@ -1,5 +1,6 @@
 //! A running `up`: its workers, its control socket, its signals.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,6 +44,8 @@ pub(super) struct Plan {
     pub(super) queues: Vec<Vec<Option<Box<dyn Device>>>>,
     /// Knobs that a shard begins with, beside those that the workers remember.
     knobs: Vec<Setting>,
+    /// Queueing disciplines by their places, as they are now.
+    pub(super) qdiscs: BTreeMap<String, String>,
 }
 
 /// A running instance.
@@ -273,7 +276,9 @@ fn start_workers(
     // Every knob before the first socket: sockets are sized by them.
     let knobs: Vec<Setting> = config.knobs.iter().map(|k| k.0.clone()).collect();
     let (n, cpus) = (config.queues, processors(&config));
-    let plan = Arc::new(Mutex::new(Plan { config, served, queues, knobs: knobs.clone() }));
+    let qdiscs = qdiscs(&config);
+    let plan = Plan { config, served, queues, knobs: knobs.clone(), qdiscs };
+    let plan = Arc::new(Mutex::new(plan));
     let for_build = Arc::clone(&plan);
     let workers = Workers::start(n, &cpus, seed, move |shard, drive| {
         build(&for_build, shard, drive).map_err(io::Error::other)
@@ -285,6 +290,20 @@ fn start_workers(
         workers.set_knob(path, value).map_err(|e| e.to_string())?;
     }
     Ok((workers, plan))
+}
+
+/// The disciplines that were asked for, by their places.
+fn qdiscs(config: &Config) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::new();
+    for device in &config.devices {
+        let hooks = [("root", &config.qdiscs.0), ("ingress", &config.qdiscs.1)];
+        for (hook, tree) in hooks {
+            if let Some(tree) = tree {
+                all.insert(format!("qdisc.{}.{hook}", device.name), tree.text());
+            }
+        }
+    }
+    all
 }
 
 /// The processors that workers are bound to: those asked for; else, for several, those nearest to
@@ -309,7 +328,7 @@ fn build(plan: &Mutex<Plan>, shard: usize, drive: &mut Drive) -> Result<Services
     for Setting { path, value } in &plan.knobs {
         drive.shard.set_knob(path, value).map_err(|e| e.to_string())?;
     }
-    let Plan { config, served, queues, .. } = &mut *plan;
+    let Plan { config, served, queues, qdiscs, .. } = &mut *plan;
     for (device, queues) in config.devices.iter().zip(queues) {
         // A device may have more queues than there are shards: they are dealt out in turn.
         let (n, none) = (config.queues, || format!("{} has no queue {shard}", device.name));
@@ -325,6 +344,9 @@ fn build(plan: &Mutex<Plan>, shard: usize, drive: &mut Drive) -> Result<Services
             let added = drive.shard.add_addr(number, addr.addr, addr.len);
             added.map_err(|e| at.wrong(e))?;
         }
+    }
+    for (place, spec) in &*qdiscs {
+        drive.shard.set_knob(place, spec).map_err(|e| e.to_string())?;
     }
     for route in &config.routes {
         drive.shard.add_route(core_route(route)).map_err(|e| route.at.wrong(e))?;

@@ -200,12 +200,7 @@ pub(super) fn cut(
 
 /// How a super-packet is to be cut, once it is sure that there is memory for all segments. `None`: it
 /// is a single segment already, and no super-packet any more; only its checksum may be missing.
-fn plan(
-    pool: &Pool,
-    pkt: &mut Pkt,
-    gso: Gso,
-    device_sums: bool,
-) -> Result<Option<Cut>, Reason> {
+fn plan(pool: &Pool, pkt: &mut Pkt, gso: Gso, device_sums: bool) -> Result<Option<Cut>, Reason> {
     let mut cut = Cut::of(pkt, gso, device_sums).ok_or(Reason::GsoInvalid)?;
     if cut.payload <= cut.size {
         pkt.gso = None;

@@ -67,7 +67,7 @@ pub const SOCKETS_MAX: usize = 16_384;
 /// Answers a request: what an owner of a shard hands to [`ControlServer::turn`]. `meta` is called
 /// for snapshots only.
 pub fn answer(shard: &mut Shard, request: Request, meta: impl FnOnce() -> Meta) -> Response {
-    let value = |shard: &Shard, knob: String| match shard.net.knobs.get(&knob) {
+    let value = |shard: &Shard, knob: String| match shard.get_knob(&knob) {
         Ok(value) => Response::Value { knob, value, note: None },
         Err(e) => Response::Error(e.to_string()),
     };
@@ -120,6 +120,9 @@ const ONE_QUEUE: &str = "this instance has one queue, so that nothing is to be d
 
 fn set(shard: &mut Shard, knob: &str, value: &str) -> Result<(), String> {
     let text = |e: SetError| e.to_string();
+    if linerate_core::tx::qdisc::At::parse(knob).is_some() {
+        return shard.set_knob(knob, value).map_err(text);
+    }
     let row = linerate_core::table::Knobs::row(knob).map_err(text)?;
     if row.takes == linerate_core::table::knob::Takes::Restart {
         return Err(text(SetError::NotNow { path: row.path }));

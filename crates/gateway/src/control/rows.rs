@@ -263,6 +263,42 @@ pub struct UdpRow {
     pub drops: u64,
 }
 
+/// A queueing discipline.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct QdiscRow {
+    /// The shard whose device it is at.
+    #[serde(default)]
+    pub shard: u8,
+    /// The device.
+    pub dev: String,
+    /// Its kind.
+    pub kind: String,
+    /// `8001:`; `0:` = it has none.
+    pub handle: String,
+    /// `root`, `ingress` or `parent 8001:1`.
+    pub place: String,
+    /// Its parameters, as tc prints them.
+    pub options: String,
+    /// Bytes that left it for the device.
+    pub bytes: u64,
+    /// Packets that left it for the device.
+    pub packets: u64,
+    /// Packets that it dropped.
+    pub drops: u64,
+    /// Times that a packet had to wait though the device had room.
+    pub overlimits: u64,
+    /// Packets that were put in front of others.
+    pub requeues: u64,
+    /// Bytes that wait.
+    pub backlog: u64,
+    /// Packets that wait.
+    pub qlen: u64,
+    /// What it counts beside, by tc's names.
+    pub xstats: BTreeMap<String, u64>,
+    /// All of it, as `tc -s qdisc show` prints it.
+    pub text: String,
+}
+
 /// A TCP socket.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TcpRow {

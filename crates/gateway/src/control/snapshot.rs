@@ -10,8 +10,8 @@ use linerate_core::tcp::info::SockRow;
 use serde::{Deserialize, Serialize};
 
 pub use super::rows::{
-    DevQueueRow, DeviceRow, DropRow, FlowRow, KnobRow, Memory, QueueRow, RingsRow, RssRow, RuleRow,
-    ShardRow, SocketTotals, StageRow, TcpInfoRow, TcpRow, UdpRow,
+    DevQueueRow, DeviceRow, DropRow, FlowRow, KnobRow, Memory, QdiscRow, QueueRow, RingsRow,
+    RssRow, RuleRow, ShardRow, SocketTotals, StageRow, TcpInfoRow, TcpRow, UdpRow,
 };
 
 /// What a shard does not know of itself.
@@ -82,6 +82,9 @@ pub struct Snapshot {
     /// The rules that go before that.
     #[serde(default)]
     pub rules: Vec<RuleRow>,
+    /// The queueing disciplines of the devices.
+    #[serde(default)]
+    pub qdiscs: Vec<QdiscRow>,
 }
 
 /// Flows listed at the most.
@@ -142,6 +145,7 @@ impl Snapshot {
             dev_queues: Vec::new(),
             rss: Vec::new(),
             rules: Vec::new(),
+            qdiscs: qdiscs(shard),
         }
     }
 
@@ -253,6 +257,28 @@ fn devices(shard: &Shard) -> Vec<DeviceRow> {
         rows.push(row);
     }
     rows
+}
+
+fn qdiscs(shard: &Shard) -> Vec<QdiscRow> {
+    let all = shard.net.ifaces.iter().flat_map(linerate_core::tx::qdisc::show);
+    let row = |q: linerate_core::tx::qdisc::Show| QdiscRow {
+        shard: shard.net.cpu,
+        handle: format!("{:x}:", q.handle),
+        place: q.place(),
+        bytes: q.stats.bytes,
+        packets: q.stats.packets,
+        drops: q.stats.drops,
+        overlimits: q.stats.overlimits,
+        requeues: q.stats.requeues,
+        backlog: q.stats.backlog,
+        qlen: q.stats.qlen,
+        xstats: q.xstats.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect(),
+        text: q.text(),
+        dev: q.dev,
+        kind: q.kind,
+        options: q.options,
+    };
+    all.map(row).collect()
 }
 
 fn queues(shard: &Shard) -> Vec<QueueRow> {

@@ -53,7 +53,9 @@ pub(crate) fn enqueue(cx: &mut Shard, batch: &mut Batch) {
 /// the watchdog says so.
 fn dequeue(net: &mut Net, dev: u8, batch: &mut Batch, most: usize) {
     let (ifaces, _, _, mut env) = net.env();
-    let Some(sched) = ifaces.get_mut(dev as usize).and_then(|i| i.rx_qdisc.as_mut()) else { return };
+    let Some(sched) = ifaces.get_mut(dev as usize).and_then(|i| i.rx_qdisc.as_mut()) else {
+        return;
+    };
     env.device_sums = true;
     let before = batch.len();
     while batch.len() - before < most {

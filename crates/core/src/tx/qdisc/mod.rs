@@ -12,8 +12,8 @@ pub mod tbf;
 
 pub use at::{At, wanted};
 pub use item::{Item, PRIO2BAND, band, priority, qdisc_pkt_len};
-pub(crate) use run::{dev_queue_xmit, next_watchdog, qdisc_timers};
 pub use run::{Env, Root, Sched};
+pub(crate) use run::{dev_queue_xmit, next_watchdog, qdisc_timers};
 pub(super) use run::{next_pkt, tx_queue};
 pub use spec::{Spec, SpecError, Tree};
 pub use stats::{Show, Stats, show};

@@ -193,7 +193,9 @@ pub(crate) fn dev_queue_xmit(cx: &mut Shard, pkt: Pkt) -> Verdict {
     };
     let queue = if iface.txqs.len() > 1 { netdev_pick_tx(net, &pkt) } else { 0 };
     let txq = &mut net.ifaces[pkt.dev as usize].txqs[queue];
-    let Root::PfifoFast(fast) = &mut txq.qdisc else { return enqueue_other(net, pkt.dev, queue, pkt) };
+    let Root::PfifoFast(fast) = &mut txq.qdisc else {
+        return enqueue_other(net, pkt.dev, queue, pkt);
+    };
     let band = &mut fast.bands[band(&pkt)];
     if band.len() as u64 >= net.knobs.txqueuelen {
         txq.drops += 1;
@@ -348,7 +350,9 @@ impl Net {
         heir.drops += gone.drops;
         let mut waiting = Vec::new();
         match &mut gone.qdisc {
-            Root::PfifoFast(from) => waiting.extend(from.bands.iter_mut().flat_map(|b| b.drain(..))),
+            Root::PfifoFast(from) => {
+                waiting.extend(from.bands.iter_mut().flat_map(|b| b.drain(..)))
+            }
             Root::Other(from) => from.qdisc.drain(&mut waiting),
         }
         for pkt in waiting {

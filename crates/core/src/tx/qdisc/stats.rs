@@ -48,26 +48,44 @@ pub struct Show {
 }
 
 impl Show {
+    /// `root`, `ingress`, or the class that it hangs in.
+    pub fn place(&self) -> String {
+        match self.parent {
+            None if self.ingress => "ingress".to_owned(),
+            None => "root".to_owned(),
+            Some((0, minor)) => format!("parent :{minor:x}"),
+            Some((major, minor)) => format!("parent {major:x}:{minor:x}"),
+        }
+    }
     /// A line about what it is, and indented ones about what it did, as `tc -s qdisc show` prints them.
     pub fn text(&self) -> String {
         let Show { dev, kind, handle, stats: s, .. } = self;
-        let hook = if self.ingress { "ingress" } else { "root" };
-        let place = match self.parent {
-            None => hook.to_owned(),
-            Some((0, minor)) => format!("parent :{minor:x}"),
-            Some((major, minor)) => format!("parent {major:x}:{minor:x}"),
-        };
+        let place = self.place();
         let blank = if self.options.is_empty() { "" } else { " " };
-        let mut out = format!("qdisc {kind} {handle:x}: dev {dev} {place}{blank}{}\n", self.options);
+        let mut out =
+            format!("qdisc {kind} {handle:x}: dev {dev} {place}{blank}{}\n", self.options);
         let _ = write!(
             out,
             " Sent {} bytes {} pkt (dropped {}, overlimits {} requeues {}) \n backlog {} {}p requeues {}\n",
-            s.bytes, s.packets, s.drops, s.overlimits, s.requeues, size(s.backlog), s.qlen, s.requeues
+            s.bytes,
+            s.packets,
+            s.drops,
+            s.overlimits,
+            s.requeues,
+            size(s.backlog),
+            s.qlen,
+            s.requeues
         );
         for (i, (name, value)) in self.xstats.iter().enumerate() {
             // tc begins a line here.
             let begins = i == 0 || matches!(*name, "new_flows_len" | "throttled" | "ecn_mark");
-            let before = if !begins { " " } else if i == 0 { "  " } else { "\n  " };
+            let before = if !begins {
+                " "
+            } else if i == 0 {
+                "  "
+            } else {
+                "\n  "
+            };
             let _ = write!(out, "{before}{name} {value}");
         }
         if !self.xstats.is_empty() {
@@ -143,7 +161,13 @@ fn below(
 
 /// Three significant digits, as `%.3g` prints them.
 fn three(x: f64) -> String {
-    let places = if x >= 100.0 { 0 } else if x >= 10.0 { 1 } else { 2 };
+    let places = if x >= 100.0 {
+        0
+    } else if x >= 10.0 {
+        1
+    } else {
+        2
+    };
     let text = format!("{x:.places$}");
     match text.contains('.') {
         true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),

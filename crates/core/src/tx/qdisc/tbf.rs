@@ -5,7 +5,7 @@
 //! one packet. A super-packet that is larger than a bucket is cut into segments first.
 //!
 //! Linux: net/sched/sch_tbf.c `tbf_enqueue`, `tbf_segment`, `tbf_dequeue`
-//! drops: QdiscOverlimit, QdiscDrop
+//! drops: QdiscDrop
 
 use super::{Cx, Item, Ops, Qdisc};
 use crate::pkt::Pkt;

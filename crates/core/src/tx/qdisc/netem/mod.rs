@@ -281,7 +281,8 @@ impl Netem {
     fn tfifo_enqueue(&mut self, at: Instant, item: Item) {
         self.order += 1;
         let flight = Flight { at, order: self.order, item };
-        self.last = if self.line.is_empty() && self.early.is_empty() { at } else { self.last.max(at) };
+        self.last =
+            if self.line.is_empty() && self.early.is_empty() { at } else { self.last.max(at) };
         match self.line.back() {
             Some(back) if back.at > at => self.early.push(Reverse(flight)),
             _ => self.line.push_back(flight),

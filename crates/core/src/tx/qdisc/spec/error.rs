@@ -104,7 +104,11 @@ impl fmt::Display for SpecError {
         match self {
             SpecError::Empty => f.write_str("a queueing discipline is needed, such as fq_codel"),
             SpecError::UnknownKind { kind, kinds } => {
-                write!(f, "no queueing discipline is called {kind:?}; there are {}", kinds.join(", "))
+                write!(
+                    f,
+                    "no queueing discipline is called {kind:?}; there are {}",
+                    kinds.join(", ")
+                )
             }
             SpecError::UnknownParameter { kind, word, takes: "" } => {
                 write!(f, "{kind} takes no parameters, and so no {word:?}")
@@ -125,7 +129,10 @@ impl fmt::Display for SpecError {
             SpecError::Contradiction { kind, why } => write!(f, "{kind}: {why}"),
             SpecError::Expected { what, found } => write!(f, "expected {what}, found {found:?}"),
             SpecError::NoParent { major, minor } => {
-                write!(f, "parent {major:x}:{minor:x}: no discipline before it has the handle {major:x}:")
+                write!(
+                    f,
+                    "parent {major:x}:{minor:x}: no discipline before it has the handle {major:x}:"
+                )
             }
             SpecError::NoClass { kind, major, minor, classes: 0 } => {
                 write!(f, "parent {major:x}:{minor:x}: {kind} has no classes")

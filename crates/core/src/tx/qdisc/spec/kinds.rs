@@ -98,7 +98,8 @@ fn tbf_config(words: &mut Words<'_>) -> Result<tbf::Config, SpecError> {
     Ok(c)
 }
 
-const NETEM: &str = "limit, delay, distribution, loss, duplicate, corrupt, reorder, gap, rate, ecn, seed";
+const NETEM: &str =
+    "limit, delay, distribution, loss, duplicate, corrupt, reorder, gap, rate, ecn, seed";
 /// Delays: to an hour.
 const DELAYS: std::ops::RangeInclusive<u64> = 0..=3600 * SEC;
 
@@ -123,10 +124,12 @@ fn netem_config(words: &mut Words<'_>) -> Result<netem::Config, SpecError> {
                     (words.percent("duplicate")?, words.correlation("correlation of duplicate")?);
             }
             "corrupt" => {
-                c.corrupt = (words.percent("corrupt")?, words.correlation("correlation of corrupt")?);
+                c.corrupt =
+                    (words.percent("corrupt")?, words.correlation("correlation of corrupt")?);
             }
             "reorder" => {
-                c.reorder = (words.percent("reorder")?, words.correlation("correlation of reorder")?);
+                c.reorder =
+                    (words.percent("reorder")?, words.correlation("correlation of reorder")?);
                 c.gap = c.gap.max(1);
             }
             "gap" => c.gap = words.u32("gap", 0..=1_000_000)?,

@@ -168,7 +168,9 @@ impl Spec {
         match self {
             Spec::PfifoFast => PFIFO_FAST.to_owned(),
             Spec::Pfifo(c) => c.limit.map_or_else(String::new, |n| format!("limit {n}p")),
-            Spec::Bfifo(c) => c.limit.map_or_else(String::new, |n| format!("limit {}", size(n as u64))),
+            Spec::Bfifo(c) => {
+                c.limit.map_or_else(String::new, |n| format!("limit {}", size(n as u64)))
+            }
             Spec::Tbf(c) => tbf_options(c),
             Spec::Netem(c) => netem_options(c),
         }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::ip::testkit::{Kit, PEER, ip};
+use crate::ip::testkit::{Kit, MAC, PEER, PEER_MAC, US, eth, ip, udp4};
 use crate::path;
 use crate::udp::api::UdpBind;
 use crate::udp::output::SendTo;
@@ -19,7 +19,10 @@ fn qdisc_root_delays_and_the_loop_knows_when() {
     let mut kit = Kit::tun();
     let sock = udp(&mut kit);
     kit.cx.set_knob("qdisc.tun0.root", "netem delay 40ms").expect("a sound specification");
-    assert_eq!(kit.cx.get_knob("qdisc.tun0.root").expect("it is there"), "netem limit 1000 delay 40ms");
+    assert_eq!(
+        kit.cx.get_knob("qdisc.tun0.root").expect("it is there"),
+        "netem limit 1000 delay 40ms"
+    );
     let begun = kit.cx.net.now;
     send(&mut kit, sock, 100);
     assert!(kit.tx().is_empty());
@@ -56,7 +59,7 @@ fn a_discipline_that_is_replaced_drops_what_waits() {
     assert!(kit.tx().is_empty());
     let before = kit.read();
     kit.cx.set_knob("qdisc/tun0/root", "pfifo limit 7").expect("a sound specification");
-    kit.moved(&before, &[("DevTxDropped", 3), ("QDISC_DROP", 3)]);
+    kit.moved(&before, &[("DevTxDropped", 3), ("drop QdiscDrop", 3)]);
     send(&mut kit, sock, 100);
     assert_eq!(kit.tx().len(), 1);
     let stats = show(&kit.cx.net.ifaces[0])[0].stats;
@@ -73,7 +76,11 @@ fn a_wrong_discipline_changes_nothing() {
     kit.cx.set_knob("qdisc.tun0.root", "pfifo limit 7").expect("a sound specification");
     let refused = [
         ("qdisc.tun0.root", "netem loss 200%", "qdisc.tun0.root: loss of netem can not be 200%"),
-        ("qdisc.eth7.root", "pfifo", "qdisc.eth7.root: no device is called \"eth7\"; there is tun0"),
+        (
+            "qdisc.eth7.root",
+            "pfifo",
+            "qdisc.eth7.root: no device is called \"eth7\"; there is tun0",
+        ),
         ("qdisc.tun0.ingress", "nothing", "no queueing discipline is called \"nothing\""),
         ("qdisc.tun0.side", "pfifo", "no knob is called \"qdisc.tun0.side\""),
     ];
@@ -95,9 +102,12 @@ fn qdisc_ingress_delays_what_is_received() {
         kit.cx.set_knob(&path_, "netem delay 20ms").expect("a sound specification");
         let begun = kit.cx.net.now;
         let sock = udp(&mut kit);
-        let mut frame = kit.frame_to(sock_bytes());
+        let packet = udp4(PEER, US, 9, 53, b"late");
+        let frame = match kit.cx.net.ifaces[0].l2 {
+            crate::link::L2::Ethernet => eth(MAC, PEER_MAC, crate::wire::ETH_P_IP, &packet),
+            _ => packet,
+        };
         kit.rx(&frame);
-        frame[0] ^= 0;
         assert!(kit.cx.udp_recv(sock).is_none());
         assert_eq!(path::next_timer(&kit.cx), Some(begun.plus(20 * MS)));
         kit.pass(19 * MS);
@@ -109,6 +119,41 @@ fn qdisc_ingress_delays_what_is_received() {
         kit.rx(&frame);
         let got = kit.cx.udp_recv(sock).expect("nothing holds it back");
         kit.cx.udp_done(got);
+        kit.conserved();
+    }
+}
+
+/// What netem loses is no error of the device.
+#[test]
+fn drop_netem_loss() {
+    let mut kit = Kit::tun();
+    let sock = udp(&mut kit);
+    kit.knob("qdisc.tun0.root", "netem loss 100%");
+    let before = kit.read();
+    send(&mut kit, sock, 100);
+    assert!(kit.tx().is_empty());
+    let moved = [
+        ("IpOutRequests", 1),
+        ("IpOutTransmits", 1),
+        ("UdpOutDatagrams", 1),
+        ("drop NetemLoss", 1),
+    ];
+    kit.moved(&before, &moved);
+}
+
+/// What is over a discipline's limit is dropped, a larger limit takes it.
+#[test]
+fn drop_qdisc_overlimit() {
+    for (limit, dropped) in [(2, 3), (5, 0)] {
+        let mut kit = Kit::tun();
+        let sock = udp(&mut kit);
+        kit.knob("qdisc.tun0.root", &format!("netem delay 1ms limit {limit}"));
+        (0..5).for_each(|_| send(&mut kit, sock, 100));
+        assert!(kit.tx().is_empty());
+        let now = kit.read();
+        assert_eq!((now["drop QdiscOverlimit"], now["DevTxDropped"]), (dropped, dropped));
+        kit.pass(MS);
+        assert_eq!(kit.tx().len(), 5 - dropped as usize);
         kit.conserved();
     }
 }

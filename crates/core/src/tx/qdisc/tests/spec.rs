@@ -29,7 +29,8 @@ fn specifications_read_back() {
     for (asked, want) in cases {
         let tree = Tree::parse(asked).expect(asked);
         assert_eq!(tree.text(), want);
-        let again = Tree { handle: tree.handle, ..Tree::parse(&format!("handle 1: {want}")).expect(want) };
+        let again =
+            Tree { handle: tree.handle, ..Tree::parse(&format!("handle 1: {want}")).expect(want) };
         assert_eq!(again.text(), want);
     }
 }
@@ -47,15 +48,27 @@ fn a_wrong_specification_is_refused_with_its_reason() {
         ("tbf burst 10k latency 1s", "tbf needs rate"),
         ("tbf rate 1mbit latency 1s", "tbf needs burst"),
         ("tbf rate 1mbit burst 10k", "tbf needs limit or latency"),
-        ("tbf rate 1mbit burst 10k latency 2h", "latency can not be \"2h\": it is a time such as 5ms"),
-        ("tbf rate 900gbit burst 1 limit 1", "rate of tbf can not be 900gbit: it is from 8bit to 100Gbit"),
+        (
+            "tbf rate 1mbit burst 10k latency 2h",
+            "latency can not be \"2h\": it is a time such as 5ms",
+        ),
+        (
+            "tbf rate 900gbit burst 1 limit 1",
+            "rate of tbf can not be 900gbit: it is from 8bit to 100Gbit",
+        ),
         ("tbf rate 1mbit burst 2k limit 1m peakrate 2mbit", "tbf needs mtu, because of peakrate"),
-        ("tbf rate 3mbit burst 2k limit 1m peakrate 2mbit mtu 2k", "tbf: peakrate is to be larger than rate"),
+        (
+            "tbf rate 3mbit burst 2k limit 1m peakrate 2mbit mtu 2k",
+            "tbf: peakrate is to be larger than rate",
+        ),
         ("netem delay 2000s 5000s", "jitter of netem can not be 5000s: it is from 0ns to 2.15s"),
         ("netem delay 90000s", "delay of netem can not be 90000s: it is from 0ns to 3600s"),
         ("netem loss 101%", "loss of netem can not be 101%: it is from 0% to 100%"),
         ("netem loss -1%", "loss of netem can not be -1%: it is from 0% to 100%"),
-        ("netem delay 1ms 1ms distribution bell", "distribution can not be \"bell\": it is uniform, normal"),
+        (
+            "netem delay 1ms 1ms distribution bell",
+            "distribution can not be \"bell\": it is uniform, normal",
+        ),
         ("netem distribution normal", "netem: a distribution is of the jitter"),
         ("netem reorder 5%", "netem: what is to be reordered has to be delayed: delay TIME"),
         ("netem dealy 5ms", "netem has no parameter \"dealy\"; it takes limit, delay"),
@@ -76,11 +89,55 @@ fn a_wrong_specification_is_refused_with_its_reason() {
 #[test]
 fn any_words_are_read_or_refused() {
     const WORDS: &[&str] = &[
-        "netem", "tbf", "pfifo", "bfifo", "prio", "sfq", "codel", "fq", "fq_codel", "root", "handle",
-        "1:", "parent", "1:1", ";", "limit", "delay", "10ms", "loss", "1%", "rate", "1mbit", "burst",
-        "10k", "latency", "seed", "99999999999999999999", "-5", "0", "gap", "reorder", "distribution",
-        "normal", "é", "1e300s", ".", "NaN%", "inf", "0x", "target", "interval", "quantum", "flows",
-        "ecn", "bands", "priomap", "perturb", "memory_limit", "maxrate",
+        "netem",
+        "tbf",
+        "pfifo",
+        "bfifo",
+        "prio",
+        "sfq",
+        "codel",
+        "fq",
+        "fq_codel",
+        "root",
+        "handle",
+        "1:",
+        "parent",
+        "1:1",
+        ";",
+        "limit",
+        "delay",
+        "10ms",
+        "loss",
+        "1%",
+        "rate",
+        "1mbit",
+        "burst",
+        "10k",
+        "latency",
+        "seed",
+        "99999999999999999999",
+        "-5",
+        "0",
+        "gap",
+        "reorder",
+        "distribution",
+        "normal",
+        "é",
+        "1e300s",
+        ".",
+        "NaN%",
+        "inf",
+        "0x",
+        "target",
+        "interval",
+        "quantum",
+        "flows",
+        "ecn",
+        "bands",
+        "priomap",
+        "perturb",
+        "memory_limit",
+        "maxrate",
     ];
     let mut rng = Rng::new(1);
     let mut taken = 0;

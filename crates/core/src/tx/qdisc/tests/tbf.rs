@@ -42,15 +42,15 @@ fn tbf_lets_a_burst_go_and_bounds_what_waits() {
     let after: Vec<u64> = rig.left[5..].iter().map(|l| l.at.since(begun)).collect();
     let want: Vec<u64> = (1..=10).map(|n| n * MS).collect();
     assert_eq!(after, want);
-    assert_eq!(rig.sched.qdisc.stats().overlimits, 10);
+    // One for each look at a packet that had to wait.
+    assert_eq!(rig.sched.qdisc.stats().overlimits, 11);
     assert_eq!(rig.sched.qdisc.stats().drops, 35);
     rig.conserved();
 }
 
 #[test]
 fn tbf_peakrate_spaces_what_the_burst_would_let_go() {
-    let mut rig =
-        Rig::new("tbf rate 8mbit burst 10000b limit 100k peakrate 80mbit mtu 1000b");
+    let mut rig = Rig::new("tbf rate 8mbit burst 10000b limit 100k peakrate 80mbit mtu 1000b");
     (0..5).for_each(|n| _ = rig.send(1000, 1, n));
     let begun = rig.now;
     rig.drain();
@@ -62,9 +62,10 @@ fn tbf_peakrate_spaces_what_the_burst_would_let_go() {
 /// of the wire.
 #[test]
 fn tbf_cuts_super_packets_that_are_larger_than_its_bucket() {
-    for (spec, cut) in
-        [("tbf rate 8mbit burst 2000b limit 1m", true), ("tbf rate 8mbit burst 32k limit 1m", false)]
-    {
+    for (spec, cut) in [
+        ("tbf rate 8mbit burst 1000b limit 1m", true),
+        ("tbf rate 8mbit burst 32k limit 1m", false),
+    ] {
         let mut rig = Rig::new(spec);
         let mut pkt = rig.pkt(28 + 1800, 1, 0, 0);
         pkt.gso = Some(Gso { kind: GsoKind::Udp, size: 600, segs: 3, ecn: false });
