@@ -156,7 +156,6 @@ fn what_can_not_be_read_is_status_2_and_a_sentence() {
         &["top", "--from", &t.path("diary")],
         &["show", "--host", "instances"],
         &["show", "--host", "dev", "--name", "x"],
-        &["show", "qdisc"],
         &["doctor", "--name", "x", "--from", "y"],
         &["show", "--host", "dev", "--from", "/nonexistent"],
     ] {
