@@ -84,6 +84,8 @@ pub enum BenchCommand {
     Steering(bench::BenchSteeringArgs),
     /// Measure what reaches the application when more comes than it can work on
     Livelock(bench::BenchLivelockArgs),
+    /// Measure what it costs to read the kernel's path, beside nstat, ss and node_exporter
+    Host(bench::BenchHostArgs),
 }
 
 /// Move real traffic of a kernel TCP client through the path and print the path report.

@@ -52,6 +52,7 @@ fn main() -> ExitCode {
         Command::Bench(BenchCommand::Devices(args)) => bench::devices::main(&args),
         Command::Bench(BenchCommand::Steering(args)) => bench::steering::main(&args),
         Command::Bench(BenchCommand::Livelock(args)) => bench::livelock::main(&args),
+        Command::Bench(BenchCommand::Host(args)) => bench::host::main(&args),
         Command::Traffic(args) => bench::traffic::main(args),
     }
 }

@@ -5,18 +5,16 @@
 //! looked at.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A test that can not run here says so, whatever the harness captures; CI forbids it.
-fn skip(name: &str, why: &str) {
-    assert!(std::env::var("LINERATE_SKIP").as_deref() != Ok("deny"), "SKIP {name}: {why}");
-    std::io::stderr().write_all(format!("SKIP {name}: {why}\n").as_bytes()).expect("stderr");
-}
+#[path = "../../dev/tests/again/mod.rs"]
+mod again;
+use again::skip;
 
 /// The only directory that a command is told of: for its sockets, its files, and to stand in.
 struct Place(PathBuf);

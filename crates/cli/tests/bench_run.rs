@@ -4,11 +4,15 @@
 
 #![forbid(unsafe_code)]
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+#[path = "../../dev/tests/again/mod.rs"]
+mod again;
+use again::skip;
 
 const SHORT: [&str; 8] = ["bench", "run", "--only", "relay", "--rounds", "2", "--mtu", "1500"];
 
@@ -16,12 +20,6 @@ fn linerate(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_linerate"));
     command.args(SHORT).args(args).args(["--pin", "none"]);
     command
-}
-
-/// A test that can not run here says so, whatever the harness captures; CI forbids it.
-fn skip(name: &str, why: &str) {
-    assert!(std::env::var("LINERATE_SKIP").as_deref() != Ok("deny"), "SKIP {name}: {why}");
-    let _ = writeln!(std::io::stderr(), "SKIP {name}: {why}");
 }
 
 /// Whether this machine lets it begin at all; if not, says why.

@@ -2,8 +2,11 @@
 //! Method: the real binary, for a second; its JSON and its exit status are judged. Where the machine
 //! grants no namespaces, or is made to, it falls back on two stacks in memory and says so.
 
-use std::io::{self, Write};
 use std::process::{Command, Output};
+
+#[path = "../../dev/tests/again/mod.rs"]
+mod again;
+use again::skip;
 
 fn linerate(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_linerate")).args(args).output().expect("linerate starts")
@@ -13,12 +16,6 @@ fn json(out: &Output) -> serde_json::Value {
     let said = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success(), "{said}\n{}", String::from_utf8_lossy(&out.stdout));
     serde_json::from_slice(&out.stdout).expect("it prints JSON")
-}
-
-/// A test that can not run here says so, whatever the harness captures; CI forbids it.
-fn skip(name: &str, why: &str) {
-    assert!(std::env::var("LINERATE_SKIP").as_deref() != Ok("deny"), "SKIP {name}: {why}");
-    io::stderr().write_all(format!("SKIP {name}: {why}\n").as_bytes()).expect("stderr");
 }
 
 fn traffic_is_good(demo: &serde_json::Value) {

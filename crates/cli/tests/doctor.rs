@@ -11,19 +11,16 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use serde_json::Value;
 
+#[path = "../../dev/tests/again/mod.rs"]
+mod again;
+use again::skip;
+
 #[path = "doctor/instance.rs"]
 mod instance;
 #[path = "doctor/pictures.rs"]
 mod pictures;
 #[path = "doctor/terminal.rs"]
 mod terminal;
-
-/// A test that can not run here says so; CI forbids it.
-fn skip(name: &str, why: &str) {
-    assert!(std::env::var("LINERATE_SKIP").as_deref() != Ok("deny"), "SKIP {name}: {why}");
-    use std::io::Write;
-    std::io::stderr().write_all(format!("SKIP {name}: {why}\n").as_bytes()).expect("stderr");
-}
 
 struct Temp(PathBuf);
 

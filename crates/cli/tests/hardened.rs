@@ -3,17 +3,15 @@
 //! Method: the kernel's own account of the running process, in `/proc`.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-/// A test that can not run here says so, whatever the harness captures; CI forbids it.
-fn skip(name: &str, why: &str) {
-    assert!(std::env::var("LINERATE_SKIP").as_deref() != Ok("deny"), "SKIP {name}: {why}");
-    std::io::stderr().write_all(format!("SKIP {name}: {why}\n").as_bytes()).expect("stderr");
-}
+#[path = "../../dev/tests/again/mod.rs"]
+mod again;
+use again::skip;
 
 fn is_root() -> bool {
     fs::metadata("/proc/self").expect("/proc").uid() == 0

@@ -4,23 +4,20 @@
 //! whoever runs the tests, and as an ordinary user too if that is root.
 
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
+#[path = "../../dev/tests/again/mod.rs"]
+mod again;
+use again::skip;
+
 /// Uid and gid of the ordinary user.
 const NOBODY: u32 = 65534;
 /// Kills for each user.
 const KILLS: u64 = 30;
-
-/// A test that can not run here says so, whatever the harness captures; CI forbids it.
-fn skip(name: &str, why: &str) {
-    assert!(std::env::var("LINERATE_SKIP").as_deref() != Ok("deny"), "SKIP {name}: {why}");
-    std::io::stderr().write_all(format!("SKIP {name}: {why}\n").as_bytes()).expect("stderr");
-}
 
 /// A user with a runtime directory that holds nothing but what linerate makes.
 struct User {

@@ -16,18 +16,16 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
+#[path = "../../dev/tests/again/mod.rs"]
+mod again;
+use again::skip;
+
 /// Uid and gid of the ordinary user.
 const NOBODY: &str = "65534";
 /// Tells this test binary, run inside, where to talk to.
 const TALK_TO: &str = "LINERATE_TEST_TALK_TO";
 /// Bytes of a conversation, each way.
 const TALK: usize = 3 << 20;
-
-/// A test that can not run here says so, whatever the harness captures; CI forbids it.
-fn skip(name: &str, why: &str) {
-    assert!(std::env::var("LINERATE_SKIP").as_deref() != Ok("deny"), "SKIP {name}: {why}");
-    io::stderr().write_all(format!("SKIP {name}: {why}\n").as_bytes()).expect("stderr");
-}
 
 /// A directory with both binaries, which everybody may execute; it goes with the last test.
 struct Dir(PathBuf);

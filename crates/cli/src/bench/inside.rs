@@ -366,7 +366,7 @@ fn mounts() -> io::Result<()> {
 }
 
 /// As many files as permitted, for us and all that we start: each idle connection takes one or two.
-fn files_limit() -> io::Result<()> {
+pub fn files_limit() -> io::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let wanted = hard.max(131_072);
     // More than the hard limit only where we may raise it.

@@ -13,11 +13,14 @@
 //! | [`steering`] | `linerate bench steering`: a second shard, a hop to it, order |
 //! | [`livelock`] | `linerate bench livelock`: what reaches the application at overload |
 //! | [`path`] | `linerate bench path`: nanoseconds a packet and stage, in memory |
+//! | [`host`] | `linerate bench host`: what reading the kernel's path costs, beside other tools |
 //!
-//! Nothing here touches the host's network: the first thing done is to enter a new network, PID and
-//! mount namespace, and all that is started lives and dies with that PID namespace.
+//! Nothing here touches the host's network: `run` first enters a new network, PID and mount namespace,
+//! and all that it starts lives and dies with that PID namespace; the others have their traffic in
+//! memory or in network namespaces of their own.
 
 pub mod devices;
+pub mod host;
 pub mod host_end;
 pub mod inside;
 pub mod livelock;
@@ -32,6 +35,7 @@ pub mod table;
 pub mod traffic;
 
 pub use devices::BenchDevicesArgs;
+pub use host::BenchHostArgs;
 pub use livelock::BenchLivelockArgs;
 pub use path::BenchPathArgs;
 pub use run::BenchRunArgs;

@@ -71,6 +71,12 @@ pub fn collect(source: &mut dyn Source, tier: Tier, into: &mut Snapshot) {
     }
 }
 
+/// Reads the TCP sockets of both families but for listening ones: how many are in which state, ports in
+/// use, and those that say most. [`collect`] does this in the full tier.
+pub fn tcp(source: &mut dyn Source, into: &mut Snapshot) {
+    At { source, into }.tcp();
+}
+
 struct At<'a> {
     source: &'a mut dyn Source,
     into: &'a mut Snapshot,
@@ -177,6 +183,21 @@ impl At<'_> {
         self.with(&name("tcp6-listen"), diag::listeners);
         self.with(&name("udp"), diag::udp);
         self.with(&name("udp6"), diag::udp);
+        self.tcp();
+        let name_of = |index: u32| names.get(&index).cloned();
+        self.with(&name("packet"), |bytes, into| {
+            // The same as /proc/net/packet shows, with drops.
+            into.sockets.taps.clear();
+            diag::packet(bytes, name_of, into);
+        });
+        if let Ok(bytes) = self.source.read(XDP) {
+            diag::xdp(&bytes, name_of, self.into);
+        }
+        self.with(&name("owners"), owners::owners);
+    }
+
+    fn tcp(&mut self) {
+        let name = |what: &str| format!("{DIAG}/{what}");
         let brief = [self.read(&name("tcp")), self.read(&name("tcp6"))];
         let brief: Vec<&[u8]> = brief.iter().flatten().map(Vec::as_slice).collect();
         if !brief.is_empty() {
@@ -188,16 +209,6 @@ impl At<'_> {
             }
             tcp_info::sort(self.into);
         }
-        let name_of = |index: u32| names.get(&index).cloned();
-        self.with(&name("packet"), |bytes, into| {
-            // The same as /proc/net/packet shows, with drops.
-            into.sockets.taps.clear();
-            diag::packet(bytes, name_of, into);
-        });
-        if let Ok(bytes) = self.source.read(XDP) {
-            diag::xdp(&bytes, name_of, self.into);
-        }
-        self.with(&name("owners"), owners::owners);
     }
 }
 
