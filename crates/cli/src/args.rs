@@ -18,7 +18,8 @@ use crate::doctor::args::{DoctorArgs, RecordArgs, TopArgs};
 use crate::tune::args::TuneArgs;
 use crate::up::args::UpArgs;
 
-/// See and tune the Linux network path: a complete one in user space that any program can run on.
+/// See and tune the Linux network path: the kernel's, as it runs on this host (doctor, record, top,
+/// tune), and a complete one in user space that any program can run on (run, up, demo, replay).
 #[derive(Debug, Parser)]
 #[command(
     name = "linerate",

@@ -8,6 +8,7 @@
 mod advice;
 mod buffers;
 mod conntrack;
+mod csum;
 mod found;
 mod host;
 mod ip;

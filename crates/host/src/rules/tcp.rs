@@ -3,7 +3,7 @@
 use linerate_core::table::Stage;
 
 use super::look::{self, by, ext, noise, owner, tcp};
-use super::{Check, Rule};
+use super::{Check, Rule, csum};
 use crate::finding::{Finding, Risk, Severity};
 use crate::snapshot::TcpSocket;
 use crate::window::{Cx, Sum, Window};
@@ -104,13 +104,12 @@ pub(super) const RULES: &[Rule] = &[
         stage: Stage::Transport,
         evidence: "`InCsumErrors` of Tcp grows by `noise_per_s` or more, at least `noise_ratio` of \
             the segments.",
-        causes: "Damaged on the way where no frame checksum covers them, or never computed: a \
-            broken offload of a sender.",
-        advice: "Find the sender; switch its checksum offload off to see whether that is it.",
+        causes: csum::CAUSES,
+        advice: csum::ADVICE,
         traps: "They are counted in `InErrs` as well.",
         cites: &["net/ipv4/tcp_ipv4.c tcp_v4_rcv"],
         suppresses: &["R55", "R56"],
-        check: Check::Host(csum),
+        check: Check::Host(wrong),
     },
 ];
 
@@ -294,18 +293,8 @@ fn paws(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
     )
 }
 
-fn csum(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
-    let lost = noise(cx, |w| tcp(w, "InCsumErrors"), segments)?;
-    Some(
-        rule.found(cx, "")
-            .stray(&lost)
-            .because("Damaged on the way, or the sender's offload did not compute the checksum.")
-            .suggest(
-                "Find the sender with a capture; switch its checksum offload off (`ethtool -K DEV \
-                tx off`) to see whether that is it.",
-            )
-            .done(),
-    )
+fn wrong(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
+    Some(csum::found(rule, cx, &noise(cx, |w| tcp(w, "InCsumErrors"), segments)?))
 }
 
 /// Segments that this host threw away itself, for rules about retransmissions.

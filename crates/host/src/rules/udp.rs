@@ -3,7 +3,7 @@
 use linerate_core::table::Stage;
 
 use super::look::{self, by, noise, owner, sysctl};
-use super::{Check, Rule};
+use super::{Check, Rule, csum};
 use crate::finding::{Finding, Risk, Severity};
 use crate::ledger;
 use crate::snapshot::UdpSocket;
@@ -72,13 +72,12 @@ pub(super) const RULES: &[Rule] = &[
         stage: Stage::Transport,
         evidence: "`InCsumErrors` of Udp grows by `noise_per_s` or more, at least `noise_ratio` of \
             the datagrams.",
-        causes: "Damaged on the way where no frame checksum covers them, or never computed: a \
-            broken offload of a sender.",
-        advice: "Find the sender; switch its checksum offload off to see whether that is it.",
+        causes: csum::CAUSES,
+        advice: csum::ADVICE,
         traps: "They are counted in `InErrors` as well.",
         cites: &["net/ipv4/udp.c udp4_csum_init"],
         suppresses: &[],
-        check: Check::Host(csum),
+        check: Check::Host(wrong),
     },
     Rule {
         id: "R38b",
@@ -282,18 +281,8 @@ fn tunnel_dev<'a>(cx: &Cx<'a>) -> Option<&'a str> {
     cx.now().devs.values().find(is).map(|dev| dev.name.as_str())
 }
 
-fn csum(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
-    let lost = bad_sums(cx)?;
-    Some(
-        rule.found(cx, "")
-            .stray(&lost)
-            .because("Damaged on the way, or the sender's offload did not compute the checksum.")
-            .suggest(
-                "Find the sender with a capture; switch its checksum offload off (`ethtool -K DEV \
-                tx off`) to see whether that is it.",
-            )
-            .done(),
-    )
+fn wrong(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
+    Some(csum::found(rule, cx, &bad_sums(cx)?))
 }
 
 fn tunnel_csum(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {

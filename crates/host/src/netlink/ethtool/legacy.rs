@@ -112,10 +112,10 @@ pub(crate) fn hash_bits(letters: &str) -> Option<u64> {
 /// Reads `ioctl/ethtool/{rings,channels,coalesce,pause}/DEV`.
 pub fn numbers(what: &str, bytes: &[u8], dev: &mut Dev) -> Option<()> {
     let (names, to): (&[&str], &mut Counters) = match what {
-        "rings" => (&names::RINGS_IOCTL, &mut dev.rings),
-        "channels" => (&names::CHANNELS_IOCTL, &mut dev.channels),
-        "coalesce" => (&names::COALESCE_IOCTL, &mut dev.coalesce),
-        "pause" => (&names::PAUSE_IOCTL, &mut dev.pause),
+        "rings" => (names::RINGS_IOCTL, &mut dev.rings),
+        "channels" => (names::CHANNELS_IOCTL, &mut dev.channels),
+        "coalesce" => (names::COALESCE_IOCTL, &mut dev.coalesce),
+        "pause" => (names::PAUSE_IOCTL, &mut dev.pause),
         _ => return None,
     };
     *to = Counters::new(format!("{PREFIX}{what}/{}", dev.name));
@@ -126,10 +126,10 @@ pub fn numbers(what: &str, bytes: &[u8], dev: &mut Dev) -> Option<()> {
 /// Where the number of this name is in the structure, in bytes.
 pub(crate) fn place(what: &str, name: &str) -> Option<usize> {
     let names: &[&str] = match what {
-        "rings" => &names::RINGS_IOCTL,
-        "channels" => &names::CHANNELS_IOCTL,
-        "coalesce" => &names::COALESCE_IOCTL,
-        "pause" => &names::PAUSE_IOCTL,
+        "rings" => names::RINGS_IOCTL,
+        "channels" => names::CHANNELS_IOCTL,
+        "coalesce" => names::COALESCE_IOCTL,
+        "pause" => names::PAUSE_IOCTL,
         _ => return None,
     };
     Some(4 + 4 * names.iter().position(|n| *n == name)?)

@@ -1,5 +1,11 @@
 //! Names in the order of the kernel's numbers, in ethtool's own words.
 
+/// The `count` fields of the structure that the ioctl has for what these attributes say: the same ones
+/// in the same order, where the attributes begin after the header.
+const fn fields(attrs: &'static [&'static str], count: usize) -> &'static [&'static str] {
+    attrs.split_at(2).1.split_at(count).0
+}
+
 /// `ETHTOOL_A_RINGS_*`, by the words of `ethtool -G`.
 pub(crate) const RINGS: [&str; 19] = [
     "",
@@ -24,16 +30,14 @@ pub(crate) const RINGS: [&str; 19] = [
 ];
 
 /// `struct ethtool_ringparam` behind the command.
-pub(super) const RINGS_IOCTL: [&str; 8] =
-    ["rx-max", "rx-mini-max", "rx-jumbo-max", "tx-max", "rx", "rx-mini", "rx-jumbo", "tx"];
+pub(super) const RINGS_IOCTL: &[&str] = fields(&RINGS, 8);
 
 /// `ETHTOOL_A_CHANNELS_*`, by the words of `ethtool -L`.
 pub(crate) const CHANNELS: [&str; 10] =
     ["", "", "rx-max", "tx-max", "other-max", "combined-max", "rx", "tx", "other", "combined"];
 
 /// `struct ethtool_channels` behind the command.
-pub(super) const CHANNELS_IOCTL: [&str; 8] =
-    ["rx-max", "tx-max", "other-max", "combined-max", "rx", "tx", "other", "combined"];
+pub(super) const CHANNELS_IOCTL: &[&str] = fields(&CHANNELS, 8);
 
 /// `ETHTOOL_A_COALESCE_*`, by the words of `ethtool -C`.
 pub(crate) const COALESCE: [&str; 33] = [
@@ -73,36 +77,13 @@ pub(crate) const COALESCE: [&str; 33] = [
 ];
 
 /// `struct ethtool_coalesce` behind the command.
-pub(super) const COALESCE_IOCTL: [&str; 22] = [
-    "rx-usecs",
-    "rx-frames",
-    "rx-usecs-irq",
-    "rx-frames-irq",
-    "tx-usecs",
-    "tx-frames",
-    "tx-usecs-irq",
-    "tx-frames-irq",
-    "stats-block-usecs",
-    "adaptive-rx",
-    "adaptive-tx",
-    "pkt-rate-low",
-    "rx-usecs-low",
-    "rx-frames-low",
-    "tx-usecs-low",
-    "tx-frames-low",
-    "pkt-rate-high",
-    "rx-usecs-high",
-    "rx-frames-high",
-    "tx-usecs-high",
-    "tx-frames-high",
-    "sample-interval",
-];
+pub(super) const COALESCE_IOCTL: &[&str] = fields(&COALESCE, 22);
 
 /// `ETHTOOL_A_PAUSE_*`, by the words of `ethtool -A`.
 pub(crate) const PAUSE: [&str; 5] = ["", "", "autoneg", "rx", "tx"];
 
 /// `struct ethtool_pauseparam` behind the command.
-pub(super) const PAUSE_IOCTL: [&str; 3] = ["autoneg", "rx", "tx"];
+pub(super) const PAUSE_IOCTL: &[&str] = fields(&PAUSE, 3);
 
 /// `ETHTOOL_A_PAUSE_STAT_*`.
 pub(super) const PAUSE_STATS: [&str; 5] =
