@@ -5,7 +5,12 @@
 compile_error!("linerate-bpf speaks to Linux's bpf(2): it builds on Linux only");
 
 pub mod asm;
-mod insn;
+pub mod check;
+pub mod helpers;
+pub mod insn;
+pub mod maps;
+pub mod prog;
 pub mod sys;
+pub mod vm;
 
 pub use insn::Insn;
