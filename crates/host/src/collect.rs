@@ -232,6 +232,9 @@ impl At<'_> {
         if self.into.sockets.taps.is_empty() {
             self.file("proc/net/packet", Want::MayBe, packet::packet);
         }
+        self.file("proc/net/ptype", Want::MayBe, packet::ptype);
+        // Only where the module is.
+        self.file("proc/net/sctp/snmp", Want::MayBe, mib::sctp);
     }
 
     /// Reads the threads, and who owns settings.

@@ -34,8 +34,8 @@ pub struct Snapshot {
     pub kthreads: BTreeMap<String, Counters>,
     /// `/proc/interrupts`.
     pub irqs: BTreeMap<u32, Irq>,
-    /// `/proc/net/snmp`, `netstat` and `snmp6`, by section: Ip, Icmp, Tcp, Udp, UdpLite, TcpExt, IpExt,
-    /// MPTcpExt, Ip6, Icmp6, Udp6, UdpLite6 (names without the section before them).
+    /// `/proc/net/snmp`, `netstat`, `snmp6` and `sctp/snmp`, by section: Ip, Icmp, Tcp, Udp, UdpLite,
+    /// TcpExt, IpExt, MPTcpExt, Sctp, Ip6, Icmp6, Udp6, UdpLite6 (names without the section before them).
     pub mib: BTreeMap<String, Counters>,
     /// `/proc/net/sockstat` and `sockstat6`, by section: sockets, TCP, UDP, FRAG, ... Gauges.
     pub sockstat: BTreeMap<String, Counters>,
@@ -132,6 +132,14 @@ pub struct Dev {
     pub ifindex: u32,
     /// veth, bridge, vlan, tun, ...; empty for hardware and loopback.
     pub kind: String,
+    /// How it was made, by the names of `ip -d link`: of a VLAN id and protocol; of a bridge stp_state,
+    /// forward_delay (1/100 s), vlan_filtering, fdb_n_learned, ...; of a tunnel id, link (the index of
+    /// the device below), dstport, ttl, df or pmtudisc, ikey, okey; `ipv6` is 1 if IPv6 carries it.
+    pub kind_info: Counters,
+    /// What it is as a part of its master: of a bridge's port state (0 disabled, 1 listening, 2 learning,
+    /// 3 forwarding, 4 blocking), learning, flood, isolated, locked; of a bond's state (0 active),
+    /// mii_status, link_failure_count.
+    pub port_info: Counters,
     /// Its driver, as ethtool -i and sysfs say; empty if there is none.
     pub driver: String,
     /// UP, LOWER_UP, PROMISC, ...: `IFF_*` without that.
@@ -148,7 +156,8 @@ pub struct Dev {
     pub promiscuity: u32,
     /// The device it is part of (a bridge, a bond).
     pub master: Option<String>,
-    /// The other end of a veth: its index there.
+    /// The other end of a veth: its index there. Of a VLAN, a macvlan or a tunnel that is bound to one:
+    /// the device below.
     pub link: Option<u32>,
     /// The namespace id of that, if it is another one.
     pub link_netnsid: Option<i32>,
@@ -200,6 +209,10 @@ pub struct Dev {
     pub settings: Counters,
     /// Its qdiscs, leaves and ingress among them.
     pub qdiscs: Vec<Qdisc>,
+    /// Classes of its qdiscs (htb, hfsc, mq, ...). Full tier only.
+    pub classes: Vec<Class>,
+    /// Filters at ingress, egress and in its qdiscs. Full tier only.
+    pub filters: Vec<Filter>,
 }
 
 /// One offload.
@@ -229,6 +242,8 @@ pub struct RxQueue {
     pub rps_cpus: Vec<u32>,
     /// `rps_flow_cnt`.
     pub rps_flow_cnt: u64,
+    /// The NAPI instance that serves it, if known.
+    pub napi: Option<u32>,
     /// Packets and bytes of this queue where it is known: rx-packets, rx-bytes, rx-hw-drops, ...
     pub stats: Counters,
 }
@@ -240,6 +255,8 @@ pub struct TxQueue {
     pub xps_cpus: Option<Vec<u32>>,
     /// `xps_rxqs`, likewise.
     pub xps_rxqs: Option<Vec<u32>>,
+    /// The NAPI instance that serves it, if known.
+    pub napi: Option<u32>,
     /// `tx_timeout`, and what `netdev` netlink says: tx-packets, tx-stop, tx-wake, ...
     pub stats: Counters,
     /// `byte_queue_limits/`: limit, limit_max, limit_min, inflight, hold_time, stall_cnt, ...
@@ -277,6 +294,53 @@ pub struct Qdisc {
     pub options: Counters,
 }
 
+/// A class of a qdisc.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Class {
+    /// The kind of its qdisc: htb, mq, ...
+    pub kind: String,
+    /// As `1:10`.
+    pub handle: String,
+    /// As `root`, `1:1`.
+    pub parent: String,
+    /// The qdisc in it, as `8001:`; empty if it has classes in it.
+    pub leaf: String,
+    /// As those of a qdisc; of htb also lends, borrows.
+    pub stats: Counters,
+    /// Of htb: rate_bps, ceil_bps (B/s), prio.
+    pub options: Counters,
+}
+
+/// A filter of tc.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Filter {
+    /// u32, flower, matchall, bpf, ...
+    pub kind: String,
+    /// `ingress`, `egress`, or the qdisc that it is in, as `1:`.
+    pub at: String,
+    /// Its preference: lower ones are asked first.
+    pub pref: u32,
+    /// As tc names it.
+    pub handle: String,
+    /// Of bpf: the program's name.
+    pub program: String,
+    /// Of bpf: what the program returns is done (`direct-action`), and counted by the qdisc only.
+    pub direct: bool,
+    /// What is done with packets that match.
+    pub actions: Vec<Action>,
+}
+
+/// An action of a filter.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Action {
+    /// gact, police, mirred, ...
+    pub kind: String,
+    /// drop, ok, pipe, stolen, redirect, ...; of a policer what it does with packets that exceed its rate.
+    pub does: String,
+    /// bytes, packets; drops, overlimits (32 bits in the kernel's message).
+    pub stats: Counters,
+}
+
 /// Sockets of the namespace.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Sockets {
@@ -293,6 +357,8 @@ pub struct Sockets {
     pub tcp: Vec<TcpSocket>,
     /// Local ports in use towards one remote address and port, the most used first.
     pub port_use: Vec<PortUse>,
+    /// Who gets each packet, by device and Ethernet type, as `/proc/net/ptype` says.
+    pub handlers: Vec<Handler>,
     /// AF_XDP sockets: rx_dropped, rx_ring_full, rx_fill_ring_empty_descs, ..., by device and queue.
     pub xdp: Vec<(String, u32, Counters)>,
 }
@@ -353,6 +419,17 @@ pub struct Tap {
     pub drops: Option<u32>,
     /// Whose.
     pub owner: Owner,
+}
+
+/// A function of the kernel that gets each packet of a type.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Handler {
+    /// The Ethernet type; 3 is all of them, received and sent (`ETH_P_ALL`).
+    pub protocol: u16,
+    /// The device; `None`: all.
+    pub dev: Option<String>,
+    /// The function: ip_rcv, packet_rcv, tpacket_rcv, ...
+    pub function: String,
 }
 
 /// A TCP connection.

@@ -174,7 +174,7 @@ fn one(message: &Message<'_>, into: &mut Snapshot) -> Option<(String, u32, Optio
                 dev.operstate =
                     OPERSTATES.get(n as usize).copied().unwrap_or("unknown").to_string();
             }
-            (IFLA_LINKINFO, _) => dev.kind = text_of(value, 1).unwrap_or_default(),
+            (IFLA_LINKINFO, _) => super::kind::info(value, &source, dev),
             (IFLA_XDP, _) => dev.xdp = xdp(value),
             (IFLA_STATS64, _) => {
                 dev.stats = Counters::new(source.as_str());

@@ -8,7 +8,7 @@ use rustix::net::netlink as protocol;
 use super::attr::{Request, messages, number32};
 use super::owners::Owners;
 use super::socket::{ASK, Refused, Socket};
-use super::{diag, ethtool, link, neigh, netdev, qdisc, tcp_info};
+use super::{class, conntrack, diag, ethtool, filter, link, neigh, netdev, qdisc, tcp_info};
 use crate::sys::{Ethtool, Words};
 use crate::tracefs;
 
@@ -22,6 +22,7 @@ pub struct Live {
     route: Option<Socket>,
     generic: Option<Generic>,
     diag: Option<Socket>,
+    filter: Option<Socket>,
     ioctl: Option<Ethtool>,
     // Whether there were many TCP sockets, and the last brief dumps of them, from which those are chosen
     // that say most.
@@ -49,6 +50,17 @@ impl Live {
             Some(("netlink", rest)) => match rest.split_once('/') {
                 Some(("route", _)) => forget(&mut self.route, |s| route(s, name)),
                 Some(("sock_diag", what)) => self.sock_diag(what),
+                Some(("ctnetlink", _)) => {
+                    let socket = match &mut self.filter {
+                        Some(socket) => socket,
+                        none => none.insert(Socket::open(Some(protocol::NETFILTER))?),
+                    };
+                    let answer = conntrack::read(socket, name);
+                    if answer.is_err() {
+                        self.filter = None;
+                    }
+                    answer
+                }
                 Some(("ethtool", what)) => self.generic()?.ethtool(what),
                 Some(("netdev", what)) => self.generic()?.netdev(what),
                 _ => Err(unknown()),
@@ -194,6 +206,8 @@ fn route(socket: &mut Option<Socket>, name: &str) -> io::Result<Vec<u8>> {
     }
     let socket = socket.as_mut().ok_or_else(unknown)?;
     match name {
+        class::NAME => class::dump(socket),
+        filter::NAME => filter::dump(socket),
         link::NAME => socket.dump(&link::request()),
         qdisc::NAME => socket.dump(&qdisc::request()),
         neigh::NEIGH => socket.dump(&neigh::neigh_request()),

@@ -18,7 +18,11 @@ mod attr;
 mod socket;
 mod live;
 mod link;
+mod kind;
 mod qdisc;
+mod class;
+mod filter;
+mod conntrack;
 mod neigh;
 mod diag;
 mod tcp_info;
@@ -63,7 +67,9 @@ pub fn collect(source: &mut dyn Source, tier: Tier, into: &mut Snapshot) {
         qdisc::qdiscs(&bytes, &names, at.into);
     }
     if tier == Tier::Full {
+        at.classes_and_filters(&names);
         at.neighbours();
+        at.conntrack();
         at.ethtool();
         at.drivers();
         at.netdev();
@@ -97,6 +103,40 @@ impl At<'_> {
     fn with(&mut self, name: &str, parse: impl FnOnce(&[u8], &mut Snapshot)) {
         if let Some(bytes) = self.read(name) {
             parse(&bytes, self.into);
+        }
+    }
+
+    /// Of devices whose qdiscs may have some: who has none pays nothing.
+    fn classes_and_filters(&mut self, names: &BTreeMap<u32, String>) {
+        let plain = |kind: &str| filter::WITHOUT.contains(&kind) && kind != "mq";
+        let all = self.into.devs.values();
+        if all.flat_map(|dev| &dev.qdiscs).all(|qdisc| plain(&qdisc.kind)) {
+            return;
+        }
+        self.known(class::NAME, |bytes, into| class::classes(bytes, names, into));
+        self.known(filter::NAME, |bytes, into| filter::filters(bytes, names, into));
+    }
+
+    /// What an older record has not is no news.
+    fn known(&mut self, name: &str, parse: impl FnOnce(&[u8], &mut Snapshot)) {
+        match self.source.read(name) {
+            Ok(bytes) => parse(&bytes, self.into),
+            Err(e) if is_absence(&e) => {}
+            Err(e) => self.into.note(name, why(&e)),
+        }
+    }
+
+    /// Where `/proc/net/stat/nf_conntrack` is not (kernels without `NF_CONNTRACK_PROCFS`).
+    fn conntrack(&mut self) {
+        let read = self.into.conntrack.as_ref().is_some_and(|c| !c.stat.is_empty());
+        if read {
+            return;
+        }
+        if let Ok(bytes) = self.source.read(conntrack::CPUS) {
+            conntrack::cpus(&bytes, self.into);
+        }
+        if let Ok(bytes) = self.source.read(conntrack::TABLE) {
+            conntrack::table(&bytes, self.into);
         }
     }
 
@@ -169,6 +209,8 @@ impl At<'_> {
         match self.source.read(&name("napi-get")) {
             Ok(bytes) => {
                 netdev::napis(&bytes, self.into);
+                // It came with napi-get.
+                self.known(&name("queue-get"), netdev::queues);
                 self.with(&name("qstats-get"), netdev::qstats);
                 self.with(&name("page-pool-get"), netdev::page_pools);
                 self.with(&name("page-pool-stats-get"), netdev::page_pool_stats);

@@ -177,6 +177,33 @@ pub fn napis(bytes: &[u8], into: &mut Snapshot) {
     into.devs.values_mut().for_each(|d| d.napis.sort_by_key(|n| n.id));
 }
 
+/// Reads `netlink/netdev/queue-get`: which NAPI instance serves each queue.
+pub fn queues(bytes: &[u8], into: &mut Snapshot) {
+    const ID: u16 = 1;
+    const IFINDEX: u16 = 2;
+    const TYPE: u16 = 3;
+    const NAPI_ID: u16 = 4;
+    each(bytes, into, IFINDEX, |dev, inside| {
+        let at = number32(inside, ID).map(|id| id as usize).filter(|at| *at < QUEUES_MAX);
+        let (Some(at), Some(napi)) = (at, number32(inside, NAPI_ID)) else { return };
+        match number(inside, TYPE) {
+            Some(0) if at <= dev.rx.len() + GAP_MAX => {
+                if dev.rx.len() <= at {
+                    dev.rx.resize_with(at + 1, RxQueue::default);
+                }
+                dev.rx[at].napi = Some(napi);
+            }
+            Some(1) if at <= dev.tx.len() + GAP_MAX => {
+                if dev.tx.len() <= at {
+                    dev.tx.resize_with(at + 1, TxQueue::default);
+                }
+                dev.tx[at].napi = Some(napi);
+            }
+            _ => {}
+        }
+    });
+}
+
 /// Reads `netlink/netdev/page-pool-get`.
 pub fn page_pools(bytes: &[u8], into: &mut Snapshot) {
     each(bytes, into, 2, |dev, inside| {

@@ -2,7 +2,7 @@
 //!
 //! Linux: net/sched/sch_api.c `tc_fill_qdisc`, net/core/gen_stats.c, include/uapi/linux/pkt_sched.h
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::attr::{DUMP, Request, array, fields, find, messages, named, number, text_of, u32_at};
 use crate::counters::Counters;
@@ -63,14 +63,19 @@ fn one(body: &[u8], dev: &str) -> Option<Qdisc> {
     let mut xstats = Counters::new(source.as_str());
     let mut options = Counters::new(source);
     read_stats(inside, &mut stats);
-    let own = find(inside, TCA_STATS2).and_then(|s| find(s, TCA_STATS_APP));
-    if let Some(own) = own.or_else(|| find(inside, TCA_XSTATS)) {
+    if let Some(own) = own_stats(inside) {
         read_xstats(&kind, own, &mut xstats);
     }
     if let Some(given) = find(inside, TCA_OPTIONS) {
         read_options(&kind, given, &mut options);
     }
     Some(Qdisc { kind, handle, parent, stats, xstats, options })
+}
+
+/// What the kind of qdisc or class counts beside that.
+pub(super) fn own_stats(inside: &[u8]) -> Option<&[u8]> {
+    let own = find(inside, TCA_STATS2).and_then(|s| find(s, TCA_STATS_APP));
+    own.or_else(|| find(inside, TCA_XSTATS))
 }
 
 /// As tc writes it: major and minor in hexadecimal.
@@ -81,7 +86,7 @@ pub(super) fn handle_name(handle: u32) -> String {
     }
 }
 
-fn parent_name(parent: u32) -> String {
+pub(super) fn parent_name(parent: u32) -> String {
     match parent {
         ROOT => "root".into(),
         INGRESS => "ingress".into(),
@@ -89,8 +94,8 @@ fn parent_name(parent: u32) -> String {
     }
 }
 
-fn read_stats(inside: &[u8], into: &mut Counters) {
-    const QUEUE: [&str; 5] = ["qlen", "backlog", "drops", "requeues", "overlimits"];
+/// The statistics of a qdisc or a class.
+pub(super) fn read_stats(inside: &[u8], into: &mut Counters) {
     let Some(stats) = find(inside, TCA_STATS2) else {
         // struct tc_stats, for kernels that have nothing else.
         if let Some(old) = find(inside, TCA_STATS) {
@@ -107,6 +112,12 @@ fn read_stats(inside: &[u8], into: &mut Counters) {
         }
         return;
     };
+    read_stats2(stats, into);
+}
+
+/// What `TCA_STATS2` and `TCA_ACT_STATS` hold.
+pub(super) fn read_stats2(stats: &[u8], into: &mut Counters) {
+    const QUEUE: [&str; 5] = ["qlen", "backlog", "drops", "requeues", "overlimits"];
     if let Some(basic) = find(stats, TCA_STATS_BASIC) {
         fields(into, basic, &[("bytes", 8), ("packets", 4)]);
     }
@@ -388,6 +399,19 @@ pub(super) fn has_children(bytes: &[u8], index: u32, handle: u32) -> bool {
         let (own, parent) = (u32_at(body, 8), u32_at(body, 12));
         own != Some(0) && parent.is_some_and(|p| handle != 0 && p >> 16 == handle >> 16)
     })
+}
+
+/// Each qdisc's device, handle and kind.
+pub(super) fn handles(bytes: &[u8]) -> impl Iterator<Item = (u32, u32, String)> {
+    messages(bytes).filter(|m| m.kind == RTM_NEWQDISC).filter_map(|m| {
+        let kind = text_of(m.body.get(TCMSG..)?, TCA_KIND)?;
+        Some((u32_at(m.body, 4)?, u32_at(m.body, 8)?, kind))
+    })
+}
+
+/// Indices of the devices that have a qdisc of a kind that `is` wants.
+pub(super) fn devices(bytes: &[u8], is: impl Fn(&str) -> bool) -> BTreeSet<u32> {
+    handles(bytes).filter(|(.., kind)| is(kind)).map(|(index, ..)| index).collect()
 }
 
 fn of_device(bytes: &[u8], index: u32) -> impl Iterator<Item = &[u8]> {

@@ -46,6 +46,26 @@ fn tables(bytes: &[u8], what: &str, into: &mut Snapshot) {
     }
 }
 
+/// Fills the section Sctp of [`Snapshot::mib`] from `/proc/net/sctp/snmp`: a name, which begins with
+/// that, and a number in each line (net/sctp/proc.c `sctp_snmp_seq_show`).
+pub fn sctp(bytes: &[u8], into: &mut Snapshot) {
+    const WHAT: &str = "/proc/net/sctp/snmp";
+    let rows: Vec<_> = lines(bytes, WHAT, into).take(NAMES_MAX).collect();
+    let mut counters = Counters::new(WHAT);
+    for (n, line) in rows {
+        let mut words = line.split_whitespace();
+        let name = words.next().and_then(|name| name.strip_prefix("Sctp"));
+        let value = words.next().and_then(|value| value.parse().ok());
+        match (name, value, words.next()) {
+            (Some(name), Some(value), None) => counters.set(name, value),
+            _ => into.note(WHAT, format!("line {n} is no counter: {}", shown(line))),
+        }
+    }
+    if !counters.is_empty() {
+        into.mib.insert("Sctp".to_owned(), counters);
+    }
+}
+
 /// The sections of `snmp6`: its names begin with theirs.
 const SECTIONS6: [&str; 4] = ["UdpLite6", "Udp6", "Icmp6", "Ip6"];
 

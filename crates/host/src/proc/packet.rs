@@ -1,11 +1,12 @@
-//! `/proc/net/packet`: packet sockets, which see each packet before the stack does.
+//! `/proc/net/packet`: packet sockets, which see each packet before the stack does; `/proc/net/ptype`:
+//! all that do.
 //!
-//! Linux: net/packet/af_packet.c `packet_seq_show`
+//! Linux: net/packet/af_packet.c `packet_seq_show`; net/core/net-procfs.c `ptype_seq_show`
 
 use std::collections::BTreeMap;
 
 use super::{lines, shown};
-use crate::snapshot::{Owner, Snapshot, Tap};
+use crate::snapshot::{Handler, Owner, Snapshot, Tap};
 
 const WHAT: &str = "/proc/net/packet";
 
@@ -52,4 +53,34 @@ pub fn packet(bytes: &[u8], into: &mut Snapshot) {
     }
     into.sockets.taps = taps;
     bad.into_iter().for_each(|why| into.note(WHAT, why));
+}
+
+/// Fills [`crate::snapshot::Sockets::handlers`].
+pub fn ptype(bytes: &[u8], into: &mut Snapshot) {
+    const WHAT: &str = "/proc/net/ptype";
+    let rows: Vec<_> = lines(bytes, WHAT, into).skip(1).take(TAPS_MAX).collect();
+    let mut handlers = Vec::new();
+    for (n, line) in rows {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        // The device is not there for all of them; what follows a name of a function is its module.
+        let split = match words.as_slice() {
+            [kind, function] => Some((*kind, None, *function)),
+            [kind, function, module] if module.starts_with('[') => Some((*kind, None, *function)),
+            [kind, dev, function, ..] => Some((*kind, Some((*dev).to_owned()), *function)),
+            _ => None,
+        };
+        let protocol = |kind: &str| match kind {
+            "ALL" => Some(3),
+            kind => u16::from_str_radix(kind, 16).ok(),
+        };
+        let handler = split.and_then(|(kind, dev, function)| {
+            let function = function.trim_end_matches(|c| c == ']' || c == '[').to_owned();
+            Some(Handler { protocol: protocol(kind)?, dev, function })
+        });
+        match handler {
+            Some(handler) => handlers.push(handler),
+            None => into.note(WHAT, format!("line {n} is no handler: {}", shown(line))),
+        }
+    }
+    into.sockets.handlers = handlers;
 }

@@ -32,12 +32,15 @@ pub const NAMES: &[&str] = &[
     "net/core/wmem_default",
     "net/core/wmem_max",
     "net/ipv4/conf/all/accept_local",
+    "net/ipv4/conf/all/accept_redirects",
     "net/ipv4/conf/all/arp_announce",
     "net/ipv4/conf/all/arp_filter",
     "net/ipv4/conf/all/arp_ignore",
     "net/ipv4/conf/all/forwarding",
     "net/ipv4/conf/all/log_martians",
     "net/ipv4/conf/all/rp_filter",
+    "net/ipv4/conf/all/secure_redirects",
+    "net/ipv4/conf/all/send_redirects",
     "net/ipv4/conf/default/rp_filter",
     "net/ipv4/fib_multipath_hash_policy",
     "net/ipv4/icmp_msgs_burst",
@@ -142,8 +145,11 @@ pub const NAMES: &[&str] = &[
 /// Those of one device, with `{}` where its name stands.
 pub const DEV_NAMES: &[&str] = &[
     "net/ipv4/conf/{}/accept_local",
+    "net/ipv4/conf/{}/accept_redirects",
     "net/ipv4/conf/{}/forwarding",
     "net/ipv4/conf/{}/rp_filter",
+    "net/ipv4/conf/{}/secure_redirects",
+    "net/ipv4/conf/{}/send_redirects",
     "net/ipv4/neigh/{}/unres_qlen_bytes",
 ];
 

@@ -202,6 +202,18 @@ const LORE: &[Lore] = &[
         set: "1",
     },
     Lore {
+        name: "net.ipv4.ip_early_demux",
+        is: |v| v == [0],
+        why: "each packet of a connection of this host looks for its route; a router may want that",
+        set: "1",
+    },
+    Lore {
+        name: "net.ipv4.tcp_early_demux",
+        is: |v| v == [0],
+        why: "each segment of a connection looks for its route before its socket",
+        set: "1",
+    },
+    Lore {
         name: "net.ipv4.tcp_tw_recycle",
         is: |v| v == [1],
         why: "clients behind one NAT are refused",
@@ -217,7 +229,12 @@ const LORE: &[Lore] = &[
 
 fn lore(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
     let now = cx.now();
-    let is = |lore: &&Lore| now.sysctl_list(lore.name).is_some_and(|values| (lore.is)(&values));
+    // What is forwarded has no socket here, and the early look for one is wasted.
+    let routes = now.sysctl("net.ipv4.ip_forward") == Some(1);
+    let meant = |lore: &Lore| routes && lore.name.ends_with("_early_demux");
+    let is = |lore: &&Lore| {
+        now.sysctl_list(lore.name).is_some_and(|values| (lore.is)(&values)) && !meant(lore)
+    };
     let seen: Vec<&Lore> = LORE.iter().filter(is).collect();
     let first = seen.first()?;
     let mut found = rule.found(cx, first.name).state(Severity::Info);

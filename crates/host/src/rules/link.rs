@@ -6,7 +6,7 @@ use super::look::{self, by, driver, stat};
 use super::{Check, Rule};
 use crate::finding::{Finding, Severity};
 use crate::ledger;
-use crate::snapshot::Dev;
+use crate::snapshot::{Dev, Filter};
 use crate::window::{Cx, Sum, Window};
 
 /// R26 to R30.
@@ -39,7 +39,7 @@ pub(super) const RULES: &[Rule] = &[
         evidence: "Drops of the ingress or clsact qdisc grow, or drops by reason TC_INGRESS are \
             seen; at least `noise_ratio` of what is received.",
         causes: "A policer or a filter of tc, or a program attached there; it is what somebody \
-            asked for.",
+            asked for. The action whose `drops` grow says which.",
         advice: "Look at the filters: `tc -s filter show dev DEV ingress`.",
         traps: "Programs attached by tcx show in no counter of tc.",
         cites: &["net/core/dev.c sch_handle_ingress"],
@@ -84,7 +84,8 @@ pub(super) const RULES: &[Rule] = &[
         evidence: "`rx_otherhost_dropped` grows by `benign_per_s` or more, at least `noise_ratio` \
             of what is received, or `rx_nohandler` does on a device that is not part of a bond.",
         causes: "The switch floods (its table is full or has forgotten), the device is \
-            promiscuous, or somebody has a wrong neighbour entry.",
+            promiscuous, or somebody has a wrong neighbour entry. Frames with a VLAN tag for which \
+            there is no device count here as well.",
         advice: "Look at the switch's table, at promiscuous mode, at the sender's neighbours.",
         traps: "The inactive part of a bond counts `rx_nohandler` all the time; that is right.",
         cites: &[
@@ -164,13 +165,65 @@ fn ingress(rule: &Rule, cx: &Cx<'_>, dev: &Dev) -> Option<Finding> {
         drops.map(Sum::from).filter(|sum| sum.by > 0).or_else(seen)
     };
     let lost = look::noise(cx, filter, |w| received(w, dev))?;
+    let (worst, by_action) = culprit(cx, dev);
+    let found = rule.found(cx, &dev.name).stray(&lost);
+    let found = match by_action {
+        Some(drops) => found.shows(&drops),
+        None => found,
+    };
+    let place = worst.map_or("ingress", |filter| filter.at.as_str());
+    let found = match worst {
+        Some(f) if f.direct => found.because(format!(
+            "The program {} there decides it (preference {}).",
+            f.program, f.pref
+        )),
+        Some(f) => {
+            let does: Vec<String> =
+                f.actions.iter().map(|a| format!("{} {}", a.kind, a.does)).collect();
+            found.because(format!(
+                "The filter {} of preference {} at {} does it: {}.",
+                f.kind,
+                f.pref,
+                f.at,
+                does.join(", ")
+            ))
+        }
+        None => found.because("A filter, a policer or a program at ingress does it."),
+    };
+    let found = match place {
+        "egress" => found.titled("a filter at egress drops packets"),
+        _ => found,
+    };
     Some(
-        rule.found(cx, &dev.name)
-            .stray(&lost)
-            .because("A filter, a policer or a program at ingress does it.")
-            .suggest(format!("See which: `tc -s filter show dev {} ingress`.", dev.name))
+        found
+            .suggest(format!("Is it meant? `tc -s filter show dev {} {place}` shows it.", dev.name))
             .done(),
     )
+}
+
+/// The filter at ingress or egress whose actions dropped most in the run; if none counts, the only
+/// program there that decides by itself.
+fn culprit<'a>(cx: &Cx<'a>, dev: &Dev) -> (Option<&'a Filter>, Option<Sum>) {
+    let w = cx.whole();
+    let Some(dev) = w.to.devs.get(&dev.name) else { return (None, None) };
+    let here = |f: &&Filter| f.at == "ingress" || f.at == "egress";
+    let dropped = |f: &Filter| {
+        let key = (f.at.clone(), f.pref, f.handle.clone());
+        Sum::of((0..f.actions.len()).map(|n| {
+            w.of("drops", |s| {
+                let mut all = s.devs.get(&dev.name)?.filters.iter();
+                let is = |o: &&Filter| (&o.at, o.pref, &o.handle) == (&key.0, key.1, &key.2);
+                all.find(is)?.actions.get(n).map(|a| &a.stats)
+            })
+        }))
+    };
+    let counted = dev.filters.iter().filter(here).filter_map(|f| Some((f, dropped(f)?)));
+    let worst = counted.filter(|(_, sum)| sum.by > 0).max_by_key(|(_, sum)| sum.by);
+    if let Some((filter, sum)) = worst {
+        return (Some(filter), Some(sum));
+    }
+    let programs: Vec<&Filter> = dev.filters.iter().filter(here).filter(|f| f.direct).collect();
+    (programs.first().copied().filter(|_| programs.len() == 1), None)
 }
 
 fn tap(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
@@ -245,7 +298,10 @@ fn otherhost(rule: &Rule, cx: &Cx<'_>, dev: &Dev) -> Option<Finding> {
     }
     let found = rule.found(cx, &dev.name).shows(&seen).at(Severity::Info);
     let found = match dev.promiscuity {
-        0 => found.because("The switch floods, or a sender has a wrong neighbour entry."),
+        0 => found.because(
+            "The switch floods, a sender has a wrong neighbour entry, or the frames carry a VLAN \
+            tag for which there is no device here.",
+        ),
         n => found
             .is("netlink/route/RTM_GETLINK", "promiscuity", u64::from(n))
             .because("The device is promiscuous."),

@@ -57,8 +57,19 @@ pub(crate) fn is_tun(dev: &Dev) -> bool {
 
 /// Whether it carries packets of other devices in packets of its own.
 pub(crate) fn is_tunnel(dev: &Dev) -> bool {
-    ["vxlan", "geneve", "gre", "gretap", "ip6gre", "ipip", "sit", "wireguard"]
-        .contains(&dev.kind.as_str())
+    const KINDS: [&str; 10] = [
+        "vxlan",
+        "geneve",
+        "gre",
+        "gretap",
+        "ip6gre",
+        "ip6gretap",
+        "ipip",
+        "sit",
+        "ip6tnl",
+        "wireguard",
+    ];
+    KINDS.contains(&dev.kind.as_str())
 }
 
 /// Processors as `0-3,5`.

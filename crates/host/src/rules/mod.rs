@@ -24,11 +24,15 @@ mod ports;
 mod qdisc;
 mod queues;
 mod recovery;
+mod redirect;
+mod sctp;
 mod softirq;
 mod steer;
 mod tcp;
 mod tx;
 mod udp;
+mod upper;
+mod zerocopy;
 
 use linerate_core::table::Stage;
 use linerate_core::table::stage::Dir;
@@ -110,13 +114,17 @@ pub const RULES: &[&[Rule]] = &[
     softirq::RULES,
     steer::RULES,
     link::RULES,
+    upper::RULES,
     ip::RULES,
+    redirect::RULES,
     conntrack::RULES,
     udp::RULES,
+    sctp::RULES,
     listen::RULES,
     tcp::RULES,
     buffers::RULES,
     ports::RULES,
+    zerocopy::RULES,
     recovery::RULES,
     neigh::RULES,
     qdisc::RULES,

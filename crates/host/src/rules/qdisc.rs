@@ -7,7 +7,7 @@ use super::{Check, Rule};
 use crate::change::Change;
 use crate::finding::{Finding, Risk, Severity};
 use crate::ledger;
-use crate::snapshot::{Dev, Qdisc};
+use crate::snapshot::{Class, Dev, Qdisc};
 use crate::window::{Cx, Sum, Window};
 
 /// R60, R67.
@@ -76,10 +76,15 @@ fn drops(rule: &Rule, cx: &Cx<'_>, dev: &Dev) -> Option<Finding> {
     let found = found.is("netlink/route/RTM_GETQDISC", "kind", kind);
     let leaf = leaves().find(|leaf| by(leaf_drops(&cx.whole(), dev, leaf)) > lost.by / 2);
     if let Some(leaf) = leaf.filter(|_| kind != "mq") {
+        let found = found
+            .shows_if(leaf_drops(&cx.whole(), dev, leaf))
+            .because(format!("Its {} below it does, at {}.", leaf.kind, leaf.parent));
+        let found = match class_of(dev, leaf) {
+            Some(class) => of_class(found, cx, dev, class),
+            None => found,
+        };
         return Some(
             found
-                .shows_if(leaf_drops(&cx.whole(), dev, leaf))
-                .because(format!("Its {} below it does, at {}.", leaf.kind, leaf.parent))
                 .advise_if("Let longer bursts wait there.", longer(cx, dev, leaf), Risk::Lat)
                 .suggest("Let senders pace their bursts.")
                 .done(),
@@ -119,6 +124,37 @@ fn leaf_drops<'a>(w: &Window<'a>, dev: &Dev, leaf: &Qdisc) -> Option<Sum> {
         |q: &&Qdisc| (&q.kind, &q.handle, &q.parent) == (&leaf.kind, &leaf.handle, &leaf.parent);
     w.of("drops", |s| s.devs.get(&dev.name)?.qdiscs.iter().find(is).map(|q| &q.stats))
         .map(Sum::from)
+}
+
+/// The class that a leaf is in.
+fn class_of<'a>(dev: &'a Dev, leaf: &Qdisc) -> Option<&'a Class> {
+    dev.classes.iter().find(|class| class.handle == leaf.parent)
+}
+
+/// What a class is allowed, and how often it wanted more.
+fn of_class<'c, 'a>(
+    found: super::found::Found<'c, 'a>,
+    cx: &Cx<'a>,
+    dev: &Dev,
+    class: &Class,
+) -> super::found::Found<'c, 'a> {
+    let is = |c: &&Class| (&c.kind, &c.handle) == (&class.kind, &class.handle);
+    let w = cx.whole();
+    let over =
+        w.of("overlimits", |s| s.devs.get(&dev.name)?.classes.iter().find(is).map(|c| &c.stats));
+    let found = found.shows_if(over.map(Sum::from));
+    match (class.options.get("rate_bps"), class.options.get("ceil_bps")) {
+        (Some(rate), Some(ceil)) => {
+            let kbit = |bytes: u64| bytes.saturating_mul(8) / 1000;
+            found.because(format!(
+                "Class {} has {} kbit/s and may have {}: more is sent than that.",
+                class.handle,
+                kbit(rate),
+                kbit(ceil)
+            ))
+        }
+        _ => found,
+    }
 }
 
 fn fair(dev: &Dev, kind: &str) -> Option<Change> {

@@ -5,6 +5,8 @@
 //!
 //! - `netlink/route/RTM_GETLINK`, `netlink/route/RTM_GETQDISC`, `netlink/route/RTM_GETNEIGH`,
 //!   `netlink/route/RTM_GETROUTE`: all messages of the answer to a dump, one behind the other;
+//! - `netlink/route/RTM_GETTCLASS`, `netlink/route/RTM_GETTFILTER`: those of each device that has some;
+//! - `netlink/ctnetlink/{stats-cpu,stats}`: likewise;
 //! - `netlink/sock_diag/{tcp,tcp6,udp,udp6,packet,xdp}`: likewise;
 //! - `netlink/ethtool/{RINGS_GET,CHANNELS_GET,COALESCE_GET,...}`, `netlink/netdev/{dev-get,...}`;
 //! - `ioctl/ethtool/{stats,rxfh,rxclass,drvinfo}/DEV`;
