@@ -8,9 +8,13 @@ use std::{env, fs, io};
 
 use linerate_host::netlink::Live;
 
-const NAMES: [&str; 28] = [
+const NAMES: [&str; 32] = [
     "netlink/route/RTM_GETLINK",
     "netlink/route/RTM_GETQDISC",
+    "netlink/route/RTM_GETTCLASS",
+    "netlink/route/RTM_GETTFILTER",
+    "netlink/ctnetlink/stats-cpu",
+    "netlink/ctnetlink/stats",
     "netlink/route/RTM_GETNEIGH",
     "netlink/route/RTM_GETROUTE",
     "netlink/sock_diag/tcp-listen",

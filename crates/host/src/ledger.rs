@@ -246,7 +246,8 @@ fn output(ledger: &mut Ledger, w: &Window<'_>) {
     for dev in w.to.devs.values() {
         let drops = qdisc_drops(w, dev);
         let lost = ledger.add(Stage::Qdisc, "queue of the device full", &dev.name, drops);
-        below = total([below, lost]);
+        // A filter at egress refuses as a queue does.
+        below = total([below, lost, egress_drops(w, dev)]);
     }
     for table in w.to.neigh.keys() {
         let of = |name: &str| w.of(name, |s| s.neigh.get(table)).map(Sum::from);
@@ -269,13 +270,26 @@ fn output(ledger: &mut Ledger, w: &Window<'_>) {
         let left = pool.explain(errors.clone());
         match left.by < errors.by {
             true if ledger.at(Stage::Qdisc) > 0 => ledger.also(Stage::Qdisc, &errors),
-            true => ledger.also(Stage::Neigh, &errors),
+            true if ledger.at(Stage::Neigh) > 0 => ledger.also(Stage::Neigh, &errors),
+            true => ledger.also(Stage::Link, &errors),
             false => {}
         }
         ledger.add(Stage::Send, "UDP send buffer full", "", Some(left));
     }
     ledger.add(Stage::IpOut, "no route out", "", w.mibs(look::IP, "OutNoRoutes"));
     ledger.add(Stage::Frag, "too large, and not to be split", "", w.mibs(look::IP, "FragFails"));
+}
+
+/// What filters at egress dropped, where there are some: clsact counts both sides together.
+fn egress_drops(w: &Window<'_>, dev: &Dev) -> u64 {
+    if !dev.filters.iter().any(|f| f.at == "egress") {
+        return 0;
+    }
+    let drops = w.of("drops", |s| {
+        let mut qdiscs = s.devs.get(&dev.name)?.qdiscs.iter();
+        qdiscs.find(|q| q.kind == "clsact").map(|q| &q.stats)
+    });
+    drops.map_or(0, |drops| drops.by)
 }
 
 /// Drops of a device's qdisc; those of leaves are in those of their root.

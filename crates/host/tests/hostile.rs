@@ -18,7 +18,7 @@ use serde_json::Value;
 
 type Parser = fn(&[u8], &mut Snapshot);
 
-const PARSERS: [(&str, Parser); 22] = [
+const PARSERS: [(&str, Parser); 24] = [
     ("softnet_stat", softnet::softnet_stat),
     ("softirqs", softirqs::softirqs),
     ("stat", stat::stat),
@@ -32,6 +32,8 @@ const PARSERS: [(&str, Parser); 22] = [
     ("nf_conntrack", cachestat::nf_conntrack),
     ("dev", netdev::dev),
     ("packet", packet::packet),
+    ("ptype", packet::ptype),
+    ("sctp_snmp", mib::sctp),
     ("pressure", system::pressure),
     ("uptime", system::uptime),
     ("cmdline", system::cmdline),
@@ -44,13 +46,23 @@ const PARSERS: [(&str, Parser); 22] = [
 ];
 
 /// What is not in `data/`, as a kernel writes it.
-const MORE: [(&str, &str); 4] = [
+const MORE: [(&str, &str); 6] = [
     (
         "packet",
         "sk               RefCnt Type Proto  Iface R Rmem   User   Inode\n\
          0000000000000000 3      3    0003   2     1 0      1000   77\n\
          0000000000000000 3      3    88cc   0     1 0      0      78\n",
     ),
+    (
+        "ptype",
+        "Type Device      Function\n\
+         ALL           tpacket_rcv\n\
+         ALL  va       packet_rcv\n\
+         0800          ip_rcv\n\
+         0806          arp_rcv [arp]\n\
+         88cc eth0     packet_rcv [af_packet]\n",
+    ),
+    ("sctp_snmp", "SctpCurrEstab                   \t0\nSctpChecksumErrors              \t7\n"),
     ("pressure", "some avg10=0.00 avg60=0.12 avg300=0.00 total=128735\nfull avg10=0.00 total=0\n"),
     ("uptime", "25029.77 41533.86\n"),
     (
@@ -282,7 +294,7 @@ fn any_bytes_go_to_any_parser() {
 fn lines_in_another_order_say_the_same_or_nothing() {
     let mut random = Random(0xfeed_beef_cafe_0001);
     for (name, bytes, parser) in cases() {
-        let ordered = ["softnet_stat", "uptime", "cmdline", "packet", "ip_-s", "tc_-s"];
+        let ordered = ["softnet_stat", "uptime", "cmdline", "packet", "ptype", "ip_-s", "tc_-s"];
         if ordered.iter().any(|n| name.contains(n)) {
             // Without names, the order is all there is; sockets are a list; a line of what `ip` and
             // `tc` printed is about the one before.

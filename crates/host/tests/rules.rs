@@ -19,3 +19,5 @@ mod processors;
 mod sockets;
 #[path = "rules/trees.rs"]
 mod trees;
+#[path = "rules/upper.rs"]
+mod upper;

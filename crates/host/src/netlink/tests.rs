@@ -91,6 +91,120 @@ fn a_recorded_namespace_is_read_as_it_was() {
     assert_eq!((tap.dev.as_deref(), tap.protocol, tap.drops), (Some("va"), 3, Some(0)));
 }
 
+/// A namespace with a bridge, a VXLAN, classes of htb and filters: `ip -d link`, `tc -s class` and
+/// `tc -s filter` showed the same.
+#[cfg(target_endian = "little")]
+#[test]
+fn recorded_layers_classes_and_filters_are_read_as_they_were() {
+    let s = Answers::of("layers").read_all();
+    let (bridge, port, tunnel) = (&s.devs["br0"], &s.devs["vb"], &s.devs["vx0"]);
+    let info = |c: &Counters, names: &[&str]| names.iter().map(|n| c.get(n)).collect::<Vec<_>>();
+    assert_eq!(info(&bridge.kind_info, &["stp_state", "forward_delay"]), [Some(0), Some(400)]);
+    assert_eq!(info(&port.port_info, &["state", "learning", "isolated"]), [3, 1, 0].map(Some));
+    let of = info(&tunnel.kind_info, &["id", "dstport", "ttl"]);
+    assert_eq!(of, [Some(7), Some(4789), Some(9)]);
+    assert_eq!(tunnel.kind_info.get("link").map(|n| n as u32), Some(s.devs["va"].ifindex));
+    let classes: Vec<_> =
+        s.devs["va"].classes.iter().map(|c| (c.handle.as_str(), c.parent.as_str())).collect();
+    assert_eq!(classes, [("1:10", "1:1"), ("1:1", "root")]);
+    let inner = &s.devs["va"].classes[0];
+    let options = info(&inner.options, &["rate_bps", "ceil_bps", "prio"]);
+    assert_eq!(options, [1_000_000, 2_000_000, 3].map(Some));
+    assert_eq!(inner.leaf, "10:");
+    assert!(inner.stats.get("packets") == Some(26) && inner.stats.get("overlimits") > Some(0));
+    let filters = &s.devs["vb"].filters;
+    let bpf = filters.iter().find(|f| f.kind == "bpf").unwrap();
+    assert_eq!((bpf.at.as_str(), bpf.pref, bpf.direct), ("ingress", 7, true));
+    let action = &filters.iter().find(|f| !f.actions.is_empty()).unwrap().actions[0];
+    assert_eq!((action.kind.as_str(), action.does.as_str()), ("mirred", "stolen"));
+    assert_eq!(action.stats.get("packets"), Some(10));
+    let table = &s.conntrack.as_ref().unwrap().table;
+    assert!(table.get("nf_conntrack_max") > Some(1000), "{table:?}");
+    let stat = &s.conntrack.as_ref().unwrap().stat;
+    assert_eq!((stat.get("invalid"), stat.bits()), (Some(10), 32));
+}
+
+/// Each processor's counters are a message; one that is missing would make the sum go back.
+#[test]
+fn connections_of_all_processors_are_summed_or_none() {
+    let cpu = |drops: u32, invalid: u32| {
+        let request = Request::new(1 << 8 | 4, 0, &[2, 0, 0, 0]);
+        request.attr(10, &drops.to_be_bytes()).attr(4, &invalid.to_be_bytes()).finish(0)
+    };
+    let both = [cpu(u32::MAX, 1), cpu(3, 2)].concat();
+    let mut s = Snapshot::default();
+    s.host.cpus = vec![0, 1];
+    for cut in 0..both.len() {
+        conntrack::cpus(&both[..cut], &mut s);
+        assert!(s.conntrack.is_none(), "cut at {cut}");
+    }
+    conntrack::cpus(&both, &mut s);
+    let stat = s.conntrack.unwrap().stat;
+    assert_eq!((stat.get("drop"), stat.get("invalid")), (Some(2), Some(3)));
+    assert_eq!(stat.get("found"), None, "what is not told is not zero");
+}
+
+#[test]
+fn queues_say_which_instance_polls_them() {
+    let mut s = eth0();
+    let queue = |kind: u32, id: u32, napi: u32| {
+        let request = Request::new(30, 0, &[10, 1, 0, 0]).u32(1, id).u32(2, 7).u32(3, kind);
+        request.u32(4, napi).finish(0)
+    };
+    let all = [queue(0, 1, 8194), queue(1, 0, 8193), queue(0, 9999, 1), queue(2, 0, 1)].concat();
+    netdev::queues(&all, &mut s);
+    let dev = &s.devs["eth0"];
+    assert_eq!((dev.rx.len(), dev.rx[1].napi, dev.rx[0].napi), (2, Some(8194), None));
+    assert_eq!((dev.tx.len(), dev.tx[0].napi), (1, Some(8193)));
+}
+
+/// What the kernel that runs here is built without: VLANs, GRE, bonds, policers.
+#[test]
+fn kinds_and_actions_that_are_not_here_are_read() {
+    let kind = |name: &str, data: &dyn Fn(Request) -> Request| {
+        let answer = link_answer(|r| r.nest(18, |i| i.text(1, name).nest(2, |d| data(d))));
+        answer.devs["eth0"].kind_info.clone()
+    };
+    let vlan = kind("vlan", &|d| d.attr(1, &5u16.to_ne_bytes()).attr(5, &0x8100u16.to_be_bytes()));
+    assert_eq!((vlan.get("id"), vlan.get("protocol")), (Some(5), Some(0x8100)));
+    let gre = kind("gre", &|d| d.u32(1, 3).attr(5, &77u32.to_be_bytes()).attr(10, &[1]));
+    let names = ["link", "okey", "pmtudisc"].map(|n| gre.get(n));
+    assert_eq!(names, [Some(3), Some(77), Some(1)]);
+    let bond = link_answer(|r| r.nest(18, |i| i.text(4, "bond").nest(5, |d| d.attr(1, &[1]))));
+    assert_eq!(bond.devs["eth0"].port_info.get("state"), Some(1));
+    // A policer at ingress.
+    let mut fixed = [0u8; 20];
+    fixed[4..8].copy_from_slice(&7u32.to_ne_bytes());
+    fixed[12..16].copy_from_slice(&0xffff_fff2u32.to_ne_bytes());
+    fixed[16..20].copy_from_slice(&(9u32 << 16).to_ne_bytes());
+    let police = [0u32, 2, 0, 0, 0].map(u32::to_ne_bytes).concat();
+    let queue = [0u32, 0, 42, 0, 43].map(u32::to_ne_bytes).concat();
+    let bytes = Request::new(44, 0, &fixed)
+        .text(1, "matchall")
+        .nest(2, |o| {
+            o.nest(2, |list| {
+                list.nest(1, |a| {
+                    let a = a.text(1, "police").nest(2, |o| o.attr(1, &police));
+                    a.nest(4, |s| s.attr(3, &queue))
+                })
+            })
+        })
+        .finish(0);
+    let names = BTreeMap::from([(7, "eth0".to_owned())]);
+    let mut s = eth0();
+    filter::filters(&bytes, &names, &mut s);
+    let filter = &s.devs["eth0"].filters[0];
+    assert_eq!((filter.at.as_str(), filter.pref), ("ingress", 9));
+    let action = &filter.actions[0];
+    assert_eq!((action.kind.as_str(), action.does.as_str()), ("police", "drop"));
+    assert_eq!((action.stats.get("drops"), action.stats.get("overlimits")), (Some(42), Some(43)));
+    for cut in 0..bytes.len() {
+        let mut s = eth0();
+        filter::filters(&bytes[..cut], &names, &mut s);
+        assert!(s.devs["eth0"].filters.is_empty(), "cut at {cut}");
+    }
+}
+
 #[cfg(target_endian = "little")]
 #[test]
 fn a_recorded_card_is_read_as_it_was() {
@@ -164,6 +278,18 @@ fn check(some: &Snapshot, whole: &Snapshot, what: &str) {
         for (one, other) in dev.qdiscs.iter().zip(&of.qdiscs) {
             within(&one.stats, &other.stats, what);
         }
+        within(&dev.kind_info, &of.kind_info, what);
+        within(&dev.port_info, &of.port_info, what);
+        for (one, other) in dev.classes.iter().zip(&of.classes) {
+            within(&one.stats, &other.stats, what);
+            within(&one.options, &other.options, what);
+        }
+        for (one, other) in dev.filters.iter().zip(&of.filters) {
+            assert_eq!((&one.kind, &one.at), (&other.kind, &other.at), "{what}");
+            for (one, other) in one.actions.iter().zip(&other.actions) {
+                within(&one.stats, &other.stats, what);
+            }
+        }
     }
     for (one, other) in some.sockets.udp.iter().zip(&whole.sockets.udp) {
         assert_eq!(one.local, other.local, "{what}");
@@ -172,7 +298,7 @@ fn check(some: &Snapshot, whole: &Snapshot, what: &str) {
 
 #[test]
 fn what_is_cut_anywhere_gives_less_and_nothing_else() {
-    for data in ["veth", "virtio"] {
+    for data in ["veth", "virtio", "layers"] {
         let answers = Answers::of(data);
         let whole = answers.read_all();
         for (name, bytes) in &answers.0 {
@@ -186,7 +312,7 @@ fn what_is_cut_anywhere_gives_less_and_nothing_else() {
 
 #[test]
 fn a_message_whose_attributes_are_cut_gives_those_that_are_whole() {
-    for data in ["veth", "virtio"] {
+    for data in ["veth", "virtio", "layers"] {
         let answers = Answers::of(data);
         let whole = answers.read_all();
         for (name, bytes) in answers.0.iter().filter(|(name, _)| name.starts_with("netlink/")) {
@@ -214,7 +340,7 @@ fn garbage_is_read_without_panic() {
         seed ^= seed << 17;
         seed
     };
-    for data in ["veth", "virtio"] {
+    for data in ["veth", "virtio", "layers"] {
         let answers = Answers::of(data);
         for round in 0..400 {
             let mut bad = answers.clone();

@@ -308,10 +308,13 @@ fn local(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
     let lost = cx.lossy(cx.limits.loss_ratio, errors, |w| w.mibs(look::UDP, "OutDatagrams"))?;
     let discards = w_discards(cx);
     let found = rule.found(cx, "").loss(&lost).shows_if(discards.clone());
+    // Newer kernels count a full send buffer among these as well; what a reason is given for was a
+    // packet already.
+    let refused = cx.whole().drops(|why, at| why.starts_with("QDISC_") || OUT.contains(&at));
     let found = match by(discards) {
-        0 => {
-            found.because("The program does not wait for room in its send buffer (it sees EAGAIN).")
-        }
+        discards if discards == 0 || refused.is_some_and(|sum| sum.by < lost.by / 2) => found
+            .sysctl("net.core.wmem_default")
+            .because("The program does not wait for room in its send buffer (it sees EAGAIN)."),
         _ => found
             .because("The host refused them on the way out, and no queue that we see says why."),
     };
@@ -324,6 +327,16 @@ fn local(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
             .done(),
     )
 }
+
+/// Functions that drop a packet on its way out.
+const OUT: [&str; 6] = [
+    "__dev_queue_xmit",
+    "sch_direct_xmit",
+    "ip_finish_output2",
+    "ip6_finish_output2",
+    "nf_hook_slow",
+    "neigh_resolve_output",
+];
 
 fn w_discards(cx: &Cx<'_>) -> Option<Sum> {
     cx.whole().mibs(look::IP, "OutDiscards")

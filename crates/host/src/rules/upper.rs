@@ -39,14 +39,15 @@ pub(super) const RULES: &[Rule] = &[
         stage: Stage::Link,
         evidence: "The device is part of a bridge that is up, has a carrier, and its state there is \
             not forwarding; with spanning tree only if it is listening or learning.",
-        causes: "Without spanning tree somebody set the state, or the port's cost ran into a guard. \
+        causes: "Without spanning tree somebody set the state. \
             With it, the port waits for `forward_delay` twice after it came up.",
         advice: "`ip link set DEV type bridge_slave state 3`; for ports with hosts behind them, a \
             shorter `forward_delay` or no spanning tree.",
         traps: "What such a port receives is counted as received and then dropped without a \
-            counter. A port that spanning tree blocks is right: it would close a loop.",
+            counter; newer kernels have a reason for it. A bridge of which no port forwards has no \
+            carrier. A port that spanning tree blocks is right: it would close a loop.",
         cites: &["net/bridge/br_input.c br_handle_frame", "IEEE 802.1D section 17"],
-        suppresses: &["R29", "R30", "R41"],
+        suppresses: &["R29", "R30", "R41", "R06b"],
         check: Check::Dev(bridge_port),
     },
     Rule {
@@ -55,8 +56,7 @@ pub(super) const RULES: &[Rule] = &[
         title: "full packets of a tunnel do not fit into the device below it",
         stage: Stage::Frag,
         evidence: "The MTU of a tunnel and its headers together are more than the MTU of the \
-            device that carries it; and `FragCreates` or `FragFails` of Ip grows, or `tx_errors` \
-            of the tunnel.",
+            device that carries it; it sends, and `FragCreates` or `FragFails` of Ip grows.",
         causes: "The MTU was set by hand, or the tunnel was made without the device below it: then \
             the kernel can not know. Each full packet becomes two, or none.",
         advice: "The MTU of the device below, less the tunnel's headers (50 bytes for VXLAN and \
@@ -165,15 +165,17 @@ fn bridge_port(rule: &Rule, cx: &Cx<'_>, dev: &Dev) -> Option<Finding> {
     let name = STATES.get(state as usize).copied().unwrap_or("unknown");
     let source = "netlink/route/RTM_GETLINK";
     let arrived = stat(&cx.whole(), dev, "rx_packets").filter(|sum| sum.by > 0);
-    let found = rule.found(cx, &dev.name).state(match (tree, &arrived) {
+    let subject = format!("{} in {}", dev.name, bridge.name);
+    let found = rule.found(cx, subject).state(match (tree, &arrived) {
         (false, Some(_)) => Severity::Warning,
         _ => Severity::Info,
     });
     let found = found
-        .titled(&format!("the port is {name} in bridge {}", bridge.name))
+        .titled(&format!("the port is {name}"))
         .is(source, "state", name)
         .is(source, &format!("stp_state of {}", bridge.name), u64::from(tree))
-        .shows_if(arrived);
+        .shows_if(arrived)
+        .shows_if(cx.whole().drops(|why, _| why == "BRIDGE_INGRESS_STP_STATE"));
     let found = match bridge.kind_info.get("forward_delay").filter(|_| tree) {
         Some(delay) => found.because(format!(
             "Spanning tree lets a new port wait twice for {} s; what it receives meanwhile is \
@@ -225,20 +227,13 @@ fn carrier<'a>(w: &Window<'a>, dev: &Dev) -> Option<&'a Dev> {
 fn tunnel_mtu(rule: &Rule, cx: &Cx<'_>, dev: &Dev) -> Option<Finding> {
     let w = cx.whole();
     let around = headers(dev)?;
-    if by(stat(&w, dev, "tx_packets")) == 0 && by(stat(&w, dev, "tx_errors")) == 0 {
-        return None;
-    }
-    let carrier = carrier(&w, dev)?;
+    let carrier = carrier(&w, dev).filter(|_| by(stat(&w, dev, "tx_packets")) > 0)?;
     let (own, room) = (u64::from(dev.mtu), u64::from(carrier.mtu));
     if own + around <= room || room <= around {
         return None;
     }
     let cut = cx.grew(|w| w.mibs(look::IP, "FragCreates"));
-    let failed = cx.grew(|w| {
-        let fails = w.mibs(look::IP, "FragFails").unwrap_or_default();
-        let errors = stat(w, dev, "tx_errors").unwrap_or_default();
-        Some(if fails.by >= errors.by { fails } else { errors })
-    });
+    let failed = cx.grew(|w| w.mibs(look::IP, "FragFails"));
     let moved = failed.as_ref().or(cut.as_ref())?;
     let found = rule.found(cx, &dev.name);
     let found = match &failed {

@@ -50,6 +50,18 @@ fn lore_is_named() {
     assert!(!names.is_empty() && names.iter().all(|n| *n == "R87"), "{}", found.text());
 }
 
+/// On a host; who forwards may want it so.
+#[test]
+fn early_demux_that_is_off_is_named() {
+    let Some(rig) = rig("early_demux_that_is_off_is_named", &[]) else { return };
+    rig.far.sysctl("net.ipv4.ip_early_demux", "0");
+    let case = Case { ns: &rig.far, rule: "R87", also: &[] };
+    let found = prove(&case, || {}, Cure::Advice(&rig.far));
+    assert_eq!(found.subject, "net.ipv4.ip_early_demux");
+    rig.far.sysctl("net.ipv4.ip_forward", "1");
+    assert!(look(&rig.far, || {}).findings.is_empty());
+}
+
 #[test]
 fn a_receiver_without_gro_is_named() {
     let Some(rig) = rig("a_receiver_without_gro_is_named", &[]) else { return };

@@ -84,6 +84,12 @@ pub fn look_at_host() -> Look {
     look_by(Live::new(), || {})
 }
 
+/// One reading of a namespace.
+pub fn snapshot(ns: &Ns) -> Snapshot {
+    let mut source = Live::in_netns(&ns.path()).expect("the namespace may be entered");
+    Collector::new(Tier::Full).collect(&mut source)
+}
+
 fn look_by(mut source: Live, mut dose: impl FnMut()) -> Look {
     let mut collector = Collector::new(Tier::Full).with_drops();
     let mut snapshots: Vec<Snapshot> = vec![collector.collect(&mut source)];

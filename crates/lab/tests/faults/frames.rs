@@ -70,7 +70,8 @@ impl Frame {
     }
 }
 
-fn mac_of(ns: &Ns, dev: &str) -> [u8; 6] {
+/// The address of a device.
+pub fn mac_of(ns: &Ns, dev: &str) -> [u8; 6] {
     let link = ns.run(|| Netdev::open().unwrap().link(dev).unwrap());
     link.mac.expect("a veth has an address")
 }
