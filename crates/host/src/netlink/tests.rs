@@ -162,7 +162,7 @@ fn queues_say_which_instance_polls_them() {
 #[test]
 fn kinds_and_actions_that_are_not_here_are_read() {
     let kind = |name: &str, data: &dyn Fn(Request) -> Request| {
-        let answer = link_answer(|r| r.nest(18, |i| i.text(1, name).nest(2, |d| data(d))));
+        let answer = link_answer(|r| r.nest(18, |i| i.text(1, name).nest(2, data)));
         answer.devs["eth0"].kind_info.clone()
     };
     let vlan = kind("vlan", &|d| d.attr(1, &5u16.to_ne_bytes()).attr(5, &0x8100u16.to_be_bytes()));

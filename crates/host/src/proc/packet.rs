@@ -74,8 +74,7 @@ pub fn ptype(bytes: &[u8], into: &mut Snapshot) {
             kind => u16::from_str_radix(kind, 16).ok(),
         };
         let handler = split.and_then(|(kind, dev, function)| {
-            let function = function.trim_end_matches(|c| c == ']' || c == '[').to_owned();
-            Some(Handler { protocol: protocol(kind)?, dev, function })
+            Some(Handler { protocol: protocol(kind)?, dev, function: function.to_owned() })
         });
         match handler {
             Some(handler) => handlers.push(handler),
