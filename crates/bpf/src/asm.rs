@@ -50,8 +50,12 @@ pub enum If {
     Set = 0x40,
     /// Not equal.
     Ne = 0x50,
+    /// Greater, or equal.
+    Ge = 0x30,
     /// Less.
     Lt = 0xa0,
+    /// Less, or equal.
+    Le = 0xb0,
 }
 
 /// What is done to a register.
@@ -67,6 +71,25 @@ pub enum Op {
     Lsh = 0x60,
     /// Copy.
     Mov = 0xb0,
+    /// Difference.
+    Sub = 0x10,
+    /// Product.
+    Mul = 0x20,
+    /// Shift to the right, zeros from the left.
+    Rsh = 0x70,
+    /// Bitwise exclusive or.
+    Xor = 0xa0,
+}
+
+/// What is done to memory in one step that no other processor sees the middle of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Atomic {
+    /// Sum; the register keeps its value.
+    Add = 0x00,
+    /// Exchange: the register gets what was there.
+    Xchg = 0xe1,
+    /// If what is there equals R0, the register takes its place; R0 gets what was there.
+    Cmpxchg = 0xf1,
 }
 
 /// A place in the program, known when it is bound.
@@ -75,6 +98,10 @@ pub struct Label(usize);
 
 /// `bpf_map_lookup_elem`.
 pub const MAP_LOOKUP_ELEM: i32 = 1;
+/// `bpf_map_update_elem`.
+pub const MAP_UPDATE_ELEM: i32 = 2;
+/// `bpf_ktime_get_ns`.
+pub const KTIME_GET_NS: i32 = 5;
 /// `bpf_redirect_map`.
 pub const REDIRECT_MAP: i32 = 51;
 
@@ -85,6 +112,7 @@ const CLASS_ALU: u8 = 0x04;
 const CLASS_JMP: u8 = 0x05;
 const CLASS_ALU64: u8 = 0x07;
 const MODE_MEM: u8 = 0x60;
+const MODE_ATOMIC: u8 = 0xc0;
 const FROM_REG: u8 = 0x08;
 const TO_BE: u8 = 0xd0 | FROM_REG;
 const JA: u8 = 0x05;
@@ -152,6 +180,15 @@ impl Asm {
     pub fn store_imm(&mut self, size: Size, dst: Reg, off: i16, imm: i32) {
         self.emit(CLASS_ST | MODE_MEM | size as u8, dst, Reg::R0, off, imm);
     }
+    /// `*(dst + off) OP= src` in one step; `size` is W or DW.
+    pub fn atomic(&mut self, op: Atomic, size: Size, dst: Reg, off: i16, src: Reg) {
+        self.emit(CLASS_STX | MODE_ATOMIC | size as u8, dst, src, off, op as i32);
+    }
+    /// `dst = imm`, all of its 64 bits: two instructions.
+    pub fn load_imm(&mut self, dst: Reg, imm: u64) {
+        self.emit(LD_IMM64, dst, Reg::R0, 0, imm as u32 as i32);
+        self.emit(0, Reg::R0, Reg::R0, 0, (imm >> 32) as u32 as i32);
+    }
     /// `if dst COND imm goto to`, 64 bits.
     pub fn jump_if(&mut self, cond: If, dst: Reg, imm: i32, to: Label) {
         self.jumps.push((self.insns.len(), to));
@@ -211,6 +248,9 @@ mod tests {
         asm.jump_if(If::Eq, Reg::R2, 8, end);
         asm.jump(back);
         asm.be16(Reg::R4);
+        asm.op_reg(Op::Sub, Reg::R0, Reg::R7);
+        asm.atomic(Atomic::Cmpxchg, Size::DW, Reg::R1, 8, Reg::R2);
+        asm.load_imm(Reg::R3, 0x9e37_79b9_7f4a_7c15);
         asm.bind(end);
         asm.exit();
         let bytes: Vec<(u8, u8, i16, i32)> = asm
@@ -232,9 +272,13 @@ mod tests {
                 (0x0f, 0x36, 0, 0),
                 (0x69, 0x62, 12, 0),
                 (0x7b, 0x1a, -16, 0),
-                (0x15, 0x02, 2, 8),
+                (0x15, 0x02, 6, 8),
                 (0x05, 0x00, -6, 0),
                 (0xdc, 0x04, 0, 16),
+                (0x1f, 0x70, 0, 0),
+                (0xdb, 0x21, 8, 0xf1),
+                (0x18, 0x03, 0, 0x7f4a_7c15),
+                (0x00, 0x00, 0, 0x9e37_79b9_u32 as i32),
                 (0x95, 0x00, 0, 0),
             ]
         );

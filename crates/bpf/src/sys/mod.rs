@@ -2,6 +2,10 @@
 
 #![allow(unsafe_code)]
 
+mod trace;
+
+pub use trace::{ProgInfo, Stats, TraceKind, Tracing, enable_stats, next_program};
+
 use crate::Insn;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -15,6 +19,12 @@ pub enum MapKind {
     Array,
     /// `BPF_MAP_TYPE_XSKMAP`: AF_XDP sockets by queue.
     Xskmap,
+    /// `BPF_MAP_TYPE_PERCPU_HASH`: a value for each processor.
+    PercpuHash,
+    /// `BPF_MAP_TYPE_PERCPU_ARRAY`: likewise.
+    PercpuArray,
+    /// `BPF_MAP_TYPE_LRU_HASH`: the entry that was not used for longest makes room.
+    LruHash,
 }
 
 impl MapKind {
@@ -23,7 +33,15 @@ impl MapKind {
             MapKind::Hash => 1,
             MapKind::Array => 2,
             MapKind::Xskmap => 17,
+            MapKind::PercpuHash => 5,
+            MapKind::PercpuArray => 6,
+            MapKind::LruHash => 9,
         }
+    }
+
+    /// Whether the kernel reads and writes as many values at once as there are processors.
+    const fn is_percpu(self) -> bool {
+        matches!(self, MapKind::PercpuHash | MapKind::PercpuArray)
     }
 }
 
@@ -32,6 +50,7 @@ impl MapKind {
 #[derive(Debug)]
 pub struct Map {
     fd: OwnedFd,
+    kind: MapKind,
     key: usize,
     value: usize,
 }
@@ -170,16 +189,16 @@ impl Map {
         // SAFETY: there is no pointer in this attribute.
         let fd = unsafe { bpf(MAP_CREATE, &mut attr) }?;
         // SAFETY: a success is a new descriptor that nobody else has.
-        Ok(Map { fd: unsafe { OwnedFd::from_raw_fd(fd) }, key, value })
+        Ok(Map { fd: unsafe { OwnedFd::from_raw_fd(fd) }, kind, key, value })
     }
 
     /// Sets an entry.
     ///
     /// # Errors
-    /// `E2BIG` if the map is full; `EINVAL` if the sizes are not the map's; for an XSKMAP
-    /// `EOPNOTSUPP` if the socket is not of AF_XDP.
+    /// `E2BIG` if the map is full; `EINVAL` if the sizes are not the map's, or if it has a value for
+    /// each processor; for an XSKMAP `EOPNOTSUPP` if the socket is not of AF_XDP.
     pub fn update(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
-        if (key.len(), value.len()) != (self.key, self.value) {
+        if (key.len(), value.len()) != (self.key, self.value) || self.kind.is_percpu() {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
         let (key, value) = (key.as_ptr() as u64, value.as_ptr() as u64);
@@ -191,9 +210,10 @@ impl Map {
     /// Reads an entry; `None` if there is none.
     ///
     /// # Errors
-    /// `EOPNOTSUPP` for an XSKMAP; `EINVAL` if the size is not the map's.
+    /// `EOPNOTSUPP` for an XSKMAP; `EINVAL` if the size is not the map's, or if it has a value for
+    /// each processor.
     pub fn lookup(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        if key.len() != self.key {
+        if key.len() != self.key || self.kind.is_percpu() {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
         // An array's values are copied in multiples of eight bytes.
