@@ -86,6 +86,8 @@ pub enum Op {
 pub enum Atomic {
     /// Sum; the register keeps its value.
     Add = 0x00,
+    /// Sum; the register gets what was there before.
+    FetchAdd = 0x01,
     /// Exchange: the register gets what was there.
     Xchg = 0xe1,
     /// If what is there equals R0, the register takes its place; R0 gets what was there.
@@ -120,6 +122,7 @@ const CALL: u8 = 0x85;
 const EXIT: u8 = 0x95;
 const LD_IMM64: u8 = 0x18;
 const PSEUDO_MAP_FD: Reg = Reg::R1;
+const PSEUDO_KFUNC_CALL: Reg = Reg::R2;
 
 /// A program in the making.
 #[derive(Debug, Default)]
@@ -163,6 +166,14 @@ impl Asm {
     /// `dst = dst OP src`, 64 bits.
     pub fn op_reg(&mut self, op: Op, dst: Reg, src: Reg) {
         self.emit(CLASS_ALU64 | FROM_REG | op as u8, dst, src, 0, 0);
+    }
+    /// `dst = dst OP imm`, the low 32 bits; the others become 0.
+    pub fn op32(&mut self, op: Op, dst: Reg, imm: i32) {
+        self.emit(CLASS_ALU | op as u8, dst, Reg::R0, 0, imm);
+    }
+    /// `dst = dst OP src`, likewise.
+    pub fn op32_reg(&mut self, op: Op, dst: Reg, src: Reg) {
+        self.emit(CLASS_ALU | FROM_REG | op as u8, dst, src, 0, 0);
     }
     /// Two bytes in `dst`, as they came from a packet, become a number.
     pub fn be16(&mut self, dst: Reg) {
@@ -212,6 +223,10 @@ impl Asm {
     /// Calls a helper.
     pub fn call(&mut self, helper: i32) {
         self.emit(CALL, Reg::R0, Reg::R0, 0, helper);
+    }
+    /// Calls a function of the kernel's that programs may call, by its number in the kernel's BTF.
+    pub fn call_kernel(&mut self, function: u32) {
+        self.emit(CALL, Reg::R0, PSEUDO_KFUNC_CALL, 0, function.cast_signed());
     }
     /// `return R0`.
     pub fn exit(&mut self) {

@@ -5,6 +5,7 @@ mod devices;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use crate::bpf;
 use crate::netlink;
 use crate::proc::{
     cachestat, mib, number, packet, sockstat, softirqs, softnet, stat, sysctl, system, task, value,
@@ -28,6 +29,7 @@ pub enum Tier {
 pub struct Collector {
     tier: Tier,
     drops: bool,
+    probes: bool,
     known: Known,
 }
 
@@ -59,7 +61,7 @@ impl Collector {
     /// One that reads this much.
     #[must_use]
     pub fn new(tier: Tier) -> Collector {
-        Collector { tier, drops: false, known: Known::default() }
+        Collector { tier, drops: false, probes: false, known: Known::default() }
     }
 
     /// Counts drops by reason as well ([`Snapshot::drops`]): from the first snapshot on, this host's
@@ -68,6 +70,14 @@ impl Collector {
     #[must_use]
     pub fn with_drops(mut self) -> Collector {
         self.drops = true;
+        self
+    }
+
+    /// Measures how long things take as well ([`Snapshot::measured`]): from the first snapshot on, this
+    /// host's kernel runs programs of ours at its tracepoints. It costs each packet something.
+    #[must_use]
+    pub fn with_probes(mut self) -> Collector {
+        self.probes = true;
         self
     }
 
@@ -87,6 +97,9 @@ impl Collector {
         // Of a record, they are there or not.
         if self.drops || !at.source.is_live() {
             at.file(tracefs::NAME, Want::MayBe, tracefs::drops);
+        }
+        if self.probes || !at.source.is_live() {
+            at.probes();
         }
         at.devices(self.tier);
         at.interrupts();
@@ -129,6 +142,20 @@ impl At<'_> {
         };
         let what = if name.contains('/') { format!("/{name}") } else { name.to_owned() };
         self.into.note(what, why);
+    }
+
+    fn probes(&mut self) {
+        match self.source.read(bpf::NAME) {
+            Ok(bytes) => bpf::parse(&bytes, &mut self.into),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+            Err(err) if err.kind() == io::ErrorKind::PermissionDenied => {
+                self.into.note(
+                    bpf::NAME,
+                    format!("{err}: probes need root, or CAP_BPF and CAP_PERFMON"),
+                );
+            }
+            Err(err) => self.into.note(bpf::NAME, err.to_string()),
+        }
     }
 
     fn host(&mut self) {

@@ -11,6 +11,7 @@
 //! that follows, and every parser is tested with bytes of other people's hosts.
 #![deny(unsafe_code)]
 
+pub mod bpf;
 pub mod change;
 pub mod collect;
 pub mod counters;

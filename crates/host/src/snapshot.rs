@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
+use crate::bpf::hist::Hist;
 use crate::counters::Counters;
 
 /// A host at one moment.
@@ -58,6 +59,8 @@ pub struct Snapshot {
     pub sysctls: BTreeMap<String, String>,
     /// Drops of packets by reason and function since somebody began to look, where that is known.
     pub drops: Option<Drops>,
+    /// How long things took, if probes of ours measure it.
+    pub measured: Option<Measured>,
     /// `/proc/pressure/cpu` some total, in µs.
     pub cpu_pressure_us: Option<u64>,
     /// `/proc/buddyinfo`: free blocks of order 0..=10 over all zones.
@@ -476,6 +479,20 @@ pub struct Drops {
     pub by: Counters,
     /// Events that the tap itself lost.
     pub lost: u64,
+}
+
+/// What probes of ours have measured since they began ([`crate::bpf`]).
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Measured {
+    /// Of packets, one in so many was followed.
+    pub sample: u32,
+    /// Packets were followed in the network namespace of this inode only; `None`: in all.
+    pub netns: Option<u64>,
+    /// Calls of probes that the kernel left out, since another of the same was not over.
+    pub missed: u64,
+    /// By what was measured (`softirq/NET_RX`, `delay/NET_RX`, `poll/eth0`, `work/eth0`,
+    /// `rx/udp-waited`, ...) and by processor. In nanoseconds; `work` in packets.
+    pub hists: BTreeMap<String, BTreeMap<u32, Hist>>,
 }
 
 /// Something that could not be read.

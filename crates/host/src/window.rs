@@ -1,5 +1,6 @@
 //! Two snapshots, and what happened between them.
 
+use crate::bpf::hist::Hist;
 use crate::counters::Counters;
 use crate::finding::{Evidence, Value};
 use crate::snapshot::{Dev, Listener, Snapshot, Tap, TcpSocket, UdpSocket};
@@ -266,6 +267,21 @@ impl<'a> Window<'a> {
         let key = |s: &TcpSocket| (s.local, s.remote, s.owner.inode);
         let old: std::collections::BTreeMap<_, _> = old.iter().map(|s| (key(s), s)).collect();
         self.to.sockets.tcp.iter().filter_map(move |s| Some((*old.get(&key(s))?, s)))
+    }
+
+    /// What probes measured of `name` on a processor, or on all of them; `None` if nobody measured.
+    #[must_use]
+    pub fn measured(&self, name: &str, cpu: Option<u32>) -> Option<Hist> {
+        let now = self.to.measured.as_ref()?;
+        let before = self.from.and_then(|from| from.measured.as_ref());
+        let mut all = Hist::default();
+        for (at, hist) in now.hists.get(name).into_iter().flatten() {
+            if cpu.is_none_or(|cpu| cpu == *at) {
+                let old = before.and_then(|b| b.hists.get(name)?.get(at));
+                all.merge(&old.map_or_else(|| hist.clone(), |old| hist.since(old)));
+            }
+        }
+        Some(all)
     }
 
     /// The share of its time that a processor spent on `what` (user, system, softirq, idle, steal,

@@ -14,6 +14,7 @@ use rustix::process::Resource;
 use rustix::time::{ClockId, clock_getres, clock_gettime};
 
 use super::Source;
+use crate::bpf::{self, Probes};
 use crate::netlink;
 use crate::netns::{self, Namespace};
 
@@ -30,6 +31,9 @@ pub struct Live {
     buf: Vec<u8>,
     /// Shared with the thread in the namespace, in which its sockets are opened.
     netlink: Arc<Mutex<netlink::Live>>,
+    /// Begun when they are first asked for; what prevented that.
+    probes: Option<Result<Probes, (io::ErrorKind, String)>>,
+    sample: u32,
 }
 
 impl Default for Live {
@@ -53,7 +57,22 @@ impl Live {
             files_max: usize::try_from(limit / 2).unwrap_or(usize::MAX).min(2048),
             buf: vec![0; 1 << 16],
             netlink: Arc::default(),
+            probes: None,
+            sample: bpf::SAMPLE,
         }
+    }
+
+    /// Of packets, probes follow one in `sample` (at least 1), if they have not begun.
+    #[must_use]
+    pub fn sampling(mut self, sample: u32) -> Live {
+        self.sample = sample;
+        self
+    }
+
+    /// The probes, if they have begun.
+    #[must_use]
+    pub fn probes(&self) -> Option<&Probes> {
+        self.probes.as_ref()?.as_ref().ok()
     }
 
     /// This host, as another network namespace sees it: `path` is the file of the namespace.
@@ -108,6 +127,23 @@ impl Live {
         }
     }
 
+    /// What probes have measured, in the namespace that we look at if it is not the host's first one.
+    fn measure(&mut self) -> io::Result<Vec<u8>> {
+        if self.probes.is_none() {
+            let here = self.there(netns::current)?;
+            let alone = self.space.is_some() || netns::is_child();
+            let here = u32::try_from(here).ok();
+            let config = bpf::Config { sample: self.sample, netns: here.filter(|_| alone) };
+            let begun = Probes::begin(config).map_err(|e| (e.kind(), e.to_string()));
+            self.probes = Some(begun);
+        }
+        match &self.probes {
+            Some(Ok(probes)) => probes.read(),
+            Some(Err((kind, why))) => Err(io::Error::new(*kind, why.clone())),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
     fn open(&self, name: &str) -> io::Result<File> {
         let path = self.path(name)?;
         self.there(move || File::open(path))
@@ -138,6 +174,7 @@ impl Source for Live {
         match name {
             super::CLOCK => Ok(clock().into_bytes()),
             super::NETNS => self.there(|| Ok(format!("{}\n", netns::current()?).into_bytes())),
+            bpf::NAME => self.measure(),
             _ if is_message(name) => {
                 let (netlink, name) = (self.netlink.clone(), name.to_owned());
                 self.there(move || {

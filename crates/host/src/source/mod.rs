@@ -11,6 +11,7 @@
 //! - `netlink/ethtool/{RINGS_GET,CHANNELS_GET,COALESCE_GET,...}`, `netlink/netdev/{dev-get,...}`;
 //! - `ioctl/ethtool/{stats,rxfh,rxclass,drvinfo}/DEV`;
 //! - `tracefs/kfree_skb`: drops so far, as lines `REASON@function count`;
+//! - `bpf/probes`: how long things took, as histograms ([`crate::bpf`]); only if it is asked for;
 //! - `clock` ([`CLOCK`]): when this is, as lines of a name and a number;
 //! - `netns` ([`NETNS`]): the inode of the network namespace that all of this is of.
 
