@@ -179,7 +179,7 @@ impl Btf {
 
     fn member(&self, id: u32, name: &[u8], depth: u32, looks: &mut u32) -> Option<(u32, u32)> {
         let (_, kind) = self.resolve(id)?;
-        if ![STRUCT, UNION].contains(&kind.kind) || depth == 0 {
+        if ![STRUCT, UNION].contains(&kind.kind) || depth == 0 || name.is_empty() {
             return None;
         }
         for at in 0..kind.members {

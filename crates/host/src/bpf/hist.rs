@@ -130,8 +130,8 @@ impl Hist {
 impl fmt::Debug for Hist {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "sum {} max {} of", self.sum, self.max)?;
-        let used = self.buckets.iter().enumerate().filter(|(_, n)| **n > 0);
-        used.map(|(at, n)| write!(f, " {at}:{n}")).collect()
+        let mut used = self.buckets.iter().enumerate().filter(|(_, n)| **n > 0);
+        used.try_for_each(|(at, n)| write!(f, " {at}:{n}"))
     }
 }
 
