@@ -9,6 +9,7 @@ pub mod check;
 pub mod helpers;
 pub mod insn;
 pub mod maps;
+pub mod object;
 pub mod prog;
 pub mod sys;
 pub mod vm;

@@ -18,7 +18,8 @@ pub(crate) struct Ring {
     /// All bytes that were ever given back (`BPF_RB_CONS_POS`).
     consumed: AtomicU64,
     lost: AtomicU64,
-    records: Mutex<VecDeque<Record>>,
+    /// Records; none where one was discarded, whose room is free when the reader has passed it.
+    records: Mutex<VecDeque<Result<Record, u64>>>,
 }
 
 /// Something that a program wrote for its host.
@@ -42,9 +43,10 @@ impl Ring {
     }
 
     /// Takes room for a record of `len` bytes; false, and it is counted as lost, if there is none.
+    /// One byte of the ring is never taken, as in the kernel.
     pub fn reserve(&self, len: u64) -> bool {
         let want = room(len);
-        let fits = |taken: u64| (taken + want <= self.size).then(|| taken + want);
+        let fits = |taken: u64| (taken + want < self.size).then(|| taken + want);
         let got = self.taken.fetch_update(Relaxed, Relaxed, fits).is_ok();
         if got {
             self.produced.fetch_add(want, Relaxed);
@@ -56,7 +58,12 @@ impl Ring {
 
     /// A record for which room was taken is written.
     pub fn submit(&self, record: Record) {
-        self.records.lock().unwrap_or_else(PoisonError::into_inner).push_back(record);
+        self.records.lock().unwrap_or_else(PoisonError::into_inner).push_back(Ok(record));
+    }
+
+    /// A record of `len` bytes for which room was taken is not to be read.
+    pub fn discard(&self, len: u64) {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner).push_back(Err(len));
     }
 
     /// The room of a record is free again.
@@ -67,16 +74,19 @@ impl Ring {
 
     /// Takes out at most `max` records, oldest first.
     pub fn drain(&self, max: usize) -> Vec<Record> {
-        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
-        let n = records.len().min(max);
-        let out: Vec<Record> = records.drain(..n).collect();
-        drop(records);
-        out.iter().for_each(|r| self.release(r.data.len() as u64));
+        let mut out = Vec::new();
+        while out.len() < max {
+            let record = self.records.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let Some(record) = record else { break };
+            self.release(record.as_ref().map_or_else(|len| *len, |r| r.data.len() as u64));
+            out.extend(record.ok());
+        }
         out
     }
 
     pub fn len(&self) -> usize {
-        self.records.lock().unwrap_or_else(PoisonError::into_inner).len()
+        let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        records.iter().filter(|r| r.is_ok()).count()
     }
     pub fn lost(&self) -> u64 {
         self.lost.load(Relaxed)

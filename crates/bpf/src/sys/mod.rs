@@ -2,9 +2,11 @@
 
 #![allow(unsafe_code)]
 
+mod oracle;
 mod trace;
 
-pub use trace::{ProgInfo, Stats, TraceKind, Tracing, enable_stats, next_program};
+pub use oracle::Ran;
+pub use trace::{ProgInfo, Stats, TraceKind, Tracing, enable_stats, next_program, possible_cpus};
 
 use crate::Insn;
 use std::io;

@@ -341,7 +341,7 @@ impl Map {
 ///
 /// # Errors
 /// If sysfs does not say it.
-fn possible_cpus() -> io::Result<usize> {
+pub fn possible_cpus() -> io::Result<usize> {
     static KNOWN: OnceLock<usize> = OnceLock::new();
     if let Some(known) = KNOWN.get() {
         return Ok(*known);

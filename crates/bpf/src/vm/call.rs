@@ -359,7 +359,7 @@ impl<'a> Run<'a, '_, '_> {
             if submit {
                 ring.submit(Record { cpu: self.host.cpu, data });
             } else {
-                ring.release(data.len() as u64);
+                ring.discard(data.len() as u64);
             }
         }
         Ok(0)
