@@ -14,6 +14,7 @@ use linerate_core::table::Knobs;
 use linerate_core::tx::qdisc::{self, At, Tree};
 
 use crate::bench;
+use crate::capture::args::CaptureArgs;
 use crate::doctor::args::{DoctorArgs, RecordArgs, TopArgs};
 use crate::tune::args::TuneArgs;
 use crate::up::args::UpArgs;
@@ -38,7 +39,8 @@ Examples:
   linerate top
   linerate show path
   linerate explain UdpRcvbufErrors
-  linerate replay capture.pcapng"
+  linerate replay capture.pcapng
+  linerate capture --stage Ip --filter 'tcp port 80' -w out.pcapng"
 )]
 pub struct Cli {
     /// What to do.
@@ -62,6 +64,7 @@ pub enum Command {
     Set(SetArgs),
     Explain(ExplainArgs),
     Replay(ReplayArgs),
+    Capture(CaptureArgs),
     /// Measure, beside peers
     #[command(subcommand)]
     Bench(BenchCommand),

@@ -5,6 +5,7 @@
 
 mod args;
 mod bench;
+mod capture;
 mod demo;
 mod doctor;
 mod explain;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         Command::Set(args) => show::set(args),
         Command::Explain(args) => explain::main(args),
         Command::Replay(args) => replay::main(args),
+        Command::Capture(args) => capture::main(&args),
         Command::Completions(args) => pages::completions(&args),
         Command::Man(args) => pages::man(&args),
         Command::Bench(BenchCommand::Run(args)) => bench::run::main(args),

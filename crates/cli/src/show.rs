@@ -143,7 +143,7 @@ fn snapshot(name: Option<&str>, what: What) -> Result<Snapshot, Failure> {
     match Client::connect(name)?.ask(&Request::Snapshot { sockets })? {
         Response::Snapshot(snapshot) => Ok(*snapshot),
         Response::Error(why) => Err(Failure::Refused(why)),
-        Response::Value { .. } => Err(Failure::Version),
+        Response::Value { .. } | Response::Capturing(_) => Err(Failure::Version),
     }
 }
 
@@ -163,7 +163,7 @@ fn knob(name: Option<&str>, request: Request, as_json: bool) -> Result<(), Failu
             Ok(())
         }
         Response::Error(why) => Err(Failure::Refused(why)),
-        Response::Snapshot(_) => Err(Failure::Version),
+        Response::Snapshot(_) | Response::Capturing(_) => Err(Failure::Version),
     }
 }
 

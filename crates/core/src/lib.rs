@@ -13,6 +13,7 @@ pub mod udp;
 pub mod tcp;
 pub mod sock;
 pub mod tx;
+pub mod tap;
 pub mod trace;
 pub mod time;
 pub mod rand;

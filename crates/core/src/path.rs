@@ -10,6 +10,7 @@ use crate::link::TxRing;
 use crate::pkt::{Batch, Pkt, Verdict};
 use crate::shard::{Net, Shard};
 use crate::table::{Reason, Stage, count::id};
+use crate::tap::{self, Point, Stages};
 use crate::time::Instant;
 use crate::trace::{self, Said};
 use crate::{ip, link, rx, sock, transport_rcv, tx};
@@ -55,7 +56,7 @@ type Run = fn(&mut Shard, Pkt) -> Verdict;
 macro_rules! path {
     ($batch:ident, $cx:ident; $( $(if $on:expr =>)? { $($stage:ident : $run:path),+ $(,)? } )+) => { $(
         if true $(&& $on)? && !$batch.is_empty() {
-            if let Some(how) = $cx.net.closely() {
+            if let Some(how) = $cx.net.closely(const { Stages::of(&[$(Stage::$stage),+]) }) {
                 $( one_stage($cx, $batch, Stage::$stage, $run, how); )+
             } else {
                 #[allow(non_snake_case)]
@@ -113,7 +114,9 @@ fn receive_now(cx: &mut Shard, batch: &mut Batch) {
         rx::xdp::count(&mut cx.net);
     }
     if cx.net.knobs.gro || !cx.net.gro.is_empty() {
+        tap::batch(&mut cx.net, Stage::Gro, Point::Before, &batch.now);
         rx::gro::dev_gro_receive(cx, batch);
+        tap::batch(&mut cx.net, Stage::Gro, Point::After, &batch.now);
     }
     if tx::xps::learns(&cx.net) {
         tx::xps::note_rx(cx, batch);
@@ -143,7 +146,10 @@ fn netif_receive(cx: &mut Shard, batch: &mut Batch) {
         } }
     }
     if !cx.net.reasm_in.is_empty() {
+        let had = batch.len();
+        tap::side(&mut cx.net, Stage::Reasm, Point::Before, |net| &mut net.reasm_in);
         ip::reasm::ip_defrag(cx, batch);
+        tap::batch(&mut cx.net, Stage::Reasm, Point::After, &batch.now[had..]);
     }
     if !batch.is_empty() {
         sock::lookup::look_ahead(cx, &mut batch.now);
@@ -168,6 +174,7 @@ pub fn process_backlog(cx: &mut Shard, batch: &mut Batch, weight: usize) -> usiz
         return 0;
     }
     let from = rx::backlog::dequeue(&mut cx.net, batch, n);
+    tap::batch(&mut cx.net, Stage::Backlog, Point::After, &batch.now);
     netif_receive(cx, batch);
     if cx.net.steer.sends() {
         rx::steer::flush(cx);
@@ -188,6 +195,7 @@ pub fn transmit(cx: &mut Shard, batch: &mut Batch) {
             break;
         }
         take_side(&mut cx.net.ip_out, batch);
+        tap::came(&mut cx.net, Stage::Send, &batch.now);
         path! { batch, cx; {
             IpOut: ip::output::ip_queue_xmit, Frag: ip::frag::ip_finish_output,
             Neigh: link::output::neigh_output, Qdisc: tx::qdisc::dev_queue_xmit,
@@ -204,7 +212,12 @@ pub fn transmit(cx: &mut Shard, batch: &mut Batch) {
 /// From a device's transmit queue to its ring: cut and summed as the device needs it, until `room` packets
 /// wait in the ring (Linux: `__qdisc_run`, `dev_hard_start_xmit`).
 pub fn qdisc_run(cx: &mut Net, dev: u8, queue: u8, room: usize) -> Option<&mut TxRing> {
-    tx::xmit::sch_direct_xmit(cx, dev, queue, room)
+    if cx.taps.stages.is_empty() {
+        return tx::xmit::sch_direct_xmit(cx, dev, queue, room);
+    }
+    tx::xmit::sch_direct_xmit(cx, dev, queue, room)?;
+    tap::ring(cx, dev, queue);
+    cx.ifaces.get_mut(dev as usize)?.txqs.get_mut(queue as usize).map(|txq| &mut txq.ring)
 }
 
 /// Serves every timer that is due at `now`: sockets, neighbours, reassembly, receive offload.
@@ -261,19 +274,27 @@ fn take_side(side: &mut std::collections::VecDeque<Pkt>, batch: &mut Batch) {
 struct Closely {
     clock: Option<fn() -> u64>,
     tracing: bool,
+    tapping: bool,
 }
 
-/// One stage alone over the whole batch: timed, which every sixty-first batch is, or traced.
+/// One stage alone over the whole batch: timed, which every sixty-first batch is, traced, or tapped.
 fn one_stage(cx: &mut Shard, batch: &mut Batch, stage: Stage, run: Run, how: Closely) {
-    let Closely { clock, tracing } = how;
+    let Closely { clock, tracing, tapping } = how;
+    let tapping = tapping && cx.net.taps.sees(stage);
     let mut tally = Tally::default();
     let mut now = std::mem::take(&mut batch.now);
     let entered = now.len() as u64;
     let begun = clock.map(|clock| clock());
     for pkt in now.drain(..) {
         let number = if tracing { trace_enter(stage, &pkt) } else { (0, None) };
+        if tapping {
+            cx.net.tap_enter(stage, &pkt);
+        }
         let said = match run(cx, pkt) {
             Verdict::Pass(pkt) => {
+                if tapping {
+                    cx.net.tap_at(stage, Point::After, &pkt, None);
+                }
                 batch.next.push(pkt);
                 Said::Pass
             }
@@ -291,10 +312,16 @@ fn one_stage(cx: &mut Shard, batch: &mut Batch, stage: Stage, run: Run, how: Clo
             }
             Verdict::Drop(pkt, reason) => {
                 tally.kept += 1;
-                cx.net.kfree_skb_reason(stage, pkt, reason);
+                if tapping {
+                    cx.net.tap_said(Said::Dropped(reason));
+                }
+                cx.net.kfree_said(stage, pkt, reason);
                 continue;
             }
         };
+        if tapping {
+            cx.net.tap_said(said);
+        }
         if tracing {
             trace_say(cx, stage, number, said);
         }
@@ -316,9 +343,10 @@ impl Net {
 
     /// Whether this batch is looked at more closely, which the fused loop does not stop for.
     #[inline]
-    fn closely(&mut self) -> Option<Closely> {
-        let (clock, tracing) = (self.timed(), self.trace.is_some());
-        (clock.is_some() || tracing).then_some(Closely { clock, tracing })
+    fn closely(&mut self, group: Stages) -> Option<Closely> {
+        let (clock, tracing, tapping) = (self.timed(), self.trace.is_some(), self.tapped(group));
+        let closely = clock.is_some() || tracing || tapping;
+        closely.then_some(Closely { clock, tracing, tapping })
     }
 
     /// Counts the batch of one stage; returns how many go straight on to the next.

@@ -69,6 +69,8 @@ pub struct Net {
     /// A reader found nothing and wants the loop to look at the devices until then
     /// (`net.core.busy_read`, SO_BUSY_POLL).
     pub busy_read_until: Instant,
+    /// Who captures packets.
+    pub taps: crate::tap::Taps,
     /// Where verdicts of traced packets go.
     pub trace: Option<Trace>,
     /// A clock for measuring the stages, in nanoseconds; `None` = stages are not timed.
@@ -121,6 +123,7 @@ impl Shard {
             backlog: Default::default(),
             events: Events::default(),
             busy_read_until: Instant::ZERO,
+            taps: Default::default(),
             trace: None,
             clock: None,
             tick: 0,
@@ -184,6 +187,13 @@ impl Net {
     /// memory back. The only way to lose a packet.
     #[inline]
     pub fn kfree_skb_reason(&mut self, stage: Stage, pkt: Pkt, reason: Reason) {
+        self.tap_drop(stage, &pkt, reason);
+        self.kfree_said(stage, pkt, reason);
+    }
+
+    /// The same where taps were told already.
+    #[inline]
+    pub(crate) fn kfree_said(&mut self, stage: Stage, pkt: Pkt, reason: Reason) {
         self.counts.dropped(stage, reason);
         trace::say(&mut self.trace, stage, &pkt, Said::Dropped(reason));
         self.pool.free(pkt);

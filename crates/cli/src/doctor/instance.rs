@@ -40,7 +40,7 @@ impl Instance {
         match self.client.ask(&Request::Snapshot { sockets: SOCKETS_MAX }) {
             Ok(Response::Snapshot(reading)) => Ok(as_host(&self.name, &reading)),
             Ok(Response::Error(why)) => Err(why),
-            Ok(Response::Value { .. }) => {
+            Ok(Response::Value { .. } | Response::Capturing(_)) => {
                 Err("the instance answers in another way: is it of another version?".to_owned())
             }
             Err(e) => Err(e.to_string()),

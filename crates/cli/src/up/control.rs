@@ -9,7 +9,10 @@ use linerate_core::tx::qdisc;
 use linerate_dev::device::Rings;
 use linerate_dev::drive::{Coalesce, Drive};
 use linerate_gateway::control::snapshot::{DevQueueRow, RingsRow, RssRow, RuleRow};
-use linerate_gateway::control::{Meta, Request, Response, SOCKETS_MAX, Snapshot, without_effect};
+use linerate_gateway::control::{
+    CaptureRequest, Capturing, Meta, Request, Response, SOCKETS_MAX, Snapshot, capture,
+    without_effect,
+};
 
 use super::args::DevBackend;
 use super::backend::Opened;
@@ -60,6 +63,44 @@ pub(super) fn answer(up: &mut Up, request: Request) -> Response {
         }
         Request::AddRule(spec) => said("ntuple", add_rule(up, &spec)),
         Request::DeleteRule(location) => said("ntuple", delete_rule(up, location)),
+        Request::Capture(wanted) => match capture(up, &wanted) {
+            Ok(begun) => Response::Capturing(begun),
+            Err(why) => Response::Error(why),
+        },
+    }
+}
+
+/// Begins a capture on all shards; on none if one refuses.
+fn capture(up: &mut Up, wanted: &CaptureRequest) -> Result<Capturing, String> {
+    let spec = wanted.compile()?;
+    let mut begun = Capturing::default();
+    up.captures.retain(|(_, ports)| !ports.is_closed());
+    let (each, ports) = (spec.clone(), begun.ports.clone());
+    let tapped = up.workers.ask_all(move |drive, _| {
+        let devices = capture::devices(&drive.shard);
+        capture::begin(&mut drive.shard, each.clone(), &ports).map(|()| devices)
+    });
+    for shard in tapped {
+        match shard {
+            Ok(devices) => begun.devices = devices,
+            Err(e) => {
+                begun.ports.close();
+                return Err(e.to_string());
+            }
+        }
+    }
+    up.captures.push((spec, begun.ports.clone()));
+    Ok(begun)
+}
+
+/// Shards that came later take part in the captures that run.
+pub(super) fn follow_captures(up: &mut Up, shard: usize) {
+    up.captures.retain(|(_, ports)| !ports.is_closed());
+    for (spec, ports) in up.captures.clone() {
+        // A shard that is gone again has nothing to capture; a new one has no other captures.
+        let _ = up
+            .workers
+            .ask(shard, move |drive, _| capture::begin(&mut drive.shard, spec, &ports).is_ok());
     }
 }
 

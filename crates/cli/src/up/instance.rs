@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use linerate_core::ip::route::{Route as CoreRoute, RouteKind};
+use linerate_core::tap::Spec;
 use linerate_dev::device::Device;
 use linerate_dev::drive::Drive;
 use linerate_dev::netdev::Watch;
 use linerate_dev::poller::{Interest, Poller};
 use linerate_dev::worker::Workers;
 use linerate_dev::worker::topology::Topology;
+use linerate_gateway::control::capture::Ports;
 use linerate_gateway::control::{ControlServer, Snapshot, without_effect};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -61,6 +63,8 @@ pub struct Up {
     /// What shards counted that are gone.
     pub(super) past: Option<Snapshot>,
     control: Option<ControlServer>,
+    /// Captures that run, as far as is known.
+    pub(super) captures: Vec<(Spec, Ports)>,
     /// Tells when somebody changes an interface, where that can be heard.
     pub(super) links: Option<Watch>,
     poller: Poller,
@@ -160,6 +164,7 @@ impl Up {
             changes: None,
             past: None,
             control,
+            captures: Vec::new(),
             links,
             poller,
             signals,

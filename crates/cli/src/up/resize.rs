@@ -38,6 +38,7 @@ impl Up {
         }
         // Where the kernel distributes, it does so by itself.
         let _ = control::distribute(self, new + 1);
+        control::follow_captures(self, new);
         Ok(())
     }
 

@@ -44,6 +44,11 @@ pub enum Verdict {
 /// What [`Skb::queue`] is of a packet that came by no queue, and is to leave by none yet.
 pub const NO_QUEUE: u8 = u8::MAX;
 
+/// [`Skb::tapped`]: the loop's tap has seen it (`--pcap`).
+pub const TAPPED_LOOP: u8 = 1;
+/// [`Skb::tapped`]: captures have seen it in its transmit ring.
+pub const TAPPED_RING: u8 = 2;
+
 /// What is known about the transport checksum (Linux: `ip_summed`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Csum {
@@ -144,8 +149,8 @@ pub struct Skb {
     pub frag: bool,
     /// The frame was sent to everybody, or to a group (`pkt_type`).
     pub l2_multicast: bool,
-    /// A tap has seen it on its way out.
-    pub tapped: bool,
+    /// Which taps have seen it on its way out: [`TAPPED_LOOP`], [`TAPPED_RING`].
+    pub tapped: u8,
     /// The socket that Demux found.
     pub sock: Option<SocketId>,
     /// Transport checksum.
@@ -246,7 +251,7 @@ impl Skb {
             vlan: None,
             nexthop: NOWHERE,
             trace: 0,
-            tapped: false,
+            tapped: 0,
         }
     }
 
@@ -278,7 +283,7 @@ impl Skb {
         self.l2_multicast = false;
         self.vlan = None;
         self.trace = 0;
-        self.tapped = false;
+        self.tapped = 0;
     }
 
     /// Bytes in head and fragments (`skb->len`).

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use crate::pkt::{Batch, Pkt};
 use crate::shard::Net;
 use crate::table::{Reason, Stage, count::id};
+use crate::tap::{self, Point};
 use crate::trace::{self, Said};
 
 /// The input queue (`softnet_data.input_pkt_queue`).
@@ -118,6 +119,7 @@ pub(crate) fn enqueue_mailed(net: &mut Net, pkt: Pkt) {
 
 #[inline]
 fn enqueue(net: &mut Net, pkt: Pkt, mailed: bool) {
+    tap::batch(net, Stage::Backlog, Point::Before, std::slice::from_ref(&pkt));
     trace::say(&mut net.trace, Stage::Backlog, &pkt, Said::Held);
     net.backlog.push(pkt, mailed);
 }

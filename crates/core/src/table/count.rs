@@ -231,6 +231,10 @@ counters! {
     SoftnetReceivedRps { Steer, Events, "softnet:received_rps" }
     /// Packets dropped because their flow had more than its share of a filling backlog.
     SoftnetFlowLimitCount { Backlog, Packets, "softnet:flow_limit_count" }
+    /// Packets copied for captures, each capture on its own.
+    TapPackets { Tap, Packets, "none" }
+    /// Packets that a capture wanted, and had no room for: its reader is too slow.
+    TapDrops { Tap, Packets, "none" }
     /// Connections that left for another shard: after their reader, or because theirs went.
     RfsFlowsMoved { Steer, Events, "none" }
     /// Rules that accelerated RFS wrote into a device.

@@ -62,6 +62,9 @@ stages! {
     /// The shard's input queue: packets that other shards steered here, those of loopback, and of
     /// devices without NAPI.
     Backlog { dir: Rx, linux: "enqueue_to_backlog, process_backlog" }
+    /// Copies packets for whoever captures them, at any stage. No packet passes here: it has counters
+    /// only.
+    Tap { dir: Rx, linux: "packet_rcv, tpacket_rcv, dev_queue_xmit_nit" }
     /// Ethernet: MAC filter, VLAN untag, ARP, choice of the network protocol.
     Link { dir: Rx, linux: "eth_type_trans, __netif_receive_skb_core, arp_rcv" }
     /// Checks the IPv4 or IPv6 header.

@@ -9,6 +9,7 @@ use std::io;
 use linerate_core::path;
 use linerate_core::rx::backlog::netif_rx;
 use linerate_core::table::{Reason, Stage, count::id};
+use linerate_core::tap;
 use linerate_core::time::{Instant, MS, US};
 
 use super::Drive;
@@ -140,6 +141,8 @@ impl Drive {
         if self.batch.is_empty() {
             return Ok(got);
         }
+        tap::came(&mut self.shard.net, Stage::Ring, &self.batch.now);
+        tap::came(&mut self.shard.net, Stage::Poll, &self.batch.now);
         if let Some(tap) = &mut self.tap {
             for pkt in &self.batch.now {
                 tap.packet(number, pkt, false, now);

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::io;
 
 use linerate_core::path;
-use linerate_core::pkt::Pkt;
+use linerate_core::pkt::{Pkt, TAPPED_LOOP};
 use linerate_core::shard::Net;
 use linerate_core::table::count::id;
 use linerate_core::time::{Instant, MS, SEC, US};
@@ -144,8 +144,8 @@ impl Slot {
 
 /// Shows the tap what stands in the ring and was not shown before.
 fn tap_ring(tap: &mut dyn Tap, dev: u8, ring: &mut VecDeque<Pkt>, now: Instant) {
-    for pkt in ring.iter_mut().filter(|p| !p.tapped) {
-        pkt.tapped = true;
+    for pkt in ring.iter_mut().filter(|p| p.tapped & TAPPED_LOOP == 0) {
+        pkt.tapped |= TAPPED_LOOP;
         tap.packet(dev, pkt, true, now);
     }
 }

@@ -97,7 +97,7 @@ impl Slot {
 #[inline]
 fn scrub(pkt: &mut Pkt) {
     pkt.sock = None;
-    (pkt.mark, pkt.trace, pkt.tapped) = (0, 0, false);
+    (pkt.mark, pkt.trace, pkt.tapped) = (0, 0, 0);
     (pkt.tos, pkt.ttl, pkt.df, pkt.frag) = (0, 0, false, false);
     pkt.l2_multicast = false;
 }

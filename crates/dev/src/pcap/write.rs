@@ -57,12 +57,35 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// Those of `out`.
     pub fn add_interface(&mut self, name: &str, link: LinkType, snaplen: u32) -> io::Result<u32> {
+        self.add_described(name, link, snaplen, "", "")
+    }
+
+    /// The same with a description, and the filter that packets passed; empty ones are left out.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn add_described(
+        &mut self,
+        name: &str,
+        link: LinkType,
+        snaplen: u32,
+        description: &str,
+        filter: &str,
+    ) -> io::Result<u32> {
         self.begin(INTERFACE);
         self.block.extend_from_slice(&link.0.to_ne_bytes());
         self.block.extend_from_slice(&[0; 2]);
         self.block.extend_from_slice(&snaplen.to_ne_bytes());
         if !name.is_empty() {
             self.option(2, name.as_bytes());
+        }
+        if !description.is_empty() {
+            self.option(3, description.as_bytes());
+        }
+        if !filter.is_empty() {
+            // if_filter: a string (0), in pcap-filter's words.
+            let text: Vec<u8> = std::iter::once(0).chain(filter.bytes()).collect();
+            self.option(11, &text);
         }
         self.option(9, &[9]); // if_tsresol: 10^-9 s
         self.end_options();
@@ -85,11 +108,28 @@ impl<W: Write> Writer<W> {
         direction: Direction,
         comment: Option<&str>,
     ) -> io::Result<()> {
+        self.cut_packet(interface, ts_ns, parts, 0, direction, comment)
+    }
+
+    /// The same for a packet that was cut before: it had `orig_len` bytes.
+    ///
+    /// # Errors
+    /// As [`Writer::packet`].
+    pub fn cut_packet(
+        &mut self,
+        interface: u32,
+        ts_ns: u64,
+        parts: &[&[u8]],
+        orig_len: u32,
+        direction: Direction,
+        comment: Option<&str>,
+    ) -> io::Result<()> {
         let snaplen = usize::try_from(interface).ok().and_then(|i| self.interfaces.get(i));
         let &snaplen = snaplen.ok_or(io::ErrorKind::InvalidInput)?;
         let whole: usize = parts.iter().map(|p| p.len()).sum();
-        let orig_len = u32::try_from(whole).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let captured = if snaplen == 0 { orig_len } else { orig_len.min(snaplen) };
+        let whole = u32::try_from(whole).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let orig_len = orig_len.max(whole);
+        let captured = if snaplen == 0 { whole } else { whole.min(snaplen) };
         self.begin(ENHANCED_PACKET);
         let words = [interface, (ts_ns >> 32) as u32, ts_ns as u32, captured, orig_len];
         for word in words {
@@ -147,6 +187,16 @@ impl<W: Write> Writer<W> {
     /// Those of `out`.
     pub fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
+    }
+
+    /// What lies below: what was written to it may be looked at, or taken out by whole blocks.
+    pub fn get_ref(&self) -> &W {
+        &self.out
+    }
+
+    /// The same, to be changed.
+    pub fn get_mut(&mut self) -> &mut W {
+        &mut self.out
     }
 
     /// Gives back what lies below, unflushed.

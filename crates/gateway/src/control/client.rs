@@ -1,13 +1,17 @@
 //! The user's side of the control socket: finds instances and asks them.
 
 use std::fmt;
-use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use linerate_core::tap::{HEAD, Head};
+
+use super::capture::{CHUNK_HEAD, END};
 use super::server::remove_if_dead;
-use super::{Request, Response, directory};
+use super::{CaptureRequest, Capturing, Request, Response, directory};
 
 /// An answer is waited for so long: a healthy loop answers in milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -164,5 +168,127 @@ impl Client {
             return Err(ErrorKind::UnexpectedEof.into());
         }
         Ok(serde_json::from_slice(&answer)?)
+    }
+}
+
+/// A capture, from the client's side.
+#[derive(Debug)]
+pub struct Captured {
+    stream: BufReader<UnixStream>,
+    /// What the instance said of itself.
+    pub begun: Capturing,
+    /// Packets captured so far, and those for which there was no room.
+    pub counts: (u64, u64),
+    /// Of the chunk that is read.
+    left: usize,
+    bytes: Vec<u8>,
+    /// The instance has said that nothing follows.
+    ended: bool,
+}
+
+/// What [`Captured::next`] found.
+#[derive(Debug)]
+pub enum Next<'a> {
+    /// A packet.
+    Packet(Head, &'a [u8]),
+    /// For the moment there is nothing: whoever waits may see to other things.
+    Pause,
+    /// Nothing will follow. True if the instance said so; else it was killed.
+    End(bool),
+}
+
+impl Client {
+    /// Begins a capture.
+    ///
+    /// # Errors
+    /// [`ClientError::Io`]; a refusal by the instance is the inner result's, a sentence.
+    pub fn capture(
+        mut self,
+        wanted: &CaptureRequest,
+    ) -> Result<Result<Captured, String>, ClientError> {
+        let begun = match self.ask(&Request::Capture(wanted.clone()))? {
+            Response::Capturing(begun) => begun,
+            Response::Error(why) => return Ok(Err(why)),
+            _ => return Ok(Err("the instance answers in another way".to_owned())),
+        };
+        let stream = self.stream;
+        let forever = stream.get_ref().set_read_timeout(None);
+        forever.map_err(|error| ClientError::Io { name: self.name, error })?;
+        let (counts, left, bytes, ended) = ((0, 0), 0, Vec::new(), false);
+        Ok(Ok(Captured { stream, begun, counts, left, bytes, ended }))
+    }
+}
+
+/// A packet in a record has at most so many bytes: what says otherwise is no record.
+const RECORD_MAX: u32 = 1 << 24;
+
+impl Captured {
+    /// Readable when more may have come.
+    #[must_use]
+    pub fn poll_fd(&self) -> BorrowedFd<'_> {
+        self.stream.get_ref().as_fd()
+    }
+
+    /// Asks the instance to end the capture: what it has still comes.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn stop(&self) -> io::Result<()> {
+        self.stream.get_ref().shutdown(std::net::Shutdown::Write)
+    }
+
+    /// The next packet. It waits only within a chunk, which the instance writes in one go.
+    ///
+    /// # Errors
+    /// The socket's; `InvalidData` if the instance does not speak as it should.
+    pub fn next(&mut self) -> io::Result<Next<'_>> {
+        if self.ended {
+            return Ok(Next::End(true));
+        }
+        if self.left == 0 {
+            match self.chunk()? {
+                None => return Ok(Next::End(false)),
+                Some(END) => {
+                    self.ended = true;
+                    return Ok(Next::End(true));
+                }
+                Some(0) => return Ok(Next::Pause),
+                Some(len) => self.left = len as usize,
+            }
+        }
+        let mut head = [0; HEAD];
+        let bad = |why: &str| io::Error::new(ErrorKind::InvalidData, why.to_owned());
+        self.left = self.left.checked_sub(HEAD).ok_or_else(|| bad("a record is cut off"))?;
+        self.stream.read_exact(&mut head)?;
+        let head = Head::decode(&head).map_err(|e| bad(&e.to_string()))?;
+        if head.captured > RECORD_MAX {
+            return Err(bad("a packet is longer than packets are"));
+        }
+        let left = self.left.checked_sub(head.captured as usize);
+        self.left = left.ok_or_else(|| bad("a record is cut off"))?;
+        self.bytes.resize(head.captured as usize, 0);
+        self.stream.read_exact(&mut self.bytes)?;
+        Ok(Next::Packet(head, &self.bytes))
+    }
+
+    /// Whether a chunk is begun, so that [`Captured::next`] need not be waited for.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        self.left > 0 || !self.stream.buffer().is_empty() || self.ended
+    }
+
+    /// The head of a chunk; `None` where the instance was killed.
+    fn chunk(&mut self) -> io::Result<Option<u32>> {
+        let mut head = [0; CHUNK_HEAD];
+        match self.stream.read_exact(&mut head) {
+            Ok(()) => {}
+            Err(e) if matches!(e.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => {
+                return Ok(None);
+            }
+            Err(e) => return Err(e),
+        }
+        let long = |at: usize| u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|i| head[at + i]));
+        self.counts = (long(4), long(12));
+        Ok(Some(u32::from_le_bytes([head[0], head[1], head[2], head[3]])))
     }
 }

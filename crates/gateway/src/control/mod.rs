@@ -1,12 +1,14 @@
 #![doc = include_str!("README.md")]
 
+pub mod capture;
 mod client;
 mod merge;
 mod rows;
 mod server;
 pub mod snapshot;
 
-pub use client::{Client, ClientError, instances};
+pub use capture::{CaptureRequest, Capturing};
+pub use client::{Captured, Client, ClientError, Next, instances};
 pub use server::{BindError, ControlServer, Promise};
 pub use snapshot::{Meta, Snapshot};
 
@@ -38,6 +40,8 @@ pub enum Request {
     AddRule(String),
     /// No rule at this location any more.
     DeleteRule(u32),
+    /// Packets, as they pass: the answer's line is followed by records until one side ends.
+    Capture(CaptureRequest),
 }
 
 /// What is answered: one JSON object on one line.
@@ -56,6 +60,8 @@ pub enum Response {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         note: Option<String>,
     },
+    /// To [`Request::Capture`].
+    Capturing(Capturing),
     /// The request can not be granted: a sentence for the user.
     Error(String),
 }
@@ -88,7 +94,19 @@ pub fn answer(shard: &mut Shard, request: Request, meta: impl FnOnce() -> Meta) 
             Err(why) => Response::Error(why),
         },
         Request::AddRule(_) | Request::DeleteRule(_) => Response::Error(ONE_QUEUE.to_owned()),
+        Request::Capture(wanted) => match capture_one(shard, &wanted) {
+            Ok(begun) => Response::Capturing(begun),
+            Err(why) => Response::Error(why),
+        },
     }
+}
+
+/// Begins a capture on the only shard.
+fn capture_one(shard: &mut Shard, wanted: &CaptureRequest) -> Result<Capturing, String> {
+    let spec = wanted.compile()?;
+    let begun = Capturing { devices: capture::devices(shard), ..Capturing::default() };
+    capture::begin(shard, spec, &begun.ports).map_err(|e| e.to_string())?;
+    Ok(begun)
 }
 
 /// Why a knob that is about several shards has no effect yet, where there is only one: a sentence.

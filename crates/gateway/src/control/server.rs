@@ -11,6 +11,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use rustix::fs::{CWD, Mode, OFlags};
 
+use super::capture::{Ports, Stream};
 use super::{NameError, Request, Response, check_name, directory, place};
 use crate::ns::leftover::{Leftover, lock, remove_same};
 
@@ -35,6 +36,8 @@ pub struct ControlServer {
     /// The file behind the path: what is removed is ours.
     file: OwnedFd,
     name: String,
+    /// Captures, each with a client of its own that asks nothing else any more.
+    captures: Vec<Stream>,
 }
 
 /// Who is told what has to be removed if the process is killed.
@@ -80,6 +83,8 @@ struct Peer {
     sent: usize,
     /// It will ask nothing more.
     ended: bool,
+    /// A capture that begins with the answer.
+    capture: Option<Ports>,
 }
 
 impl ControlServer {
@@ -136,7 +141,8 @@ impl ControlServer {
         let event = EpollEvent::new(EpollFlags::EPOLLIN, LISTENER);
         epoll.add(&listener, event).map_err(io::Error::from)?;
         let clients = std::iter::repeat_with(|| None).take(CLIENTS_MAX).collect();
-        Ok(ControlServer { listener, epoll, clients, path, file, name: name.to_owned() })
+        let name = name.to_owned();
+        Ok(ControlServer { listener, epoll, clients, path, file, name, captures: Vec::new() })
     }
 
     /// The instance's name.
@@ -183,7 +189,8 @@ impl ControlServer {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, free as u64);
             if self.epoll.add(&stream, event).is_ok() {
                 let (asked, answer) = (Vec::new(), Vec::new());
-                self.clients[free] = Some(Peer { stream, asked, answer, sent: 0, ended: false });
+                let (sent, ended, capture) = (0, false, None);
+                self.clients[free] = Some(Peer { stream, asked, answer, sent, ended, capture });
             }
         }
     }
@@ -195,7 +202,11 @@ impl ControlServer {
         answers: &mut usize,
     ) {
         let Some(Some(peer)) = self.clients.get_mut(index) else { return };
-        let stays = peer.send() && peer.hear() && peer.reply(handler, answers) && peer.send();
+        let mut stays = peer.send() && peer.hear() && peer.reply(handler, answers);
+        if let Some(ports) = peer.capture.take() {
+            return self.begin_capture(index, ports);
+        }
+        stays = stays && peer.send();
         let done = peer.ended && peer.answer.is_empty() && !peer.asked.contains(&b'\n');
         if !stays || done {
             self.hang_up(index);
@@ -207,6 +218,18 @@ impl ControlServer {
         let mut event = EpollEvent::new(wanted, index as u64);
         if self.epoll.modify(&peer.stream, &mut event).is_err() {
             self.hang_up(index);
+        }
+    }
+
+    /// The client's socket goes to the thread of its capture.
+    fn begin_capture(&mut self, index: usize, ports: Ports) {
+        self.captures.retain(|c| !c.is_over());
+        let Some(peer) = self.clients.get_mut(index).and_then(Option::take) else { return };
+        let _ = self.epoll.delete(&peer.stream);
+        match Stream::start(peer.stream, peer.answer, ports) {
+            Ok(stream) => self.captures.push(stream),
+            // The client sees that it was left.
+            Err(e) => eprintln!("linerate: a capture has no thread, and ends: {e}"),
         }
     }
 
@@ -254,10 +277,14 @@ impl Peer {
         if let Some(end) = end.filter(|_| self.answer.is_empty() && *answers > 0) {
             *answers -= 1;
             let request: Vec<u8> = self.asked.drain(..=end).collect();
-            self.answer = line(&match serde_json::from_slice(&request) {
+            let response = match serde_json::from_slice(&request) {
                 Ok(request) => handler(request),
                 Err(e) => Response::Error(format!("the request can not be read: {e}")),
-            });
+            };
+            self.answer = line(&response);
+            if let Response::Capturing(begun) = response {
+                self.capture = Some(begun.ports);
+            }
         }
         true
     }

@@ -126,14 +126,14 @@ fn packets_cross_in_order_without_a_copy_and_both_pools_keep_their_memory() {
 fn what_the_sender_noted_on_a_packet_does_not_cross() {
     let (_near, _far, mut a, mut b) = card(Config::default());
     let mut pkt = a.frame(1, 0);
-    (pkt.mark, pkt.trace, pkt.tapped, pkt.tos, pkt.ttl) = (7, 8, true, 9, 10);
+    (pkt.mark, pkt.trace, pkt.tapped, pkt.tos, pkt.ttl) = (7, 8, 1, 9, 10);
     (pkt.df, pkt.frag, pkt.vlan) = (true, true, Some(5));
     pkt.csum = Csum::Partial { start: 20, offset: 6 };
     let mut ring = VecDeque::from([pkt]);
     let mut done = Vec::new();
     a.queues[0].tx_burst(&mut ring, &mut done).unwrap();
     let got = b.receive(0, 1).unwrap().pop().unwrap();
-    assert_eq!((got.mark, got.trace, got.tapped, got.tos, got.ttl), (0, 0, false, 0, 0));
+    assert_eq!((got.mark, got.trace, got.tapped, got.tos, got.ttl), (0, 0, 0, 0, 0));
     assert_eq!((got.df, got.frag, got.vlan), (false, false, Some(5)));
     assert_eq!(got.csum, Csum::Partial { start: 20, offset: 6 });
     b.pool.free(got);
