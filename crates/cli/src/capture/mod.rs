@@ -108,7 +108,7 @@ fn follow(
             }
         }
         let devices = std::mem::take(&mut captured.begun.devices);
-        let next = match captured.next().map_err(io)? {
+        let next = match captured.poll_next().map_err(io)? {
             Next::Packet(head, bytes) => {
                 let device = devices.get(usize::from(head.dev)).map_or("-", |d| d.as_str());
                 sink.packet(device, &head, bytes)?;

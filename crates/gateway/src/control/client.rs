@@ -186,7 +186,7 @@ pub struct Captured {
     ended: bool,
 }
 
-/// What [`Captured::next`] found.
+/// What [`Captured::poll_next`] found.
 #[derive(Debug)]
 pub enum Next<'a> {
     /// A packet.
@@ -241,7 +241,7 @@ impl Captured {
     ///
     /// # Errors
     /// The socket's; `InvalidData` if the instance does not speak as it should.
-    pub fn next(&mut self) -> io::Result<Next<'_>> {
+    pub fn poll_next(&mut self) -> io::Result<Next<'_>> {
         if self.ended {
             return Ok(Next::End(true));
         }
@@ -271,7 +271,7 @@ impl Captured {
         Ok(Next::Packet(head, &self.bytes))
     }
 
-    /// Whether a chunk is begun, so that [`Captured::next`] need not be waited for.
+    /// Whether a chunk is begun, so that [`Captured::poll_next`] need not be waited for.
     #[must_use]
     pub fn has_more(&self) -> bool {
         self.left > 0 || !self.stream.buffer().is_empty() || self.ended
