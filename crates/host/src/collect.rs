@@ -1,6 +1,7 @@
 //! From a [`Source`] to a [`Snapshot`].
 
 mod devices;
+mod power;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -44,6 +45,8 @@ struct Known {
     /// Whose interrupts are whose, and for which devices and interrupts that holds.
     irqs: Vec<(String, Vec<u32>)>,
     irqs_of: (Vec<(String, u32)>, Vec<u32>),
+    /// Idle states that take some time to leave: processor, place, name, µs.
+    idle: Option<Vec<power::Idle>>,
     /// Kernel threads of the path, and who may own settings; found by looking at all processes.
     tasks: Option<(Vec<u32>, Vec<String>)>,
 }
@@ -106,6 +109,7 @@ impl Collector {
         if self.tier == Tier::Full {
             at.queues();
             at.affinity();
+            at.power();
             at.taps();
             at.tasks();
         }

@@ -38,6 +38,8 @@ pub struct Snapshot {
     /// `/proc/net/snmp`, `netstat`, `snmp6` and `sctp/snmp`, by section: Ip, Icmp, Tcp, Udp, UdpLite,
     /// TcpExt, IpExt, MPTcpExt, Sctp, Ip6, Icmp6, Udp6, UdpLite6 (names without the section before them).
     pub mib: BTreeMap<String, Counters>,
+    /// What processors do to save energy. Full tier only.
+    pub power: Power,
     /// `/proc/net/sockstat` and `sockstat6`, by section: sockets, TCP, UDP, FRAG, ... Gauges.
     pub sockstat: BTreeMap<String, Counters>,
     /// Connection tracking.
@@ -116,6 +118,43 @@ pub struct Irq {
     pub node: Option<u32>,
 }
 
+/// Frequencies and idle states of processors.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Power {
+    /// `/sys/devices/system/cpu/cpufreq/policyN`, by number: processors that have one frequency together.
+    pub policies: BTreeMap<u32, Policy>,
+    /// `/sys/devices/system/cpu/cpuN/cpuidle`, by processor: states that take some time to leave.
+    pub idle: BTreeMap<u32, Vec<IdleState>>,
+}
+
+/// How a frequency is chosen.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Policy {
+    /// performance, powersave, schedutil, ...
+    pub governor: String,
+    /// intel_pstate, acpi-cpufreq, ...
+    pub driver: String,
+    /// `energy_performance_preference`: performance, balance_power, ...; empty where there is none.
+    pub preference: String,
+    /// `scaling_max_freq`, in kHz.
+    pub max_khz: Option<u64>,
+    /// `cpuinfo_max_freq`, in kHz.
+    pub able_khz: Option<u64>,
+}
+
+/// An idle state of one processor.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct IdleState {
+    /// As C6.
+    pub name: String,
+    /// What it takes to leave it, in µs.
+    pub latency_us: u64,
+    /// Somebody forbade it.
+    pub disabled: bool,
+    /// time: spent in it, in µs.
+    pub times: Counters,
+}
+
 /// Connection tracking.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Conntrack {
@@ -189,6 +228,8 @@ pub struct Dev {
     pub page_pool: Counters,
     /// `ethtool -k`, by name.
     pub features: BTreeMap<String, Feature>,
+    /// Features that somebody asked for (to be on, or off) and that are not so: `[requested on]`.
+    pub refused: BTreeMap<String, bool>,
     /// `ethtool -g`, now and at most: rx, rx-max, tx, tx-max, ... Empty if refused.
     pub rings: Counters,
     /// `ethtool -l`, now and at most: combined, combined-max, rx, rx-max, ... Empty if refused.

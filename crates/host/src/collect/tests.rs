@@ -131,3 +131,27 @@ fn statistics_of_sysfs_replace_the_folded_ones() {
     assert_eq!((stats.get("rx_missed_errors"), stats.get("rx_drop")), (Some(4), None));
     assert_eq!(full(&[("proc/net/dev", dev)]).devs["eth0"].stats.get("rx_drop"), Some(4));
 }
+
+#[test]
+fn what_processors_do_to_save_energy_is_read() {
+    const CPU: &str = "sys/devices/system/cpu";
+    let files: Vec<(&'static str, &'static str)> = vec![
+        ("sys/devices/system/cpu/online", "0-1\n"),
+        ("sys/devices/system/cpu/cpufreq/policy0/scaling_governor", "powersave\n"),
+        ("sys/devices/system/cpu/cpufreq/policy0/cpuinfo_max_freq", "3000000\n"),
+        ("sys/devices/system/cpu/cpu1/cpuidle/state0/name", "POLL\n"),
+        ("sys/devices/system/cpu/cpu1/cpuidle/state0/latency", "0\n"),
+        ("sys/devices/system/cpu/cpu1/cpuidle/state0/time", "9\n"),
+        ("sys/devices/system/cpu/cpu1/cpuidle/state2/name", "C6\n"),
+        ("sys/devices/system/cpu/cpu1/cpuidle/state2/latency", "133\n"),
+        ("sys/devices/system/cpu/cpu1/cpuidle/state2/disable", "0\n"),
+        ("sys/devices/system/cpu/cpu1/cpuidle/state2/time", "4711\n"),
+    ];
+    let s = full(&files);
+    let policy = &s.power.policies[&0];
+    assert_eq!((policy.governor.as_str(), policy.able_khz), ("powersave", Some(3_000_000)));
+    let states = &s.power.idle[&1];
+    assert_eq!((states.len(), states[0].name.as_str(), states[0].latency_us), (1, "C6", 133));
+    assert_eq!(states[0].times.get("time"), Some(4711));
+    assert_eq!(states[0].times.source(), format!("/{CPU}/cpu1/cpuidle/state2"));
+}

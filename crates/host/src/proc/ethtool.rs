@@ -109,6 +109,9 @@ fn feature(of: &mut Dev, name: &str, value: &str) {
     }
     let name = KERNEL.iter().find(|(theirs, _)| *theirs == name).map_or(name, |(_, kernel)| kernel);
     let feature = Feature { on, fixed: value.ends_with("[fixed]") };
+    if value.contains("[requested ") {
+        of.refused.insert((*name).to_owned(), !on);
+    }
     of.features.entry(name.to_owned()).or_insert(feature);
 }
 
@@ -143,7 +146,7 @@ mod tests {
     fn words_are_those_of_the_kernel() {
         let coalesce = "Coalesce parameters for ens3:\nAdaptive RX: on  TX: off\n\nrx-usecs: 25\nrx-frame-low: 3\n";
         let pause = "Pause parameters for ens3:\nAutonegotiate:\ton\nRX:\t\toff\nTX:\t\ton\n";
-        let features = "Features for ens3:\ntx-checksumming: on\n\ttx-checksum-ipv4: off [fixed]\n\
+        let features = "Features for ens3:\ntx-checksumming: on\n\ttx-checksum-ipv4: off [fixed]\nrx-gro-hw: off [requested on]\n\
                         generic-receive-offload: on\ntcp-segmentation-offload: off\n\ttx-tcp-segmentation: off\n";
         let stats = "NIC statistics:\n     rx_queue_0_drops: 7\n     [0]: rx_ucast_packets: 5\n     odd: n/a\n";
         let driver = "driver: virtio_net\nversion: 1.0.0\n";
@@ -160,8 +163,9 @@ mod tests {
         assert_eq!(dev.features["tx-checksum-ipv4"], Feature { on: false, fixed: true });
         assert_eq!(
             dev.features.keys().collect::<Vec<_>>(),
-            ["rx-gro", "tx-checksum-ipv4", "tx-tcp-segmentation"]
+            ["rx-gro", "rx-gro-hw", "tx-checksum-ipv4", "tx-tcp-segmentation"]
         );
+        assert_eq!(dev.refused.iter().collect::<Vec<_>>(), [(&"rx-gro-hw".to_owned(), &true)]);
         assert_eq!(dev.driver_stats.get("[0]: rx_ucast_packets"), Some(5));
         assert_eq!((dev.driver_stats.len(), dev.driver.as_str()), (2, "virtio_net"));
     }

@@ -18,6 +18,7 @@ pub mod iproute;
 pub mod mib;
 pub mod netdev;
 pub mod packet;
+pub mod power;
 pub mod softirqs;
 pub mod softnet;
 pub mod sockstat;

@@ -30,6 +30,11 @@ const HOST_WIDE: &[&str] = &[
     "vm.",
 ];
 
+/// Whether a sysctl is the host's.
+pub(super) fn is_host_wide(name: &str) -> bool {
+    HOST_WIDE.iter().any(|host| name.starts_with(host))
+}
+
 /// Advice in words alone.
 pub(super) fn words(what: String) -> Advice {
     Advice {
@@ -52,7 +57,7 @@ pub(super) fn of(now: &Snapshot, what: &str, change: Change, risk: Risk) -> Opti
     let mut what = what.to_owned();
     let mut risk = risk;
     if let Change::Sysctl { name, .. } = &change
-        && HOST_WIDE.iter().any(|host| name.starts_with(host))
+        && is_host_wide(name)
     {
         risk = risk.max(Risk::Global);
         if now.host.is_init_netns == Some(false) {
@@ -216,6 +221,10 @@ fn file_value(path: &str, was: &Snapshot) -> Option<String> {
     if let Some(rest) = path.strip_prefix("/proc/irq/") {
         let irq: u32 = rest.strip_suffix("/smp_affinity_list")?.parse().ok()?;
         return Some(super::look::list(&was.irqs.get(&irq)?.affinity));
+    }
+    if let Some(rest) = path.strip_prefix("/sys/devices/system/cpu/cpufreq/policy") {
+        let policy = rest.strip_suffix("/scaling_governor")?.parse().ok()?;
+        return Some(was.power.policies.get(&policy)?.governor.clone());
     }
     let (dev, attr) = path.strip_prefix("/sys/class/net/")?.split_once('/')?;
     let dev = was.devs.get(dev)?;

@@ -3,13 +3,13 @@
 use linerate_core::table::Stage;
 
 use super::look::{self, driver, ethtool, sysctl};
-use super::{Check, Rule};
+use super::{Check, Rule, advice};
 use crate::change::Change;
 use crate::finding::{Finding, Risk, Severity};
 use crate::snapshot::{Dev, Snapshot};
 use crate::window::Cx;
 
-/// R80, R83, R85, R87.
+/// R80, R83 to R85, R87, R88.
 pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "R80",
@@ -38,6 +38,22 @@ pub(super) const RULES: &[Rule] = &[
         cites: &["sysctl.d(5)"],
         suppresses: &[],
         check: Check::Host(changing),
+    },
+    Rule {
+        id: "R84",
+        name: "wrong-namespace",
+        title: "what is advised can not be set in this namespace",
+        stage: Stage::Route,
+        evidence: "The run looked at a network namespace that is not the host's first, and a finding \
+            advises a sysctl that is the host's.",
+        causes: "Some settings are there once for all namespaces: in a container their files are not \
+            there, or can not be written.",
+        advice: "Set them on the host; they then hold for everybody on it.",
+        traps: "Counters of processors are the host's as well, so what they tell may be another \
+            namespace's doing.",
+        cites: &["net/core/sysctl_net_core.c", "measured: ENOENT in a namespace of its own"],
+        suppresses: &[],
+        check: Check::Findings(elsewhere),
     },
     Rule {
         id: "R85",
@@ -77,6 +93,23 @@ pub(super) const RULES: &[Rule] = &[
         suppresses: &[],
         check: Check::Host(lore),
     },
+    Rule {
+        id: "R88",
+        name: "not-applied",
+        title: "something was set, and is not so",
+        stage: Stage::Ring,
+        evidence: "An offload of a device of hardware was switched and reads back otherwise (`[requested \
+            on]` of `ethtool -k`); or an interrupt of a device runs on processors that its affinity \
+            does not name.",
+        causes: "The driver does not allow it together with what else is set (an XDP program, the \
+            MTU, another offload); the processor that was asked for is offline, or the kernel \
+            manages the interrupt.",
+        advice: "Find what it does not go with, or take the setting back.",
+        traps: "A command that succeeded is no proof: what counts is what reads back.",
+        cites: &["ethtool(8) -k", "net/core/dev.c __netdev_update_features"],
+        suppresses: &[],
+        check: Check::Dev(not_applied),
+    },
 ];
 
 /// Settings that move by themselves, or are read here and are no setting.
@@ -103,6 +136,35 @@ fn changing(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
         _ => found.because(format!("These run here and may set it: {}.", owners.join(", "))),
     };
     Some(found.suggest("Find who sets it before you set it yourself.").done())
+}
+
+fn elsewhere(rule: &Rule, cx: &Cx<'_>, findings: &[Finding]) -> Option<Finding> {
+    if cx.now().host.is_init_netns != Some(false) {
+        return None;
+    }
+    let changes =
+        findings.iter().flat_map(|f| &f.advice).filter_map(|advice| match &advice.change {
+            Some(Change::Sysctl { name, .. }) if advice::is_host_wide(name) => Some(name.as_str()),
+            _ => None,
+        });
+    let mut names: Vec<&str> = changes.collect();
+    names.sort_unstable();
+    names.dedup();
+    if names.is_empty() {
+        return None;
+    }
+    let mut found = rule.found(cx, "").state(Severity::Info);
+    for name in &names {
+        let path = format!("/proc/sys/{}", crate::proc::sysctl::path(name));
+        found = match cx.now().sysctls.get(*name) {
+            Some(value) => found.is(&path, name, value.as_str()),
+            None => found.is(&path, name, "not there"),
+        };
+    }
+    let cause = format!("This is a namespace of its own; the host's are: {}.", names.join(", "));
+    let what = "Set them in the host's first network namespace (`nsenter -t 1 -n` on the host); they \
+        hold for all namespaces.";
+    Some(found.because(cause).suggest(what).done())
 }
 
 fn slowed(rule: &Rule, cx: &Cx<'_>, dev: &Dev) -> Option<Finding> {
@@ -257,4 +319,57 @@ fn allowance(rule: &Rule, cx: &Cx<'_>, dev: &Dev) -> Option<Finding> {
             .suggest("Take a larger machine, or send fewer packets and open fewer connections.")
             .done(),
     )
+}
+
+/// Offloads whose state is worth a word.
+const OFFLOADS: &[&str] = &[
+    "rx-gro",
+    "rx-gro-hw",
+    "rx-checksum",
+    "rx-hashing",
+    "rx-ntuple-filter",
+    "tx-checksum-ip-generic",
+    "tx-checksum-ipv4",
+    "tx-checksum-ipv6",
+    "tx-generic-segmentation",
+    "tx-tcp-segmentation",
+    "tx-tcp6-segmentation",
+    "tx-udp-segmentation",
+];
+
+fn not_applied(rule: &Rule, cx: &Cx<'_>, dev: &Dev) -> Option<Finding> {
+    if !look::is_hardware(dev) {
+        return None;
+    }
+    let mut found = rule.found(cx, &dev.name).state(Severity::Info);
+    let mut any = false;
+    for (name, on) in dev.refused.iter().filter(|(name, _)| OFFLOADS.contains(&name.as_str())) {
+        let (asked, is) = if *on { ("on", "off") } else { ("off", "on") };
+        found = found
+            .is("netlink/ethtool/FEATURES_GET", name, format!("{is}, {asked} was asked for"))
+            .because(format!("The driver leaves {name} {is}."));
+        any = true;
+    }
+    let now = cx.now();
+    for irq in dev.irqs.iter().filter_map(|irq| now.irqs.get(irq)) {
+        let elsewhere = irq.effective.iter().any(|cpu| !irq.affinity.contains(cpu));
+        // One that was just moved goes with its next interrupt.
+        let settled = cx
+            .windows
+            .iter()
+            .filter_map(|w| w.from?.irqs.get(&irq.irq))
+            .all(|was| (&was.affinity, &was.effective) == (&irq.affinity, &irq.effective));
+        if elsewhere && settled && !irq.affinity.is_empty() {
+            let dir = format!("/proc/irq/{}", irq.irq);
+            let (asked, is) = (look::list(&irq.affinity), look::list(&irq.effective));
+            found = found
+                .is(&dir, "smp_affinity_list", asked.as_str())
+                .is(&dir, "effective_affinity_list", is.as_str())
+                .because(format!("Interrupt {} runs on {is}, not on {asked}.", irq.irq));
+            any = true;
+        }
+    }
+    let what = "Find what it does not go with (`ethtool -k`, an XDP program, the MTU), or take the \
+        setting back.";
+    any.then(|| found.suggest(what).done())
 }

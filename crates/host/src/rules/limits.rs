@@ -116,6 +116,10 @@ limits! {
     irq_packets: 1.5,
     /// Coalescing that an owner who wants latency does not have, in µs.
     coalesce_us: 50.0,
+    /// What it takes to leave an idle state, where latency is the goal, in µs.
+    idle_exit_us: 50.0,
+    /// The share of its time that a processor spends in such states.
+    idle_share: 0.1,
     /// Squeezes of one processor in a second.
     squeeze_per_s: 1.0,
     /// Squeezes of all runs of the softirq.

@@ -21,6 +21,7 @@ mod neigh;
 mod nic;
 mod page;
 mod ports;
+mod power;
 mod qdisc;
 mod queues;
 mod recovery;
@@ -81,10 +82,12 @@ pub enum Check {
     Cpu(fn(&Rule, &Cx<'_>, u32) -> Option<Finding>),
     /// At each network device.
     Dev(fn(&Rule, &Cx<'_>, &Dev) -> Option<Finding>),
+    /// At what the other rules found, when they have.
+    Findings(fn(&Rule, &Cx<'_>, &[Finding]) -> Option<Finding>),
 }
 
 impl Rule {
-    /// What this rule finds; the worst first, with the names of those that are too many to list.
+    /// What this rule finds by itself; the worst first, with the names of those that are too many to list.
     #[must_use]
     pub fn look(&self, cx: &Cx<'_>) -> Vec<Finding> {
         let now = cx.now();
@@ -92,6 +95,7 @@ impl Rule {
             Check::Host(check) => check(self, cx).into_iter().collect(),
             Check::Cpu(check) => now.softnet.keys().filter_map(|c| check(self, cx, *c)).collect(),
             Check::Dev(check) => now.devs.values().filter_map(|d| check(self, cx, d)).collect(),
+            Check::Findings(_) => Vec::new(),
         };
         found.sort_by(|a, b| harm(b).partial_cmp(&harm(a)).unwrap_or(std::cmp::Ordering::Equal));
         let listed = (cx.limits.same as usize).max(1);
@@ -111,6 +115,7 @@ pub const RULES: &[&[Rule]] = &[
     nic::RULES,
     queues::RULES,
     irq::RULES,
+    power::RULES,
     softirq::RULES,
     steer::RULES,
     link::RULES,
@@ -172,6 +177,12 @@ pub fn diagnose(cx: &Cx<'_>) -> Diagnosis {
         };
         key(b).partial_cmp(&key(a)).unwrap_or(std::cmp::Ordering::Equal)
     });
+    let about = all().filter_map(|rule| match rule.check {
+        Check::Findings(check) => check(rule, cx, &findings),
+        _ => None,
+    });
+    let about: Vec<Finding> = about.collect();
+    findings.extend(about);
     Diagnosis { findings, skipped: cx.now().notes.clone() }
 }
 

@@ -1,7 +1,7 @@
 //! NIC, interrupts, links, transmit queues.
 
 use linerate_host::finding::{Risk, Severity};
-use linerate_host::snapshot::{Dev, Feature, Qdisc, Tap};
+use linerate_host::snapshot::{Dev, Feature, IdleState, Policy, Power, Qdisc, Tap};
 use linerate_host::window::Goal;
 
 use crate::build::{Run, WINDOW_S, advises, because, counters, owner, virtual_dev};
@@ -454,4 +454,75 @@ fn r85_a_link_that_became_slower() {
     let run = Run::healthy()
         .with_dev("eth0", |d, n| d.speed_mbps = Some(if n == 0 { 10_000 } else { 1000 }));
     because(&run.only("R85"), "cable");
+}
+
+#[test]
+fn r86_processors_that_save_energy() {
+    let latency = |change: fn(&mut Power, u64)| {
+        let mut run = Run::healthy()
+            .with_dev("eth0", |d, _| d.coalesce.set("adaptive-rx", 0))
+            .each(|s, n| change(&mut s.power, n));
+        run.goal = Goal::Latency;
+        run
+    };
+    let policy = |governor: &str, preference: &str, max_khz: u64| Policy {
+        governor: governor.into(),
+        preference: preference.into(),
+        max_khz: Some(max_khz),
+        able_khz: Some(3_000_000),
+        ..Policy::default()
+    };
+    let slow = latency(|p, _| {
+        p.policies.insert(2, Policy { governor: "powersave".into(), ..Policy::default() });
+    });
+    let found = slow.only("R86");
+    assert_eq!(found.severity, Severity::Info);
+    let path = "/sys/devices/system/cpu/cpufreq/policy2/scaling_governor";
+    advises(&found, &format!("echo performance > {path}"));
+    assert_eq!(found.advice[0].rollback, format!("echo powersave > {path}"));
+    assert_eq!(found.advice[0].risk, Risk::Global);
+    let of = |policy: Policy| {
+        let mut run =
+            latency(|_, _| {}).each(|s, _| _ = s.power.policies.insert(0, policy.clone()));
+        run.goal = Goal::Latency;
+        run
+    };
+    // The driver scales by load, as the preference says.
+    of(policy("powersave", "balance_performance", 3_000_000)).silent();
+    because(&of(policy("powersave", "balance_power", 3_000_000)).only("R86"), "kept low");
+    because(&of(policy("performance", "", 1_500_000)).only("R86"), "kept low");
+    of(policy("schedutil", "", 3_000_000)).silent();
+
+    let asleep = |share: u64, latency_us: u64, disabled: bool| {
+        let mut run = latency(|_, _| {}).each(|s, n| {
+            let source = "/sys/devices/system/cpu/cpu1/cpuidle/state3";
+            let time = 1000 + n * WINDOW_S * share * 10_000;
+            let times = counters(source, &[("time", time)]);
+            let state = IdleState { name: "C6".into(), latency_us, disabled, times };
+            s.power.idle.insert(1, vec![state]);
+        });
+        run.goal = Goal::Latency;
+        run
+    };
+    because(&asleep(60, 133, false).only("R86"), "cpu1 sleeps in C6 for 60 %");
+    asleep(60, 20, false).silent();
+    asleep(5, 133, false).silent();
+    asleep(60, 133, true).silent();
+    // Where throughput is the goal, they may.
+    let mut throughput = asleep(60, 133, false);
+    throughput.goal = Goal::Throughput;
+    throughput.silent();
+}
+
+#[test]
+fn r88_what_was_set_and_is_not_so() {
+    let refused = |name: &'static str| {
+        Run::healthy().with_dev("eth0", |d, _| _ = d.refused.insert(name.into(), true))
+    };
+    let found = refused("rx-gro-hw").only("R88");
+    assert_eq!((found.subject.as_str(), found.severity), ("eth0", Severity::Info));
+    because(&found, "leaves rx-gro-hw off");
+    refused("tx-vlan-stag-hw-insert").silent();
+    let moved = Run::healthy().each(|s, _| s.irqs.get_mut(&101).unwrap().effective = vec![3]);
+    because(&moved.only("R88"), "Interrupt 101 runs on 3, not on 1.");
 }

@@ -92,7 +92,11 @@ fn r40_the_neighbour_table_is_full() {
     assert_eq!(near.only("R40").severity, Severity::Warning);
     let child =
         neigh(Run::healthy(), "table_fulls", 279).each(|s, _| s.host.is_init_netns = Some(false));
-    assert!(child.only("R40").advice[0].what.contains("first network namespace"));
+    let found = child.diagnose();
+    assert_eq!(child.ids(), ["R40", "R84"], "{found:#?}");
+    assert!(found[0].advice[0].what.contains("first network namespace"));
+    because(&found[1], "net.ipv4.neigh.default.gc_thresh3");
+    assert_eq!(found[1].severity, Severity::Info);
 }
 
 #[test]

@@ -53,16 +53,21 @@ pub(crate) fn feature_names(bytes: &[u8]) -> Vec<String> {
 pub fn features(bytes: &[u8], dev: &mut Dev) -> Option<()> {
     let (names, blocks) = strings(bytes)?;
     const MAX: usize = super::FEATURES_MAX as usize;
-    let mut features = BTreeMap::new();
+    let (mut features, mut refused) = (BTreeMap::new(), BTreeMap::new());
     for (bit, name) in names.iter().enumerate().filter(|(_, n)| !n.is_empty()).take(MAX) {
         // Command and count; then for each 32: available, requested, active, never changed.
         let block = 8 + bit / 32 * 16;
         let has = |word: usize| Some(u32_at(blocks, block + word * 4)? & (1 << (bit % 32)) != 0);
-        let (Some(can), Some(on), Some(never)) = (has(0), has(2), has(3)) else { break };
-        features.insert(name.clone(), Feature { on, fixed: !can || never });
+        let (Some(can), Some(wanted)) = (has(0), has(1)) else { break };
+        let (Some(on), Some(never)) = (has(2), has(3)) else { break };
+        let fixed = !can || never;
+        features.insert(name.clone(), Feature { on, fixed });
+        if !fixed && wanted != on {
+            refused.insert(name.clone(), wanted);
+        }
     }
     group(&mut features);
-    dev.features = features;
+    (dev.features, dev.refused) = (features, refused);
     Some(())
 }
 

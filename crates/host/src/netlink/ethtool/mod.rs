@@ -188,15 +188,24 @@ pub(crate) fn feature_names(bytes: &[u8]) -> BTreeMap<u32, String> {
 /// Reads `netlink/ethtool/FEATURES_GET`; `names` are those of the bits.
 pub fn features(bytes: &[u8], names: &BTreeMap<u32, String>, into: &mut Snapshot) {
     const HW: u16 = 2;
+    const WANTED: u16 = 3;
     const ACTIVE: u16 = 4;
     const NOCHANGE: u16 = 5;
     each(bytes, HEADER, into, |dev, inside| {
         let bits = |kind: u16| find(inside, kind).and_then(compact).unwrap_or_default();
         let (can, active, never) = (bits(HW), bits(ACTIVE), bits(NOCHANGE));
+        let wanted = find(inside, WANTED).and_then(compact);
         let mut features = BTreeMap::new();
+        dev.refused.clear();
         for (bit, name) in names {
             let fixed = !has(can, *bit) || has(never, *bit);
-            features.insert(name.clone(), Feature { on: has(active, *bit), fixed });
+            let on = has(active, *bit);
+            features.insert(name.clone(), Feature { on, fixed });
+            if let (Some(wanted), false) = (wanted, fixed)
+                && has(wanted, *bit) != on
+            {
+                dev.refused.insert(name.clone(), !on);
+            }
         }
         group(&mut features);
         dev.features = features;
