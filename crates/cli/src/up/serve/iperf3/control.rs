@@ -19,7 +19,7 @@ use crate::up::serve::{Scratch, Step};
 const RESULTS_MAX: u32 = 1 << 20;
 /// How long a test may go without data, and beyond its time, in nanoseconds.
 const SILENCE: u64 = 120 * SEC;
-const GRACE: u64 = 40 * SEC;
+const GRACE: u64 = 300 * SEC;
 
 /// What is expected from the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

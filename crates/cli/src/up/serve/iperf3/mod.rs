@@ -52,7 +52,7 @@ const STREAMS_MAX: usize = 128;
 /// SYNs of one shard whose number is remembered until they are accepted.
 const KNOCKS_MAX: usize = 1024;
 /// How long a client may take to say what it wants, in nanoseconds.
-const PATIENCE: u64 = 10 * SEC;
+const PATIENCE: u64 = 30 * SEC;
 /// How often a connection looks whether the others have got further, in nanoseconds: while a test
 /// begins, and while it runs.
 const SOON: u64 = MS;
