@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod link;
+pub mod machine;
 mod world;
 
 pub use link::{Link, Lost};
