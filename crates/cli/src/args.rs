@@ -65,6 +65,7 @@ pub enum Command {
     Explain(ExplainArgs),
     Replay(ReplayArgs),
     Capture(CaptureArgs),
+    Whatif(Box<crate::whatif::WhatifArgs>),
     /// Measure, beside peers
     #[command(subcommand)]
     Bench(BenchCommand),

@@ -17,6 +17,7 @@ mod run;
 mod show;
 mod tune;
 mod up;
+mod whatif;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         Command::Explain(args) => explain::main(args),
         Command::Replay(args) => replay::main(args),
         Command::Capture(args) => capture::main(&args),
+        Command::Whatif(args) => whatif::main(&args),
         Command::Completions(args) => pages::completions(&args),
         Command::Man(args) => pages::man(&args),
         Command::Bench(BenchCommand::Run(args)) => bench::run::main(args),

@@ -33,7 +33,7 @@ use linerate_dev::drive::{Drive, VirtualClock};
 
 pub use latency::Latency;
 pub use meter::Costs;
-pub use real::{learn, saturate};
+pub use real::{learn, real};
 pub use source::Arrivals;
 
 use meter::Meter;

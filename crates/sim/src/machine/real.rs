@@ -31,17 +31,24 @@ pub(super) fn steps(ns: f64) -> u64 {
     (ns * N as f64 / least.min().unwrap_or(1).max(1) as f64) as u64
 }
 
-/// The first processor of a machine, with the queues and the load that are its own.
-fn processor(spec: &Spec, app: f64) -> Result<(Drive, super::Reader, Vec<Source>), SpecError> {
+/// A processor of a machine, with the queues and the load that are its own.
+fn processor(
+    spec: &Spec,
+    cpu: usize,
+    app: f64,
+) -> Result<(Drive, super::Reader, Vec<Source>), SpecError> {
     spec.check()?;
     let flows = Flows::new(spec);
-    let mut drive = Drive::new(shard(spec, 0)?)?;
+    let mut drive = Drive::new(shard(spec, cpu)?)?;
     // The loop polls, so that it never sleeps: its time would stand still.
     let busy = drive.shard.set_knob("net.core.busy_poll", "1000000");
     busy.map_err(|e| SpecError::Knob("net.core.busy_poll".to_owned(), e.to_string()))?;
-    let mine = (0..spec.queues).filter(|q| q % spec.cpus == 0);
+    let mine = (0..spec.queues).filter(|q| q % spec.cpus == cpu);
     let sources = mine.map(|queue| Source::new(spec, &flows, queue, Clock::Thread));
-    let sources = sources.collect::<io::Result<Vec<_>>>()?;
+    let mut sources = sources.collect::<io::Result<Vec<_>>>()?;
+    if sources.is_empty() {
+        sources.push(Source::silent(spec, cpu, Clock::Thread)?);
+    }
     let reader = attach(&mut drive, &sources, Clock::Thread, app)?;
     Ok((drive, reader, sources))
 }
@@ -65,12 +72,13 @@ fn turns(drive: &mut Drive, app: &mut super::Reader, ns: u64) -> io::Result<()> 
     Ok(())
 }
 
-/// Runs the first processor of the machine for real, with the load that is its own.
+/// Runs processor `cpu` of the machine for real, with the load that is its own. It polls and never
+/// sleeps; packets that `rps_cpus` would send elsewhere stay here.
 ///
 /// # Errors
 /// The machine can not be.
-pub fn saturate(spec: &Spec) -> Result<Outcome, SpecError> {
-    let (mut drive, mut app, sources) = processor(spec, spec.costs.app)?;
+pub fn real(spec: &Spec, cpu: usize) -> Result<Outcome, SpecError> {
+    let (mut drive, mut app, sources) = processor(spec, cpu, spec.costs.app)?;
     turns(&mut drive, &mut app, spec.warm)?;
     let before = reading(&drive, &app, &sources);
     app.latency = super::Latency::default();
@@ -99,7 +107,7 @@ pub fn saturate(spec: &Spec) -> Result<Outcome, SpecError> {
 /// # Errors
 /// The machine can not be.
 pub fn learn(spec: &Spec) -> Result<Costs, SpecError> {
-    let (mut drive, mut app, sources) = processor(spec, 0.0)?;
+    let (mut drive, mut app, sources) = processor(spec, 0, 0.0)?;
     sources.iter().for_each(Source::keep_full);
     turns(&mut drive, &mut app, spec.time / 4)?;
     let counts = Arc::clone(&drive.shard.net.counts);
@@ -137,7 +145,7 @@ pub fn learn(spec: &Spec) -> Result<Costs, SpecError> {
 
 /// Nanoseconds of a turn that finds nothing.
 fn empty_turn(spec: &Spec) -> Result<f64, SpecError> {
-    let (mut drive, mut app, _) = processor(&Spec { pps: 1.0, ..spec.clone() }, 0.0)?;
+    let (mut drive, mut app, _) = processor(&Spec { pps: 1.0, ..spec.clone() }, 0, 0.0)?;
     const TURNS: u64 = 20_000;
     (0..TURNS / 10).try_for_each(|_| drive.turn(&mut app))?;
     let begun = thread_ns();
