@@ -72,6 +72,9 @@ pub struct WhatifArgs {
     /// Write a page with pictures to this file
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
+    /// Write the pictures alone to this file
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
 }
 
 /// Queues and ring of a card.

@@ -59,9 +59,12 @@ fn run(args: &WhatifArgs) -> Result<ExitCode, String> {
         Some(sweep) => sweep_all(&spec, sweep)?,
     };
     progress("");
-    if let Some(path) = &args.html {
-        let page = page::page(args, &answers);
-        std::fs::write(path, page).map_err(|e| format!("{}: {e}", path.display()))?;
+    let pages: [(_, fn(&WhatifArgs, &[Answer]) -> String); 2] =
+        [(&args.html, page::page), (&args.svg, page::svg)];
+    for (path, draw) in pages {
+        let Some(path) = path else { continue };
+        let text = draw(args, &answers);
+        std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))?;
     }
     if args.json {
         crate::print_json(&text::json(args, &answers));

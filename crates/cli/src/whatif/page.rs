@@ -18,6 +18,59 @@ const RIGHT: f64 = 700.0;
 const TOP: f64 = 16.0;
 const BOTTOM: f64 = 180.0;
 
+/// What is drawn: title, values, colour.
+type Plot = (&'static str, Vec<f64>, &'static str);
+
+/// Title of the axis below, names below the columns, and the pictures.
+fn plots(args: &WhatifArgs, answers: &[Answer]) -> (String, Vec<String>, Vec<Plot>) {
+    let Some(sweep) = &args.sweep else {
+        let busy: Vec<f64> = answers[0].outcome.busy.iter().map(|b| b * 100.0).collect();
+        let names = (0..busy.len()).map(|c| c.to_string()).collect();
+        return (
+            "cpu".to_owned(),
+            names,
+            vec![("work of each processor, percent", busy, "#b7791f")],
+        );
+    };
+    let names = answers.iter().map(|a| a.value.clone().unwrap_or_default()).collect();
+    let of = |f: &dyn Fn(&Answer) -> f64| answers.iter().map(f).collect::<Vec<f64>>();
+    let plots = vec![
+        ("delivered, packets a second", of(&|a| per_s(&a.spec, a.outcome.delivered)), "#1e6f8e"),
+        ("lost, percent", of(&|a| a.outcome.lost() * 100.0), "#c0392b"),
+        (
+            "latency, 99 of 100, µs",
+            of(&|a| a.outcome.latency.percentile(0.99) as f64 / 1e3),
+            "#7d5ba6",
+        ),
+        ("the busiest processor, percent", of(&|a| busiest(&a.outcome) * 100.0), "#b7791f"),
+    ];
+    (sweep.what.clone(), names, plots)
+}
+
+/// The pictures alone, as one SVG.
+pub fn svg(args: &WhatifArgs, answers: &[Answer]) -> String {
+    let (what, names, plots) = plots(args, answers);
+    let height = (H + 30.0) * plots.len() as f64;
+    let mut out = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {W} {height}\" width=\"{W}\" \
+         font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n"
+    );
+    for (at, (title, values, colour)) in plots.iter().enumerate() {
+        let top = (H + 30.0) * at as f64;
+        let _ = writeln!(
+            out,
+            "<text x=\"{LEFT}\" y=\"{:.0}\" font-size=\"14\">{}</text><g transform=\"translate(0 {:.0})\">",
+            top + 20.0,
+            esc(title),
+            top + 28.0
+        );
+        columns(&mut out, &what, &names, values, colour);
+        out.push_str("</g>\n");
+    }
+    out.push_str("</svg>\n");
+    out
+}
+
 /// The page.
 pub fn page(args: &WhatifArgs, answers: &[Answer]) -> String {
     let mut out = format!(
@@ -25,53 +78,34 @@ pub fn page(args: &WhatifArgs, answers: &[Answer]) -> String {
          <style>{STYLE}</style></head>\n<body><h1>What if</h1>\n<pre>{}</pre>\n",
         esc(&machine(&answers[0].spec))
     );
-    if let Some(sweep) = &args.sweep {
-        let names: Vec<&str> =
-            answers.iter().map(|a| a.value.as_deref().unwrap_or_default()).collect();
-        let of = |f: &dyn Fn(&Answer) -> f64| answers.iter().map(f).collect::<Vec<f64>>();
-        let plots = [
-            (
-                "delivered, packets a second",
-                of(&|a| per_s(&a.spec, a.outcome.delivered)),
-                "#1e6f8e",
-            ),
-            ("lost, percent", of(&|a| a.outcome.lost() * 100.0), "#c0392b"),
-            (
-                "latency, 99 of 100, µs",
-                of(&|a| a.outcome.latency.percentile(0.99) as f64 / 1e3),
-                "#7d5ba6",
-            ),
-            ("the busiest processor, percent", of(&|a| busiest(&a.outcome) * 100.0), "#b7791f"),
-        ];
-        for (title, values, colour) in plots {
-            plot(&mut out, title, &sweep.what, &names, &values, colour);
+    let (what, names, plots) = plots(args, answers);
+    for (title, values, colour) in plots {
+        let title = esc(title);
+        let _ = writeln!(
+            out,
+            "<h2>{title}</h2>\n<svg viewBox=\"0 0 {W} {H}\" width=\"{W}\" role=\"img\" aria-label=\"{title}\">"
+        );
+        columns(&mut out, &what, &names, &values, colour);
+        out.push_str("</svg>\n");
+    }
+    match &args.sweep {
+        Some(sweep) => rows(&mut out, &sweep.what, answers),
+        None => {
+            let _ = writeln!(out, "<pre>{}</pre>", esc(&super::text::one(&answers[0])));
         }
-        rows(&mut out, &sweep.what, answers);
-    } else {
-        let outcome = &answers[0].outcome;
-        let names: Vec<String> = (0..outcome.busy.len()).map(|c| c.to_string()).collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let busy: Vec<f64> = outcome.busy.iter().map(|b| b * 100.0).collect();
-        plot(&mut out, "work of each processor, percent", "cpu", &names, &busy, "#b7791f");
-        let _ = writeln!(out, "<pre>{}</pre>", esc(&super::text::one(&answers[0])));
     }
     out.push_str("</body></html>\n");
     out
 }
 
 /// Columns, with the value over each.
-fn plot(out: &mut String, title: &str, what: &str, names: &[&str], values: &[f64], colour: &str) {
+fn columns(out: &mut String, what: &str, names: &[String], values: &[f64], colour: &str) {
     let most = values.iter().copied().fold(0.0, f64::max);
     let top = if most > 0.0 { most * 1.1 } else { 1.0 };
     let y = |v: f64| BOTTOM - v / top * (BOTTOM - TOP);
     let step = (RIGHT - LEFT) / names.len() as f64;
-    let _ = writeln!(
-        out,
-        "<h2>{}</h2>\n<svg viewBox=\"0 0 {W} {H}\" width=\"{W}\" role=\"img\" aria-label=\"{}\">\
-         <path d=\"M{LEFT} {TOP}V{BOTTOM}H{RIGHT}\" fill=\"none\" stroke=\"#444\"/>",
-        esc(title),
-        esc(title)
-    );
+    let _ =
+        writeln!(out, "<path d=\"M{LEFT} {TOP}V{BOTTOM}H{RIGHT}\" fill=\"none\" stroke=\"#444\"/>");
     for part in [0.5, 1.0] {
         let v = most * part;
         let _ = writeln!(
@@ -102,7 +136,7 @@ fn plot(out: &mut String, title: &str, what: &str, names: &[&str], values: &[f64
     }
     let _ = writeln!(
         out,
-        "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text></svg>",
+        "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
         (LEFT + RIGHT) / 2.0,
         BOTTOM + 34.0,
         esc(what)

@@ -61,4 +61,6 @@ fn answers_are_shown_in_every_form() {
     let page = page::page(&asked, &answers);
     assert!(page.matches("<svg").count() == 4 && page.ends_with("</html>\n"));
     assert!(!page.contains("http"), "nothing is loaded from elsewhere");
+    let svg = page::svg(&asked, &answers);
+    assert!(svg.matches("<g ").count() == 4 && svg.ends_with("</svg>\n"), "{svg}");
 }
