@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use linerate_core::table::Knobs;
@@ -190,10 +191,11 @@ Examples:
   linerate show --host softnet
   linerate show --host path --name curl-4711
   linerate show --host drops --netns web
+  linerate show --host latency --for 5s
   linerate show --host qdisc --from host.lrec
 
 With --host: path, softnet, softirqs, dev, rings, channels, coalesce, irqs, rss, rps, xps, qdisc, snmp,
-snmp6, netstat, sockstat, statistics, sockets, drops, knobs.")]
+snmp6, netstat, sockstat, statistics, sockets, drops, latency, knobs.")]
 pub struct ShowArgs {
     /// What to look at
     #[arg(value_enum)]
@@ -210,6 +212,11 @@ pub struct ShowArgs {
     /// With --host: of another network namespace: a name of `ip netns`, a process number, or a path
     #[arg(long, value_name = "NAME|PID|PATH", requires = "host", conflicts_with = "from")]
     pub netns: Option<String>,
+    /// With --host: how long to look at what is counted over a time: drops, path, latency [default: 2s;
+    /// latency: 5s]
+    #[arg(long = "for", value_name = "TIME", requires = "host", conflicts_with = "from",
+          value_parser = crate::doctor::args::duration)]
+    pub period: Option<Duration>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -270,6 +277,8 @@ pub enum What {
     Irqs,
     /// Queues of the devices' way out, as tc -s qdisc; with --host alone
     Qdisc,
+    /// How long softirqs, polls and packets between stages take, by probes; with --host alone
+    Latency,
     /// Drops by reason, with the knob that governs each
     Drops,
     /// Every knob with value, default and source

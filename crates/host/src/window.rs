@@ -284,6 +284,18 @@ impl<'a> Window<'a> {
         Some(all)
     }
 
+    /// The same of all whose names begin so, without that part of the name; those that are empty are
+    /// left out.
+    #[must_use]
+    pub fn measured_as(&self, begin: &str, cpu: Option<u32>) -> Vec<(&'a str, Hist)> {
+        let names = self.to.measured.iter().flat_map(|all| all.hists.keys());
+        let of = |name: &'a String| {
+            let rest = name.strip_prefix(begin)?;
+            self.measured(name, cpu).filter(|hist| !hist.is_empty()).map(|hist| (rest, hist))
+        };
+        names.filter_map(of).collect()
+    }
+
     /// The share of its time that a processor spent on `what` (user, system, softirq, idle, steal,
     /// ...) of `/proc/stat`, 0 to 1.
     #[must_use]

@@ -18,6 +18,7 @@ Examples:
   linerate doctor
   linerate doctor --for 60s --goal latency --html report.html
   linerate doctor --json | jq '.findings[] | {id, title, severity}'
+  linerate doctor --probes --goal latency
   linerate doctor --netns web
   linerate doctor --name curl-4711
   linerate doctor --from host.lrec
@@ -50,6 +51,10 @@ pub struct DoctorArgs {
     /// Set a threshold of the rules; repeatable (`linerate explain limits` lists them)
     #[arg(long, value_name = "NAME=VALUE", value_parser = limit)]
     pub limit: Vec<Limit>,
+    /// Measure how long softirqs, polls and packets between stages take as well, by programs of ours in
+    /// the kernel: some 0.1 to 0.3 µs for each packet; needs root
+    #[arg(long, conflicts_with_all = ["from", "name"])]
+    pub probes: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -89,6 +94,10 @@ pub struct RecordArgs {
     /// are dropped, and needs root
     #[arg(long)]
     pub reasons: bool,
+    /// Measure how long softirqs, polls and packets between stages take, and record that as well; costs
+    /// each packet some 0.1 to 0.3 µs, and needs root
+    #[arg(long)]
+    pub probes: bool,
     /// Look from another network namespace: a name of `ip netns`, the number of a process, or a path
     #[arg(long, value_name = "NAME|PID|PATH")]
     pub netns: Option<String>,

@@ -10,6 +10,7 @@ pub mod args;
 pub mod explain;
 mod html;
 mod instance;
+mod latency;
 mod names;
 pub mod path;
 pub mod reading;

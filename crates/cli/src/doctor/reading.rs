@@ -48,6 +48,9 @@ impl Reading {
     pub fn live(args: &DoctorArgs) -> Result<Reading, String> {
         let mut source = live(args.netns.as_deref())?;
         let mut collector = Collector::new(Tier::Full);
+        if args.probes {
+            collector = collector.with_probes();
+        }
         let snapshots = watch(args, || Ok(collect(&mut collector, &mut source, true)))?;
         Ok(Reading::of(origin(args.netns.as_deref()), snapshots))
     }

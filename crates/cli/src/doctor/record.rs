@@ -35,7 +35,9 @@ fn record(args: &RecordArgs) -> Result<(), (u8, String)> {
     let writer = Writer::open(&args.output).map_err(failed)?;
     let first = writer.bytes();
     let reasons = args.reasons;
-    let mut run = Recording { source, writer, collectors: collectors(), reasons, moments: 0 };
+    let probes = args.probes;
+    let collectors = asking(probes);
+    let mut run = Recording { source, writer, collectors, reasons, probes, moments: 0 };
     let begin = Instant::now();
     let (mut next_full, mut synced) = (begin, begin);
     let mut over = false;
@@ -70,12 +72,19 @@ fn record(args: &RecordArgs) -> Result<(), (u8, String)> {
     Ok(())
 }
 
+/// One for each tier; what probes measure is part of a full reading.
+fn asking(probes: bool) -> [Collector; 2] {
+    let [basic, full] = collectors();
+    [basic, if probes { full.with_probes() } else { full }]
+}
+
 /// A record in the making.
 struct Recording {
     source: Live,
     writer: Writer,
     collectors: [Collector; 2],
     reasons: bool,
+    probes: bool,
     moments: u64,
 }
 
@@ -83,7 +92,7 @@ impl Recording {
     fn moment(&mut self, full: bool) -> std::io::Result<Snapshot> {
         let anew = self.writer.begins_anew();
         if anew {
-            self.collectors = collectors();
+            self.collectors = asking(self.probes);
         }
         let mut tee = Tee::new(&mut self.source);
         let collector = &mut self.collectors[usize::from(full)];

@@ -14,13 +14,15 @@ use super::instance::Instance;
 use super::path::{Stop, View, journey};
 use super::reading::{Reading, Signals, collect, live};
 use super::text::{clean, rate};
-use super::{UNREADABLE, is_empty};
+use super::{UNREADABLE, is_empty, latency};
 use crate::args::{ShowArgs, What};
 use crate::report::grouped;
 use crate::{print, print_json};
 
 /// How long drops and the path are watched.
 const WATCH: Duration = Duration::from_secs(2);
+/// How long times are measured.
+const LATENCY: Duration = Duration::from_secs(5);
 
 /// `linerate show --host`.
 pub fn main(args: &ShowArgs) -> ExitCode {
@@ -43,7 +45,7 @@ fn show(args: &ShowArgs) -> Result<(), String> {
     }
     let snapshots = match &args.from {
         Some(path) => Reading::of_path(path)?.snapshots,
-        None => now(args.netns.as_deref(), what)?,
+        None => now(args)?,
     };
     let s = snapshots.last().expect("a reading has a moment at least");
     if is_empty(s) {
@@ -70,7 +72,7 @@ fn show(args: &ShowArgs) -> Result<(), String> {
 fn side_by_side(args: &ShowArgs, name: &str) -> Result<(), String> {
     let mut instance = Instance::connect(name)?;
     let ours = instance.read()?;
-    let hosts = now(args.netns.as_deref(), What::Path)?;
+    let hosts = now(args)?;
     let (ours, hosts) = ([ours, instance.read()?], [&hosts[0], &hosts[1]]);
     let stops = |from, to| journey(&View::new(Window { from: Some(from), to }, None));
     let (host, stack) = (stops(hosts[0], hosts[1]), stops(&ours[0], &ours[1]));
@@ -140,14 +142,21 @@ fn path(w: &Window<'_>) -> String {
     table.text()
 }
 
-/// One reading; two of them for what is a rate.
-fn now(netns: Option<&str>, what: What) -> Result<Vec<Snapshot>, String> {
-    let mut source = live(netns)?;
+/// One reading; two of them for what is counted over a time.
+fn now(args: &ShowArgs) -> Result<Vec<Snapshot>, String> {
+    let mut source = live(args.netns.as_deref())?;
     let mut collector = Collector::new(Tier::Full);
-    let drops = matches!(what, What::Drops | What::Path);
+    let drops = matches!(args.what, What::Drops | What::Path);
+    let period = match args.what {
+        What::Latency => {
+            collector = collector.with_probes();
+            LATENCY
+        }
+        _ => WATCH,
+    };
     let mut snapshots = vec![collect(&mut collector, &mut source, drops)];
-    if drops {
-        Signals::take()?.wait(Instant::now() + WATCH);
+    if drops || args.what == What::Latency {
+        Signals::take()?.wait(Instant::now() + args.period.unwrap_or(period));
         snapshots.push(collect(&mut collector, &mut source, drops));
     }
     Ok(snapshots)
@@ -155,25 +164,25 @@ fn now(netns: Option<&str>, what: What) -> Result<Vec<Snapshot>, String> {
 
 fn not_of_the_host() -> String {
     "--host shows path, softnet, softirqs, dev, rings, channels, coalesce, irqs, rss, rps, xps, qdisc, snmp, \
-     snmp6, netstat, sockstat, statistics, sockets, drops and knobs"
+     snmp6, netstat, sockstat, statistics, sockets, drops, latency and knobs"
         .to_owned()
 }
 
 /// A table: columns as wide as what is in them, numbers to the right.
-struct Table {
+pub(super) struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    fn new(heads: &[&str]) -> Table {
+    pub(super) fn new(heads: &[&str]) -> Table {
         Table { rows: vec![heads.iter().map(|h| (*h).to_owned()).collect()] }
     }
 
-    fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows.push(cells.into_iter().map(|c| clean(&c)).collect());
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let cell = |row: &Vec<String>, i: usize| row.get(i).map_or(0, |c| c.chars().count());
         let widths: Vec<usize> =
@@ -275,6 +284,7 @@ fn as_text(what: What, w: &Window<'_>) -> String {
         What::Statistics => statistics(s),
         What::Sockets => sockets(s),
         What::Drops => drops(w),
+        What::Latency => latency::text(w),
         What::Knobs => {
             clean(&s.sysctls.iter().map(|(k, v)| format!("{k} = {v}\n")).collect::<String>())
         }
@@ -552,6 +562,7 @@ fn as_json(what: What, w: &Window<'_>) -> Option<Value> {
         What::Drops => json!({
             "secs": w.secs(), "lifetime": w.is_lifetime(), "ledger": ledger::of(w), "reasons": s.drops,
         }),
+        What::Latency => latency::json(w),
         What::Knobs => json!({ "sysctls": s.sysctls }),
         _ => return None,
     })

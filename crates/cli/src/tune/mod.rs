@@ -63,6 +63,7 @@ impl Look {
             netns: args.place.netns.clone(),
             name: None,
             limit: Vec::new(),
+            probes: false,
             json: false,
             html: None,
         })?;

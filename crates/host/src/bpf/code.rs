@@ -35,12 +35,17 @@ const MIDDLE: i16 = 16;
 
 /// Slots of `socks`.
 pub const SOCKS: u32 = 1 << SOCK_BITS;
-const SOCK_BITS: i32 = 10;
-/// The socket, its packet, the packets before that.
-pub const SOCK_SIZE: usize = 24;
+const SOCK_BITS: i32 = 12;
+/// The socket, and how often somebody has read from it.
+pub const SOCK_SIZE: usize = 16;
 const SOCK: i16 = 0;
-const FOLLOWED: i16 = 8;
-const BEFORE: i16 = 16;
+const READS: i16 = 8;
+
+/// Of `turns`, which has as many slots as `rx`: the socket, by which of its reads a packet will come,
+/// the packet.
+pub const TURN_SIZE: usize = 24;
+const TURN: i16 = 8;
+const FOLLOWED: i16 = 16;
 
 /// A histogram in `hists`: sum, largest, buckets.
 pub const HIST_SIZE: usize = 16 + 8 * BUCKETS;
@@ -138,8 +143,9 @@ pub struct Maps {
     pub given: Map,
     pub rx: Map,
     pub tx: Map,
-    /// The packet that is followed of a socket, and how many are to be read before it.
+    /// Readers of UDP sockets, and the packets that they will come to.
     pub socks: Map,
+    pub turns: Map,
 }
 
 /// What the programs are made for.
@@ -167,6 +173,7 @@ const KEY: i16 = -4;
 const NAME: i16 = -32;
 const NUMBER: i16 = -40;
 const SOCKET: i16 = -48;
+const AT: i16 = -56;
 
 impl Program {
     fn new() -> Program {
@@ -268,6 +275,11 @@ impl Program {
     /// R0 = the slot of `table` in which that address would be.
     fn slot_of(&mut self, address: Reg, table: &Map, bits: i32) {
         self.asm.op32_reg(Op::Mov, R1, address);
+        self.slot_by(table, bits);
+    }
+
+    /// R0 = the slot of `table` that R1 leads to.
+    fn slot_by(&mut self, table: &Map, bits: i32) {
         // Knuth's multiplicative hash: the upper bits of the product depend on all bits.
         self.asm.op32(Op::Mul, R1, 0x9e37_79b1_u32.cast_signed());
         self.asm.op32(Op::Rsh, R1, 32 - bits);
@@ -570,7 +582,7 @@ impl Code<'_> {
     }
 
     /// `sk_data_ready(sk)`, where the entries of functions are not to be had: the last packet of a UDP
-    /// socket's queue has just come. How many the reader will take before it says when it is read.
+    /// socket's queue has just come. How many are before it says which of the reads to come will give it.
     pub fn udp_ready(&self) -> Vec<Insn> {
         const IPPROTO_UDP: i32 = 17;
         let (mut p, udp) = (Program::new(), &self.udp);
@@ -586,22 +598,38 @@ impl Code<'_> {
         p.slot_of(R7, &self.maps.socks, SOCK_BITS);
         p.mov(R8, R0);
         p.asm.load(Size::DW, R1, R8, SOCK);
-        // One packet of a socket at a time.
-        p.asm.jump_if_reg(If::Eq, R1, R7, p.end);
+        let known = p.asm.label();
+        p.asm.jump_if_reg(If::Eq, R1, R7, known);
+        p.asm.store_imm(Size::DW, R8, READS, 0);
+        p.mov(R1, R7);
+        p.asm.atomic(Atomic::Xchg, Size::DW, R8, SOCK, R1);
+        p.asm.bind(known);
         p.mov(R1, R7);
         p.asm.op(Op::Mov, R2, udp.udp_sock.cast_signed());
         p.asm.call_kernel(udp.cast);
+        // Those before it: what the reader has put aside, and the queue without its last.
         p.asm.load(Size::W, R9, R0, udp.aside);
         p.asm.load(Size::W, R1, R7, udp.queued);
         // The reader may have taken all of them meanwhile.
         p.asm.jump_if(If::Eq, R1, 0, p.end);
         p.asm.op_reg(Op::Add, R9, R1);
-        p.asm.op(Op::Sub, R9, 1);
-        p.asm.store_imm(Size::DW, R8, SOCK, 0);
-        p.asm.store(Size::DW, R8, FOLLOWED, R6);
-        p.asm.store(Size::DW, R8, BEFORE, R9);
-        p.asm.atomic(Atomic::Xchg, Size::DW, R8, SOCK, R7);
+        p.asm.load(Size::DW, R1, R8, READS);
+        p.asm.op_reg(Op::Add, R9, R1);
+        p.asm.store(Size::DW, R10, AT, R9);
+        self.turn(&mut p);
+        p.asm.store_imm(Size::DW, R0, SOCK, 0);
+        p.asm.store(Size::DW, R0, FOLLOWED, R6);
+        p.asm.store(Size::DW, R0, TURN, R9);
+        p.asm.atomic(Atomic::Xchg, Size::DW, R0, SOCK, R7);
         p.finish()
+    }
+
+    /// R0 = the slot for the packet of the socket in R7 that the read whose number is at [`AT`] gives.
+    fn turn(&self, p: &mut Program) {
+        p.asm.load(Size::DW, R2, R10, AT);
+        p.asm.op32_reg(Op::Mov, R1, R7);
+        p.asm.op32_reg(Op::Add, R1, R2);
+        p.slot_by(&self.maps.turns, SLOT_BITS);
     }
 
     /// `sock_recv_length(sk, ret, flags)`: somebody has read from a socket.
@@ -618,15 +646,18 @@ impl Code<'_> {
         p.slot_of(R7, &self.maps.socks, SOCK_BITS);
         p.asm.load(Size::DW, R1, R0, SOCK);
         p.asm.jump_if_reg(If::Ne, R1, R7, p.end);
-        p.asm.load(Size::DW, R1, R0, BEFORE);
-        let this = p.asm.label();
-        p.asm.jump_if(If::Eq, R1, 0, this);
-        p.asm.op(Op::Sub, R1, 1);
-        p.asm.store(Size::DW, R0, BEFORE, R1);
-        p.asm.jump(p.end);
-        p.asm.bind(this);
-        p.asm.load(Size::DW, R6, R0, FOLLOWED);
+        p.asm.load(Size::DW, R1, R0, READS);
+        p.asm.op(Op::Add, R1, 1);
+        p.asm.store(Size::DW, R0, READS, R1);
+        p.asm.store(Size::DW, R10, AT, R1);
+        self.turn(&mut p);
+        p.asm.load(Size::DW, R1, R0, SOCK);
+        p.asm.jump_if_reg(If::Ne, R1, R7, p.end);
+        p.asm.load(Size::DW, R1, R0, TURN);
+        p.asm.load(Size::DW, R2, R10, AT);
+        p.asm.jump_if_reg(If::Ne, R1, R2, p.end);
         p.asm.store_imm(Size::DW, R0, SOCK, 0);
+        p.asm.load(Size::DW, R6, R0, FOLLOWED);
         p.slot(&self.maps.rx);
         p.is_followed();
         p.mov(R7, R0);

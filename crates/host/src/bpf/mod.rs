@@ -15,7 +15,7 @@ use linerate_bpf::sys::{LoadError, Map, MapKind, ProgInfo, TraceKind, Tracing};
 use self::btf::{Btf, Kind};
 use self::code::{
     Code, Fields, HIST_SIZE, HISTS, Maps, NAME_SIZE, NAMES_MAX, Place, SLOT_SIZE, SLOTS, SOCK_SIZE,
-    SOCKS, STATE_SIZE, UdpFields, VECTORS_MAX,
+    SOCKS, STATE_SIZE, TURN_SIZE, UdpFields, VECTORS_MAX,
 };
 
 pub use read::parse;
@@ -343,6 +343,7 @@ fn maps() -> io::Result<Maps> {
         rx: Map::create(MapKind::Array, "lr_rx", 4, SLOT_SIZE, SLOTS)?,
         tx: Map::create(MapKind::Array, "lr_tx", 4, SLOT_SIZE, SLOTS)?,
         socks: Map::create(MapKind::Array, "lr_socks", 4, SOCK_SIZE, SOCKS)?,
+        turns: Map::create(MapKind::Array, "lr_turns", 4, TURN_SIZE, SLOTS)?,
     })
 }
 

@@ -126,6 +126,10 @@ limits! {
     squeeze_share: 0.02,
     /// What a packet costs at most in softirq, in µs.
     packet_us: 20.0,
+    /// What NET_RX waits at least, one time in a hundred, to be late, in ms.
+    softirq_late_ms: 4.0,
+    /// What a packet needs at least to its reader, one in a hundred, to be late, in ms.
+    reader_late_ms: 50.0,
     /// Packets of TCP in a second from where on it pays to merge them.
     gro_pps: 20_000.0,
     /// Packets that became one by GRO, on average.

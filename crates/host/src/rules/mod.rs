@@ -30,6 +30,7 @@ mod sctp;
 mod softirq;
 mod steer;
 mod tcp;
+mod times;
 mod tx;
 mod udp;
 mod upper;
@@ -135,6 +136,7 @@ pub const RULES: &[&[Rule]] = &[
     qdisc::RULES,
     tx::RULES,
     host::RULES,
+    times::RULES,
 ];
 
 /// What the doctor says.

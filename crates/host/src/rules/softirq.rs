@@ -2,8 +2,9 @@
 
 use linerate_core::table::Stage;
 
+use super::found::Found;
 use super::look::{self, by, ethtool, rate};
-use super::{Check, Rule};
+use super::{Check, Rule, times};
 use crate::finding::{Finding, Risk};
 use crate::snapshot::Dev;
 use crate::window::{Cx, Sum, Window};
@@ -62,7 +63,8 @@ pub(super) const RULES: &[Rule] = &[
         causes: "A packet is dear: long lists of rules, or a program at a hook. Or the processor \
             was taken away meanwhile: stolen time of a virtual machine (`steal`).",
         advice: "Fewer rules for each packet: sets, early acceptance of known connections. A \
-            longer time only moves the problem.",
+            longer time only moves the problem. With probes it is said whether one poll is long or \
+            many are.",
         traps: "The limit is counted in ticks: at 250 ticks in a second, 5000 and 8000 µs are the \
             same. A larger `netdev_budget` has no effect here.",
         cites: &["net/core/dev.c net_rx_action", "measured: 40 000 rules, 36 squeezes, no drop"],
@@ -275,6 +277,7 @@ fn squeeze_time(rule: &Rule, cx: &Cx<'_>, cpu: u32) -> Option<Finding> {
             .because("The hypervisor takes the processor away in the middle of a run.")
             .suggest("Give the virtual machine processors of its own.")
     } else {
+        let found = polls(found, cx, cpu);
         let cost =
             cost_us(cx, cpu).map_or(String::new(), |us| format!(" A packet costs {us:.1} µs."));
         found
@@ -292,6 +295,21 @@ fn squeeze_time(rule: &Rule, cx: &Cx<'_>, cpu: u32) -> Option<Finding> {
             )
     };
     Some(found.done())
+}
+
+/// Whether one poll is long, or many are, if probes measured it.
+fn polls<'c, 'a>(found: Found<'c, 'a>, cx: &'c Cx<'a>, cpu: u32) -> Found<'c, 'a> {
+    let all = cx.whole().measured_as("poll/", Some(cpu));
+    let Some((dev, longest)) = all.iter().max_by_key(|(_, hist)| hist.max) else { return found };
+    let usecs = cx.now().sysctl("net.core.netdev_budget_usecs").filter(|n| *n > 0).unwrap_or(2000);
+    let half = usecs.unsigned_abs() * 1000 / 2;
+    let source = format!("{} poll/{dev} cpu{cpu}", crate::bpf::NAME);
+    let (p99, max) = (times::span(longest.quantile(0.99)), times::span(longest.max));
+    let found = found.is(&source, "p99", p99).is(&source, "max", max.as_str());
+    match longest.max >= half {
+        true => found.because(format!("One poll of {dev} takes up to {max}.")),
+        false => found.because(format!("No poll takes more than {max}: they are many.")),
+    }
 }
 
 /// What a packet costs in softirq, in µs, if there were enough to say so.

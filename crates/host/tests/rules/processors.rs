@@ -1,7 +1,9 @@
 //! softirq, backlog, steering.
 
+use linerate_host::bpf::hist::Hist;
 use linerate_host::finding::Severity;
-use linerate_host::snapshot::{Dev, Feature};
+use linerate_host::snapshot::{Dev, Feature, Measured};
+use linerate_host::window::Goal;
 
 use crate::build::{Run, advises, because, virtual_dev};
 
@@ -221,4 +223,79 @@ fn r37_dear_packets() {
     let found = run.only("R37");
     because(&found, "47 µs");
     all_idle(Run::healthy()).softirq(3, 0.4).softnet(3, "processed", 1000).silent();
+}
+
+/// What probes measured: in each window so many values of a histogram, on a processor.
+fn measured(run: Run, name: &str, cpu: u32, values: &[u64]) -> Run {
+    run.each(|s, n| {
+        let mut hist = Hist::default();
+        (0..n).for_each(|_| values.iter().for_each(|v| hist.add(*v)));
+        let all = s.measured.get_or_insert_with(|| Measured { sample: 1, ..Measured::default() });
+        all.hists.entry(name.into()).or_default().insert(cpu, hist);
+    })
+}
+
+#[test]
+fn r90_another_softirq_runs_before() {
+    let late = [&[20_000; 95][..], &[9_000_000; 5]].concat();
+    let run = measured(all_idle(Run::healthy()), "delay/NET_RX", 2, &late);
+    let run = measured(run, "softirq/RCU", 2, &[8_000_000]);
+    let run = measured(run, "softirq/NET_RX", 2, &[9_000_000]);
+    let found = run.only("R90");
+    assert_eq!((found.subject.as_str(), found.severity), ("cpu2", Severity::Warning));
+    because(&found, "RCU runs before it");
+    assert!(found.evidence.iter().any(|e| e.source == "bpf/probes delay/NET_RX cpu2"));
+}
+
+#[test]
+fn r90_a_full_processor_waits_for_ksoftirqd() {
+    let run = all_idle(Run::healthy()).softirq(1, 0.97);
+    let found = measured(run, "delay/NET_RX", 1, &[9_000_000; 60]).diagnose();
+    let found = found.iter().find(|f| f.id == "R90").unwrap();
+    because(found, "ksoftirqd");
+}
+
+#[test]
+fn r90_is_silent_where_delays_are_short_or_few() {
+    let short = [&[20_000; 995][..], &[9_000_000; 5]].concat();
+    measured(all_idle(Run::healthy()), "delay/NET_RX", 2, &short).silent();
+    measured(all_idle(Run::healthy()), "delay/NET_RX", 2, &[9_000_000; 3]).silent();
+}
+
+fn way(queued: u64, waited: u64) -> Run {
+    let mut run = all_idle(Run::healthy());
+    for (name, ns) in
+        [("rx/udp-queued", queued), ("rx/udp-waited", waited), ("rx/udp-read", queued + waited)]
+    {
+        run = measured(run, name, 0, &[ns; 80]);
+    }
+    run
+}
+
+#[test]
+fn r91_a_late_program_and_a_late_kernel_are_told_apart() {
+    let found = way(30_000, 100_000_000).only("R91");
+    assert_eq!(found.severity, Severity::Info);
+    because(&found, "The program is late, not the kernel.");
+    let mut run = way(200_000_000, 30_000);
+    run.goal = Goal::Latency;
+    let found = run.only("R91");
+    assert_eq!(found.severity, Severity::Warning);
+    because(&found, "The kernel is late");
+    way(30_000, 1_000_000).silent();
+}
+
+#[test]
+fn r17_tells_one_long_poll_from_many() {
+    let squeezed = || {
+        all_idle(Run::healthy())
+            .softirq(1, 0.3)
+            .softnet(1, "processed", 2400)
+            .softnet(1, "time_squeeze", 36)
+            .each(|s, n| s.softirqs.get_mut(&1).unwrap().set("NET_RX", n * 120))
+    };
+    let found = measured(squeezed(), "poll/eth0", 1, &[5_000_000; 10]).only("R17");
+    because(&found, "One poll of eth0 takes up to 5.0 ms.");
+    let found = measured(squeezed(), "poll/eth0", 1, &[50_000; 10]).only("R17");
+    because(&found, "they are many");
 }
