@@ -400,6 +400,22 @@ fn the_host_is_shown_by_name() {
 }
 
 #[test]
+fn times_are_measured_and_what_may_not_be_is_said() {
+    let (shown, status) = json(&["show", "--host", "latency", "--for", "500ms", "--json"]);
+    assert_eq!(status, 0);
+    let why = shown["notes"].as_array().expect("notes");
+    // Timers tick on every host.
+    let ticks = |v: &Value| v["hists"]["softirq/TIMER"]["all"]["count"].as_u64().unwrap_or(0);
+    match &shown["latency"] {
+        Value::Null => assert!(!why.is_empty(), "{shown}"),
+        latency => assert!(ticks(latency) > 0, "{shown}"),
+    }
+    let alone = linerate(&["show", "latency"]);
+    assert_eq!(alone.status.code(), Some(2));
+    assert!(text(&alone.stderr).contains("--host"), "{}", text(&alone.stderr));
+}
+
+#[test]
 fn the_kernels_names_and_the_rules_are_explained() {
     let explained = |name: &str| {
         let out = linerate(&["explain", name]);

@@ -52,7 +52,7 @@ pub struct DoctorArgs {
     #[arg(long, value_name = "NAME=VALUE", value_parser = limit)]
     pub limit: Vec<Limit>,
     /// Measure how long softirqs, polls and packets between stages take as well, by programs of ours in
-    /// the kernel: some 0.1 to 0.3 µs for each packet; needs root
+    /// the kernel; costs up to 0.6 µs for each packet, and needs root
     #[arg(long, conflicts_with_all = ["from", "name"])]
     pub probes: bool,
     /// Print JSON
@@ -95,7 +95,7 @@ pub struct RecordArgs {
     #[arg(long)]
     pub reasons: bool,
     /// Measure how long softirqs, polls and packets between stages take, and record that as well; costs
-    /// each packet some 0.1 to 0.3 µs, and needs root
+    /// up to 0.6 µs for each packet, and needs root
     #[arg(long)]
     pub probes: bool,
     /// Look from another network namespace: a name of `ip netns`, the number of a process, or a path

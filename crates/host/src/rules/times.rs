@@ -8,10 +8,10 @@ use crate::bpf::hist::Hist;
 use crate::finding::{Finding, Severity};
 use crate::window::{Cx, Goal};
 
-/// R90, R91.
+/// R93, R94.
 pub(super) const RULES: &[Rule] = &[
     Rule {
-        id: "R90",
+        id: "R93",
         name: "softirq-late",
         title: "the softirq that receives packets begins late",
         stage: Stage::Poll,
@@ -29,7 +29,7 @@ pub(super) const RULES: &[Rule] = &[
         check: Check::Cpu(softirq_late),
     },
     Rule {
-        id: "R91",
+        id: "R94",
         name: "reader-late",
         title: "packets wait long for their reader",
         stage: Stage::SockQueue,

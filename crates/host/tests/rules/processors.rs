@@ -236,27 +236,27 @@ fn measured(run: Run, name: &str, cpu: u32, values: &[u64]) -> Run {
 }
 
 #[test]
-fn r90_another_softirq_runs_before() {
+fn r93_another_softirq_runs_before() {
     let late = [&[20_000; 95][..], &[9_000_000; 5]].concat();
     let run = measured(all_idle(Run::healthy()), "delay/NET_RX", 2, &late);
     let run = measured(run, "softirq/RCU", 2, &[8_000_000]);
     let run = measured(run, "softirq/NET_RX", 2, &[9_000_000]);
-    let found = run.only("R90");
+    let found = run.only("R93");
     assert_eq!((found.subject.as_str(), found.severity), ("cpu2", Severity::Warning));
     because(&found, "RCU runs before it");
     assert!(found.evidence.iter().any(|e| e.source == "bpf/probes delay/NET_RX cpu2"));
 }
 
 #[test]
-fn r90_a_full_processor_waits_for_ksoftirqd() {
+fn r93_a_full_processor_waits_for_ksoftirqd() {
     let run = all_idle(Run::healthy()).softirq(1, 0.97);
     let found = measured(run, "delay/NET_RX", 1, &[9_000_000; 60]).diagnose();
-    let found = found.iter().find(|f| f.id == "R90").unwrap();
+    let found = found.iter().find(|f| f.id == "R93").unwrap();
     because(found, "ksoftirqd");
 }
 
 #[test]
-fn r90_is_silent_where_delays_are_short_or_few() {
+fn r93_is_silent_where_delays_are_short_or_few() {
     let short = [&[20_000; 995][..], &[9_000_000; 5]].concat();
     measured(all_idle(Run::healthy()), "delay/NET_RX", 2, &short).silent();
     measured(all_idle(Run::healthy()), "delay/NET_RX", 2, &[9_000_000; 3]).silent();
@@ -273,13 +273,13 @@ fn way(queued: u64, waited: u64) -> Run {
 }
 
 #[test]
-fn r91_a_late_program_and_a_late_kernel_are_told_apart() {
-    let found = way(30_000, 100_000_000).only("R91");
+fn r94_a_late_program_and_a_late_kernel_are_told_apart() {
+    let found = way(30_000, 100_000_000).only("R94");
     assert_eq!(found.severity, Severity::Info);
     because(&found, "The program is late, not the kernel.");
     let mut run = way(200_000_000, 30_000);
     run.goal = Goal::Latency;
-    let found = run.only("R91");
+    let found = run.only("R94");
     assert_eq!(found.severity, Severity::Warning);
     because(&found, "The kernel is late");
     way(30_000, 1_000_000).silent();
