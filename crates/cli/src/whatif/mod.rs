@@ -59,8 +59,7 @@ fn run(args: &WhatifArgs) -> Result<ExitCode, String> {
         Some(sweep) => sweep_all(&spec, sweep)?,
     };
     progress("");
-    let pages: [(_, fn(&WhatifArgs, &[Answer]) -> String); 2] =
-        [(&args.html, page::page), (&args.svg, page::svg)];
+    let pages: [(_, Draw); 2] = [(&args.html, page::page), (&args.svg, page::svg)];
     for (path, draw) in pages {
         let Some(path) = path else { continue };
         let text = draw(args, &answers);
@@ -76,6 +75,9 @@ fn run(args: &WhatifArgs) -> Result<ExitCode, String> {
     }
     Ok(ExitCode::SUCCESS)
 }
+
+/// Makes a page, or a picture, of what was found.
+type Draw = fn(&WhatifArgs, &[Answer]) -> String;
 
 /// What the options say.
 fn spec(args: &WhatifArgs) -> Result<Spec, String> {
