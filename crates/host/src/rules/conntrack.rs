@@ -36,12 +36,15 @@ pub(super) const RULES: &[Rule] = &[
         title: "new connections are dropped since another was entered with the same key",
         stage: Stage::Ip,
         evidence: "`insert_failed` of `/proc/net/stat/nf_conntrack` grows by `noise_per_s` or \
-            more.",
+            more; or `drop` does while less than half of `nf_conntrack_max` is in use.",
         causes: "Two packets of one flow at once, on two processors, as the two questions of one \
             name look-up; or the ports for source NAT are used up.",
         advice: "A local cache for names, names over TCP, random ports for source NAT.",
         traps: "Random ports made it worse for some. Programs see it as a pause of 5 seconds.",
-        cites: &["net/netfilter/nf_conntrack_core.c __nf_conntrack_confirm"],
+        cites: &[
+            "net/netfilter/nf_conntrack_core.c __nf_conntrack_confirm",
+            "measured: source NAT to 10 ports, 180 flows, 170 drops",
+        ],
         suppresses: &[],
         check: Check::Host(race),
     },
@@ -81,8 +84,10 @@ fn full(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
     let fill = count.zip(most).map(|(count, most)| count as f64 / most as f64);
     let near = fill.is_some_and(|fill| fill >= cx.limits.conntrack_fill);
     let lost = cx.lossy(cx.limits.loss_ratio, |w| stat(w, "drop"), packets);
-    // Since boot, drops prove nothing about a table that has room now.
-    let lost = lost.filter(|_| near || !cx.whole().is_lifetime());
+    // Since boot, drops prove nothing about a table that has room now; a table that is half empty was
+    // not full either, and something else had no room.
+    let roomy = fill.is_some_and(|fill| fill < HALF);
+    let lost = lost.filter(|_| near || !(cx.whole().is_lifetime() || roomy));
     let found = rule.found(cx, "");
     let found = match &lost {
         Some(lost) => found.loss(lost),
@@ -120,7 +125,38 @@ fn full(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
     )
 }
 
+/// A table that has less than this in use was not full a moment ago: entries stay for half a minute.
+const HALF: f64 = 0.5;
+
+/// What was dropped of new connections although the table has room.
+fn keyless(cx: &Cx<'_>) -> Option<Sum> {
+    let table = cx.now().conntrack.as_ref().map(|c| &c.table);
+    let count = look::gauge(table, "nf_conntrack_count")?;
+    let most = look::gauge(table, "nf_conntrack_max")?;
+    if cx.whole().is_lifetime() || count as f64 >= HALF * most as f64 {
+        return None;
+    }
+    cx.lossy(cx.limits.loss_ratio, |w| stat(w, "drop"), packets)
+        .filter(|lost| lost.per_s >= cx.limits.noise_per_s)
+}
+
 fn race(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
+    if let Some(lost) = keyless(cx) {
+        return Some(
+            rule.found(cx, "")
+                .loss(&lost)
+                .shows_if(stat(&cx.whole(), "insert_failed"))
+                .titled("new connections are dropped for want of a free key")
+                .because(
+                    "The table has room, but no key was free: mostly the ports that source NAT may \
+                    use towards one destination are used up.",
+                )
+                .suggest(
+                    "Give source NAT more ports or more addresses, or let connections live on.",
+                )
+                .done(),
+        );
+    }
     let lost = cx.lossy(cx.limits.loss_ratio, |w| stat(w, "insert_failed"), packets)?;
     if !cx.whole().is_lifetime() && lost.per_s < cx.limits.noise_per_s {
         return None;

@@ -14,6 +14,7 @@ mod frames;
 mod ip;
 mod knobs;
 mod layers;
+mod paths;
 mod qdisc;
 mod rig;
 mod tcp;

@@ -111,6 +111,13 @@ pub struct Rig {
     _host: MutexGuard<'static, ()>,
 }
 
+impl Rig {
+    /// One more namespace, with nothing in it.
+    pub fn third(&self) -> Ns {
+        Ns::new(format!("{}c", self.near.name.trim_end_matches('a')))
+    }
+}
+
 /// A rig, or the reason why there can be none here, which is said.
 pub fn rig(test: &str, programs: &[&str]) -> Option<Rig> {
     if !nix::unistd::geteuid().is_root() {

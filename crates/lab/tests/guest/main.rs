@@ -4,10 +4,12 @@
 
 #[path = "../../../dev/tests/again/mod.rs"]
 mod again;
+mod cards;
 mod initramfs;
+mod layers;
 mod qemu;
 
-use qemu::{part, parts};
+use qemu::{Guest, part, parts};
 
 const E1000E: [&str; 4] =
     ["-netdev", "user,id=n0", "-device", "e1000e,netdev=n0,mac=52:54:00:00:00:01"];
@@ -36,7 +38,8 @@ echo '## verify'; linerate tune verify --goal latency --for 2s 2> /dev/null
 echo '## rollback'; linerate tune rollback; echo \"exit $?\"
 echo '## after'; ethtool -c eth0 | grep '^rx-usecs:'
 ";
-    let printed = parts.run("coalesce", &E1000E, &["e1000e"], script);
+    let guest = Guest { name: "coalesce", devices: &E1000E, drivers: &["e1000e"], tools: &[] };
+    let printed = parts.run(&guest, script);
     assert!(part(&printed, "uname").starts_with("6.1."), "{printed}");
     let usecs = |name| part(&printed, name).split_whitespace().last().unwrap_or_default();
     assert_eq!(usecs("before"), "100", "{printed}");
@@ -71,7 +74,8 @@ echo '## ethtool-S'; ethtool -S eth0
 echo '## record'; linerate record -o /tmp/a.lrec --for 2s --every 500ms 2>&1; echo \"exit $?\"
 echo '## from'; linerate doctor --from /tmp/a.lrec 2>&1; echo \"exit $?\"
 ";
-    let printed = parts.run("rings", &VMXNET3, &["vmxnet3"], script);
+    let guest = Guest { name: "rings", devices: &VMXNET3, drivers: &["vmxnet3"], tools: &[] };
+    let printed = parts.run(&guest, script);
     // The line of a parameter ends with its value.
     let value = |name: &str, parameter: &str| {
         let words = |l: &str| l.split_whitespace().map(str::to_owned).collect::<Vec<_>>();

@@ -1,11 +1,24 @@
 //! A guest with another kernel and real drivers, by software emulation.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::again::skip;
 use super::initramfs::{Archive, modules};
+
+/// One guest.
+pub struct Guest<'a> {
+    /// What its files are called.
+    pub name: &'a str,
+    /// Its devices, as `-device ...` and `-netdev ...`.
+    pub devices: &'a [&'a str],
+    /// The drivers that are loaded.
+    pub drivers: &'a [&'a str],
+    /// Programs of this machine that it has beside busybox, ethtool and linerate.
+    pub tools: &'a [&'a str],
+}
 
 /// What a guest is made of.
 pub struct Parts {
@@ -42,21 +55,22 @@ impl Parts {
         Ok(Parts { vmlinuz, modules: dir.join("lib/modules"), busybox, linerate })
     }
 
-    /// Boots a guest with these devices (`-device ...`, `-netdev ...`), loads the drivers, runs the
-    /// script and powers it off. Returns what the script printed.
-    pub fn run(&self, name: &str, devices: &[&str], drivers: &[&str], script: &str) -> String {
-        let dir =
-            std::env::temp_dir().join(format!("linerate-guest-{name}-{}", std::process::id()));
+    /// Boots a guest, loads the drivers, runs the script and powers it off. Returns what the script
+    /// printed.
+    pub fn run(&self, guest: &Guest<'_>, script: &str) -> String {
+        let name = format!("linerate-guest-{}-{}", guest.name, std::process::id());
+        let dir = std::env::temp_dir().join(name);
         fs::create_dir_all(&dir).unwrap();
         let image = dir.join("initramfs");
-        fs::write(&image, self.initramfs(drivers, script)).unwrap();
+        fs::write(&image, self.initramfs(guest, script)).unwrap();
         let mut qemu = Command::new("timeout");
         // A guest that hangs must not hang the suite; it needs some ten seconds.
         qemu.args(["600", "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-smp", "2"]);
         qemu.args(["-m", "512", "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio"]);
         qemu.arg("-kernel").arg(&self.vmlinuz).arg("-initrd").arg(&image);
-        qemu.args(["-append", "console=ttyS0 quiet panic=-1 net.ifnames=0"]);
-        qemu.args(devices).stdin(Stdio::null());
+        // On a machine that is busy the emulated timer is late, which the kernel would take for broken.
+        qemu.args(["-append", "console=ttyS0 quiet panic=-1 net.ifnames=0 no_timer_check"]);
+        qemu.args(guest.devices).stdin(Stdio::null());
         let out = qemu.output().unwrap();
         fs::remove_dir_all(&dir).unwrap();
         let console = String::from_utf8_lossy(&out.stdout).replace('\r', "");
@@ -69,7 +83,7 @@ impl Parts {
         printed.to_owned()
     }
 
-    fn initramfs(&self, drivers: &[&str], script: &str) -> Vec<u8> {
+    fn initramfs(&self, guest: &Guest<'_>, script: &str) -> Vec<u8> {
         let mut archive = Archive::default();
         for dir in ["proc", "sys", "dev", "tmp", "etc", "run", "var/lib", "lib"] {
             archive.dir(dir);
@@ -78,20 +92,27 @@ impl Parts {
         archive.file("bin/linerate", 0o755, &fs::read(&self.linerate).unwrap());
         archive.link("bin/sh", "busybox");
         // Somebody else's tool, to set what linerate then finds, and to look over its shoulder.
-        for file in with_libraries("ethtool") {
-            let name = file.trim_start_matches('/');
-            let name = if name.ends_with("/ethtool") { "bin/ethtool" } else { name };
-            archive.file(name, 0o755, &fs::read(&file).unwrap());
+        let mut files = BTreeSet::new();
+        for tool in ["ethtool"].iter().chain(guest.tools) {
+            for file in with_libraries(tool) {
+                let name = match Path::new(&file).file_name() {
+                    Some(program) if program == *tool => format!("bin/{tool}"),
+                    _ => file.trim_start_matches('/').to_owned(),
+                };
+                if files.insert(name.clone()) {
+                    archive.file(&name, 0o755, &fs::read(&file).unwrap());
+                }
+            }
         }
         let mut insert = String::new();
-        for path in modules(&self.modules, drivers).unwrap() {
+        for path in modules(&self.modules, guest.drivers).unwrap() {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             archive.file(&format!("lib/{name}"), 0o644, &fs::read(&path).unwrap());
             insert += &format!("insmod /lib/{name}\n");
         }
         archive.file("script", 0o755, script.as_bytes());
         let init = format!(
-            "#!/bin/sh\n/bin/busybox --install -s /bin\nexport PATH=/bin HOME=/tmp\n\
+            "#!/bin/sh\n/bin/busybox --install -s /bin 2> /dev/null\nexport PATH=/bin HOME=/tmp\n\
              mount -t proc proc /proc\nmount -t sysfs sys /sys\nmount -t devtmpfs dev /dev\n\
              mount -t tracefs tracefs /sys/kernel/tracing\n{insert}\
              ip link set lo up\necho '-- begin'\nsh /script 2>&1\necho '-- end'\n\
