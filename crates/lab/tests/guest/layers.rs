@@ -170,3 +170,35 @@ echo '## loss-cured'; here
     assert!(part(&printed, "loss").contains("netem drops what it was told"), "{printed}");
     assert!(!found(&printed, "loss-cured", "R60"), "{printed}");
 }
+
+/// A stream of SCTP whose packets are damaged on the way.
+#[test]
+fn sctp_with_damaged_packets_is_named() {
+    let Some(parts) = parts("sctp_with_damaged_packets_is_named") else { return };
+    let script = format!(
+        "{LINK}
+ethtool -K va tx-checksum-sctp off > /dev/null 2>&1
+ip netns exec far socat -u SCTP-LISTEN:7,fork OPEN:/dev/null &
+sleep 2
+yes some words | socat -u - SCTP-CONNECT:10.0.0.2:7 &
+sleep 2
+echo '## well'; look
+tc qdisc add dev va root netem corrupt 10%
+echo '## damaged'; look
+tc qdisc del dev va root
+echo '## cured'; look
+echo '## snmp'; ip netns exec far cat /proc/net/sctp/snmp
+"
+    );
+    let guest = Guest {
+        name: "sctp",
+        devices: &[],
+        drivers: &["veth", "crc32c_generic", "sctp", "sch_netem"],
+        tools: &["ip", "tc", "socat"],
+    };
+    let printed = parts.run(&guest, &script);
+    // A receiver that can not keep up is another finding of the same rule.
+    let damage = |name: &str| part(&printed, name).contains("SCTP packets have wrong checksums");
+    assert!(found(&printed, "damaged", "R78"), "{printed}");
+    assert_eq!(["well", "damaged", "cured"].map(damage), [false, true, false], "{printed}");
+}
