@@ -148,6 +148,10 @@ pub struct RunArgs {
     /// What the program sends passes this one
     #[arg(long, value_name = "SPEC", value_parser = qdisc_tree)]
     pub qdisc_in: Option<Tree>,
+    /// An eBPF program, as clang makes it, that sees each packet of the program first: drops it, sends
+    /// it back, or changes it
+    #[arg(long, value_name = "FILE[:SECTION]")]
+    pub xdp: Option<String>,
     /// The largest IP packet that the program may send, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 65520, value_parser = clap::value_parser!(u32).range(1280..=65520))]
     pub mtu: u32,
@@ -279,6 +283,8 @@ pub enum What {
     Qdisc,
     /// How long softirqs, polls and packets between stages take, by probes; with --host alone
     Latency,
+    /// eBPF programs at the stage Xdp, what they said of packets, and their maps
+    Xdp,
     /// Drops by reason, with the knob that governs each
     Drops,
     /// Every knob with value, default and source
@@ -540,6 +546,8 @@ pub enum SetWord {
     Knob(Setting),
     /// A place for a queueing discipline, and which.
     Qdisc(String, String),
+    /// A map of an eBPF program, and an entry of it.
+    Xdp(String, String),
     /// Anything else.
     Word(String),
 }
@@ -552,6 +560,11 @@ impl FromStr for SetWord {
         {
             qdisc::wanted(at.ingress, spec).map_err(|e| e.to_string())?;
             return Ok(SetWord::Qdisc(path.trim().to_owned(), spec.trim().to_owned()));
+        }
+        if let Some((path, entry)) = s.split_once('=')
+            && crate::xdp::map_name(path.trim()).is_some()
+        {
+            return Ok(SetWord::Xdp(path.trim().to_owned(), entry.trim().to_owned()));
         }
         // No word of a rule has an equals sign.
         if s.contains('=') { s.parse().map(SetWord::Knob) } else { Ok(SetWord::Word(s.to_owned())) }

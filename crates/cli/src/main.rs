@@ -18,6 +18,7 @@ mod show;
 mod tune;
 mod up;
 mod whatif;
+mod xdp;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -37,6 +37,7 @@ pub fn main(args: ShowArgs) -> ExitCode {
 pub fn get(args: GetArgs) -> ExitCode {
     // A name that no instance knows is wrong usage, whether or not one runs.
     if linerate_core::tx::qdisc::At::parse(&args.knob).is_none()
+        && crate::xdp::map_name(&args.knob).is_none()
         && let Err(e) = linerate_core::table::Knobs::row(&args.knob)
     {
         eprintln!("linerate get: {e}");
@@ -61,12 +62,14 @@ fn request(words: &[SetWord]) -> Result<Request, String> {
     let plain = |word: &SetWord| match word {
         SetWord::Word(word) => Ok(word.clone()),
         SetWord::Knob(knob) => Err(format!("{}= stands alone: one knob at a time", knob.path)),
-        SetWord::Qdisc(path, _) => Err(format!("{path}= stands alone: one at a time")),
+        SetWord::Qdisc(path, _) | SetWord::Xdp(path, _) => {
+            Err(format!("{path}= stands alone: one at a time"))
+        }
     };
     let usage = "ntuple add flow-type ... action N [loc N], or ntuple delete N";
     match words {
         [SetWord::Knob(knob)] => Ok(Request::Set(knob.path.to_owned(), knob.value.clone())),
-        [SetWord::Qdisc(path, spec)] => Ok(Request::Set(path.clone(), spec.clone())),
+        [SetWord::Qdisc(path, spec) | SetWord::Xdp(path, spec)] => Ok(Request::Set(path.clone(), spec.clone())),
         [first, rest @ ..] if *first == SetWord::Word("ntuple".to_owned()) => {
             let rest: Vec<String> = rest.iter().map(plain).collect::<Result<_, _>>()?;
             match rest.split_first() {
@@ -201,6 +204,7 @@ pub fn as_text(what: What, s: &Snapshot) -> String {
         What::Flows => ethtool::flows(s),
         What::Drops => drops(s),
         What::Knobs => knobs(s),
+        What::Xdp => crate::xdp::text(s),
         What::Qdisc => s.qdiscs.iter().map(|q| q.text.as_str()).collect(),
         What::Instances | What::Latency => String::new(),
     }
@@ -253,6 +257,7 @@ pub fn as_json(what: What, s: &Snapshot) -> Value {
         What::Drops => json!({ "drops": s.drops }),
         What::Knobs => json!({ "knobs": s.knobs }),
         What::Qdisc => json!({ "qdiscs": s.qdiscs }),
+        What::Xdp => json!({ "xdp": s.xdp }),
         What::Instances | What::Latency => Value::Null,
     }
 }

@@ -7,6 +7,7 @@ compile_error!("linerate-dev drives Linux's devices: it builds on Linux only");
 mod burst;
 pub mod device;
 pub mod drive;
+pub mod ebpf;
 pub mod journal;
 pub mod mem;
 pub mod netdev;

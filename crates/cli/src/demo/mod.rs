@@ -110,6 +110,7 @@ fn namespaces(time: Duration) -> Result<Demo, Failed> {
         plan: plan(program, inherited, &gateway),
         gateway,
         qdiscs: (None, None),
+        xdp: None,
         settings: Vec::new(),
         name: format!("demo-{}", std::process::id()),
         name_wanted: false,

@@ -16,6 +16,7 @@ use linerate_gateway::gateway::Gateway;
 use linerate_gateway::ns::{self, Exit, Spawned};
 
 use super::pcap::Recorder;
+use crate::xdp::{self, Attached};
 
 /// The program's events.
 pub const NAMESPACE: u64 = 1;
@@ -38,6 +39,8 @@ pub struct Host {
     notes: Vec<String>,
     /// Why the receive ring of the device stays as it was made, if it does.
     pub ring_fixed: Option<String>,
+    /// The eBPF programs of the device.
+    pub xdp: Vec<Attached>,
     begun: Option<Instant>,
     exit: Option<Exit>,
     /// When waiting for deliveries ends, once the program has ended.
@@ -66,6 +69,7 @@ impl Host {
             offloads,
             notes,
             ring_fixed: None,
+            xdp: Vec::new(),
             begun: None,
             exit: None,
             deadline: None,
@@ -128,6 +132,7 @@ impl Host {
 
     /// Adds what the gateway counted: it lies beyond the stack's stages.
     fn complete(&self, snapshot: &mut Snapshot) {
+        snapshot.xdp = xdp::rows(&self.xdp);
         let counts = self.gateway.counts();
         let gateway = snapshot.counters.entry("gateway".to_owned()).or_default();
         gateway.extend(counts.iter().map(|(count, n)| (count.name().to_owned(), n)));
@@ -184,8 +189,12 @@ impl Host {
             }
             Request::Set(knob, value) => match &self.ring_fixed {
                 Some(why) if is_ring_rx(&knob) => Response::Error(why.clone()),
-                _ => control::answer(shard, Request::Set(knob, value), Meta::default),
+                _ => xdp::answer(&self.xdp, &knob, Some(&value)).unwrap_or_else(|| {
+                    control::answer(shard, Request::Set(knob, value), Meta::default)
+                }),
             },
+            Request::Get(knob) => xdp::answer(&self.xdp, &knob, None)
+                .unwrap_or_else(|| control::answer(shard, Request::Get(knob), Meta::default)),
             request => control::answer(shard, request, Meta::default),
         });
         self.control = Some(control);

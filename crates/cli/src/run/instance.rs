@@ -24,6 +24,7 @@ use linerate_gateway::ns::{self, Backend, Exit, Plan, SpawnError};
 use super::host::{CONTROL, Host, NAMESPACE, RING_RX};
 use super::pcap::Recorder;
 use crate::args::Setting;
+use crate::xdp::{self, Attached};
 
 /// What is to run.
 pub struct Setup {
@@ -35,6 +36,8 @@ pub struct Setup {
     pub settings: Vec<Setting>,
     /// The disciplines of the device: towards the program, and from it.
     pub qdiscs: (Option<Tree>, Option<Tree>),
+    /// The eBPF program that sees what comes from the program.
+    pub xdp: Option<String>,
     /// The instance's name.
     pub name: String,
     /// Whether the user chose the name: then it must be free.
@@ -93,6 +96,8 @@ impl Instance {
     /// # Errors
     /// [`StartError`].
     pub fn start(mut setup: Setup) -> Result<Instance, StartError> {
+        let xdp = setup.xdp.as_deref().map(|spec| xdp::load(spec, 1)).transpose();
+        let xdp = xdp.map_err(|why| StartError::Other(format!("--xdp {why}")))?;
         let mut shard = Shard::new(seed().map_err(other("cannot read random numbers"))?);
         for Setting { path, value } in &setup.settings {
             shard.set_knob(path, value).map_err(|e| StartError::Other(e.to_string()))?;
@@ -125,6 +130,9 @@ impl Instance {
             drive.shard.set_qdisc(number, tree);
         }
         drive.shard.set_rx_qdisc(number, setup.qdiscs.1.as_ref());
+        if let Some((_, program)) = &xdp {
+            xdp::attach(program, &mut drive.shard, number);
+        }
         let gateway = Gateway::new(setup.gateway, &mut drive.shard, number, &drive.poller)
             .map_err(|e| StartError::Other(e.to_string()))?;
         let recorder = match &setup.pcap {
@@ -146,6 +154,8 @@ impl Instance {
         notes.iter().for_each(|note| eprintln!("linerate: {note}"));
         let mut host = Host::new(gateway, spawned, control, recorder, setup.name, offloads, notes);
         host.ring_fixed = ring_fixed;
+        let device = setup.plan.device;
+        host.xdp.extend(xdp.map(|(file, program)| Attached { device, file, program }));
         Ok(Instance { drive, host })
     }
 

@@ -93,6 +93,7 @@ fn setup(args: RunArgs, inherited: Inherited) -> Result<Setup, String> {
         gateway,
         settings: args.set,
         qdiscs: (args.qdisc, args.qdisc_in),
+        xdp: args.xdp,
         name_wanted: args.name.is_some(),
         name: args.name.unwrap_or_else(|| default_name(program.as_deref().unwrap_or_default())),
         pcap: args.pcap,

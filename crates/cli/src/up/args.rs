@@ -81,6 +81,9 @@ pub struct UpArgs {
     /// The same for what is received, between the device and the path
     #[arg(long, value_name = "SPEC", value_parser = qdisc_tree, conflicts_with = "config")]
     pub qdisc_in: Option<Tree>,
+    /// An eBPF program, as clang makes it, that sees each packet of the interface first
+    #[arg(long, value_name = "FILE[:SECTION]", conflicts_with = "config")]
+    pub xdp: Option<String>,
     /// Set a knob from the start; repeatable
     #[arg(long, value_name = "KNOB=VALUE", conflicts_with = "config")]
     pub set: Vec<Setting>,

@@ -63,6 +63,8 @@ pub struct Device {
     pub addrs: Vec<(HostAddr, At)>,
     /// The MTU of one that is made; `None` = as it is.
     pub mtu: Option<u32>,
+    /// The eBPF program that sees its packets first: file, and section behind a colon.
+    pub xdp: Option<String>,
     /// Where it was written.
     pub at: At,
 }
@@ -241,6 +243,9 @@ impl Config {
                     device.backend.name()
                 )));
             }
+            if let Some(spec) = &device.xdp {
+                crate::xdp::load(spec, 1).map_err(|e| device.at.wrong(format!("xdp: {e}")))?;
+            }
             for (addr, at) in &device.addrs {
                 if let Some(first) = addrs.insert(addr.addr, at) {
                     return Err(at.wrong(format!("{} was given already ({})", addr.addr, first.0)));
@@ -334,7 +339,8 @@ fn from_options(args: &UpArgs) -> Result<Config, String> {
     let at = |option: &str, value: &dyn std::fmt::Display| At(format!("--{option} {value}"));
     let name = args.dev.clone().unwrap_or_default();
     let addrs = args.addr.iter().map(|a| (*a, at("addr", a))).collect();
-    let device = Device { at: at("dev", &name), name, backend: args.backend, addrs, mtu: args.mtu };
+    let (mtu, xdp) = (args.mtu, args.xdp.clone());
+    let device = Device { at: at("dev", &name), name, backend: args.backend, addrs, mtu, xdp };
     let route = |via: &IpAddr| Route {
         to: (if via.is_ipv4() { [0; 4].into() } else { [0; 16].into() }, 0),
         way: Way::Via(*via, 0),

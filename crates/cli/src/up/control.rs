@@ -19,6 +19,7 @@ use super::backend::Opened;
 use super::config::{At, QUEUES_MAX};
 use super::instance::{Up, lock};
 use crate::args::Setting;
+use crate::xdp;
 
 /// Rules at the most: each is looked at for each packet, unless it names a single flow.
 const RULES_MAX: usize = 1024;
@@ -43,6 +44,14 @@ pub(super) fn answer(up: &mut Up, request: Request) -> Response {
         Ok(value) => Response::Value { knob: knob.to_owned(), value, note: None },
         Err(why) => Response::Error(why),
     };
+    let map = match &request {
+        Request::Get(name) => xdp::answer(&lock(&up.plan).xdp, name, None),
+        Request::Set(name, entry) => xdp::answer(&lock(&up.plan).xdp, name, Some(entry)),
+        _ => None,
+    };
+    if let Some(answer) = map {
+        return answer;
+    }
     match request {
         Request::Snapshot { sockets } => {
             Response::Snapshot(Box::new(snapshot(up, sockets.min(SOCKETS_MAX))))
@@ -352,6 +361,7 @@ pub(super) fn snapshot(up: &mut Up, sockets: usize) -> Snapshot {
         part
     });
     let mut all = Snapshot::merge(parts.into_iter().chain(up.past.clone()).collect());
+    all.xdp = xdp::rows(&lock(&up.plan).xdp);
     all.tcp.truncate(sockets);
     all.udp.truncate(sockets);
     let channels = all.knobs.iter_mut().find(|k| k.path == "channels.combined");

@@ -115,6 +115,7 @@ fn read_device(
         backend: DevBackend::Auto,
         addrs: Vec::new(),
         mtu: None,
+        xdp: None,
         at: name.at(),
     };
     if let Some(backend) = section.take("backend") {
@@ -141,6 +142,9 @@ fn read_device(
     }
     if let Some(mtu) = section.take("mtu") {
         device.mtu = Some(mtu.number(68, 65520)? as u32);
+    }
+    if let Some(xdp) = section.take("xdp") {
+        device.xdp = Some(xdp.path()?.to_string_lossy().into_owned());
     }
     section.finish()?;
     Ok(device)

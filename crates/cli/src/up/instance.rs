@@ -26,6 +26,7 @@ use super::control::{self, Distribution};
 use super::rights;
 use super::serve::{Served, Services};
 use crate::args::Setting;
+use crate::xdp::{self, Attached};
 
 /// Tokens of the main thread's poller.
 const SIGNALS: u64 = 1;
@@ -48,6 +49,8 @@ pub(super) struct Plan {
     knobs: Vec<Setting>,
     /// Queueing disciplines by their places, as they are now.
     pub(super) qdiscs: BTreeMap<String, String>,
+    /// The eBPF program of each device that has one.
+    pub(super) xdp: Vec<Attached>,
 }
 
 /// A running instance.
@@ -136,6 +139,7 @@ impl Up {
         if let Some(links) = &links {
             watch(links.as_fd(), LINKS)?;
         }
+        let xdp = load_xdp(&config)?;
         let seed = seed().map_err(|e| format!("cannot read random numbers: {e}"))?;
         let mut devices = Vec::new();
         for device in &config.devices {
@@ -150,7 +154,7 @@ impl Up {
         let idle = |k: &(Setting, At)| without_effect(k.0.path, &k.0.value, config.queues);
         notes.extend(config.knobs.iter().filter_map(idle));
         let n = config.queues;
-        let (workers, plan) = start_workers(config, served, queues, seed)?;
+        let (workers, plan) = start_workers(config, served, queues, xdp, seed)?;
         workers.watch(poller.waker());
         let (begun, distribution) = (Instant::now(), Distribution::new(seed));
         let mut up = Up {
@@ -271,18 +275,30 @@ impl Up {
     }
 }
 
+/// The programs of the devices; of each there is one, for all shards.
+fn load_xdp(config: &Config) -> Result<Vec<Attached>, String> {
+    let mut all = Vec::new();
+    for device in &config.devices {
+        let Some(spec) = &device.xdp else { continue };
+        let (file, program) = xdp::load(spec, config.queues).map_err(|e| device.at.wrong(e))?;
+        all.push(Attached { device: device.name.clone(), file, program });
+    }
+    Ok(all)
+}
+
 /// Starts a worker for each queue; what these are built from, and later ones will be.
 fn start_workers(
     config: Config,
     served: Vec<Arc<Served>>,
     queues: Vec<Vec<Option<Box<dyn Device>>>>,
+    xdp: Vec<Attached>,
     seed: u64,
 ) -> Result<(Workers<Services>, Arc<Mutex<Plan>>), String> {
     // Every knob before the first socket: sockets are sized by them.
     let knobs: Vec<Setting> = config.knobs.iter().map(|k| k.0.clone()).collect();
     let (n, cpus) = (config.queues, processors(&config));
     let qdiscs = qdiscs(&config);
-    let plan = Plan { config, served, queues, knobs: knobs.clone(), qdiscs };
+    let plan = Plan { config, served, queues, knobs: knobs.clone(), qdiscs, xdp };
     let plan = Arc::new(Mutex::new(plan));
     let for_build = Arc::clone(&plan);
     let workers = Workers::start(n, &cpus, seed, move |shard, drive| {
@@ -333,7 +349,7 @@ fn build(plan: &Mutex<Plan>, shard: usize, drive: &mut Drive) -> Result<Services
     for Setting { path, value } in &plan.knobs {
         drive.shard.set_knob(path, value).map_err(|e| e.to_string())?;
     }
-    let Plan { config, served, queues, qdiscs, .. } = &mut *plan;
+    let Plan { config, served, queues, qdiscs, xdp, .. } = &mut *plan;
     for (device, queues) in config.devices.iter().zip(queues) {
         // A device may have more queues than there are shards: they are dealt out in turn.
         let (n, none) = (config.queues, || format!("{} has no queue {shard}", device.name));
@@ -344,6 +360,9 @@ fn build(plan: &Mutex<Plan>, shard: usize, drive: &mut Drive) -> Result<Services
         let number = drive.add_device(first, |_| ()).map_err(watched)?;
         for queue in mine {
             drive.add_queue(number, queue).map_err(watched)?;
+        }
+        if let Some(attached) = xdp.iter().find(|a| a.device == device.name) {
+            xdp::attach(&attached.program, &mut drive.shard, number);
         }
         for (addr, at) in &device.addrs {
             let added = drive.shard.add_addr(number, addr.addr, addr.len);

@@ -116,6 +116,34 @@ impl Frag {
     }
 }
 
+/// The fragments of a packet, read-only.
+pub struct Frags<'a> {
+    frags: &'a [Frag],
+    len: usize,
+}
+
+impl Frags<'_> {
+    /// Bytes in them.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+    /// Copies bytes from offset `off` of them on; what they do not have stays as it is in `out`.
+    pub fn copy(&self, off: usize, out: &mut [u8]) {
+        let (mut skip, mut done) = (off, 0);
+        for frag in self.frags {
+            let from = frag.bytes().get(skip..).unwrap_or_default();
+            skip = skip.saturating_sub(frag.len as usize);
+            let n = from.len().min(out.len() - done);
+            out[done..done + n].copy_from_slice(&from[..n]);
+            done += n;
+        }
+    }
+}
+
 /// The inside of a [`Pkt`]. The fields that stages set for each other are public.
 ///
 /// The order is that of memory: what every packet needs lies in the first two cache lines, and what
@@ -451,6 +479,22 @@ impl Skb {
     #[inline]
     pub fn head_home(&self) -> Option<Home> {
         self.head.home()
+    }
+    /// The head's whole memory, where in it the packet's bytes lie, and what follows them in
+    /// fragments: for whoever moves the packet's ends (`struct xdp_buff`), with [`Skb::set_ends`].
+    #[inline]
+    pub fn parts(&mut self) -> (&mut [u8], std::ops::Range<usize>, Frags<'_>) {
+        let ends = self.data as usize..self.tail as usize;
+        (&mut self.head, ends, Frags { frags: &self.frags, len: self.frag_len as usize })
+    }
+    /// The head's bytes lie here now.
+    ///
+    /// # Panics
+    /// If that is not in the head's memory.
+    #[inline]
+    pub fn set_ends(&mut self, ends: std::ops::Range<usize>) {
+        assert!(ends.start <= ends.end && ends.end <= self.head.len(), "a packet lies in its head");
+        (self.data, self.tail) = (ends.start as u32, ends.end as u32);
     }
     /// How many fragments there are (`nr_frags`).
     pub fn nr_frags(&self) -> usize {

@@ -437,3 +437,26 @@ fn knob_pool_large() {
         assert_eq!(buffers("pool.large", &n.to_string(), true), n);
     }
 }
+
+#[test]
+fn the_ends_of_a_head_may_be_moved() {
+    let mut pool = Pool::new(10, 10);
+    let mut pkt = pool.alloc().expect("memory");
+    pkt.put(20).copy_from_slice(&[7; 20]);
+    for part in [&[1u8, 2, 3][..], &[4, 5]] {
+        let mut buf = pool.alloc_large().expect("memory");
+        buf[..part.len()].copy_from_slice(part);
+        pkt.add_buf(buf, 0, part.len());
+    }
+    let (memory, ends, frags) = pkt.parts();
+    assert_eq!((ends.clone(), frags.len(), frags.is_empty()), (HEADROOM..HEADROOM + 20, 5, false));
+    let mut out = [9; 4];
+    frags.copy(1, &mut out);
+    assert_eq!(out, [2, 3, 4, 5]);
+    frags.copy(4, &mut out);
+    assert_eq!(out, [5, 3, 4, 5]);
+    memory[ends.start - 2] = 8;
+    pkt.set_ends(ends.start - 2..ends.end - 19);
+    assert_eq!((pkt.head(), pkt.len()), (&[8, 0, 7][..], 8));
+    pool.free(pkt);
+}

@@ -379,3 +379,49 @@ pub struct FlowRow {
     /// Segments retransmitted towards the program.
     pub retrans: u64,
 }
+
+/// An eBPF program at the stage Xdp of a device.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct XdpRow {
+    /// The device.
+    pub device: String,
+    /// Where the program was read from.
+    pub file: String,
+    /// The section that it was in.
+    pub section: String,
+    /// Its name: that of its function.
+    pub name: String,
+    /// Its license.
+    pub license: String,
+    /// Instructions, of all its functions.
+    pub insns: u64,
+    /// Functions.
+    pub functions: u64,
+    /// Packets by what it said of them: `pass`, `drop`, `tx`, `redirect`, `aborted`.
+    pub actions: BTreeMap<String, u64>,
+    /// Runs that ended because the program did what it may not.
+    pub faults: u64,
+    /// Why the last of those did.
+    pub last_error: Option<String>,
+    /// Its maps.
+    pub maps: Vec<XdpMapRow>,
+}
+
+/// A map of an eBPF program.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct XdpMapRow {
+    /// Its name.
+    pub name: String,
+    /// Its kind, as bpftool names it.
+    pub kind: String,
+    /// Bytes of a key.
+    pub key_size: u64,
+    /// Bytes of a value.
+    pub value_size: u64,
+    /// Entries at the most; bytes of a ring buffer.
+    pub max_entries: u64,
+    /// Entries that there are; records of a ring.
+    pub entries: u64,
+    /// Records that found no room.
+    pub lost: u64,
+}

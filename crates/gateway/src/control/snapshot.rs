@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::rows::{
     DevQueueRow, DeviceRow, DropRow, FlowRow, KnobRow, Memory, QdiscRow, QueueRow, RingsRow,
-    RssRow, RuleRow, ShardRow, SocketTotals, StageRow, TcpInfoRow, TcpRow, UdpRow,
+    RssRow, RuleRow, ShardRow, SocketTotals, StageRow, TcpInfoRow, TcpRow, UdpRow, XdpMapRow, XdpRow,
 };
 
 /// What a shard does not know of itself.
@@ -85,6 +85,9 @@ pub struct Snapshot {
     /// The queueing disciplines of the devices.
     #[serde(default)]
     pub qdiscs: Vec<QdiscRow>,
+    /// The eBPF programs of the devices, where whoever answers has some.
+    #[serde(default)]
+    pub xdp: Vec<XdpRow>,
 }
 
 /// Flows listed at the most.
@@ -146,6 +149,7 @@ impl Snapshot {
             rss: Vec::new(),
             rules: Vec::new(),
             qdiscs: qdiscs(shard),
+            xdp: Vec::new(),
         }
     }
 
