@@ -54,7 +54,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Demo(DemoArgs),
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     Up(Box<UpArgs>),
     Doctor(DoctorArgs),
     Record(RecordArgs),

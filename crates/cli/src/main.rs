@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     }
     match Cli::parse().command {
         Command::Demo(args) => demo::main(&args),
-        Command::Run(args) => run::main(args),
+        Command::Run(args) => run::main(*args),
         Command::Up(args) => up::main(&args),
         Command::Doctor(args) => doctor::main(&args),
         Command::Record(args) => doctor::record::main(&args),

@@ -69,7 +69,9 @@ fn request(words: &[SetWord]) -> Result<Request, String> {
     let usage = "ntuple add flow-type ... action N [loc N], or ntuple delete N";
     match words {
         [SetWord::Knob(knob)] => Ok(Request::Set(knob.path.to_owned(), knob.value.clone())),
-        [SetWord::Qdisc(path, spec) | SetWord::Xdp(path, spec)] => Ok(Request::Set(path.clone(), spec.clone())),
+        [SetWord::Qdisc(path, spec) | SetWord::Xdp(path, spec)] => {
+            Ok(Request::Set(path.clone(), spec.clone()))
+        }
         [first, rest @ ..] if *first == SetWord::Word("ntuple".to_owned()) => {
             let rest: Vec<String> = rest.iter().map(plain).collect::<Result<_, _>>()?;
             match rest.split_first() {

@@ -188,9 +188,7 @@ fn key_text(map: &Map, key: &[u8]) -> String {
             };
             addr.map_or_else(|| format!("0x{}/{len}", hex(&key[4..])), |a| format!("{a}/{len}"))
         }
-        (kind, [a, b, c, d]) if !kind.is_hash() => {
-            u32::from_le_bytes([*a, *b, *c, *d]).to_string()
-        }
+        (kind, [a, b, c, d]) if !kind.is_hash() => u32::from_le_bytes([*a, *b, *c, *d]).to_string(),
         _ => format!("0x{}", hex(key)),
     }
 }
@@ -228,7 +226,8 @@ fn bytes(word: &str, size: usize) -> Result<Vec<u8>, String> {
             return Err(wrong("has half a byte: two digits for each, in the order of memory"));
         }
         let pairs = digits.as_bytes().chunks(2);
-        let byte = |p: &[u8]| std::str::from_utf8(p).ok().and_then(|p| u8::from_str_radix(p, 16).ok());
+        let byte =
+            |p: &[u8]| std::str::from_utf8(p).ok().and_then(|p| u8::from_str_radix(p, 16).ok());
         pairs.map(byte).collect::<Option<Vec<u8>>>().ok_or_else(|| wrong("is not hexadecimal"))?
     } else if let Ok(addr) = word.parse::<IpAddr>() {
         match addr {

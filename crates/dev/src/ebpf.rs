@@ -73,7 +73,9 @@ fn run(vm: &mut Vm, pkt: &mut Skb) -> Action {
         vm::Action::Pass => Action::Pass,
         vm::Action::Tx => Action::Tx,
         vm::Action::Redirect(Redirect::Dev(ifindex)) => number(ifindex, Action::RedirectDev),
-        vm::Action::Redirect(Redirect::Cpu(cpu)) => number(cpu.wrapping_add(1), Action::RedirectCpu),
+        vm::Action::Redirect(Redirect::Cpu(cpu)) => {
+            number(cpu.wrapping_add(1), Action::RedirectCpu)
+        }
     }
 }
 

@@ -223,7 +223,9 @@ pub(super) fn may_change(old: &Config, new: &Config) -> Result<(), String> {
         if was.xdp != is.xdp {
             let text = |xdp: &Option<String>| xdp.clone().unwrap_or("none".to_owned());
             let (was, xdp) = (text(&was.xdp), text(&is.xdp));
-            return Err(is.at.wrong(format!("the XDP program was {was} and is {xdp} now: {start}")));
+            return Err(is
+                .at
+                .wrong(format!("the XDP program was {was} and is {xdp} now: {start}")));
         }
         if was.backend != backend {
             let (was, is_now) = (was.backend.name(), backend.name());

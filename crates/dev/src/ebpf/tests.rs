@@ -83,7 +83,7 @@ fn a_drop_list_drops_on_every_kind_of_device() {
 /// Goal: what a program adds to a packet goes out with it, by the device that it names.
 #[test]
 fn headers_are_added_and_packets_sent_on() {
-    let mut shard_of = |l2| {
+    let shard_of = |l2| {
         let mut shard = shard(&loaded(REWRITE, "wrap"), l2);
         let ip = datagram(3);
         receive(&mut shard, &if l2 == L2::Ip { ip.clone() } else { framed(&ip) }, 1);
@@ -114,7 +114,8 @@ fn a_fault_aborts_and_the_path_goes_on() {
     let object = Object::parse(PARTS).expect("it is whole");
     let mut source = object.source(Some("second")).expect("it is there");
     // Reads where nothing is.
-    source.insns[0] = linerate_bpf::Insn::new(0x79, 1, 1, 4000, 0);
+    let first = source.insns[0];
+    source.insns[0] = linerate_bpf::Insn::new(0x79, first.dst(), 1, 4000, 0);
     let program = Loaded::load(source, 1).expect("that is seen when it runs");
     let mut shard = shard(&program, L2::Ip);
     for _ in 0..3 {
@@ -124,7 +125,10 @@ fn a_fault_aborts_and_the_path_goes_on() {
     let (faults, last) = program.faults();
     let last = last.expect("it is kept").to_string();
     assert_eq!(faults, 3);
-    assert!(last.starts_with("instruction 0: reads 8 bytes at offset 4000 of the context"), "{last}");
+    assert!(
+        last.starts_with("instruction 0: reads 8 bytes at offset 4000 of the context"),
+        "{last}"
+    );
     shard.attach_xdp(0, None);
     receive(&mut shard, &datagram(1), 1);
     assert_eq!(shard.net.counts.get(Counter::IpInDelivers), 1);

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 pub use super::rows::{
     DevQueueRow, DeviceRow, DropRow, FlowRow, KnobRow, Memory, QdiscRow, QueueRow, RingsRow,
-    RssRow, RuleRow, ShardRow, SocketTotals, StageRow, TcpInfoRow, TcpRow, UdpRow, XdpMapRow, XdpRow,
+    RssRow, RuleRow, ShardRow, SocketTotals, StageRow, TcpInfoRow, TcpRow, UdpRow, XdpMapRow,
+    XdpRow,
 };
 
 /// What a shard does not know of itself.
