@@ -1,17 +1,20 @@
 //! A running instance of ours as a host: the same counters, so that the same rules judge it.
 //!
 //! Names and meanings are the kernel's in both. What an instance has not (interrupts, drivers, processes)
-//! is not there, and no rule speaks of it.
+//! is not there, and no rule speaks of it. What follows from a finding is put in the instance's own
+//! words by [`advice`].
+
+pub mod advice;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use linerate_core::table::Knobs;
-use linerate_gateway::control::snapshot::{DeviceRow, TcpRow, UdpRow};
+use linerate_gateway::control::snapshot::{DeviceRow, SocketTotals, TcpRow, UdpRow};
 use linerate_gateway::control::{Client, Request, Response, Snapshot as Reading};
-use linerate_host::change::Change;
-use linerate_host::finding::{Advice, Finding};
-use linerate_host::snapshot::{Dev, Listener, Owner, Qdisc, Snapshot, UdpSocket};
-use linerate_host::{Counters, rules};
+use linerate_host::Counters;
+use linerate_host::snapshot::{
+    Dev, Feature, Listener, Owner, Qdisc, RxQueue, Snapshot, TcpSocket, UdpSocket,
+};
 
 /// Sockets that are listed.
 const SOCKETS_MAX: usize = 4096;
@@ -54,9 +57,14 @@ fn counters<'a>(
     what: &str,
     values: impl IntoIterator<Item = (&'a String, &'a u64)>,
 ) -> Counters {
-    let mut counters = Counters::new(format!("linerate show {what} --name {name}"));
+    let mut counters = Counters::new(shown(name, what));
     counters.extend(values.into_iter().map(|(name, value)| (name.as_str(), *value)));
     counters
+}
+
+/// The command that shows something of the instance.
+fn shown(name: &str, what: &str) -> String {
+    format!("linerate show {what} --name {name}")
 }
 
 fn as_host(name: &str, r: &Reading) -> Snapshot {
@@ -87,30 +95,73 @@ fn as_host(name: &str, r: &Reading) -> Snapshot {
         if let Some(values) = shard.counters.get("softnet") {
             let mut softnet = counters(name, "softnet", values);
             softnet.set("backlog_len", shard.backlog);
+            // Here it is known which of its two budgets ended a pass.
+            for (ours, theirs) in
+                [("squeeze_budget", "SoftnetSqueezeBudget"), ("squeeze_time", "SoftnetSqueezeTime")]
+            {
+                softnet.set(ours, shard.counter("linerate", theirs));
+            }
             s.softnet.insert(cpu, softnet);
+        }
+        // A thread that spins while it waits is busy with nothing.
+        let spins = ["net.core.busy_poll", "net.core.busy_read"].map(|knob| {
+            r.knobs.iter().any(|k| k.path == knob && k.value != "0")
+        });
+        if shard.cpu_ns > 0 && !spins.contains(&true) {
+            let mut time = Counters::new(format!("the thread of the shard of {name}"));
+            let (busy, all) = (shard.cpu_ns / 1000, r.uptime_ns / 1000);
+            time.extend([("softirq", busy), ("idle", all.saturating_sub(busy))]);
+            s.cpus.insert(cpu, time);
         }
         if let Some(values) = shard.counters.get("softirqs") {
             s.softirqs.insert(cpu, counters(name, "softirqs", values));
         }
     }
-    if let Some(values) = r.counters.get("arp_cache") {
-        s.neigh.insert("arp_cache".to_owned(), counters(name, "path", values));
-    }
-    s.devs = r.devices.iter().map(|d| (d.name.clone(), device(name, r, d))).collect();
-    let kernels = |path: &str| path.starts_with("net.");
-    s.sysctls = (r.knobs.iter().filter(|k| kernels(&k.path)))
-        .map(|k| (k.path.clone(), k.value.replace('\t', " ")))
-        .collect();
-    s.sockets.udp = r.udp.iter().map(|u| udp(&s, u)).collect();
-    s.sockets.listeners = r.tcp.iter().filter(|t| t.state == "LISTEN").map(listener).collect();
-    let mut states = Counters::new(format!("linerate show tcp --name {name}"));
-    r.tcp.iter().for_each(|t| states.add(&t.state, 1));
-    s.sockets.tcp_states = states;
+    s.sysctls =
+        (r.knobs.iter()).map(|k| (k.path.clone(), k.value.replace('\t', " "))).collect();
+    neighbours(name, r, &mut s);
+    sockstat(name, &r.totals, &mut s);
+    s.devs = r.devices.iter().map(|d| (d.name.clone(), device(name, r, &s, d))).collect();
+    sockets(name, r, &mut s);
     s
 }
 
-fn device(name: &str, r: &Reading, d: &DeviceRow) -> Dev {
-    let mut stats = Counters::new(format!("linerate show dev --name {name}"));
+fn neighbours(name: &str, r: &Reading, s: &mut Snapshot) {
+    if let Some(values) = r.counters.get("arp_cache") {
+        let mut table = counters(name, "path", values);
+        // One table has the neighbours of both families.
+        table.set("entries", r.neighbours.values().flat_map(|states| states.values()).sum());
+        s.neigh.insert("arp_cache".to_owned(), table);
+    }
+    let states = r.neighbours.iter();
+    s.neigh_states =
+        states.map(|(family, by)| (family.clone(), counters(name, "path", by))).collect();
+}
+
+fn sockstat(name: &str, totals: &SocketTotals, s: &mut Snapshot) {
+    let sections: [(&str, &[(&str, u64)]); 3] = [
+        (
+            "TCP",
+            &[
+                ("inuse", totals.tcp),
+                ("orphan", totals.tcp_orphan),
+                ("tw", totals.tcp_tw),
+                ("alloc", totals.tcp_alloc),
+                ("mem", totals.tcp_mem_pages),
+            ],
+        ),
+        ("UDP", &[("inuse", totals.udp), ("mem", totals.udp_mem_bytes.div_ceil(4096))]),
+        ("FRAG", &[("inuse", totals.frag), ("memory", totals.frag_mem_bytes)]),
+    ];
+    for (section, values) in sections {
+        let mut gauges = Counters::new(shown(name, "sockstat"));
+        gauges.extend(values.iter().copied());
+        s.sockstat.insert(section.to_owned(), gauges);
+    }
+}
+
+fn device(name: &str, r: &Reading, s: &Snapshot, d: &DeviceRow) -> Dev {
+    let mut stats = Counters::new(shown(name, "dev"));
     stats.extend([
         ("rx_packets", d.rx_packets),
         ("rx_bytes", d.rx_bytes),
@@ -123,93 +174,163 @@ fn device(name: &str, r: &Reading, d: &DeviceRow) -> Dev {
         ("tx_errors", d.tx_errors),
         ("tx_dropped", d.tx_dropped),
     ]);
+    // These are counted for all devices together; so they stand at the first.
+    if r.devices.first().is_some_and(|first| first.name == d.name) {
+        for counter in ["rx_length_errors", "rx_nohandler", "rx_otherhost_dropped"] {
+            stats.set(counter, r.counter("dev", counter));
+        }
+    }
     let flags = ["UP", "LOWER_UP"].map(str::to_owned).to_vec();
     let mut dev = Dev { name: d.name.clone(), mtu: d.mtu, stats, flags, ..Dev::default() };
     dev.operstate = "up".to_owned();
-    let mut rings = Counters::new(format!("linerate show rings --name {name}"));
-    for queue in r.dev_queues.iter().filter(|q| q.device == d.name) {
-        rings.extend([
-            ("rx", queue.rings.rx),
-            ("rx-max", queue.rings.rx_max),
-            ("tx", queue.rings.tx),
-            ("tx-max", queue.rings.tx_max),
-        ]);
+    let number = |knob: &str| s.sysctl(knob).and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+    dev.txqueuelen = narrow(number("dev.txqueuelen"));
+    for (knob, feature) in FEATURES {
+        let on = number(knob) != 0;
+        dev.features.insert(feature.to_owned(), Feature { on, fixed: false });
     }
-    dev.rings = rings;
-    // The stack has one queue of its own on the way out; what it drops there is the device's tx_dropped.
-    let mut qdisc = Counters::new(format!("linerate show path --name {name}"));
-    qdisc.extend([
+    queues(name, r, s, &mut dev);
+    dev.qdiscs = vec![qdisc(name, r, d)];
+    dev
+}
+
+/// The knob of the receive ring's size.
+const RING: &str = "ring.rx";
+
+/// Switches of the instance, and what the kernel calls the same feature.
+const FEATURES: [(&str, &str); 6] = [
+    ("features.gro", "rx-gro"),
+    ("features.gso", "tx-generic-segmentation"),
+    ("features.ntuple", "rx-ntuple-filter"),
+    ("features.rx", "rx-checksum"),
+    ("features.tso", "tx-tcp-segmentation"),
+    ("features.tx", "tx-checksum-ip-generic"),
+];
+
+/// Rings, channels and how their packets are steered, where whoever answers drives the device.
+fn queues(name: &str, r: &Reading, s: &Snapshot, dev: &mut Dev) {
+    dev.rings = Counters::new(shown(name, "rings"));
+    let mut number = 0;
+    for queue in r.dev_queues.iter().filter(|q| q.device == dev.name) {
+        number += 1;
+        dev.rings.extend([("tx", queue.rings.tx), ("tx-max", queue.rings.tx_max)]);
+        let rx = match queue.rings.rx {
+            // The kernel's queue in front of a TAP or TUN takes the knob's size at any time.
+            0 => Knobs::row(RING).ok().zip(s.sysctl(RING)).map(|(row, n)| (n as u64, row.high)),
+            // A ring that keeps the size that it was made with is as large as it can be now.
+            n => Some((n, n)),
+        };
+        if let Some((now, most)) = rx {
+            dev.rings.extend([("rx", now), ("rx-max", most)]);
+        }
+    }
+    let mask = s.sysctls.get("queues.rx.rps_cpus").map_or(0, |m| bits(m.as_str()));
+    let steered = (0..64).filter(|cpu| mask >> cpu & 1 == 1).collect::<Vec<u32>>();
+    let flows = s.sysctl("queues.rx.rps_flow_cnt").and_then(|n| u64::try_from(n).ok());
+    let queue = RxQueue {
+        rps_cpus: steered,
+        rps_flow_cnt: flows.unwrap_or(0),
+        stats: Counters::default(),
+    };
+    dev.rx = vec![queue; number.max(1)];
+}
+
+/// A hexadecimal mask, as sysctl prints it.
+fn bits(mask: &str) -> u64 {
+    let digits: String = mask.chars().filter(|c| *c != ',').collect();
+    u64::from_str_radix(&digits, 16).unwrap_or(0)
+}
+
+/// The stack has one queue of its own on the way out; what it drops there is the device's tx_dropped.
+fn qdisc(name: &str, r: &Reading, d: &DeviceRow) -> Qdisc {
+    let mut stats = Counters::new(shown(name, "path"));
+    stats.extend([
         ("packets", d.tx_packets.saturating_add(d.tx_dropped)),
         ("bytes", d.tx_bytes),
         ("drops", d.tx_dropped),
     ]);
     if let Some(requeues) = r.counters.get("qdisc").and_then(|q| q.get("requeues")) {
-        qdisc.set("requeues", *requeues);
+        stats.set("requeues", *requeues);
     }
     if let Some(queue) = r.queues.iter().find(|q| q.stage == "Qdisc") {
-        qdisc.set("qlen", queue.now);
+        stats.set("qlen", queue.now);
     }
-    let (kind, parent) = ("pfifo_fast".to_owned(), "root".to_owned());
-    dev.qdiscs = vec![Qdisc { kind, parent, stats: qdisc, ..Qdisc::default() }];
-    dev
+    Qdisc { kind: "pfifo_fast".to_owned(), parent: "root".to_owned(), stats, ..Qdisc::default() }
 }
 
 fn narrow(n: u64) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
-fn udp(s: &Snapshot, u: &UdpRow) -> UdpSocket {
+fn sockets(name: &str, r: &Reading, s: &mut Snapshot) {
+    // All of them are the instance's own. Each shard has some on the same ports: its number tells them
+    // apart.
+    let of = |shard: u8| Owner {
+        uid: r.uid,
+        process: Some((r.pid, "linerate".to_owned())),
+        inode: u64::from(shard) + 1,
+    };
+    s.sockets.udp = r.udp.iter().map(|u| udp(s, u, of(u.shard))).collect();
+    let listeners = r.tcp.iter().filter(|t| t.state == "LISTEN");
+    s.sockets.listeners = listeners.map(|t| listener(t, of(t.shard))).collect();
+    s.sockets.tcp = r.tcp.iter().filter_map(|t| connection(name, t, of(t.shard))).collect();
+    let mut states = Counters::new(shown(name, "tcp"));
+    r.tcp.iter().for_each(|t| states.add(&t.state, 1));
+    s.sockets.tcp_states = states;
+}
+
+fn udp(s: &Snapshot, u: &UdpRow, owner: Owner) -> UdpSocket {
     let room = |knob: &str| s.sysctl(knob).and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
     UdpSocket {
         local: u.local,
         remote: u.remote,
         rmem: narrow(u.rx_queue),
-        rcvbuf: room("net.core.rmem_default"),
-        sndbuf: room("net.core.wmem_default"),
+        rcvbuf: narrow(u.rcvbuf),
+        sndbuf: room("net.core.wmem_max"),
         drops: narrow(u.drops),
-        owner: Owner::default(),
+        owner,
     }
 }
 
 /// Of a listener `/proc/net/tcp`, and so the instance, has the connections that wait as its receive queue.
-fn listener(t: &TcpRow) -> Listener {
+fn listener(t: &TcpRow, owner: Owner) -> Listener {
     Listener {
         local: t.local,
         waiting: narrow(t.rx_queue),
         backlog: narrow(t.tx_queue),
         drops: 0,
-        owner: Owner::default(),
+        owner,
     }
 }
 
-/// Advice for a host becomes advice for the instance: its knobs have the same names, but another command
-/// sets them; what it has not is left out.
-pub fn advise(findings: &mut [Finding], name: &str) {
-    for finding in findings {
-        finding.advice.retain_mut(|a| match &a.change {
-            Some(Change::Sysctl { name: knob, value }) if Knobs::row(knob).is_ok() => {
-                let (knob, value) = (knob.clone(), value.clone());
-                set(a, name, &knob, &value);
-                true
-            }
-            Some(_) => false,
-            None => a.command.is_empty(),
-        });
-    }
-}
-
-fn set(a: &mut Advice, name: &str, knob: &str, value: &str) {
-    let command = |value: &str| format!("linerate set --name {name} {knob}='{value}'");
-    let old = a.rollback.split_once('=').map(|(_, old)| old.trim_matches('\'').to_owned());
-    a.command = command(value);
-    a.persist = format!("`--set {knob}='{value}'` when it is started, or its configuration file");
-    a.verify = a.verify.replace("`sysctl ", &format!("`linerate get --name {name} "));
-    a.rollback = old.map(|old| command(&old)).unwrap_or_default();
-    a.change = None;
-}
-
-/// Rules that judge how a kernel is set up, which an instance is not.
-pub fn is_about_hosts(finding: &Finding) -> bool {
-    let rule = rules::by_name(finding.id);
-    rule.is_none_or(|rule| matches!(rule.id, "R83" | "R84" | "R86" | "R87"))
+/// A connection with what its stack knows of it; listeners and what only waits to be forgotten have
+/// nothing.
+fn connection(name: &str, t: &TcpRow, owner: Owner) -> Option<TcpSocket> {
+    let (remote, i) = (t.remote?, t.info.as_ref()?);
+    let mut info = Counters::new(shown(name, "flows"));
+    info.extend([
+        ("rmem", t.rx_queue),
+        ("rcvbuf", i.rcvbuf),
+        ("sndbuf", i.sndbuf),
+        ("snd_mss", i.mss),
+        ("rtt", i.rtt_us),
+        ("snd_cwnd", i.cwnd),
+        ("total_retrans", i.retrans),
+        ("bytes_acked", i.bytes_acked),
+        ("bytes_received", i.bytes_received),
+        ("snd_wnd", i.snd_wnd),
+        ("rcv_wnd", i.rcv_wnd),
+        ("rcv_space", i.rcv_space),
+        ("backoff", t.timeouts),
+    ]);
+    Some(TcpSocket {
+        local: t.local,
+        remote,
+        state: t.state.clone(),
+        recv_q: narrow(t.rx_queue),
+        send_q: narrow(t.tx_queue),
+        info,
+        cong: i.cc.clone(),
+        owner,
+    })
 }

@@ -28,6 +28,7 @@ use linerate_host::{Cx, Goal, Snapshot, Window};
 use serde_json::json;
 
 use self::args::DoctorArgs;
+use self::instance::advice;
 use self::reading::Reading;
 use crate::report::Style;
 use crate::{print, print_json};
@@ -72,8 +73,8 @@ fn examine(args: &DoctorArgs) -> Result<ExitCode, String> {
     let mut diagnosis = rules::diagnose(&looked.cx());
     diagnosis.skipped.extend(reading.notes.iter().cloned());
     if let Some(name) = &args.name {
-        diagnosis.findings.retain(|f| !instance::is_about_hosts(f));
-        instance::advise(&mut diagnosis.findings, name);
+        diagnosis.findings.retain(|f| !advice::is_about_hosts(f));
+        advice::advise(&mut diagnosis.findings, name, looked.now());
     }
     if let Some(file) = &args.html {
         let page = html::page(&looked, &diagnosis);

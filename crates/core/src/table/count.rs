@@ -535,6 +535,8 @@ counters! {
     TcpExtOutOfWindowIcmps { Transport, Packets, "TcpExt:OutOfWindowIcmps" }
     /// Connections whose TIME_WAIT ended by time.
     TcpExtTW { Transport, Events, "TcpExt:TW" }
+    /// Connections closed without TIME_WAIT, because `tcp_max_tw_buckets` entries were there.
+    TcpExtTCPTimeWaitOverflow { Transport, Events, "TcpExt:TCPTimeWaitOverflow" }
     /// TIME_WAIT entries reused for a new connection.
     TcpExtTWRecycled { Transport, Events, "TcpExt:TWRecycled" }
     /// Segments rejected in established connections for an old timestamp.

@@ -68,6 +68,8 @@ impl Shard {
             tcp.tw_timers.arm(at, tw.expires);
             tp.hashed = false;
             tcp.hashed -= 1;
+        } else if tp.hashed {
+            net.counts.inc(id::TcpExtTCPTimeWaitOverflow);
         }
         tp.done(net, None);
         self.tcp_settle(index);

@@ -75,6 +75,10 @@ impl UdpSock {
     pub fn rx_queue(&self) -> usize {
         self.rmem as usize
     }
+    /// How much may wait to be read, in bytes (`sk_rcvbuf`).
+    pub fn rcvbuf(&self) -> usize {
+        self.rcvbuf as usize
+    }
     /// Datagrams dropped at this socket.
     pub fn drops(&self) -> u64 {
         self.rare.as_ref().map_or(0, |r| r.drops)

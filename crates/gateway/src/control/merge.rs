@@ -22,6 +22,7 @@ impl Snapshot {
             queues(&mut all.queues, part.queues);
             memory(&mut all.memory, &part.memory);
             totals(&mut all.totals, &part.totals);
+            neighbours(&mut all.neighbours, part.neighbours);
             all.udp.extend(part.udp);
             all.tcp.extend(part.tcp);
             all.flows.extend(part.flows);
@@ -65,6 +66,16 @@ fn counters(all: &mut Groups, part: Groups) {
             // Gauges wrap below zero where one shard counts down what another counted up.
             let value = sum.entry(name).or_default();
             *value = value.wrapping_add(n);
+        }
+    }
+}
+
+/// Each shard has a table of its own, in which mostly the same neighbours stand: the fullest counts.
+fn neighbours(all: &mut Groups, part: Groups) {
+    for (family, states) in part {
+        let fullest = all.entry(family).or_default();
+        if states.values().sum::<u64>() > fullest.values().sum() {
+            *fullest = states;
         }
     }
 }

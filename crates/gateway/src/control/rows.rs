@@ -139,6 +139,9 @@ pub struct ShardRow {
     pub counters: BTreeMap<String, BTreeMap<String, u64>>,
     /// Packets in its backlog now.
     pub backlog: u64,
+    /// Processor time of its thread so far, in nanoseconds.
+    #[serde(default)]
+    pub cpu_ns: u64,
     /// TCP sockets, listeners included.
     pub tcp: u64,
     /// UDP sockets.
@@ -259,6 +262,9 @@ pub struct UdpRow {
     pub remote: Option<SocketAddr>,
     /// Bytes of true size that wait to be read.
     pub rx_queue: u64,
+    /// How many may.
+    #[serde(default)]
+    pub rcvbuf: u64,
     /// Datagrams dropped at it.
     pub drops: u64,
 }
@@ -355,6 +361,15 @@ pub struct TcpInfoRow {
     pub snd_wnd: u64,
     /// The window that we announced, in bytes.
     pub rcv_wnd: u64,
+    /// Bytes of true size that its receive buffer may hold.
+    #[serde(default)]
+    pub rcvbuf: u64,
+    /// Bytes that its send buffer may hold.
+    #[serde(default)]
+    pub sndbuf: u64,
+    /// Bytes that the application takes in a round trip.
+    #[serde(default)]
+    pub rcv_space: u64,
 }
 
 /// A flow, open or ended.

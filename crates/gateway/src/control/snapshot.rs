@@ -61,6 +61,9 @@ pub struct Snapshot {
     pub memory: Memory,
     /// How many sockets there are, listed or not.
     pub totals: SocketTotals,
+    /// Neighbours by family (`inet`, `inet6`) and state, as `ip neigh` calls it.
+    #[serde(default)]
+    pub neighbours: BTreeMap<String, BTreeMap<String, u64>>,
     /// UDP sockets.
     pub udp: Vec<UdpRow>,
     /// TCP sockets.
@@ -112,6 +115,7 @@ impl Snapshot {
             shard: net.cpu,
             counters: own.collect(),
             backlog: queues.iter().find(|q| q.stage == "Backlog").map_or(0, |q| q.now),
+            cpu_ns: thread_time(),
             tcp: tcp_totals.tcp,
             udp: shard.udp.len() as u64,
         }];
@@ -140,6 +144,7 @@ impl Snapshot {
                 frag6_mem_bytes: net.reasm.mem()[1] as u64,
                 ..tcp_totals
             },
+            neighbours: neighbours(shard),
             udp: udp_rows(shard, meta.sockets_max),
             tcp,
             flows,
@@ -164,6 +169,13 @@ impl Snapshot {
         let missing = self.stages.iter().filter(|s| s.missing != 0);
         missing.map(|s| (s.name.as_str(), s.missing)).collect()
     }
+}
+
+/// Processor time of the calling thread, in nanoseconds: a shard is read by the thread that drives it.
+fn thread_time() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let secs = u64::try_from(time.tv_sec).unwrap_or(0).saturating_mul(1_000_000_000);
+    secs.saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 fn stages(counts: &Counts) -> Vec<StageRow> {
@@ -311,6 +323,16 @@ fn queues(shard: &Shard) -> Vec<QueueRow> {
     limits.into_iter().map(row).collect()
 }
 
+fn neighbours(shard: &Shard) -> BTreeMap<String, BTreeMap<String, u64>> {
+    let mut by: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+    for neighbour in shard.net.neigh.iter() {
+        let family = if neighbour.addr().is_ipv4() { "inet" } else { "inet6" };
+        let state = format!("{:?}", neighbour.state()).to_uppercase();
+        *by.entry(family.to_owned()).or_default().entry(state).or_default() += 1;
+    }
+    by
+}
+
 fn udp_rows(shard: &Shard, most: usize) -> Vec<UdpRow> {
     let row = |s: &linerate_core::udp::UdpSock| {
         let (addr, port) = s.local();
@@ -325,6 +347,7 @@ fn udp_rows(shard: &Shard, most: usize) -> Vec<UdpRow> {
             any_family: addr.is_none() && remote.is_none(),
             remote,
             rx_queue: s.rx_queue() as u64,
+            rcvbuf: s.rcvbuf() as u64,
             drops: s.drops(),
         }
     };
@@ -372,6 +395,9 @@ fn tcp_row(shard: &Shard, row: &SockRow) -> TcpRow {
             bytes_received: i.bytes_received,
             snd_wnd: i.snd_wnd.into(),
             rcv_wnd: i.rcv_wnd.into(),
+            rcvbuf: i.rcvbuf.into(),
+            sndbuf: i.sndbuf.into(),
+            rcv_space: i.rcv_space.into(),
         }),
     }
 }

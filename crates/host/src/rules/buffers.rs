@@ -78,7 +78,9 @@ fn bdp(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
     let most = most("net.ipv4.tcp_rmem")?;
     // `rcv_space` is what the program read in a round trip.
     let filled = |s: &&TcpSocket| {
+        let unread = u64::from(s.recv_q).saturating_mul(2) >= info(s, "rcvbuf");
         info(s, "rcvbuf") as i64 >= most
+            && !unread
             && info(s, "rcv_space").saturating_mul(2) >= info(s, "rcvbuf")
     };
     let s = now.sockets.tcp.iter().find(filled)?;

@@ -2,7 +2,7 @@
 
 use linerate_core::table::Stage;
 
-use super::look::{by, ext, owner, sysctl, tcp};
+use super::look::{self, by, ext, owner, sysctl, tcp};
 use super::{Check, Rule};
 use crate::finding::{Finding, Risk};
 use crate::window::{Cx, Sum, Window};
@@ -149,10 +149,20 @@ fn drops(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
     let name = "net.ipv4.tcp_syncookies";
     let off = cx.now().sysctl(name) == Some(0);
     let found = rule.found(cx, "").loss(&lost).sysctl(name).sysctl("net.ipv4.tcp_max_syn_backlog");
+    let full = by(ext(&cx.whole(), "TCPReqQFullDrop"));
     let found = match off {
         true => found
             .because("SYN cookies are off, so half-open connections fill the queue.")
             .advise("Answer with cookies when it is full.", sysctl(name, 1), Risk::Safe),
+        false if full.saturating_mul(2) >= lost.by => found
+            .shows_if(ext(&cx.whole(), "TCPReqQFullDrop"))
+            .because("Half-open connections fill the queue, and no cookies are sent.")
+            .advise_if(
+                "Let more connections be half open.",
+                look::more(cx, "net.ipv4.tcp_max_syn_backlog", 4, 65_536),
+                Risk::Mem,
+            )
+            .suggest("If most never complete, it is a flood: filter it before this host."),
         false => found
             .because("There was no route or no memory for the answer.")
             .suggest("Look at the routes back to the clients, and at memory."),

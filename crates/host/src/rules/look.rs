@@ -237,6 +237,20 @@ pub(crate) fn irq_cpus(cx: &Cx<'_>, dev: &Dev) -> Vec<u32> {
     cpus.into_iter().map(|(cpu, _)| cpu).collect()
 }
 
+/// The processors that take packets from a device: those of its interrupts; where no interrupts are
+/// known, those that took any, the busiest first.
+pub(crate) fn serving(cx: &Cx<'_>, dev: &Dev) -> Vec<u32> {
+    if !cx.now().irqs.is_empty() {
+        return irq_cpus(cx, dev);
+    }
+    let w = cx.whole();
+    let took = |cpu: &u32| w.softnet(*cpu, "processed").map_or(0, |d| d.by);
+    let mut cpus: Vec<_> = cx.now().softnet.keys().map(|c| (took(c), *c)).collect();
+    cpus.retain(|(n, _)| *n > 0);
+    cpus.sort_by_key(|(n, cpu)| (std::cmp::Reverse(*n), *cpu));
+    cpus.into_iter().map(|(_, cpu)| cpu).collect()
+}
+
 /// Packets of each receive queue in the run, where they are known for all of them.
 pub(crate) fn queue_packets(cx: &Cx<'_>, dev: &Dev) -> Option<Vec<Delta>> {
     let w = cx.whole();
@@ -277,6 +291,19 @@ pub(crate) fn more(cx: &Cx<'_>, name: &str, times: i64, most: i64) -> Option<Cha
     (next > now).then(|| sysctl(name, next))
 }
 
+/// The same, but at least what is usual: a smaller value was set by somebody.
+pub(crate) fn more_than_usual(
+    cx: &Cx<'_>,
+    name: &str,
+    times: i64,
+    most: i64,
+    usual: i64,
+) -> Option<Change> {
+    let now = cx.now().sysctl(name)?;
+    let next = now.saturating_mul(times).max(usual).min(most);
+    (next > now).then(|| sysctl(name, next))
+}
+
 /// The last of a sysctl's three values set to `times` what it is, at most 2^31 - 1.
 pub(crate) fn more_max(cx: &Cx<'_>, name: &str, times: i64) -> Option<Change> {
     let mut now = cx.now().sysctl_list(name)?;
@@ -288,6 +315,15 @@ pub(crate) fn more_max(cx: &Cx<'_>, name: &str, times: i64) -> Option<Change> {
     *last = next;
     let words: Vec<String> = now.iter().map(i64::to_string).collect();
     Some(sysctl(name, words.join(" ")))
+}
+
+/// All of a sysctl's values set to `times` what they are, at most 2^31 - 1.
+pub(crate) fn more_of_all(cx: &Cx<'_>, name: &str, times: i64) -> Option<Change> {
+    let now = cx.now().sysctl_list(name)?;
+    let next: Vec<i64> =
+        now.iter().map(|n| n.saturating_mul(times).min(i64::from(i32::MAX))).collect();
+    let words: Vec<String> = next.iter().map(i64::to_string).collect();
+    (next > now).then(|| sysctl(name, words.join(" ")))
 }
 
 /// One parameter of ethtool to set.

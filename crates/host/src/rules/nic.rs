@@ -134,11 +134,12 @@ fn ring(rule: &Rule, cx: &Cx<'_>, dev: &Dev) -> Option<Finding> {
     let received = |w: &Window<'_>| w.dev(&dev.name, "rx_packets").map(Sum::from);
     let lost = cx.lossy(cx.limits.loss_ratio, |w| look::ring(w, &dev.name), received)?;
     let found = rule.found(cx, &dev.name).loss(&lost);
-    let full = look::irq_cpus(cx, dev).into_iter().find(|cpu| look::is_full(cx, *cpu));
+    let serving = look::serving(cx, dev);
+    let full = serving.iter().copied().find(|cpu| look::is_full(cx, *cpu));
     let stalled = sent_pause(&cx.whole(), dev);
     if let Some(cpu) = full {
         let mut found = found.because(format!(
-            "cpu{cpu}, which serves its interrupt, is full of softirq: no ring is large enough."
+            "cpu{cpu}, which serves it, is full of softirq: no ring is large enough."
         ));
         for (what, change, risk) in super::steer::ladder(cx, dev, cpu) {
             found = found.advise(what, change, risk);
@@ -158,8 +159,14 @@ fn ring(rule: &Rule, cx: &Cx<'_>, dev: &Dev) -> Option<Finding> {
         );
     }
     let (now, most) = (dev.rings.get("rx"), dev.rings.get("rx-max"));
-    let found = found
-        .because("The processors that serve it have time left: bursts are longer than the ring.");
+    let found = match serving.iter().any(|cpu| look::softirq(cx, *cpu).is_some()) {
+        true => found.because(
+            "The processors that serve it have time left: bursts are longer than the ring.",
+        ),
+        false => found.because(
+            "Whether its processors have time left is not known; else bursts are longer than the ring.",
+        ),
+    };
     let found = match (now, most) {
         (Some(now), Some(most)) if now < most => {
             let next = now.saturating_mul(2).min(most);

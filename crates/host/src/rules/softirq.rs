@@ -165,7 +165,13 @@ fn backlog(rule: &Rule, cx: &Cx<'_>, cpu: u32) -> Option<Finding> {
             .suggest("Make each packet cheaper: fewer rules, GRO, XDP; or send less.");
     } else {
         found = found
-            .because("The processor has time left: bursts are longer than the backlog.")
+            .because(match share {
+                Some(_) => "The processor has time left: bursts are longer than the backlog.",
+                None => {
+                    "Whether the processor has time left is not known; if it has, bursts are longer \
+                    than the backlog."
+                }
+            })
             .advise_if("Let more packets wait.", longer, Risk::Lat)
             .suggest("Let the sender pace its bursts.");
     }
@@ -185,6 +191,8 @@ fn longer(cx: &Cx<'_>, cpu: u32, now: i64) -> Option<i64> {
 /// What a squeeze can have been: how many there were, and how many of each kind there was room for.
 struct Squeeze {
     seen: Sum,
+    /// How many were by the budget of packets and by the time, where that is counted.
+    counted: Option<(u64, u64)>,
     /// Full budgets among the packets.
     by_packets: u64,
     /// Full time limits in the time of the softirq, if that is known.
@@ -208,8 +216,12 @@ impl Squeeze {
         let budget = positive("net.core.netdev_budget").unwrap_or(32);
         let usecs = positive("net.core.netdev_budget_usecs").unwrap_or(2000);
         let busy_us = look::softirq(cx, cpu).map(|share| share * w.secs() * 1e6);
+        // A kernel does not say which it was.
+        let counted = ["squeeze_budget", "squeeze_time"].map(|name| w.softnet(cpu, name));
+        let [by_budget, by_limit] = counted.map(|delta| delta.map(|delta| delta.by));
         let squeeze = Squeeze {
             seen,
+            counted: by_budget.zip(by_limit),
             by_packets: processed / budget.unsigned_abs(),
             by_time: busy_us.map(|us| (us / usecs as f64) as u64),
             processed,
@@ -223,6 +235,9 @@ impl Squeeze {
     /// Whether they were by packets: there were enough of them, and too little time for the other.
     /// Where both would do, many devices on the processor decide.
     fn is_budget(&self, cx: &Cx<'_>) -> bool {
+        if let Some((by_budget, by_limit)) = self.counted {
+            return by_budget > by_limit;
+        }
         let by_packets = self.by_packets >= self.seen.by;
         let by_time = self.by_time.is_none_or(|most| most >= self.seen.by);
         match (by_packets, by_time) {
@@ -253,7 +268,7 @@ fn squeeze_budget(rule: &Rule, cx: &Cx<'_>, cpu: u32) -> Option<Finding> {
             ))
             .advise_if(
                 "Allow more packets in a run.",
-                look::more(cx, "net.core.netdev_budget", 3, 900),
+                look::more_than_usual(cx, "net.core.netdev_budget", 3, 900, 300),
                 Risk::Lat,
             )
             .suggest("Spread the devices' interrupts over more processors.")
@@ -290,7 +305,7 @@ fn squeeze_time(rule: &Rule, cx: &Cx<'_>, cpu: u32) -> Option<Finding> {
             )
             .advise_if(
                 "Only if packets can not be made cheaper: a longer run.",
-                look::more(cx, "net.core.netdev_budget_usecs", 2, 20_000),
+                look::more_than_usual(cx, "net.core.netdev_budget_usecs", 2, 20_000, 2000),
                 Risk::Lat,
             )
     };

@@ -159,7 +159,7 @@ fn memory(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
         found
             .sysctl("net.ipv4.tcp_mem")
             .suggest("Find the programs that do not read or send too much at once.")
-            .advise_if("Allow more pages.", look::more_max(cx, "net.ipv4.tcp_mem", 2), Risk::Mem)
+            .advise_if("Allow more pages.", look::more_of_all(cx, "net.ipv4.tcp_mem", 2), Risk::Mem)
             .done(),
     )
 }
