@@ -104,9 +104,8 @@ fn as_host(name: &str, r: &Reading) -> Snapshot {
             s.softnet.insert(cpu, softnet);
         }
         // A thread that spins while it waits is busy with nothing.
-        let spins = ["net.core.busy_poll", "net.core.busy_read"].map(|knob| {
-            r.knobs.iter().any(|k| k.path == knob && k.value != "0")
-        });
+        let spins = ["net.core.busy_poll", "net.core.busy_read"]
+            .map(|knob| r.knobs.iter().any(|k| k.path == knob && k.value != "0"));
         if shard.cpu_ns > 0 && !spins.contains(&true) {
             let mut time = Counters::new(format!("the thread of the shard of {name}"));
             let (busy, all) = (shard.cpu_ns / 1000, r.uptime_ns / 1000);
@@ -117,8 +116,7 @@ fn as_host(name: &str, r: &Reading) -> Snapshot {
             s.softirqs.insert(cpu, counters(name, "softirqs", values));
         }
     }
-    s.sysctls =
-        (r.knobs.iter()).map(|k| (k.path.clone(), k.value.replace('\t', " "))).collect();
+    s.sysctls = (r.knobs.iter()).map(|k| (k.path.clone(), k.value.replace('\t', " "))).collect();
     neighbours(name, r, &mut s);
     sockstat(name, &r.totals, &mut s);
     s.devs = r.devices.iter().map(|d| (d.name.clone(), device(name, r, &s, d))).collect();
@@ -227,11 +225,8 @@ fn queues(name: &str, r: &Reading, s: &Snapshot, dev: &mut Dev) {
     let mask = s.sysctls.get("queues.rx.rps_cpus").map_or(0, |m| bits(m.as_str()));
     let steered = (0..64).filter(|cpu| mask >> cpu & 1 == 1).collect::<Vec<u32>>();
     let flows = s.sysctl("queues.rx.rps_flow_cnt").and_then(|n| u64::try_from(n).ok());
-    let queue = RxQueue {
-        rps_cpus: steered,
-        rps_flow_cnt: flows.unwrap_or(0),
-        stats: Counters::default(),
-    };
+    let queue =
+        RxQueue { rps_cpus: steered, rps_flow_cnt: flows.unwrap_or(0), stats: Counters::default() };
     dev.rx = vec![queue; number.max(1)];
 }
 
@@ -320,7 +315,6 @@ fn connection(name: &str, t: &TcpRow, owner: Owner) -> Option<TcpSocket> {
         ("bytes_received", i.bytes_received),
         ("snd_wnd", i.snd_wnd),
         ("rcv_wnd", i.rcv_wnd),
-        ("rcv_space", i.rcv_space),
         ("backoff", t.timeouts),
     ]);
     Some(TcpSocket {

@@ -10,7 +10,7 @@ use super::own::{NAME, Own};
 
 /// How long a fault goes on until the doctor has seen it, and until it is cured: on a machine that has
 /// much else to do, long.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What the doctor said.
 pub struct Look {

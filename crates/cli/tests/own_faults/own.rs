@@ -94,7 +94,8 @@ impl Own {
     /// Packets that the instance has received so far.
     pub fn received(&self) -> u64 {
         let path: serde_json::Value =
-            serde_json::from_str(&self.ask(&["show", "path", "--name", NAME, "--json"])).expect("JSON");
+            serde_json::from_str(&self.ask(&["show", "path", "--name", NAME, "--json"]))
+                .expect("JSON");
         let devices = path["devices"].as_array().expect("devices");
         devices.iter().filter_map(|d| d["rx_packets"].as_u64()).sum()
     }

@@ -59,8 +59,7 @@ fn a_time_limit_that_is_too_short_squeezes() {
 }
 
 /// Everything is handed to the second shard.
-const STEERED: [&str; 6] =
-    ["--serve", "discard", "--queues", "2", "--set", "queues.rx.rps_cpus=2"];
+const STEERED: [&str; 6] = ["--serve", "discard", "--queues", "2", "--set", "queues.rx.rps_cpus=2"];
 /// What comes at once is no loss of the socket's, and none too much for a pass.
 const ROOM: [&str; 4] =
     ["--set", "net.core.rmem_default=33554432", "--set", "net.core.netdev_budget=1000"];
@@ -82,7 +81,7 @@ fn a_backlog_that_overflows_in_bursts_is_made_longer() {
 fn a_flow_over_its_limit_is_named() {
     let Some(own) = own("a_flow_over_its_limit_is_named", &[]) else { return };
     let limit = ["--set", "net.core.flow_limit_cpu_bitmap=3"];
-    let length = ["--set", "net.core.netdev_max_backlog=100"];
+    let length = ["--set", "net.core.netdev_max_backlog=16"];
     let up = own.up(&[&STEERED[..], &ROOM, &limit, &length].concat());
     let case = Case { own: &own, rule: "R22", also: &["R15"], options: &[] };
     let socket = own.rig.near.run(|| UdpSocket::bind("0.0.0.0:0").expect("a port"));
@@ -110,7 +109,10 @@ fn steering_by_flows_that_is_set_by_half_is_named() {
 fn a_receiver_without_gro_is_named() {
     let Some(own) = own("a_receiver_without_gro_is_named", &[]) else { return };
     own.rig.near.sh("ethtool -K va tso off gso off");
-    let up = own.up(&["--serve", "discard", "--set", "features.gro=0"]);
+    // That they are many is nobody's fault.
+    let long =
+        ["--set", "net.core.netdev_budget=10000", "--set", "net.core.netdev_budget_usecs=1000000"];
+    let up = own.up(&[&["--serve", "discard", "--set", "features.gro=0"][..], &long].concat());
     let mut client = connect(&own.rig.near, (FAR, DISCARD));
     // As much as a machine can do that has much else to do.
     let options = ["--limit", "gro_pps=500"];

@@ -86,7 +86,9 @@ fn answers_that_no_route_leads_to_are_named() {
 fn the_reverse_path_filter_is_named_and_loosened() {
     let Some(own) = own("the_reverse_path_filter_is_named_and_loosened", &[]) else { return };
     let device = |name: &str, backend: &str, addr: &str| {
-        format!("[[device]]\nname = \"{name}\"\nbackend = \"{backend}\"\naddresses = [\"{addr}\"]\n")
+        format!(
+            "[[device]]\nname = \"{name}\"\nbackend = \"{backend}\"\naddresses = [\"{addr}\"]\n"
+        )
     };
     let knobs = "[knobs]\nnet.ipv4.conf.all.rp_filter = 1\n";
     let devices = [("vb", "af_packet", "10.77.0.2/16"), ("lr1", "tap", "10.88.0.1/16")];

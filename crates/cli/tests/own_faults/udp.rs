@@ -21,7 +21,8 @@ fn burst(socket: &UdpSocket) {
 #[test]
 fn a_receive_buffer_that_is_too_small_overflows() {
     let Some(own) = own("a_receive_buffer_that_is_too_small_overflows", &[]) else { return };
-    let device = "[[device]]\nname = \"vb\"\nbackend = \"af_packet\"\naddresses = [\"10.77.0.2/16\"]\n";
+    let device =
+        "[[device]]\nname = \"vb\"\nbackend = \"af_packet\"\naddresses = [\"10.77.0.2/16\"]\n";
     let file = own.dir.join("up.toml");
     let write = |service: &str| fs::write(&file, format!("{device}{service}")).expect("a file");
     let service = "[[service]]\nkind = \"discard\"\n";

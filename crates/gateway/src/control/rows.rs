@@ -367,9 +367,6 @@ pub struct TcpInfoRow {
     /// Bytes that its send buffer may hold.
     #[serde(default)]
     pub sndbuf: u64,
-    /// Bytes that the application takes in a round trip.
-    #[serde(default)]
-    pub rcv_space: u64,
 }
 
 /// A flow, open or ended.

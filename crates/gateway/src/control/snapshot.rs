@@ -397,7 +397,6 @@ fn tcp_row(shard: &Shard, row: &SockRow) -> TcpRow {
             rcv_wnd: i.rcv_wnd.into(),
             rcvbuf: i.rcvbuf.into(),
             sndbuf: i.sndbuf.into(),
-            rcv_space: i.rcv_space.into(),
         }),
     }
 }

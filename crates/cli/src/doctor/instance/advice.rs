@@ -217,11 +217,8 @@ mod tests {
         let rps = file("/sys/class/net/v0/queues/rx-0/rps_cpus");
         assert_eq!(is(rps), knob("queues.rx.rps_cpus=3"));
         assert_eq!(is(file("/proc/irq/7/smp_affinity_list")), None);
-        let link = |name: &str| Change::Link {
-            dev: "v0".into(),
-            name: name.into(),
-            value: "2000".into(),
-        };
+        let link =
+            |name: &str| Change::Link { dev: "v0".into(), name: name.into(), value: "2000".into() };
         assert_eq!(is(link("txqueuelen")), knob("dev.txqueuelen=2000"));
         assert_eq!(is(link("mtu")), None, "an instance takes its MTU from the device");
         let sysctl = |name: &str| Change::Sysctl { name: name.into(), value: "1".into() };
