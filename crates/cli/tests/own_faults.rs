@@ -26,6 +26,8 @@ mod own;
 
 #[path = "own_faults/ip.rs"]
 mod ip;
+#[path = "own_faults/run.rs"]
+mod run;
 #[path = "own_faults/rx.rs"]
 mod rx;
 #[path = "own_faults/tcp.rs"]

@@ -5,6 +5,7 @@
 //! words by [`advice`].
 
 pub mod advice;
+mod qdisc;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,7 +14,7 @@ use linerate_gateway::control::snapshot::{DeviceRow, SocketTotals, TcpRow, UdpRo
 use linerate_gateway::control::{Client, Request, Response, Snapshot as Reading};
 use linerate_host::Counters;
 use linerate_host::snapshot::{
-    Dev, Feature, Listener, Owner, Qdisc, RxQueue, Snapshot, TcpSocket, UdpSocket,
+    Dev, Feature, Listener, Owner, RxQueue, Snapshot, TcpSocket, UdpSocket,
 };
 
 /// Sockets that are listed.
@@ -117,6 +118,7 @@ fn as_host(name: &str, r: &Reading) -> Snapshot {
         }
     }
     s.sysctls = (r.knobs.iter()).map(|k| (k.path.clone(), k.value.replace('\t', " "))).collect();
+    s.sysctls.extend(qdisc::settings(r));
     neighbours(name, r, &mut s);
     sockstat(name, &r.totals, &mut s);
     s.devs = r.devices.iter().map(|d| (d.name.clone(), device(name, r, &s, d))).collect();
@@ -188,7 +190,7 @@ fn device(name: &str, r: &Reading, s: &Snapshot, d: &DeviceRow) -> Dev {
         dev.features.insert(feature.to_owned(), Feature { on, fixed: false });
     }
     queues(name, r, s, &mut dev);
-    dev.qdiscs = vec![qdisc(name, r, d)];
+    dev.qdiscs = qdisc::of(name, r, d);
     dev
 }
 
@@ -234,23 +236,6 @@ fn queues(name: &str, r: &Reading, s: &Snapshot, dev: &mut Dev) {
 fn bits(mask: &str) -> u64 {
     let digits: String = mask.chars().filter(|c| *c != ',').collect();
     u64::from_str_radix(&digits, 16).unwrap_or(0)
-}
-
-/// The stack has one queue of its own on the way out; what it drops there is the device's tx_dropped.
-fn qdisc(name: &str, r: &Reading, d: &DeviceRow) -> Qdisc {
-    let mut stats = Counters::new(shown(name, "path"));
-    stats.extend([
-        ("packets", d.tx_packets.saturating_add(d.tx_dropped)),
-        ("bytes", d.tx_bytes),
-        ("drops", d.tx_dropped),
-    ]);
-    if let Some(requeues) = r.counters.get("qdisc").and_then(|q| q.get("requeues")) {
-        stats.set("requeues", *requeues);
-    }
-    if let Some(queue) = r.queues.iter().find(|q| q.stage == "Qdisc") {
-        stats.set("qlen", queue.now);
-    }
-    Qdisc { kind: "pfifo_fast".to_owned(), parent: "root".to_owned(), stats, ..Qdisc::default() }
 }
 
 fn narrow(n: u64) -> u32 {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::instance::Instance;
 use super::path::{Stop, View, journey};
 use super::reading::{Reading, Signals, collect, live};
-use super::text::{clean, rate};
+use super::text::{clean, rate, wrap};
 use super::{UNREADABLE, is_empty, latency};
 use crate::args::{ShowArgs, What};
 use crate::report::grouped;
@@ -81,25 +81,74 @@ fn side_by_side(args: &ShowArgs, name: &str) -> Result<(), String> {
         print_json(&json!({ "host": each(&host), "instance": each(&stack), "name": name }));
         return Ok(());
     }
-    let mut table = Table::new(&[
-        "stage",
-        "host in/s",
-        "lost/s",
-        "waiting",
-        "instance in/s",
-        "lost/s",
-        "waiting",
-        "lost by",
-    ]);
-    for (h, s) in host.iter().zip(&stack) {
-        let why = h.lost.iter().chain(&s.lost).filter(|l| !l.expected).map(|l| l.what);
-        let why = why.collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>();
-        let cells = stop_cells(h).into_iter().chain(stop_cells(s));
-        let stage = std::iter::once(h.stage.name().to_owned());
-        table.row(stage.chain(cells).chain([why.join(", ")]));
-    }
-    print(&table.text());
+    print(&two_paths(&host, &stack, name, width()));
     Ok(())
+}
+
+/// Columns of the terminal; of what is no terminal, as many as a report has.
+fn width() -> usize {
+    const REPORT: usize = 100;
+    const LEAST: u16 = 40;
+    let size = rustix::termios::tcgetwinsize(std::io::stdout());
+    size.ok().filter(|s| s.ws_col >= LEAST).map_or(REPORT, |s| s.ws_col.into())
+}
+
+/// Two paths beside each other, and below each stop what was lost there, by whom. The columns fit into 80;
+/// the lines below them are as long as the terminal is wide.
+fn two_paths(host: &[Stop], stack: &[Stop], name: &str, width: usize) -> String {
+    const STAGE: usize = 11;
+    const RATE: usize = 10;
+    const LOST: usize = 9;
+    const WAIT: usize = 12;
+    const HALF: usize = RATE + LOST + WAIT + 2;
+    let mut out = String::new();
+    // A name may be as long as a path has columns.
+    let name: String = clean(name).chars().take(HALF - 2).collect();
+    let _ = writeln!(out, "{:STAGE$} {:-^HALF$} {:-^HALF$}", "", " host ", format!(" {name} "));
+    let heads = ["in/s", "lost/s", "waiting"].map(str::to_owned);
+    let half =
+        |[pkts, lost, waits]: &[String; 3]| format!(" {pkts:>RATE$} {lost:>LOST$} {waits:>WAIT$}");
+    let line = |stage: &str, of: [&[String; 3]; 2]| {
+        format!("{stage:<STAGE$}{}{}", half(of[0]), half(of[1])).trim_end().to_owned() + "\n"
+    };
+    out += &line("stage", [&heads; 2]);
+    for (h, s) in host.iter().zip(stack) {
+        out += &line(h.stage.name(), [&brief_cells(h), &brief_cells(s)]);
+        for (who, stop) in [("host", h), (name.as_str(), s)] {
+            for lost in stop.lost.iter().filter(|lost| !lost.expected) {
+                let of = if lost.subject.is_empty() { "" } else { " of " };
+                let text = clean(&format!(
+                    "{who} loses {}/s: {}{of}{}",
+                    rate(lost.per_s),
+                    lost.what,
+                    lost.subject
+                ));
+                for part in wrap(&text, width.saturating_sub(STAGE + 3)) {
+                    let _ = writeln!(out, "{:STAGE$}   {part}", "");
+                }
+            }
+        }
+    }
+    out
+}
+
+/// As [`stop_cells`], in as few columns as a number needs: `1.2M B`.
+fn brief_cells(stop: &Stop) -> [String; 3] {
+    let known = |n: Option<f64>| n.map_or("-".to_owned(), brief);
+    let unit = |unit: &str| if unit == "bytes" { "B" } else { "" };
+    let waiting = stop.depth.map_or("-".to_owned(), |d| {
+        format!("{} {}", brief(d.now as f64), unit(d.unit)).trim_end().to_owned()
+    });
+    [known(stop.pkts), brief(stop.loss()), waiting]
+}
+
+/// A number in at most seven columns.
+fn brief(n: f64) -> String {
+    match n {
+        n if n >= 1e10 => format!("{:.0}G", n / 1e9),
+        n if n >= 1e7 => format!("{:.1}M", n / 1e6),
+        n => rate(n),
+    }
 }
 
 fn stop_cells(stop: &Stop) -> [String; 3] {

@@ -70,8 +70,12 @@ pub enum Cure<'a> {
 pub fn look(own: &Own, options: &[&str], mut dose: impl FnMut()) -> Look {
     let before = own.received();
     let file = own.dir.join("report.json");
-    let args = ["doctor", "--name", NAME, "--json", "--for", "600ms", "--every", "200ms"];
-    let mut doctor = own.linerate(None, &[&args[..], options].concat());
+    let times = match options.contains(&"--for") {
+        true => &[][..],
+        false => &["--for", "600ms", "--every", "200ms"],
+    };
+    let args = ["doctor", "--name", NAME, "--json"];
+    let mut doctor = own.linerate(None, &[&args[..], times, options].concat());
     doctor.stdout(File::create(&file).expect("a file")).stderr(Stdio::inherit());
     let mut doctor = doctor.spawn().expect("linerate starts");
     let status = loop {

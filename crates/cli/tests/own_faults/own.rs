@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 
@@ -63,7 +64,7 @@ impl Own {
         let child = self.linerate(Some(net), &all).stderr(Stdio::piped()).spawn();
         let mut child = child.expect("linerate starts");
         let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
-        let mut up = Up { child, stderr };
+        let mut up = Up { child: Running(child), stderr };
         up.says(" shard");
         up
     }
@@ -91,6 +92,15 @@ impl Own {
         assert!(out.status.success(), "{line}: {}", String::from_utf8_lossy(&out.stderr));
     }
 
+    /// Waits until the instance answers.
+    pub fn wait(&self) {
+        let begin = Instant::now();
+        while !self.output(&["get", "--name", NAME, "ring.rx"]).status.success() {
+            assert!(begin.elapsed() < Duration::from_secs(120), "the instance does not answer");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Packets that the instance has received so far.
     pub fn received(&self) -> u64 {
         let path: serde_json::Value =
@@ -107,9 +117,19 @@ impl Drop for Own {
     }
 }
 
-/// A running instance, which ends when it is dropped.
+/// A process that ends when it is dropped.
+pub struct Running(pub Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A running instance of `up`.
 pub struct Up {
-    child: Child,
+    child: Running,
     stderr: BufReader<ChildStderr>,
 }
 
@@ -136,7 +156,7 @@ impl Up {
     }
 
     fn signal(&self, signal: Signal) {
-        let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
+        let pid = nix::unistd::Pid::from_raw(self.child.0.id() as i32);
         kill(pid, signal).expect("it is ours");
     }
 
@@ -145,15 +165,8 @@ impl Up {
         self.signal(Signal::SIGTERM);
         let mut said = String::new();
         self.stderr.read_to_string(&mut said).expect("readable");
-        let status = self.child.wait().expect("it ends");
+        let status = self.child.0.wait().expect("it ends");
         assert!(status.success(), "{status}: {said}");
         assert!(said.contains("every packet accounted for"), "{said}");
-    }
-}
-
-impl Drop for Up {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

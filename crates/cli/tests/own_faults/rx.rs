@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
 use super::doctor::{Case, Cure, prove};
-use super::own::own;
+use super::own::{Own, Up, own};
 use super::rig::FAR;
 use super::traffic::{connect, datagrams, write_for};
 
@@ -58,16 +58,22 @@ fn a_time_limit_that_is_too_short_squeezes() {
     up.end();
 }
 
-/// Everything is handed to the second shard.
-const STEERED: [&str; 6] = ["--serve", "discard", "--queues", "2", "--set", "queues.rx.rps_cpus=2"];
 /// What comes at once is no loss of the socket's, and none too much for a pass.
 const ROOM: [&str; 4] =
     ["--set", "net.core.rmem_default=33554432", "--set", "net.core.netdev_budget=1000"];
 
+/// Everything comes by the first queue and is handed to the second shard.
+fn steered(own: &Own, more: &[&str]) -> Up {
+    let two = ["--serve", "discard", "--queues", "2", "--set", "queues.rx.rps_cpus=2"];
+    let up = own.up(&[&two[..], &ROOM, more].concat());
+    own.shell("linerate set --name t rss.weight=1,0");
+    up
+}
+
 #[test]
 fn a_backlog_that_overflows_in_bursts_is_made_longer() {
     let Some(own) = own("a_backlog_that_overflows_in_bursts_is_made_longer", &[]) else { return };
-    let up = own.up(&[&STEERED[..], &ROOM, &["--set", "net.core.netdev_max_backlog=16"]].concat());
+    let up = steered(&own, &["--set", "net.core.netdev_max_backlog=16"]);
     let case = Case { own: &own, rule: "R15", also: &[], options: &[] };
     let dose = || {
         datagrams(&own.rig.near, (FAR, DISCARD), 200, 60);
@@ -82,7 +88,7 @@ fn a_flow_over_its_limit_is_named() {
     let Some(own) = own("a_flow_over_its_limit_is_named", &[]) else { return };
     let limit = ["--set", "net.core.flow_limit_cpu_bitmap=3"];
     let length = ["--set", "net.core.netdev_max_backlog=16"];
-    let up = own.up(&[&STEERED[..], &ROOM, &limit, &length].concat());
+    let up = steered(&own, &[limit, length].concat());
     let case = Case { own: &own, rule: "R22", also: &["R15"], options: &[] };
     let socket = own.rig.near.run(|| UdpSocket::bind("0.0.0.0:0").expect("a port"));
     let dose = || {

@@ -40,6 +40,29 @@ fn a_transmit_queue_that_is_too_short_drops() {
 }
 
 #[test]
+fn a_shaper_that_drops_is_named_and_given_a_longer_queue() {
+    let Some(own) = own("a_shaper_that_drops_is_named_and_given_a_longer_queue", &[]) else {
+        return;
+    };
+    let up = own.up(&["--serve", "echo", "--set", "net.core.rmem_default=33554432"]);
+    own.shell("linerate set --name t qdisc.vb.root='tbf rate 8mbit burst 4k limit 8k'");
+    let hears = udp_socket(&own.rig.near, 5000, 4 << 20);
+    hears.set_nonblocking(true).expect("a socket");
+    let case = Case { own: &own, rule: "R60", also: &[], options: &[] };
+    let dose = || {
+        // A burst of 40 kB that the rate has sent before the next one.
+        for _ in 0..40 {
+            let _ = hears.send_to(&[7; 960], (FAR, 7));
+        }
+        std::thread::sleep(Duration::from_millis(60));
+        while hears.recv(&mut [0; 1000]).is_ok() {}
+    };
+    let found = prove(&case, dose, Cure::Set(&mut || {}));
+    assert!(found["cause"].as_str().is_some_and(|c| c.contains("tbf is a shaper")), "{found:#}");
+    up.end();
+}
+
+#[test]
 fn packets_wait_in_vain_for_a_neighbour() {
     let Some(own) = own("packets_wait_in_vain_for_a_neighbour", &[]) else { return };
     let queue = "net.ipv4.neigh.default.unres_qlen_bytes=4096";

@@ -74,7 +74,9 @@ fn knob(change: &Change) -> Option<(String, String)> {
         }
         Change::Link { name, value, .. } => (format!("dev.{name}"), value.clone()),
         Change::Qdisc { dev, spec } => {
-            (format!("qdisc.{dev}.root"), spec.strip_prefix("root ")?.to_owned())
+            // The names of its places are made of those of the devices: no table has them.
+            let spec = spec.strip_prefix("root ")?.to_owned();
+            return Some((format!("qdisc.{dev}.root"), spec));
         }
     };
     Knobs::row(&name).is_ok().then_some((name, value))
@@ -164,7 +166,9 @@ fn source(of_host: &str, name: &str) -> String {
         "/proc/stat" => format!("the thread of the shard of {name}"),
         s if s.starts_with("/proc/net/sockstat") => show("sockstat"),
         s if s.starts_with("/proc/net/snmp") => show("snmp"),
-        s if s.starts_with("/proc/net/stat/") || s.starts_with("netlink/route/") => show("path"),
+        s if s.starts_with("/proc/net/stat/") || s.starts_with("netlink/route/") => {
+            show(if s.ends_with("QDISC") { "qdisc" } else { "path" })
+        }
         s if s.starts_with("netlink/sock_diag/udp") => show("udp"),
         s if s.starts_with("netlink/sock_diag/") => show("sockets"),
         s if s.starts_with("netlink/ethtool/FEATURES") || s.starts_with("/sys/class/net/") => {
@@ -224,6 +228,9 @@ mod tests {
         let sysctl = |name: &str| Change::Sysctl { name: name.into(), value: "1".into() };
         assert_eq!(is(sysctl("net.core.somaxconn")), knob("net.core.somaxconn=1"));
         assert_eq!(is(sysctl("net.ipv4.tcp_syncookies")), None);
+        let qdisc = |spec: &str| Change::Qdisc { dev: "v0".into(), spec: spec.into() };
+        assert_eq!(is(qdisc("root pfifo limit 99")), knob("qdisc.v0.root=pfifo limit 99"));
+        assert_eq!(is(qdisc("parent 1:1 pfifo")), None);
     }
 
     #[test]
