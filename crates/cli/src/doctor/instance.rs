@@ -228,7 +228,7 @@ fn queues(name: &str, r: &Reading, s: &Snapshot, dev: &mut Dev) {
     let steered = (0..64).filter(|cpu| mask >> cpu & 1 == 1).collect::<Vec<u32>>();
     let flows = s.sysctl("queues.rx.rps_flow_cnt").and_then(|n| u64::try_from(n).ok());
     let queue =
-        RxQueue { rps_cpus: steered, rps_flow_cnt: flows.unwrap_or(0), stats: Counters::default() };
+        RxQueue { rps_cpus: steered, rps_flow_cnt: flows.unwrap_or(0), ..RxQueue::default() };
     dev.rx = vec![queue; number.max(1)];
 }
 
