@@ -279,12 +279,14 @@ pub enum What {
     Flows,
     /// What woke the shards, as /proc/interrupts
     Irqs,
-    /// Queues of the devices' way out, as tc -s qdisc; with --host alone
+    /// Queueing disciplines of the devices, as tc -s qdisc
     Qdisc,
     /// How long softirqs, polls and packets between stages take, by probes; with --host alone
     Latency,
     /// eBPF programs at the stage Xdp, what they said of packets, and their maps
     Xdp,
+    /// Bytes that transmit rings may hold, as sysfs byte_queue_limits
+    Bql,
     /// Drops by reason, with the knob that governs each
     Drops,
     /// Every knob with value, default and source

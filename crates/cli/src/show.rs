@@ -207,6 +207,7 @@ pub fn as_text(what: What, s: &Snapshot) -> String {
         What::Drops => drops(s),
         What::Knobs => knobs(s),
         What::Xdp => crate::xdp::text(s),
+        What::Bql => bql(s),
         What::Qdisc => s.qdiscs.iter().map(|q| q.text.as_str()).collect(),
         What::Instances | What::Latency => String::new(),
     }
@@ -258,6 +259,7 @@ pub fn as_json(what: What, s: &Snapshot) -> Value {
         }
         What::Drops => json!({ "drops": s.drops }),
         What::Knobs => json!({ "knobs": s.knobs }),
+        What::Bql => json!({ "bql": s.bql }),
         What::Qdisc => json!({ "qdiscs": s.qdiscs }),
         What::Xdp => json!({ "xdp": s.xdp }),
         What::Instances | What::Latency => Value::Null,
@@ -345,6 +347,22 @@ fn sockets(s: &Snapshot) -> String {
 fn trim_line(out: &mut String) {
     out.truncate(out.trim_end_matches(' ').len());
     out.push('\n');
+}
+
+/// The files of `byte_queue_limits/` of each transmit queue, a line each.
+fn bql(s: &Snapshot) -> String {
+    let mut out = format!(
+        "{:<15} {:>5} {:>5} {:>12} {:>12} {:>12} {:>10} {:>10}\n",
+        "device", "shard", "queue", "limit", "limit_min", "limit_max", "hold_time", "inflight"
+    );
+    for b in &s.bql {
+        let _ = writeln!(
+            out,
+            "{:<15} {:>5} {:>5} {:>12} {:>12} {:>12} {:>10} {:>10}",
+            b.dev, b.shard, b.queue, b.limit, b.limit_min, b.limit_max, b.hold_time, b.inflight
+        );
+    }
+    out
 }
 
 fn drops(s: &Snapshot) -> String {

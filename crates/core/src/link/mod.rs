@@ -53,6 +53,8 @@ pub struct TxQueue {
     pub drops: u64,
     /// What the device takes next.
     pub ring: TxRing,
+    /// How many bytes the ring and the device may have.
+    pub dql: crate::tx::dql::Dql,
 }
 
 impl TxQueue {

@@ -257,6 +257,13 @@ knobs! {
     xps_cpus: Mask { path: "queues.tx.xps_cpus", default: Mask(0), range: 0..=18446744073709551615, unit: "mask", scope: Device, takes: Now, stage: Qdisc }
     /// Whether a flow is sent by the queue that it is received by (a mask of receive queues); it goes before `xps_cpus`.
     xps_rxqs: Mask { path: "queues.tx.xps_rxqs", default: Mask(0), range: 0..=18446744073709551615, unit: "mask", scope: Device, takes: Now, stage: Qdisc }
+    /// The fewest bytes that may be on their way in a transmit ring and its device before more is held
+    /// back in the queueing discipline. 0 = as few as keep the device busy, which is found out.
+    bql_limit_min: u64 { path: "queues.tx.byte_queue_limits.limit_min", default: 1879048192, range: 0..=1879048192, unit: "bytes", scope: Device, takes: Now, stage: Xmit, why: "Linux has 0 where a driver takes part; most devices here are through with a packet at once, so that there is nothing to find out" }
+    /// The most bytes that may be so.
+    bql_limit_max: u64 { path: "queues.tx.byte_queue_limits.limit_max", default: 1879048192, range: 0..=1879048192, unit: "bytes", scope: Device, takes: Now, stage: Xmit }
+    /// How long a ring must have held more than it needed before it may hold less.
+    bql_hold_time: u64 { path: "queues.tx.byte_queue_limits.hold_time", default: 1000, range: 0..=3600000, unit: "milliseconds", scope: Device, takes: Now, stage: Xmit }
     /// Whether packets are stamped before they are steered (1), or by the shard that takes them from its backlog (0).
     netdev_tstamp_prequeue: bool { path: "net.core.netdev_tstamp_prequeue", default: true, range: 0..=1, unit: "switch", scope: Host, takes: Now, stage: Backlog }
     /// The shards that limit single flows when they steer to a backlog that is half full.

@@ -249,6 +249,10 @@ reasons! {
     QdiscDrop { stage: Qdisc, linux: "QDISC_DROP", also: [DevTxDropped], knob: "dev.txqueuelen" }
     /// The queueing discipline holds as much as its `limit` says.
     QdiscOverlimit { stage: Qdisc, linux: "QDISC_OVERLIMIT", also: [DevTxDropped], knob: "none" }
+    /// CoDel dropped the packet: its queue's delay was too long for too long.
+    QdiscCongested { stage: Qdisc, linux: "QDISC_CONGESTED", also: [DevTxDropped], knob: "none" }
+    /// A flow has as many packets in `fq` as its `flow_limit` says.
+    FqFlowLimit { stage: Qdisc, linux: "FQ_FLOW_LIMIT", also: [DevTxDropped], knob: "none" }
     /// The link that `netem` stands for lost the packet.
     NetemLoss { stage: Qdisc, linux: "none", also: [], knob: "none" }
     /// A super-packet that can not be split.

@@ -1,5 +1,6 @@
 #![doc = include_str!("README.md")]
 
+pub mod dql;
 pub mod gso;
 pub mod qdisc;
 pub mod xmit;

@@ -1,7 +1,8 @@
 //! Stage `Xmit`, TX: into the device's ring.
 //!
 //! before: [`crate::tx::gso`]   after: the device
-//! Linux:  net/sched/sch_generic.c `sch_direct_xmit`, net/core/dev.c `dev_hard_start_xmit`
+//! Linux:  net/sched/sch_generic.c `sch_direct_xmit`, net/core/dev.c `dev_hard_start_xmit`,
+//!         include/linux/netdevice.h `netdev_tx_completed_queue`
 //! drops:  DevTxError, XdpTxFull
 
 use crate::link::{TxQueue, TxRing};
@@ -10,6 +11,7 @@ use crate::shard::Net;
 use crate::table::{Reason, Stage, count::id};
 use crate::trace::{self, Said};
 
+use super::dql::Bounds;
 use super::gso::{Offers, validate_xmit_skb};
 use super::qdisc::{Root, next_pkt, tx_queue};
 
@@ -20,12 +22,13 @@ pub fn sch_direct_xmit(net: &mut Net, dev: u8, queue: u8, room: usize) -> Option
     // Those of them that nothing had to be done to but a checksum.
     let mut plain = 0;
     let offers = Offers::of(net.ifaces.get(dev as usize)?, &net.knobs);
+    let bounds = Bounds::of(&net.knobs);
     loop {
         let txq = net.ifaces.get_mut(dev as usize)?.txqs.get_mut(queue as usize)?;
-        let n = xmit_plain(txq, queue, room, offers);
+        let n = xmit_plain(txq, queue, room, offers, bounds);
         plain += n;
         moved += n;
-        if txq.ring.len() >= room {
+        if txq.ring.len() >= room || txq.dql.avail(bounds).is_none() {
             break;
         }
         let Some(mut pkt) = next_pkt(net, dev, queue) else { break };
@@ -69,20 +72,23 @@ const FEW: usize = 4;
 /// Moves packets to the ring as long as nothing has to be done to them but a checksum, and `room` of
 /// them wait there at most; returns how many.
 #[inline]
-fn xmit_plain(txq: &mut TxQueue, queue: u8, room: usize, offers: Offers) -> u64 {
+fn xmit_plain(txq: &mut TxQueue, queue: u8, room: usize, offers: Offers, bounds: Bounds) -> u64 {
     let mut all = 0;
     // A band goes when those before it are empty.
     while let Root::PfifoFast(fast) = &mut txq.qdisc
         && let Some(band) = fast.first()
+        && let Some(avail) = txq.dql.avail(bounds)
     {
         let room = room.saturating_sub(txq.ring.len());
-        let (mut n, mut bytes) = (0, 0);
+        let avail = avail as usize;
+        let (mut n, mut bytes, mut last) = (0, 0, 0);
         for pkt in band.iter_mut().take(room) {
-            if pkt.trace != 0 || !offers.ready(pkt) {
+            if bytes > avail || pkt.trace != 0 || !offers.ready(pkt) {
                 break;
             }
             pkt.queue = queue;
-            bytes += pkt.len();
+            last = pkt.len();
+            bytes += last;
             n += 1;
         }
         let whole = n == band.len();
@@ -93,6 +99,7 @@ fn xmit_plain(txq: &mut TxQueue, queue: u8, room: usize, offers: Offers) -> u64 
             txq.ring.extend(band.drain(..n));
         }
         txq.left(n, bytes);
+        txq.dql.sent(bytes as u64, last as u64);
         all += n as u64;
         if !whole {
             break;
@@ -108,7 +115,9 @@ pub(crate) fn xmit_one(net: &mut Net, dev: u8, pkt: Pkt) {
     trace::say(&mut net.trace, Stage::Xmit, &pkt, Said::Held);
     let txqs = &mut net.ifaces[dev as usize].txqs;
     let queue = tx_queue(&pkt, txqs.len());
-    txqs[queue].ring.push_back(pkt);
+    let (txq, len) = (&mut txqs[queue], pkt.len() as u64);
+    txq.dql.sent(len, len);
+    txq.ring.push_back(pkt);
 }
 
 /// The same for what an XDP program sends, as one of many that [`xmitted`] counts: no queue lies
@@ -139,26 +148,27 @@ pub(crate) fn xmitted(net: &Net, n: u64) {
 pub fn tx_done(net: &mut Net, pkt: Pkt, sent: bool) {
     if !sent {
         net.counts.flow(Stage::Xmit).release(1);
+        dql_completed(net, pkt.dev, pkt.queue, pkt.len() as u64);
         net.kfree_skb_reason(Stage::Xmit, pkt, Reason::DevTxError);
         return;
     }
     trace::say(&mut net.trace, Stage::Xmit, &pkt, Said::Pass);
-    Sent { dev: pkt.dev, pkts: 1, bytes: pkt.len() as u64 }.count(net);
+    Sent { dev: pkt.dev, queue: pkt.queue, pkts: 1, bytes: pkt.len() as u64 }.count(net);
     net.pool.free(pkt);
 }
 
 /// [`tx_done`] for many packets, which are counted together.
 #[inline]
 pub fn tx_done_all(net: &mut Net, done: impl IntoIterator<Item = (Pkt, bool)>) {
-    let mut all = Sent { dev: 0, pkts: 0, bytes: 0 };
+    let mut all = Sent { dev: 0, queue: 0, pkts: 0, bytes: 0 };
     for (pkt, sent) in done {
         if !sent || pkt.trace != 0 {
             tx_done(net, pkt, sent);
             continue;
         }
-        if pkt.dev != all.dev {
+        if (pkt.dev, pkt.queue) != (all.dev, all.queue) {
             all.count(net);
-            all = Sent { dev: pkt.dev, pkts: 0, bytes: 0 };
+            all = Sent { dev: pkt.dev, queue: pkt.queue, pkts: 0, bytes: 0 };
         }
         all.pkts += 1;
         all.bytes += pkt.len() as u64;
@@ -167,9 +177,20 @@ pub fn tx_done_all(net: &mut Net, done: impl IntoIterator<Item = (Pkt, bool)>) {
     all.count(net);
 }
 
+impl Net {
+    /// Whether packets wait in a queueing discipline only because as many bytes as may be are on their way
+    /// (`netif_xmit_stopped`).
+    pub fn bql_stopped(&self, dev: u8, queue: u8) -> bool {
+        let txq = self.ifaces.get(dev as usize).and_then(|i| i.txqs.get(queue as usize));
+        let bounds = Bounds::of(&self.knobs);
+        txq.is_some_and(|txq| txq.dql.avail(bounds).is_none() && !txq.qdisc.is_empty())
+    }
+}
+
 /// What a device took.
 struct Sent {
     dev: u8,
+    queue: u8,
     pkts: u64,
     bytes: u64,
 }
@@ -188,5 +209,15 @@ impl Sent {
         let iface = &mut net.ifaces[self.dev as usize];
         iface.tx_packets += self.pkts;
         iface.tx_bytes += self.bytes;
+        dql_completed(net, self.dev, self.queue, self.bytes);
+    }
+}
+
+/// The device is through with so many bytes (`netdev_tx_completed_queue`).
+fn dql_completed(net: &mut Net, dev: u8, queue: u8, bytes: u64) {
+    let (now, bounds) = (net.now, Bounds::of(&net.knobs));
+    let txq = net.ifaces.get_mut(dev as usize).and_then(|i| i.txqs.get_mut(queue as usize));
+    if let Some(txq) = txq {
+        txq.dql.done(bytes, now, bounds);
     }
 }

@@ -59,7 +59,16 @@ impl Slot {
         for _ in 0..16 {
             let Some(ring) = path::qdisc_run(net, self.number, self.txq, room) else { break };
             if ring.is_empty() {
-                break;
+                if !net.bql_stopped(self.number, self.txq) {
+                    break;
+                }
+                // As many bytes as may be are on their way. What the device is through with makes room.
+                if self.tx_clean(net, now, true) {
+                    continue;
+                }
+                // It does not say when it is: it is looked at again.
+                (self.full, self.blocked) = (true, false);
+                return Ok(any);
             }
             if let Some(tap) = &mut tap {
                 tap_ring(*tap, self.number, ring, now);

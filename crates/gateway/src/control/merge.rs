@@ -29,6 +29,7 @@ impl Snapshot {
             all.shards.extend(part.shards);
             all.dev_queues.extend(part.dev_queues);
             all.qdiscs.extend(part.qdiscs);
+            all.bql.extend(part.bql);
         }
         all.flows.sort_by_key(|f| std::cmp::Reverse(f.up_bytes.saturating_add(f.down_bytes)));
         all.flows.truncate(FLOWS_MAX);

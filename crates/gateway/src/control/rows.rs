@@ -269,6 +269,28 @@ pub struct UdpRow {
     pub drops: u64,
 }
 
+/// The byte queue limits of a transmit queue.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BqlRow {
+    /// The shard whose queue it is.
+    #[serde(default)]
+    pub shard: u8,
+    /// The device.
+    pub dev: String,
+    /// Which of its transmit queues on that shard.
+    pub queue: u16,
+    /// Bytes that may be on their way now.
+    pub limit: u64,
+    /// The smallest limit.
+    pub limit_min: u64,
+    /// The largest one.
+    pub limit_max: u64,
+    /// Milliseconds of slack before the limit becomes smaller.
+    pub hold_time: u64,
+    /// Bytes that are on their way.
+    pub inflight: u64,
+}
+
 /// A queueing discipline.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct QdiscRow {

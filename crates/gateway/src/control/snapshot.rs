@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use linerate_core::link::{Iface, TxQueue};
 use linerate_core::shard::Shard;
 use linerate_core::table::{Counter, Counts, Dir, Knobs, Reason, Stage};
 use linerate_core::tcp::State;
 use linerate_core::tcp::info::SockRow;
+use linerate_core::tx::dql::Bounds;
 use serde::{Deserialize, Serialize};
 
 pub use super::rows::{
-    DevQueueRow, DeviceRow, DropRow, FlowRow, KnobRow, Memory, QdiscRow, QueueRow, RingsRow,
-    RssRow, RuleRow, ShardRow, SocketTotals, StageRow, TcpInfoRow, TcpRow, UdpRow, XdpMapRow,
-    XdpRow,
+    BqlRow, DevQueueRow, DeviceRow, DropRow, FlowRow, KnobRow, Memory, QdiscRow, QueueRow,
+    RingsRow, RssRow, RuleRow, ShardRow, SocketTotals, StageRow, TcpInfoRow, TcpRow, UdpRow,
+    XdpMapRow, XdpRow,
 };
 
 /// What a shard does not know of itself.
@@ -92,6 +94,9 @@ pub struct Snapshot {
     /// The eBPF programs of the devices, where whoever answers has some.
     #[serde(default)]
     pub xdp: Vec<XdpRow>,
+    /// The byte queue limits of their transmit queues.
+    #[serde(default)]
+    pub bql: Vec<BqlRow>,
 }
 
 /// Flows listed at the most.
@@ -156,6 +161,7 @@ impl Snapshot {
             rules: Vec::new(),
             qdiscs: qdiscs(shard),
             xdp: Vec::new(),
+            bql: bql(shard),
         }
     }
 
@@ -274,6 +280,24 @@ fn devices(shard: &Shard) -> Vec<DeviceRow> {
         rows.push(row);
     }
     rows
+}
+
+fn bql(shard: &Shard) -> Vec<BqlRow> {
+    let net = &shard.net;
+    let bounds = Bounds::of(&net.knobs);
+    let queues =
+        net.ifaces.iter().flat_map(|i| i.txqs.iter().zip(0..).map(move |(q, n)| (i, q, n)));
+    let row = |(iface, txq, queue): (&Iface, &TxQueue, u16)| BqlRow {
+        shard: net.cpu,
+        dev: iface.name.clone(),
+        queue,
+        limit: txq.dql.limit(bounds),
+        limit_min: bounds.limit_min,
+        limit_max: bounds.limit_max,
+        hold_time: net.knobs.bql_hold_time,
+        inflight: txq.dql.inflight(),
+    };
+    queues.map(row).collect()
 }
 
 fn qdiscs(shard: &Shard) -> Vec<QdiscRow> {

@@ -12,6 +12,7 @@
 //! | [`stack`] | the stack under test, and the frames that it is fed |
 //! | [`xdp`] | drop, swap and forward at the XDP hook |
 //! | [`udp`] | receive, echo, and look-up among many sockets |
+//! | [`qdisc`] | into a queueing discipline and out of it |
 //! | [`send`] | the way out, step by step |
 //! | [`tcp`] | segments and super-packets, both ways |
 //! | [`smoltcp`], [`testpmd`] | peers that do the same work in the same run |
@@ -19,6 +20,7 @@
 
 pub mod case;
 pub mod print;
+pub mod qdisc;
 pub mod send;
 pub mod smoltcp;
 pub mod stack;
@@ -93,6 +95,7 @@ fn cases(args: &BenchPathArgs) -> Vec<Box<dyn Case>> {
     makers.extend(smoltcp::makers());
     makers.extend(send::makers());
     makers.extend(tcp::makers());
+    makers.extend(qdisc::makers());
     for (row, make) in makers {
         if row.name.contains(&args.only) {
             list.push(make(row));

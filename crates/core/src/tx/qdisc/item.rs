@@ -5,8 +5,10 @@
 //! RFCs:  1349, 3168 §5, 1624 §3 (the checksum)
 
 use crate::pkt::{GsoKind, Pkt, Skb};
+use crate::rand::Keyed;
+use crate::rx::steer::hash::{FlowKeys, dissect};
 use crate::time::Instant;
-use crate::wire::{ETH_P_IP, ETH_P_IPV6};
+use crate::wire::{ETH_P_IP, ETH_P_IPV6, IPPROTO_TCP, IPPROTO_UDP};
 
 /// A packet that waits in a discipline.
 pub struct Item {
@@ -45,6 +47,37 @@ fn super_packet_len(pkt: &Skb) -> u32 {
     };
     let headers = (before + l4).min(len);
     len.saturating_add(headers.saturating_mul((gso.segs.max(1) - 1) as u32))
+}
+
+/// The hash of the flow that a packet belongs to, by a key that nobody outside knows (`skb_get_hash`);
+/// 0: of none.
+#[inline]
+pub fn flow_hash(pkt: &Skb, key: &Keyed) -> u32 {
+    // What most packets are is told at a glance: whole, TCP or UDP over IPv4 without options.
+    if pkt.proto == ETH_P_IP
+        && let Some(ip) = pkt.from_network().first_chunk::<24>()
+    {
+        let word = |at: usize| u32::from_be_bytes([ip[at], ip[at + 1], ip[at + 2], ip[at + 3]]);
+        if ip[0] == 0x45 && word(4) & 0x3fff == 0 && matches!(ip[9], IPPROTO_TCP | IPPROTO_UDP) {
+            let addrs = (word(12) as u64) << 32 | word(16) as u64;
+            return key.hash2(addrs, (word(20) as u64) << 8 | ip[9] as u64);
+        }
+    }
+    if matches!(pkt.proto, ETH_P_IP | ETH_P_IPV6) { other_flow_hash(pkt, key) } else { 0 }
+}
+
+#[cold]
+fn other_flow_hash(pkt: &Skb, key: &Keyed) -> u32 {
+    let Some(FlowKeys { src, dst, ports, proto }) = dissect(pkt.from_network(), false) else {
+        return 0;
+    };
+    let two = |addr: std::net::IpAddr| match addr {
+        std::net::IpAddr::V4(a) => [0, a.to_bits() as u64],
+        std::net::IpAddr::V6(a) => [(a.to_bits() >> 64) as u64, a.to_bits() as u64],
+    };
+    let ([a, b], [c, d]) = (two(src), two(dst));
+    let (sport, dport) = ports.unwrap_or_default();
+    key.hash5([a, b, c, d, (sport as u64) << 24 | (dport as u64) << 8 | proto as u64])
 }
 
 /// Which of three bands a packet of each priority belongs to; 0 goes first.

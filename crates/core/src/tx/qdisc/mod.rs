@@ -1,11 +1,16 @@
 #![doc = include_str!("README.md")]
 
 mod at;
+pub mod codel;
 pub mod fifo;
+pub mod fq;
+pub mod fq_codel;
 pub(crate) mod ingress;
 mod item;
 pub mod netem;
+pub mod prio;
 mod run;
+pub mod sfq;
 pub mod spec;
 mod stats;
 pub mod tbf;
@@ -88,6 +93,11 @@ enum Kind {
     PfifoFast(fifo::PfifoFast),
     Tbf(Box<tbf::Tbf>),
     Netem(Box<netem::Netem>),
+    Prio(prio::Prio),
+    Sfq(Box<sfq::Sfq>),
+    Codel(Box<codel::CodelQueue>),
+    Fq(Box<fq::Fq>),
+    FqCodel(Box<fq_codel::FqCodel>),
 }
 
 macro_rules! each {
@@ -97,6 +107,11 @@ macro_rules! each {
             Kind::PfifoFast($it) => $do,
             Kind::Tbf($it) => $do,
             Kind::Netem($it) => $do,
+            Kind::Prio($it) => $do,
+            Kind::Sfq($it) => $do,
+            Kind::Codel($it) => $do,
+            Kind::Fq($it) => $do,
+            Kind::FqCodel($it) => $do,
         }
     };
 }
@@ -141,6 +156,22 @@ impl Qdisc {
                 let sub = given.then(|| Qdisc::child(tree, 1, Spec::PfifoFast, place, rng));
                 let seed = c.seed.unwrap_or_else(|| rng.next_u64());
                 Kind::Netem(Box::new(netem::Netem::new((**c).clone(), seed, sub)))
+            }
+            Spec::Prio(c) => {
+                let pfifo = || Spec::Pfifo(fifo::Config { limit: None });
+                let mut band = |minor| Qdisc::child(tree, minor, pfifo(), place, rng);
+                let bands = (1..=c.bands.into()).map(&mut band).collect();
+                Kind::Prio(prio::Prio::new(c, bands))
+            }
+            Spec::Sfq(c) => {
+                let own = Rng::new(rng.next_u64());
+                Kind::Sfq(Box::new(sfq::Sfq::new(c.clone(), place.mtu, own)))
+            }
+            Spec::Codel(c) => Kind::Codel(Box::new(codel::CodelQueue::new(c.clone(), place.mtu))),
+            Spec::Fq(c) => Kind::Fq(Box::new(fq::Fq::new((**c).clone(), place.mtu, rng))),
+            Spec::FqCodel(c) => {
+                let queues = fq_codel::FqCodel::new(c.clone(), place.mtu, rng.keyed());
+                Kind::FqCodel(Box::new(queues))
             }
         };
         Qdisc { handle: tree.handle, spec: tree.spec.clone(), stats: Stats::default(), kind }

@@ -109,9 +109,6 @@ impl Sched {
     /// The next packet that may go now, which is still counted as held; and how many others have left.
     pub fn dequeue(&mut self, env: &mut Env<'_>) -> (Option<Pkt>, u64) {
         self.watchdog = Instant::NEVER;
-        if self.qdisc.len() == 0 {
-            return (None, 0);
-        }
         let (item, dropped) = self.run(env, Qdisc::dequeue);
         debug_assert!(
             item.is_some() || self.qdisc.len() == 0 || self.watchdog != Instant::NEVER,

@@ -2,16 +2,17 @@
 //!
 //! Linux: iproute2's tc/q_*.c
 
-use super::{Spec, SpecError, Words};
+use super::{Spec, SpecError, Words, fair};
 use crate::time::{MS, SEC};
 use crate::tx::qdisc::netem::{self, Distribution, Loss};
 use crate::tx::qdisc::{fifo, tbf};
 
 /// The kinds, in the order in which they are told.
-pub(super) const NAMES: &[&str] = &["pfifo_fast", "pfifo", "bfifo", "tbf", "netem"];
+pub(super) const NAMES: &[&str] =
+    &["pfifo_fast", "pfifo", "bfifo", "tbf", "prio", "sfq", "codel", "fq", "fq_codel", "netem"];
 
 /// Bytes in a second: from 8 bits to 100 Gbit.
-const RATES: std::ops::RangeInclusive<u64> = 1..=12_500_000_000;
+pub(super) const RATES: std::ops::RangeInclusive<u64> = 1..=12_500_000_000;
 
 /// Reads a kind and its parameters, to the last word.
 pub(super) fn parse(words: &mut Words<'_>) -> Result<Spec, SpecError> {
@@ -24,6 +25,11 @@ pub(super) fn parse(words: &mut Words<'_>) -> Result<Spec, SpecError> {
         "pfifo" => Spec::Pfifo(fifo_config(words, name)?),
         "bfifo" => Spec::Bfifo(fifo_config(words, name)?),
         "tbf" => Spec::Tbf(tbf_config(words)?),
+        "prio" => Spec::Prio(fair::prio(words)?),
+        "sfq" => Spec::Sfq(fair::sfq(words)?),
+        "codel" => Spec::Codel(fair::codel(words)?),
+        "fq" => Spec::Fq(Box::new(fair::fq(words)?)),
+        "fq_codel" => Spec::FqCodel(fair::fq_codel(words)?),
         "netem" => Spec::Netem(Box::new(netem_config(words)?)),
         _ => match words.next() {
             None => Spec::PfifoFast,
@@ -32,7 +38,7 @@ pub(super) fn parse(words: &mut Words<'_>) -> Result<Spec, SpecError> {
     })
 }
 
-fn unknown(kind: &'static str, word: &str, takes: &'static str) -> SpecError {
+pub(super) fn unknown(kind: &'static str, word: &str, takes: &'static str) -> SpecError {
     SpecError::UnknownParameter { kind, word: word.to_owned(), takes }
 }
 

@@ -10,6 +10,7 @@
 //! Linux: iproute2's tc/tc_qdisc.c, tc/q_*.c; tc(8)
 
 mod error;
+mod fair;
 mod kinds;
 mod words;
 
@@ -18,7 +19,7 @@ pub use words::Words;
 
 use super::netem;
 use super::stats::{PFIFO_FAST, percent, rate, size, time};
-use super::{fifo, tbf};
+use super::{codel, fifo, fq, fq_codel, prio, sfq, tbf};
 
 /// A discipline with its parameters.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +34,16 @@ pub enum Spec {
     Tbf(tbf::Config),
     /// `netem`.
     Netem(Box<netem::Config>),
+    /// `prio`.
+    Prio(prio::Config),
+    /// `sfq`.
+    Sfq(sfq::Config),
+    /// `codel`.
+    Codel(codel::Config),
+    /// `fq`.
+    Fq(Box<fq::Config>),
+    /// `fq_codel`.
+    FqCodel(fq_codel::Config),
 }
 
 /// A discipline, and those in its classes.
@@ -145,13 +156,19 @@ impl Spec {
             Spec::Bfifo(_) => "bfifo",
             Spec::Tbf(_) => "tbf",
             Spec::Netem(_) => "netem",
+            Spec::Prio(_) => "prio",
+            Spec::Sfq(_) => "sfq",
+            Spec::Codel(_) => "codel",
+            Spec::Fq(_) => "fq",
+            Spec::FqCodel(_) => "fq_codel",
         }
     }
     /// How many classes it has to hang others into.
     fn classes(&self) -> u16 {
         match self {
             Spec::Tbf(_) | Spec::Netem(_) => 1,
-            Spec::PfifoFast | Spec::Pfifo(_) | Spec::Bfifo(_) => 0,
+            Spec::Prio(c) => c.bands.into(),
+            _ => 0,
         }
     }
     /// As it would be asked for again.
@@ -173,6 +190,11 @@ impl Spec {
             }
             Spec::Tbf(c) => tbf_options(c),
             Spec::Netem(c) => netem_options(c),
+            Spec::Prio(c) => fair::prio_options(c),
+            Spec::Sfq(c) => fair::sfq_options(c),
+            Spec::Codel(c) => fair::codel_options(c),
+            Spec::Fq(c) => fair::fq_options(c),
+            Spec::FqCodel(c) => fair::fq_codel_options(c),
         }
     }
 }

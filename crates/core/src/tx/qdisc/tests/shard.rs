@@ -1,6 +1,7 @@
 use super::*;
 use crate::ip::testkit::{Kit, MAC, PEER, PEER_MAC, US, eth, ip, udp4};
 use crate::path;
+use crate::pkt::Pkt;
 use crate::udp::api::UdpBind;
 use crate::udp::output::SendTo;
 
@@ -154,6 +155,85 @@ fn drop_qdisc_overlimit() {
         assert_eq!((now["drop QdiscOverlimit"], now["DevTxDropped"]), (dropped, dropped));
         kit.pass(MS);
         assert_eq!(kit.tx().len(), 5 - dropped as usize);
+        kit.conserved();
+    }
+}
+
+/// Moves what may go to the ring and lets the device finish `n` packets of it; how many are on their way
+/// before that.
+fn device_takes(kit: &mut Kit, n: usize) -> usize {
+    let mut batch = crate::pkt::Batch::new();
+    path::transmit(&mut kit.cx, &mut batch);
+    let ring = path::qdisc_run(&mut kit.cx.net, 0, 0, 1024).expect("the device exists");
+    let there = ring.len();
+    let done: Vec<Pkt> = ring.drain(..n.min(there)).collect();
+    done.into_iter().for_each(|pkt| crate::tx::xmit::tx_done(&mut kit.cx.net, pkt, true));
+    there
+}
+
+fn bql_limit(kit: &Kit) -> u64 {
+    let bounds = crate::tx::dql::Bounds::of(&kit.cx.net.knobs);
+    kit.cx.net.ifaces[0].txqs[0].dql.limit(bounds)
+}
+
+/// No more bytes are on their way than that, but for the packet that goes over it; what is held back
+/// goes when others are done.
+#[test]
+fn knob_queues_tx_byte_queue_limits_limit_max() {
+    for (limit, want) in [("1000", 2), ("1056", 3), ("1879048192", 5)] {
+        for spec in ["pfifo_fast", "pfifo"] {
+            let mut kit = Kit::tun();
+            kit.knob("qdisc.tun0.root", spec);
+            kit.knob("queues.tx.byte_queue_limits.limit_max", limit);
+            let sock = udp(&mut kit);
+            (0..5).for_each(|_| send(&mut kit, sock, 500));
+            assert_eq!(device_takes(&mut kit, 1), want, "{spec}: 528 bytes each");
+            assert_eq!(kit.cx.net.bql_stopped(0, 0), want < 5);
+            while device_takes(&mut kit, 5) > 0 {}
+            assert_eq!(kit.cx.net.ifaces[0].txqs[0].dql.inflight(), 0);
+            kit.conserved();
+        }
+    }
+}
+
+/// So many bytes may be on their way even if fewer would do.
+#[test]
+fn knob_queues_tx_byte_queue_limits_limit_min() {
+    for (limit, want) in [("0", 1), ("3000", 6)] {
+        let mut kit = Kit::tun();
+        kit.knob("queues.tx.byte_queue_limits.limit_min", limit);
+        let sock = udp(&mut kit);
+        (0..10).for_each(|_| send(&mut kit, sock, 500));
+        assert_eq!(device_takes(&mut kit, 10), want);
+        while device_takes(&mut kit, 10) > 0 {}
+        kit.conserved();
+    }
+}
+
+/// A ring that holds more than its device needs gives that up, once it has done so for long enough.
+#[test]
+fn knob_queues_tx_byte_queue_limits_hold_time() {
+    for (hold, shrinks) in [("5", true), ("100000", false)] {
+        let mut kit = Kit::tun();
+        kit.knob("queues.tx.byte_queue_limits.limit_min", "0");
+        kit.knob("queues.tx.byte_queue_limits.hold_time", hold);
+        let sock = udp(&mut kit);
+        // It runs empty while more waits: it may hold more each time.
+        for _ in 0..6 {
+            (0..100).for_each(|_| send(&mut kit, sock, 500));
+            device_takes(&mut kit, 1000);
+        }
+        let before = bql_limit(&kit);
+        assert!(before > 10_000, "{before}");
+        // Now it is busy all the time, with two packets in a millisecond.
+        for _ in 0..50 {
+            kit.pass(MS);
+            (0..2).for_each(|_| send(&mut kit, sock, 500));
+            device_takes(&mut kit, 2);
+        }
+        let after = bql_limit(&kit);
+        assert_eq!(after < before / 2, shrinks, "{before} and {after} bytes");
+        while device_takes(&mut kit, 1000) > 0 {}
         kit.conserved();
     }
 }

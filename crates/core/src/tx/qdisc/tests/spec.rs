@@ -19,6 +19,33 @@ fn specifications_read_back() {
             "netem limit 50 delay 100ms  20ms 25% distribution normal loss 0.3% 25% duplicate 1% \
              reorder 25% 50% corrupt 0.1% rate 5Kbit 20 100 5 gap 5 seed 9",
         ),
+        ("prio", "prio bands 3 priomap 1 2 2 2 1 2 0 0 1 1 1 1 1 1 1 1"),
+        ("prio bands 2", "prio bands 2 priomap 1 1 1 1 1 1 0 0 1 1 1 1 1 1 1 1"),
+        ("sfq perturb 10", "sfq limit 127p depth 127 flows 127 divisor 1024 perturb 10"),
+        (
+            "sfq quantum 3000 limit 500 headdrop divisor 512",
+            "sfq limit 500p quantum 3000b depth 127 headdrop flows 127 divisor 512",
+        ),
+        ("codel", "codel limit 1000p target 5ms interval 100ms"),
+        (
+            "codel ecn target 2ms limit 50 ce_threshold 80us",
+            "codel limit 50p target 2ms interval 100ms ce_threshold 80us ecn",
+        ),
+        (
+            "fq maxrate 5mbit nopacing",
+            "fq limit 10000p flow_limit 100p buckets 1024 maxrate 5Mbit nopacing low_rate_threshold \
+             550Kbit refill_delay 40ms",
+        ),
+        (
+            "fq_codel",
+            "fq_codel limit 10240p flows 1024 target 5ms interval 100ms memory_limit 32Mb ecn \
+             drop_batch 64",
+        ),
+        (
+            "fq_codel limit 1024 quantum 300 noecn flows 64 memory_limit 4m drop_batch 32",
+            "fq_codel limit 1024p flows 64 quantum 300 target 5ms interval 100ms memory_limit 4Mb \
+             noecn drop_batch 32",
+        ),
         ("netem loss gemodel 1% 10% 70% 0.1%", "netem limit 1000 loss gemodel 1% 10% 70% 0.1%"),
         ("netem loss state 1%", "netem limit 1000 loss state 1% 99% 0% 100% 0%"),
         (
@@ -73,6 +100,18 @@ fn a_wrong_specification_is_refused_with_its_reason() {
         ("netem reorder 5%", "netem: what is to be reordered has to be delayed: delay TIME"),
         ("netem dealy 5ms", "netem has no parameter \"dealy\"; it takes limit, delay"),
         ("netem ecn", "netem: ecn marks what is to be lost: loss PERCENT"),
+        ("fq_codel target 20s", "target of fq_codel can not be 20s: it is from 1us to 10s"),
+        ("fq_codel flows 0", "flows of fq_codel can not be 0: it is from 1 to 65535"),
+        (
+            "fq_codel tagret 5ms",
+            "fq_codel has no parameter \"tagret\"; it takes limit, flows, target",
+        ),
+        ("codel limit 2000000", "limit of codel can not be 2000000: it is from 1 to 1000000"),
+        ("fq maxrate fast", "maxrate can not be \"fast\": it is a rate such as 10mbit"),
+        ("sfq divisor 100", "sfq: divisor is to be a power of two"),
+        ("prio bands 17", "bands of prio can not be 17: it is from 2 to 16"),
+        ("prio bands 2 priomap 0 0 0 2", "prio: priomap names a band that bands does not have"),
+        ("prio; parent 8001:4 pfifo", "the classes of prio are 8001:1 to 8001:3"),
         ("pfifo; pfifo", "expected parent, found \"pfifo\""),
         ("pfifo; parent 8001:1 pfifo", "parent 8001:1: pfifo has no classes"),
         ("netem; parent 1:1 pfifo", "parent 1:1: no discipline before it has the handle 1:"),
