@@ -126,13 +126,20 @@ impl Instance {
         let number = drive
             .add_device(device, |iface| Gateway::setup_iface(&setup.gateway, iface))
             .map_err(other("cannot watch the device"))?;
-        if let Some(tree) = &setup.qdiscs.0 {
-            drive.shard.set_qdisc(number, tree);
+        for (hook, tree) in [("root", &setup.qdiscs.0), ("ingress", &setup.qdiscs.1)] {
+            if let Some(tree) = tree {
+                let place = format!("qdisc.{}.{hook}", setup.plan.device);
+                let set = drive.shard.set_knob(&place, &tree.text());
+                set.map_err(|e| StartError::Other(e.to_string()))?;
+            }
         }
+<<<<<<< HEAD
         drive.shard.set_rx_qdisc(number, setup.qdiscs.1.as_ref());
         if let Some((_, program)) = &xdp {
             xdp::attach(program, &mut drive.shard, number);
         }
+=======
+>>>>>>> 4476fb0 (Queueing disciplines by flow and by delay: prio, sfq, codel, fq, fq_codel; byte queue limits on every transmit ring; run has packets of 1500 bytes behind a discipline)
         let gateway = Gateway::new(setup.gateway, &mut drive.shard, number, &drive.poller)
             .map_err(|e| StartError::Other(e.to_string()))?;
         let recorder = match &setup.pcap {

@@ -70,10 +70,11 @@ fn setup(args: RunArgs, inherited: Inherited) -> Result<Setup, String> {
     let v4 = family4(args.net4)?;
     let v6 = if args.no_ipv6 { None } else { Some(family6(args.net6)?) };
     let program = args.program.first().map(|p| p.to_string_lossy().into_owned());
+    let shaped = args.qdisc.is_some() || args.qdisc_in.is_some();
     let gateway = Config {
         v4,
         v6,
-        mtu: args.mtu,
+        mtu: args.mtu.unwrap_or(if shaped { 1500 } else { 65520 }),
         host_loopback: args.host_loopback,
         forwards: args.publish.iter().map(forward).collect(),
         resolvers: args.dns,

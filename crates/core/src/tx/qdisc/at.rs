@@ -1,5 +1,6 @@
 //! Disciplines by the names of their places: `qdisc.DEV.root` and `qdisc.DEV.ingress`.
 
+use super::run::place;
 use super::{SpecError, Tree};
 use crate::shard::Shard;
 use crate::table::knob::SetError;
@@ -60,9 +61,14 @@ impl Shard {
     /// # Errors
     /// [`SetError::Qdisc`] (EINVAL, ENODEV); nothing changes then.
     pub fn set_qdisc_at(&mut self, path: &str, at: At<'_>, spec: &str) -> Result<(), SetError> {
-        let tree = wanted(at.ingress, spec)
-            .map_err(|why| SetError::Qdisc { path: path.to_owned(), why: why.to_string() })?;
+        let wrong =
+            |why: SpecError| SetError::Qdisc { path: path.to_owned(), why: why.to_string() };
+        let tree = wanted(at.ingress, spec).map_err(wrong)?;
         let dev = self.dev_named(path, at.dev)?;
+        if let Some(tree) = &tree {
+            let place = place(&self.net.ifaces[dev as usize], &self.net.knobs);
+            tree.check(place).map_err(wrong)?;
+        }
         match &tree {
             Some(tree) if !at.ingress => self.set_qdisc(dev, tree),
             tree => self.set_rx_qdisc(dev, tree.as_ref()),

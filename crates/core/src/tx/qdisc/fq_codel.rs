@@ -3,7 +3,7 @@
 //!
 //! Linux: net/sched/sch_fq_codel.c `fq_codel_enqueue`, `fq_codel_drop`, `fq_codel_dequeue`
 //! RFCs:  8290 §4 (the scheduler), §5 (the implementation), 8289
-//! drops: QdiscCongested (by CoDel), QdiscOverlimit
+//! drops: QdiscOverlimit, and what [`super::codel`] gives
 
 use std::collections::VecDeque;
 

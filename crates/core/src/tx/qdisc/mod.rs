@@ -159,7 +159,7 @@ impl Qdisc {
             }
             Spec::Prio(c) => {
                 let pfifo = || Spec::Pfifo(fifo::Config { limit: None });
-                let mut band = |minor| Qdisc::child(tree, minor, pfifo(), place, rng);
+                let mut band = |minor| *Qdisc::child(tree, minor, pfifo(), place, rng);
                 let bands = (1..=c.bands.into()).map(&mut band).collect();
                 Kind::Prio(prio::Prio::new(c, bands))
             }
@@ -174,7 +174,8 @@ impl Qdisc {
                 Kind::FqCodel(Box::new(queues))
             }
         };
-        Qdisc { handle: tree.handle, spec: tree.spec.clone(), stats: Stats::default(), kind }
+        let spec = tree.spec.clone().resolved(place);
+        Qdisc { handle: tree.handle, spec, stats: Stats::default(), kind }
     }
 
     /// The discipline of class `minor`: the one that was given, or else `own`.

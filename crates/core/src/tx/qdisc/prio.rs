@@ -19,12 +19,12 @@ pub struct Config {
 /// Classes by priority.
 pub struct Prio {
     priomap: [u8; 16],
-    bands: Vec<Box<Qdisc>>,
+    bands: Vec<Qdisc>,
 }
 
 impl Prio {
     /// One with these disciplines in its classes.
-    pub fn new(config: &Config, bands: Vec<Box<Qdisc>>) -> Prio {
+    pub fn new(config: &Config, bands: Vec<Qdisc>) -> Prio {
         Prio { priomap: config.priomap, bands }
     }
 }
@@ -39,15 +39,15 @@ impl Ops for Prio {
         self.bands.iter_mut().find_map(|band| band.dequeue(cx))
     }
     fn len(&self) -> usize {
-        self.bands.iter().map(|band| band.len()).sum()
+        self.bands.iter().map(Qdisc::len).sum()
     }
     fn bytes(&self) -> u64 {
-        self.bands.iter().map(|band| band.bytes()).sum()
+        self.bands.iter().map(Qdisc::bytes).sum()
     }
     fn drain(&mut self, out: &mut Vec<Pkt>) {
         self.bands.iter_mut().for_each(|band| band.drain(out));
     }
     fn children(&self) -> Vec<(u16, &Qdisc)> {
-        self.bands.iter().zip(1..).map(|(band, minor)| (minor, &**band)).collect()
+        self.bands.iter().zip(1..).map(|(band, minor)| (minor, band)).collect()
     }
 }

@@ -78,7 +78,7 @@ impl Show {
         );
         for (i, (name, value)) in self.xstats.iter().enumerate() {
             // tc begins a line here.
-            let begins = i == 0 || matches!(*name, "new_flows_len" | "throttled" | "ecn_mark");
+            let begins = i == 0 || matches!(*name, "new_flows_len" | "gc" | "maxpacket");
             let before = if !begins {
                 " "
             } else if i == 0 {

@@ -17,8 +17,8 @@ mod words;
 pub use error::SpecError;
 pub use words::Words;
 
-use super::netem;
 use super::stats::{PFIFO_FAST, percent, rate, size, time};
+use super::{Place, netem};
 use super::{codel, fifo, fq, fq_codel, prio, sfq, tbf};
 
 /// A discipline with its parameters.
@@ -115,9 +115,36 @@ impl Tree {
         below.find_map(|sub| sub.find(major, deep.checked_sub(1)?))
     }
 
+    /// Whether it lets the largest frame of the device go, which else would be dropped for ever.
+    ///
+    /// # Errors
+    /// [`SpecError::Range`]: a `tbf` whose bucket is smaller than that.
+    pub fn check(&self, place: Place) -> Result<(), SpecError> {
+        if let Spec::Tbf(c) = &self.spec {
+            let least = place.mtu.saturating_add(c.overhead);
+            let peak = if c.peakrate > 0 { c.mtu } else { u32::MAX };
+            let (parameter, value) =
+                if c.burst < least { ("burst", c.burst) } else { ("mtu", peak) };
+            if value < least {
+                return Err(SpecError::Range {
+                    kind: "tbf",
+                    parameter,
+                    value: size(value.into()),
+                    low: format!("{}, the device's largest frame,", size(least.into())),
+                    high: size(1 << 30),
+                });
+            }
+        }
+        self.children.iter().try_for_each(|(_, sub)| sub.check(place))
+    }
+
     /// As it would be asked for again.
     pub fn text(&self) -> String {
         let mut out = self.spec.text();
+        if !self.children.is_empty() {
+            // Those below name it by its handle.
+            out.insert_str(0, &format!("handle {:x}: ", self.handle));
+        }
         self.below(&mut out);
         out
     }
@@ -162,6 +189,23 @@ impl Spec {
             Spec::Fq(_) => "fq",
             Spec::FqCodel(_) => "fq_codel",
         }
+    }
+    /// The same with what follows from the device, where nothing else was asked for.
+    pub(super) fn resolved(mut self, place: Place) -> Spec {
+        match &mut self {
+            Spec::Pfifo(c) => _ = c.limit.get_or_insert(place.txqueuelen),
+            Spec::Bfifo(c) => {
+                _ = c.limit.get_or_insert(place.txqueuelen.saturating_mul(place.mtu));
+            }
+            Spec::Sfq(c) => _ = c.quantum.get_or_insert(place.mtu),
+            Spec::FqCodel(c) => _ = c.quantum.get_or_insert(place.mtu),
+            Spec::Fq(c) => {
+                c.quantum.get_or_insert(place.mtu.saturating_mul(2));
+                c.initial_quantum.get_or_insert(place.mtu.saturating_mul(10));
+            }
+            _ => {}
+        }
+        self
     }
     /// How many classes it has to hang others into.
     fn classes(&self) -> u16 {
