@@ -148,20 +148,14 @@ pub struct RunArgs {
     /// What the program sends passes this one
     #[arg(long, value_name = "SPEC", value_parser = qdisc_tree)]
     pub qdisc_in: Option<Tree>,
-<<<<<<< HEAD
     /// An eBPF program, as clang makes it, that sees each packet of the program first: drops it, sends
     /// it back, or changes it
     #[arg(long, value_name = "FILE[:SECTION]")]
     pub xdp: Option<String>,
-    /// The largest IP packet that the program may send, in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = 65520, value_parser = clap::value_parser!(u32).range(1280..=65520))]
-    pub mtu: u32,
-=======
     /// The largest IP packet that the program may send, in bytes [default: 65520; 1500 with a queueing
     /// discipline, so that packets are those of a real link]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1280..=65520))]
     pub mtu: Option<u32>,
->>>>>>> 4476fb0 (Queueing disciplines by flow and by delay: prio, sfq, codel, fq, fq_codel; byte queue limits on every transmit ring; run has packets of 1500 bytes behind a discipline)
     /// How packets reach linerate: a TUN device, or AF_PACKET on a veth where TUN may not be opened
     #[arg(long, value_enum, default_value_t = Backend::Auto)]
     pub backend: Backend,

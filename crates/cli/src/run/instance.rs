@@ -133,13 +133,9 @@ impl Instance {
                 set.map_err(|e| StartError::Other(e.to_string()))?;
             }
         }
-<<<<<<< HEAD
-        drive.shard.set_rx_qdisc(number, setup.qdiscs.1.as_ref());
         if let Some((_, program)) = &xdp {
             xdp::attach(program, &mut drive.shard, number);
         }
-=======
->>>>>>> 4476fb0 (Queueing disciplines by flow and by delay: prio, sfq, codel, fq, fq_codel; byte queue limits on every transmit ring; run has packets of 1500 bytes behind a discipline)
         let gateway = Gateway::new(setup.gateway, &mut drive.shard, number, &drive.poller)
             .map_err(|e| StartError::Other(e.to_string()))?;
         let recorder = match &setup.pcap {
