@@ -409,7 +409,7 @@ fn parts_agree() {
 
 /// The sources beside the objects, compiled by the clang of this machine, behave as the objects do:
 /// `cargo test -p linerate-bpf --test oracle -- --ignored`. The objects are made by
-/// `clang -O2 -g -target bpf -mcpu=v3 -c NAME.c && llvm-strip -g NAME.o`, `drop.o` with `-mcpu=v1`.
+/// `clang -O2 -g -target bpf -mcpu=v3 -ffile-prefix-map=$PWD/= -c NAME.c && llvm-strip -g NAME.o`, `drop.o` with `-mcpu=v1`.
 #[test]
 #[ignore = "it needs clang and CAP_BPF"]
 fn sources_agree_with_the_kernel() {
