@@ -27,7 +27,7 @@ fn a_host_that_is_not_there_answers() {
 }
 
 #[test]
-fn a_sweep_shows_from_where_on_nothing_is_lost() {
+fn a_sweep_shows_what_a_larger_ring_is_good_for() {
     let dir = std::env::temp_dir().join(format!("linerate-whatif-{}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("a directory");
     let (page, svg) = (dir.join("out.html"), dir.join("out.svg"));
@@ -41,9 +41,10 @@ fn a_sweep_shows_from_where_on_nothing_is_lost() {
     let told: Value = serde_json::from_slice(&out.stdout).expect("JSON");
     let answers = told["answers"].as_array().expect("answers");
     let lost: Vec<f64> = answers.iter().map(|a| a["lost"].as_f64().expect("a share")).collect();
-    assert!(lost[0] > 0.1 && lost[1] == 0.0, "{lost:?}");
+    // What the ring takes then is too much for the socket.
+    assert!(lost[0] > 0.5 && lost[1] < lost[0] / 2.0, "{lost:?}");
     assert_eq!(answers[0]["first_lost"]["stage"], "Ring");
-    assert!(answers[1]["first_lost"].is_null());
+    assert_eq!(answers[1]["first_lost"]["stage"], "SockQueue");
     for file in [page, svg] {
         let written = std::fs::read_to_string(file).expect("it was written");
         assert!(written.contains("2048") && written.contains("<rect"));
