@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::process::ExitCode;
 
+use linerate_core::rx::ingress;
 use linerate_core::rx::steer::ntuple;
 use linerate_gateway::control::snapshot::{KnobRow, TcpRow, UdpRow};
 use linerate_gateway::control::{Client, ClientError, Request, Response, Snapshot, instances};
@@ -33,6 +34,7 @@ pub fn main(args: ShowArgs) -> ExitCode {
 pub fn get(args: GetArgs) -> ExitCode {
     // A name that no instance knows is wrong usage, whether or not one runs.
     if linerate_core::tx::qdisc::At::parse(&args.knob).is_none()
+        && ingress::place(&args.knob).is_none()
         && let Err(e) = linerate_core::table::Knobs::row(&args.knob)
     {
         eprintln!("linerate get: {e}");
@@ -59,6 +61,14 @@ fn request(words: &[SetWord]) -> Result<Request, String> {
         SetWord::Knob(knob) => Err(format!("{}= stands alone: one knob at a time", knob.path)),
         SetWord::Qdisc(path, _) => Err(format!("{path}= stands alone: one at a time")),
     };
+    if let [SetWord::Word(place), rest @ ..] = words
+        && ingress::place(place).is_some()
+    {
+        let rule: Vec<String> = rest.iter().map(plain).collect::<Result<_, _>>()?;
+        let rule = rule.join(" ");
+        ingress::Command::parse(&rule).map_err(|e| format!("{place}: {e}"))?;
+        return Ok(Request::Set(place.clone(), rule));
+    }
     let usage = "ntuple add flow-type ... action N [loc N], or ntuple delete N";
     match words {
         [SetWord::Knob(knob)] => Ok(Request::Set(knob.path.to_owned(), knob.value.clone())),
@@ -150,6 +160,11 @@ fn snapshot(name: Option<&str>, what: What) -> Result<Snapshot, Failure> {
 fn knob(name: Option<&str>, request: Request, as_json: bool) -> Result<(), Failure> {
     match Client::connect(name)?.ask(&request)? {
         Response::Value { knob, value, note } => {
+            // Rules are lines of their own.
+            if !as_json && ingress::place(&knob).is_some() {
+                print(&value);
+                return Ok(());
+            }
             match (as_json, &note) {
                 (true, None) => print_json(&json!({ "knob": knob, "value": value })),
                 (true, Some(note)) => {
@@ -198,6 +213,7 @@ pub fn as_text(what: What, s: &Snapshot) -> String {
         What::Drops => drops(s),
         What::Knobs => knobs(s),
         What::Qdisc => s.qdiscs.iter().map(|q| q.text.as_str()).collect(),
+        What::Filter => s.filters.iter().map(|f| f.text.as_str()).collect(),
         What::Instances => String::new(),
     }
 }
@@ -249,6 +265,7 @@ pub fn as_json(what: What, s: &Snapshot) -> Value {
         What::Drops => json!({ "drops": s.drops }),
         What::Knobs => json!({ "knobs": s.knobs }),
         What::Qdisc => json!({ "qdiscs": s.qdiscs }),
+        What::Filter => json!({ "filters": s.filters }),
         What::Instances => Value::Null,
     }
 }

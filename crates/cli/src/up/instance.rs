@@ -48,6 +48,8 @@ pub(super) struct Plan {
     knobs: Vec<Setting>,
     /// Queueing disciplines by their places, as they are now.
     pub(super) qdiscs: BTreeMap<String, String>,
+    /// Changes of the rules at ingress, in their order.
+    pub(super) rules: Vec<(String, String)>,
 }
 
 /// A running instance.
@@ -282,7 +284,7 @@ fn start_workers(
     let knobs: Vec<Setting> = config.knobs.iter().map(|k| k.0.clone()).collect();
     let (n, cpus) = (config.queues, processors(&config));
     let qdiscs = qdiscs(&config);
-    let plan = Plan { config, served, queues, knobs: knobs.clone(), qdiscs };
+    let plan = Plan { config, served, queues, knobs: knobs.clone(), qdiscs, rules: Vec::new() };
     let plan = Arc::new(Mutex::new(plan));
     let for_build = Arc::clone(&plan);
     let workers = Workers::start(n, &cpus, seed, move |shard, drive| {
@@ -333,7 +335,7 @@ fn build(plan: &Mutex<Plan>, shard: usize, drive: &mut Drive) -> Result<Services
     for Setting { path, value } in &plan.knobs {
         drive.shard.set_knob(path, value).map_err(|e| e.to_string())?;
     }
-    let Plan { config, served, queues, qdiscs, .. } = &mut *plan;
+    let Plan { config, served, queues, qdiscs, rules, .. } = &mut *plan;
     for (device, queues) in config.devices.iter().zip(queues) {
         // A device may have more queues than there are shards: they are dealt out in turn.
         let (n, none) = (config.queues, || format!("{} has no queue {shard}", device.name));
@@ -350,7 +352,7 @@ fn build(plan: &Mutex<Plan>, shard: usize, drive: &mut Drive) -> Result<Services
             added.map_err(|e| at.wrong(e))?;
         }
     }
-    for (place, spec) in &*qdiscs {
+    for (place, spec) in qdiscs.iter().chain(rules.iter().map(|(place, rule)| (place, rule))) {
         drive.shard.set_knob(place, spec).map_err(|e| e.to_string())?;
     }
     for route in &config.routes {

@@ -10,8 +10,8 @@ use linerate_core::tcp::info::SockRow;
 use serde::{Deserialize, Serialize};
 
 pub use super::rows::{
-    DevQueueRow, DeviceRow, DropRow, FlowRow, KnobRow, Memory, QdiscRow, QueueRow, RingsRow,
-    RssRow, RuleRow, ShardRow, SocketTotals, StageRow, TcpInfoRow, TcpRow, UdpRow,
+    DevQueueRow, DeviceRow, DropRow, FilterRow, FlowRow, KnobRow, Memory, QdiscRow, QueueRow,
+    RingsRow, RssRow, RuleRow, ShardRow, SocketTotals, StageRow, TcpInfoRow, TcpRow, UdpRow,
 };
 
 /// What a shard does not know of itself.
@@ -85,6 +85,9 @@ pub struct Snapshot {
     /// The queueing disciplines of the devices.
     #[serde(default)]
     pub qdiscs: Vec<QdiscRow>,
+    /// The rules at ingress of the devices.
+    #[serde(default)]
+    pub filters: Vec<FilterRow>,
 }
 
 /// Flows listed at the most.
@@ -146,6 +149,7 @@ impl Snapshot {
             rss: Vec::new(),
             rules: Vec::new(),
             qdiscs: qdiscs(shard),
+            filters: filters(shard),
         }
     }
 
@@ -257,6 +261,20 @@ fn devices(shard: &Shard) -> Vec<DeviceRow> {
         rows.push(row);
     }
     rows
+}
+
+fn filters(shard: &Shard) -> Vec<FilterRow> {
+    let row = |f: linerate_core::rx::ingress::Show| FilterRow {
+        shard: shard.net.cpu,
+        dev: f.dev,
+        prio: f.prio,
+        handle: f.handle,
+        packets: f.packets,
+        bytes: f.bytes,
+        drops: f.drops,
+        text: f.text,
+    };
+    shard.tc_filters().into_iter().map(row).collect()
 }
 
 fn qdiscs(shard: &Shard) -> Vec<QdiscRow> {
