@@ -288,6 +288,8 @@ pub enum What {
     Xdp,
     /// Bytes that transmit rings may hold, as sysfs byte_queue_limits
     Bql,
+    /// Rules of match and action at ingress, as tc -s filter
+    Filter,
     /// Drops by reason, with the knob that governs each
     Drops,
     /// Every knob with value, default and source
@@ -322,9 +324,12 @@ Examples:
   linerate set channels.combined=2
   linerate set rps_cpus=3
   linerate set ntuple add flow-type udp4 dst-port 53 action 1 loc 0
-  linerate set ntuple delete 0")]
+  linerate set ntuple delete 0
+  linerate set ingress.eth0 add prio 10 protocol ip flower ip_proto udp dst_port 53 action drop
+  linerate set ingress.eth0 del prio 10")]
 pub struct SetArgs {
-    /// The knob and its new value; or `ntuple add RULE`, `ntuple delete N`, as ethtool -N has them
+    /// The knob and its new value; or `ntuple add RULE`, `ntuple delete N`, as ethtool -N has them; or
+    /// `ingress.DEV add RULE`, `ingress.DEV del [prio N]`, as tc filter has them
     #[arg(value_name = "KNOB=VALUE", required = true, allow_negative_numbers = true)]
     pub words: Vec<SetWord>,
     /// Which instance; needed if there are several

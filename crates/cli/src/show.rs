@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::process::ExitCode;
 
+use linerate_core::rx::ingress;
 use linerate_core::rx::steer::ntuple;
 use linerate_gateway::control::snapshot::{KnobRow, TcpRow, UdpRow};
 use linerate_gateway::control::{Client, ClientError, Request, Response, Snapshot, instances};
@@ -38,6 +39,7 @@ pub fn get(args: GetArgs) -> ExitCode {
     // A name that no instance knows is wrong usage, whether or not one runs.
     if linerate_core::tx::qdisc::At::parse(&args.knob).is_none()
         && crate::xdp::map_name(&args.knob).is_none()
+        && ingress::place(&args.knob).is_none()
         && let Err(e) = linerate_core::table::Knobs::row(&args.knob)
     {
         eprintln!("linerate get: {e}");
@@ -66,6 +68,14 @@ fn request(words: &[SetWord]) -> Result<Request, String> {
             Err(format!("{path}= stands alone: one at a time"))
         }
     };
+    if let [SetWord::Word(place), rest @ ..] = words
+        && ingress::place(place).is_some()
+    {
+        let rule: Vec<String> = rest.iter().map(plain).collect::<Result<_, _>>()?;
+        let rule = rule.join(" ");
+        ingress::Command::parse(&rule).map_err(|e| format!("{place}: {e}"))?;
+        return Ok(Request::Set(place.clone(), rule));
+    }
     let usage = "ntuple add flow-type ... action N [loc N], or ntuple delete N";
     match words {
         [SetWord::Knob(knob)] => Ok(Request::Set(knob.path.to_owned(), knob.value.clone())),
@@ -159,6 +169,11 @@ fn snapshot(name: Option<&str>, what: What) -> Result<Snapshot, Failure> {
 fn knob(name: Option<&str>, request: Request, as_json: bool) -> Result<(), Failure> {
     match Client::connect(name)?.ask(&request)? {
         Response::Value { knob, value, note } => {
+            // Rules are lines of their own.
+            if !as_json && ingress::place(&knob).is_some() {
+                print(&value);
+                return Ok(());
+            }
             match (as_json, &note) {
                 (true, None) => print_json(&json!({ "knob": knob, "value": value })),
                 (true, Some(note)) => {
@@ -210,6 +225,7 @@ pub fn as_text(what: What, s: &Snapshot) -> String {
         What::Bql => bql(s),
         What::Qdisc => s.qdiscs.iter().map(|q| q.text.as_str()).collect(),
         What::Instances | What::Latency => String::new(),
+        What::Filter => s.filters.iter().map(|f| f.text.as_str()).collect(),
     }
 }
 
@@ -263,6 +279,7 @@ pub fn as_json(what: What, s: &Snapshot) -> Value {
         What::Qdisc => json!({ "qdiscs": s.qdiscs }),
         What::Xdp => json!({ "xdp": s.xdp }),
         What::Instances | What::Latency => Value::Null,
+        What::Filter => json!({ "filters": s.filters }),
     }
 }
 

@@ -230,6 +230,31 @@ fn a_single_shard_is_shown_as_a_device_with_one_queue_and_refuses_to_distribute(
 }
 
 #[test]
+fn rules_at_ingress_are_set_and_shown() {
+    serving(&["only"], |runtime| {
+        let set = |words: &str| {
+            let words: Vec<&str> = std::iter::once("set").chain(words.split(' ')).collect();
+            runtime.linerate(&words)
+        };
+        let rule =
+            "ingress.tun0 add prio 10 protocol ip flower ip_proto udp dst_port 53 action drop";
+        assert!(stdout(&set(rule)).starts_with("filter protocol ip pref 10 flower chain 0"));
+        let shown = stdout(&runtime.linerate(&["show", "filter"]));
+        assert!(shown.contains("  dst_port 53\n"), "{shown}");
+        assert!(shown.contains("action order 1: gact action drop\n"), "{shown}");
+        let json = stdout(&runtime.linerate(&["show", "filter", "--json"]));
+        let json: Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!(json["filters"][0]["prio"], 10);
+        let wrong = stderr(&set("ingress.tun0 add protocol ip flower colour 5 action drop"), 2);
+        assert!(wrong.contains("\"colour\""), "{wrong}");
+        let nobody = stderr(&set("ingress.eth7 add protocol all matchall action drop"), 1);
+        assert!(nobody.contains("there is tun0"), "{nobody}");
+        assert_eq!(stdout(&set("ingress.tun0 del")), "");
+        assert_eq!(stdout(&runtime.linerate(&["show", "filter"])), "");
+    });
+}
+
+#[test]
 fn several_instances_must_be_told_apart() {
     serving(&["one", "two"], |runtime| {
         let which = stderr(&runtime.linerate(&["show", "path"]), 2);

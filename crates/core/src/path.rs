@@ -133,6 +133,9 @@ fn receive_now(cx: &mut Shard, batch: &mut Batch) {
 
 /// The way from Link on: what Gro and Steer let pass, and what the backlog held.
 fn netif_receive(cx: &mut Shard, batch: &mut Batch) {
+    path! { batch, cx;
+        if cx.net.ingress_on => { Ingress: rx::ingress::sch_handle_ingress }
+    }
     if sock::lookup::many(cx) {
         // A batch begins its look-ups together: two loops, with that between them.
         path! { batch, cx; {

@@ -8,6 +8,7 @@ use crate::link::{Iface, neigh};
 use crate::pkt::{Pkt, Pool};
 use crate::rand::Rng;
 use crate::sock::Events;
+use crate::table::knob::SetError;
 use crate::table::{Counts, Knobs, Reason, Stage};
 use crate::time::Instant;
 use crate::trace::{self, Said, Trace};
@@ -38,6 +39,8 @@ pub struct Net {
     pub xdp_on: bool,
     /// A device has a queueing discipline on receive.
     pub(crate) rx_qdisc_on: bool,
+    /// A device has rules at ingress ([`Shard::tc_filter`]).
+    pub(crate) ingress_on: bool,
     /// What XDP programs said in this batch.
     pub(crate) xdp: crate::rx::xdp::Tally,
     /// Where packets go on, and the way to the other shards.
@@ -108,6 +111,7 @@ impl Shard {
             glean: false,
             xdp_on: false,
             rx_qdisc_on: false,
+            ingress_on: false,
             xdp: Default::default(),
             steer: crate::rx::steer::Steer::new(seed),
             xps: crate::tx::xps::Xps::new(seed),
@@ -146,17 +150,17 @@ impl Shard {
     }
 
     /// Sets the knob at `path` while the stack runs, or the queueing discipline at a place such as
-    /// `qdisc.eth0.root`.
+    /// `qdisc.eth0.root`; at `ingress.eth0` it changes the rules there ([`Shard::tc_filter`]).
     ///
     /// # Errors
-    /// [`crate::table::knob::SetError`] (ENOENT, EINVAL, ENODEV); nothing changes then.
-    pub fn set_knob(
-        &mut self,
-        path: &str,
-        value: &str,
-    ) -> Result<(), crate::table::knob::SetError> {
+    /// [`SetError`] (ENOENT, EINVAL, ENODEV); nothing changes then.
+    pub fn set_knob(&mut self, path: &str, value: &str) -> Result<(), SetError> {
         if let Some(at) = crate::tx::qdisc::At::parse(path) {
             return self.set_qdisc_at(path, at, value);
+        }
+        if let Some(dev) = crate::rx::ingress::place(path) {
+            let changed = self.tc_filter(dev, value).map_err(|e| e.to_string());
+            return changed.map_err(|why| SetError::Qdisc { path: path.to_owned(), why });
         }
         self.net.knobs.set(path, value)?;
         self.net.pool.small_max = self.net.knobs.pool_small as usize;
@@ -168,8 +172,12 @@ impl Shard {
     /// What [`Shard::set_knob`] would set, as it is now.
     ///
     /// # Errors
-    /// [`crate::table::knob::SetError`] (ENOENT, ENODEV).
-    pub fn get_knob(&self, path: &str) -> Result<String, crate::table::knob::SetError> {
+    /// [`SetError`] (ENOENT, ENODEV).
+    pub fn get_knob(&self, path: &str) -> Result<String, SetError> {
+        if let Some(dev) = crate::rx::ingress::place(path) {
+            let shown = self.tc_filter_show(dev).map_err(|e| e.to_string());
+            return shown.map_err(|why| SetError::Qdisc { path: path.to_owned(), why });
+        }
         match crate::tx::qdisc::At::parse(path) {
             Some(at) => self.qdisc_at(path, at),
             None => self.net.knobs.get(path),

@@ -67,6 +67,8 @@ pub enum At {
     After,
     /// Those that it drops, with the reason
     Drop,
+    /// Those that rules of Ingress choose by `action sample`
+    Sample,
 }
 
 /// Which direction.

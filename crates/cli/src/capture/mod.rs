@@ -73,6 +73,7 @@ fn request(args: &CaptureArgs) -> CaptureRequest {
         At::Before => "before",
         At::After => "after",
         At::Drop => "drop",
+        At::Sample => "sample",
     };
     CaptureRequest {
         version: VERSION.to_owned(),

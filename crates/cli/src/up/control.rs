@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use linerate_core::rx::ingress;
 use linerate_core::rx::steer::ntuple::{self, RuleAction, Rules};
 use linerate_core::table::Knobs;
 use linerate_core::table::knob::Takes;
@@ -23,6 +24,9 @@ use crate::xdp;
 
 /// Rules at the most: each is looked at for each packet, unless it names a single flow.
 const RULES_MAX: usize = 1024;
+
+/// Changes of rules at ingress that are kept for shards to come.
+const CHANGES_MAX: usize = 8192;
 
 /// How an instance distributes what it receives.
 pub(super) struct Distribution {
@@ -119,7 +123,7 @@ fn full_name(knob: &str) -> &str {
 }
 
 pub(super) fn get(up: &Up, knob: &str) -> Result<String, String> {
-    if qdisc::At::parse(knob).is_some() {
+    if qdisc::At::parse(knob).is_some() || ingress::place(knob).is_some() {
         let path = knob.to_owned();
         let got = up.workers.ask(0, move |drive, _| drive.shard.get_knob(&path));
         return got.map_err(|e| e.to_string())?.map_err(|e| e.to_string());
@@ -206,6 +210,9 @@ fn why_no_rules(backend: DevBackend) -> &'static str {
 
 /// Sets a knob in all shards and devices, or nowhere.
 pub(super) fn set(up: &mut Up, knob: &str, value: &str) -> Result<(), String> {
+    if ingress::place(knob).is_some() {
+        return set_rule(up, knob, value);
+    }
     if qdisc::At::parse(knob).is_some() {
         return set_qdisc(up, knob, value);
     }
@@ -243,6 +250,26 @@ fn set_qdisc(up: &mut Up, place: &str, spec: &str) -> Result<(), String> {
     // All shards have the same devices: what one takes, all take.
     set.into_iter().collect::<Result<(), _>>().map_err(|e| e.to_string())?;
     lock(&up.plan).qdiscs.insert(place.replace('/', "."), spec.to_owned());
+    Ok(())
+}
+
+/// Changes the rules at ingress in all shards, those with it that are added later; in none if the
+/// change is wrong.
+fn set_rule(up: &mut Up, place: &str, command: &str) -> Result<(), String> {
+    if lock(&up.plan).rules.len() == CHANGES_MAX {
+        return Err(format!("{place}: {CHANGES_MAX} changes are remembered: start anew"));
+    }
+    let order = (place.to_owned(), command.to_owned());
+    let set = up.workers.ask_all(move |drive, _| drive.shard.set_knob(&order.0, &order.1));
+    // All shards have the same devices and rules: what one takes, all take.
+    set.into_iter().collect::<Result<(), _>>().map_err(|e| e.to_string())?;
+    let mut plan = lock(&up.plan);
+    if command.trim() == "del" {
+        // Nothing is left of what was before.
+        plan.rules.retain(|(other, _)| other != place);
+    } else {
+        plan.rules.push((place.to_owned(), command.to_owned()));
+    }
     Ok(())
 }
 

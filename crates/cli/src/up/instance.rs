@@ -51,6 +51,8 @@ pub(super) struct Plan {
     pub(super) qdiscs: BTreeMap<String, String>,
     /// The eBPF program of each device that has one.
     pub(super) xdp: Vec<Attached>,
+    /// Changes of the rules at ingress, in their order.
+    pub(super) rules: Vec<(String, String)>,
 }
 
 /// A running instance.
@@ -298,7 +300,8 @@ fn start_workers(
     let knobs: Vec<Setting> = config.knobs.iter().map(|k| k.0.clone()).collect();
     let (n, cpus) = (config.queues, processors(&config));
     let qdiscs = qdiscs(&config);
-    let plan = Plan { config, served, queues, knobs: knobs.clone(), qdiscs, xdp };
+    let rules = Vec::new();
+    let plan = Plan { config, served, queues, knobs: knobs.clone(), qdiscs, xdp, rules };
     let plan = Arc::new(Mutex::new(plan));
     let for_build = Arc::clone(&plan);
     let workers = Workers::start(n, &cpus, seed, move |shard, drive| {
@@ -349,7 +352,7 @@ fn build(plan: &Mutex<Plan>, shard: usize, drive: &mut Drive) -> Result<Services
     for Setting { path, value } in &plan.knobs {
         drive.shard.set_knob(path, value).map_err(|e| e.to_string())?;
     }
-    let Plan { config, served, queues, qdiscs, xdp, .. } = &mut *plan;
+    let Plan { config, served, queues, qdiscs, xdp, rules, .. } = &mut *plan;
     for (device, queues) in config.devices.iter().zip(queues) {
         // A device may have more queues than there are shards: they are dealt out in turn.
         let (n, none) = (config.queues, || format!("{} has no queue {shard}", device.name));
@@ -369,7 +372,7 @@ fn build(plan: &Mutex<Plan>, shard: usize, drive: &mut Drive) -> Result<Services
             added.map_err(|e| at.wrong(e))?;
         }
     }
-    for (place, spec) in &*qdiscs {
+    for (place, spec) in qdiscs.iter().chain(rules.iter().map(|(place, rule)| (place, rule))) {
         drive.shard.set_knob(place, spec).map_err(|e| e.to_string())?;
     }
     for route in &config.routes {

@@ -102,6 +102,8 @@ pub struct Iface {
     pub netif_rx: bool,
     /// Its XDP program; set by [`Shard::attach_xdp`](crate::shard::Shard::attach_xdp).
     pub xdp: Option<crate::rx::xdp::Program>,
+    /// Its rules at ingress; changed by [`Shard::tc_filter`](crate::shard::Shard::tc_filter).
+    pub ingress: crate::rx::ingress::Chain,
     /// What its transmit queues were given as their discipline; `None` = what they have anyway.
     pub qdisc: Option<crate::tx::qdisc::Tree>,
     /// The discipline between the device and the path, on receive.
@@ -137,6 +139,7 @@ impl Iface {
             vlans: Vec::new(),
             netif_rx: false,
             xdp: None,
+            ingress: Default::default(),
             qdisc: None,
             rx_qdisc: None,
             txqs: vec![TxQueue::default()],

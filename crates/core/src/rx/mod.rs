@@ -2,6 +2,7 @@
 
 pub mod backlog;
 pub mod gro;
+pub mod ingress;
 pub mod queue;
 pub mod steer;
 pub mod xdp;

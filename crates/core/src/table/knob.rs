@@ -72,7 +72,7 @@ pub enum SetError {
         /// The unit.
         unit: &'static str,
     },
-    /// A queueing discipline can not be set there (EINVAL), or not there (ENODEV).
+    /// A queueing discipline, or a rule at ingress, can not be set (EINVAL), or not there (ENODEV).
     Qdisc {
         /// The place.
         path: String,

@@ -87,6 +87,8 @@ reasons! {
     FlowLimit { stage: Backlog, linux: "none", also: [SoftnetDropped, DevRxDropped], knob: "net.core.flow_limit_cpu_bitmap" }
     /// The shard's input queue was full.
     CpuBacklog { stage: Backlog, linux: "CPU_BACKLOG", also: [SoftnetDropped, DevRxDropped], knob: "net.core.netdev_max_backlog" }
+    /// A rule at ingress said so.
+    TcIngress { stage: Ingress, linux: "TC_INGRESS", also: [], knob: "none" }
     /// The frame is shorter than an Ethernet header.
     LinkTruncated { stage: Link, linux: "DEV_HDR", also: [DevRxLengthErrors, DevRxErrors], knob: "none" }
     /// The frame is for another MAC address and the device is not promiscuous.

@@ -65,6 +65,8 @@ stages! {
     /// Copies packets for whoever captures them, at any stage. No packet passes here: it has counters
     /// only.
     Tap { dir: Rx, linux: "packet_rcv, tpacket_rcv, dev_queue_xmit_nit" }
+    /// Rules of match and action on whole frames: drop, mark, redirect, mirror, sample.
+    Ingress { dir: Rx, linux: "sch_handle_ingress, fl_classify" }
     /// Ethernet: MAC filter, VLAN untag, ARP, choice of the network protocol.
     Link { dir: Rx, linux: "eth_type_trans, __netif_receive_skb_core, arp_rcv" }
     /// Checks the IPv4 or IPv6 header.

@@ -84,7 +84,7 @@ pub struct Spec {
     /// At which stages.
     pub stages: Stages,
     /// Where at them: a bit for each [`Point`].
-    pub points: [bool; 3],
+    pub points: [bool; 4],
     /// Which packets.
     pub filter: Filter,
     /// Bytes of each packet at the most.
@@ -129,8 +129,15 @@ impl std::fmt::Display for TooMany {
 impl std::error::Error for TooMany {}
 
 /// Stages before which a packet is a whole frame: all that lie before Link, and Link itself.
-const FRAMES_IN: Stages =
-    Stages::of(&[Stage::Ring, Stage::Poll, Stage::Xdp, Stage::Gro, Stage::Steer, Stage::Backlog]);
+const FRAMES_IN: Stages = Stages::of(&[
+    Stage::Ring,
+    Stage::Poll,
+    Stage::Xdp,
+    Stage::Gro,
+    Stage::Steer,
+    Stage::Backlog,
+    Stage::Ingress,
+]);
 /// The same on the way out, Neigh's end included.
 const FRAMES_OUT: Stages = Stages::of(&[Stage::Qdisc, Stage::Gso, Stage::Xmit]);
 
@@ -205,7 +212,7 @@ impl Net {
     pub(crate) fn tap_enter(&mut self, stage: Stage, pkt: &Pkt) {
         let mut taps = std::mem::take(&mut self.taps);
         for tap in &mut taps.list {
-            let [before, _, drop] = tap.spec.points;
+            let [before, _, drop, _] = tap.spec.points;
             tap.held = None;
             if (before || drop)
                 && let Some(head) =
@@ -224,7 +231,7 @@ impl Net {
         let mut taps = std::mem::take(&mut self.taps);
         for tap in &mut taps.list {
             let Some((mut head, bytes)) = tap.held.take() else { continue };
-            let [before, _, drop] = tap.spec.points;
+            let [before, _, drop, _] = tap.spec.points;
             record::say(&mut head, Some(said));
             if before {
                 tap.push(self, &head, &bytes);

@@ -13,11 +13,13 @@ pub enum Point {
     After,
     /// As it was when the stage dropped it.
     Drop,
+    /// As a rule of Ingress chose it (`action sample`).
+    Sample,
 }
 
 impl Point {
     /// All of them.
-    pub const ALL: [Point; 3] = [Point::Before, Point::After, Point::Drop];
+    pub const ALL: [Point; 4] = [Point::Before, Point::After, Point::Drop, Point::Sample];
 
     /// Its name.
     #[must_use]
@@ -26,6 +28,7 @@ impl Point {
             Point::Before => "before",
             Point::After => "after",
             Point::Drop => "drop",
+            Point::Sample => "sample",
         }
     }
     /// The point of this name.

@@ -29,7 +29,7 @@ fn drain(port: &Port) -> Vec<Seen> {
 }
 
 fn spec(stages: &[Stage], points: &[Point], filter: &str) -> Spec {
-    let mut at = [false; 3];
+    let mut at = [false; 4];
     points.iter().for_each(|p| at[*p as usize] = true);
     let filter = Filter::compile(filter).expect("a filter");
     Spec { stages: Stages::of(stages), points: at, filter, snaplen: 65536 }
@@ -253,7 +253,7 @@ fn a_record_that_lies_is_refused() {
     };
     let bytes = head.encode();
     assert_eq!(Head::decode(&bytes), Ok(head));
-    for (at, value) in [(20, 0xff), (21, 7), (22, 3), (27, 0xff)] {
+    for (at, value) in [(20, 0xff), (21, 7), (22, 4), (27, 0xff)] {
         let mut bad = bytes;
         bad[at] = value;
         assert_eq!(Head::decode(&bad), Err(BadRecord), "byte {at}");

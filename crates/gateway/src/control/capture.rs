@@ -105,11 +105,11 @@ impl CaptureRequest {
                 names.join(", ")
             ));
         }
-        let mut points = [false; 3];
+        let mut points = [false; 4];
         for name in &self.points {
             match Point::by_name(name) {
                 Some(point) => points[point as usize] = true,
-                None => return Err(format!("{name:?} is no point: before, after, drop")),
+                None => return Err(format!("{name:?} is no point: before, after, drop, sample")),
             }
         }
         if self.points.is_empty() {

@@ -30,6 +30,7 @@ impl Snapshot {
             all.dev_queues.extend(part.dev_queues);
             all.qdiscs.extend(part.qdiscs);
             all.bql.extend(part.bql);
+            all.filters.extend(part.filters);
         }
         all.flows.sort_by_key(|f| std::cmp::Reverse(f.up_bytes.saturating_add(f.down_bytes)));
         all.flows.truncate(FLOWS_MAX);

@@ -138,7 +138,9 @@ const ONE_QUEUE: &str = "this instance has one queue, so that nothing is to be d
 
 fn set(shard: &mut Shard, knob: &str, value: &str) -> Result<(), String> {
     let text = |e: SetError| e.to_string();
-    if linerate_core::tx::qdisc::At::parse(knob).is_some() {
+    if linerate_core::tx::qdisc::At::parse(knob).is_some()
+        || linerate_core::rx::ingress::place(knob).is_some()
+    {
         return shard.set_knob(knob, value).map_err(text);
     }
     let row = linerate_core::table::Knobs::row(knob).map_err(text)?;

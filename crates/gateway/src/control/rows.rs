@@ -327,6 +327,28 @@ pub struct QdiscRow {
     pub text: String,
 }
 
+/// A rule at ingress.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FilterRow {
+    /// The shard whose device it is at.
+    #[serde(default)]
+    pub shard: u8,
+    /// The device.
+    pub dev: String,
+    /// Its preference.
+    pub prio: u16,
+    /// Its handle.
+    pub handle: u32,
+    /// Packets that it matched.
+    pub packets: u64,
+    /// Bytes of them, without link headers.
+    pub bytes: u64,
+    /// Packets that it dropped.
+    pub drops: u64,
+    /// All of it, as `tc -s filter show` prints it.
+    pub text: String,
+}
+
 /// A TCP socket.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TcpRow {

@@ -12,9 +12,9 @@ use linerate_core::tx::dql::Bounds;
 use serde::{Deserialize, Serialize};
 
 pub use super::rows::{
-    BqlRow, DevQueueRow, DeviceRow, DropRow, FlowRow, KnobRow, Memory, QdiscRow, QueueRow,
-    RingsRow, RssRow, RuleRow, ShardRow, SocketTotals, StageRow, TcpInfoRow, TcpRow, UdpRow,
-    XdpMapRow, XdpRow,
+    BqlRow, DevQueueRow, DeviceRow, DropRow, FilterRow, FlowRow, KnobRow, Memory, QdiscRow,
+    QueueRow, RingsRow, RssRow, RuleRow, ShardRow, SocketTotals, StageRow, TcpInfoRow, TcpRow,
+    UdpRow, XdpMapRow, XdpRow,
 };
 
 /// What a shard does not know of itself.
@@ -97,6 +97,9 @@ pub struct Snapshot {
     /// The byte queue limits of their transmit queues.
     #[serde(default)]
     pub bql: Vec<BqlRow>,
+    /// The rules at ingress of the devices.
+    #[serde(default)]
+    pub filters: Vec<FilterRow>,
 }
 
 /// Flows listed at the most.
@@ -162,6 +165,7 @@ impl Snapshot {
             qdiscs: qdiscs(shard),
             xdp: Vec::new(),
             bql: bql(shard),
+            filters: filters(shard),
         }
     }
 
@@ -298,6 +302,20 @@ fn bql(shard: &Shard) -> Vec<BqlRow> {
         inflight: txq.dql.inflight(),
     };
     queues.map(row).collect()
+}
+
+fn filters(shard: &Shard) -> Vec<FilterRow> {
+    let row = |f: linerate_core::rx::ingress::Show| FilterRow {
+        shard: shard.net.cpu,
+        dev: f.dev,
+        prio: f.prio,
+        handle: f.handle,
+        packets: f.packets,
+        bytes: f.bytes,
+        drops: f.drops,
+        text: f.text,
+    };
+    shard.tc_filters().into_iter().map(row).collect()
 }
 
 fn qdiscs(shard: &Shard) -> Vec<QdiscRow> {
