@@ -2,10 +2,11 @@
 
 use std::fmt::Write;
 
+use linerate_host::Risk;
 use linerate_host::change::Change;
-use linerate_host::tune::{Entry, Other, Outcome, Plan, State, Undone, Verdict};
+use linerate_host::tune::{Entry, Outcome, Plan, State, Undone, Verdict, since_boot_ms};
 
-use super::{Done, How, Verified};
+use super::{Also, Done, How, Persisting, Verified};
 
 /// The value of a change, without the setting.
 fn value(change: &Change) -> String {
@@ -38,9 +39,9 @@ pub fn numbers(change: &Change) -> impl Iterator<Item = u64> {
 }
 
 /// A plan as a difference.
-pub fn plan(plan: &Plan, others: &[Vec<Other>], owners: &[String]) -> String {
+pub fn plan(plan: &Plan, also: &[Also], owners: &[String]) -> String {
     let mut out = String::new();
-    for (step, others) in plan.steps.iter().zip(others) {
+    for (step, also) in plan.steps.iter().zip(also) {
         let risk = format!("{:?}", step.risk).to_lowercase();
         let _ = writeln!(out, "{}  {} (risk: {risk})", step.rule, step.why);
         let _ = writeln!(out, "  {}", setting(&step.new));
@@ -49,10 +50,12 @@ pub fn plan(plan: &Plan, others: &[Vec<Other>], owners: &[String]) -> String {
         if !step.verify.is_empty() {
             let _ = writeln!(out, "  verify: {}", step.verify);
         }
-        for other in others {
-            let wins = if other.wins { " and wins at the next boot" } else { "" };
-            let (file, value) = (other.file.display(), &other.value);
-            let _ = writeln!(out, "  note: {file} sets it to {value}{wins}");
+        others(&mut out, also);
+        for program in &also.programs {
+            let _ = writeln!(out, "  owner: {}", program.what);
+            if !program.command.is_empty() {
+                let _ = writeln!(out, "    to keep it there: {}", program.command);
+            }
         }
     }
     if plan.steps.is_empty() {
@@ -61,10 +64,23 @@ pub fn plan(plan: &Plan, others: &[Vec<Other>], owners: &[String]) -> String {
         if !owners.is_empty() {
             let _ = writeln!(out, "\nThese run here and may set the same: {}.", owners.join(", "));
         }
+        if plan.steps.iter().any(|s| s.risk == Risk::Flap) {
+            out += "\nWhat has the risk flap may cut the way to this host: it needs --yes-flap, and is \
+                    undone by itself unless it is kept.\n";
+        }
         out += "\nTo do it: linerate tune apply. Nothing has been changed yet.\n";
     }
     out += &refused(plan);
     out
+}
+
+/// Files that set the same.
+fn others(out: &mut String, also: &Also) {
+    for other in &also.files {
+        let wins = if other.wins { " and has the last word at the next boot" } else { "" };
+        let (file, value) = (other.file.display(), &other.value);
+        let _ = writeln!(out, "  note: {file} sets it to {value}{wins}");
+    }
 }
 
 fn refused(plan: &Plan) -> String {
@@ -108,11 +124,10 @@ pub fn applied(plan: &Plan, all: &[Done]) -> String {
                 }
             }
         };
-        let _ = match &done.persisted {
-            None => Ok(()),
-            Some(Ok(file)) => writeln!(out, "     in {file} as well"),
-            Some(Err(why)) => writeln!(out, "     not for the next boot: {why}"),
-        };
+        if let Some(persisted) = &done.persisted {
+            out += &persisting(persisted);
+            others(&mut out, &done.also);
+        }
     }
     if all.is_empty() {
         out += "nothing to change\n";
@@ -123,6 +138,15 @@ pub fn applied(plan: &Plan, all: &[Done]) -> String {
             "To see whether it helped: linerate tune verify. To undo it: linerate tune rollback.\n";
     }
     out
+}
+
+/// Whether it survives a boot.
+pub fn persisting(how: &Persisting) -> String {
+    match how {
+        Persisting::In(file) => format!("     in {file} as well\n"),
+        Persisting::WhenKept => "     for the next boot as well, once it is kept\n".into(),
+        Persisting::Failed(why) => format!("     not for the next boot: {why}\n"),
+    }
 }
 
 fn word(verdict: &Verdict) -> String {
@@ -148,6 +172,7 @@ pub fn verified(all: &[Verified]) -> String {
             "better" => {
                 format!("better: {:.1}/s before, {:.1}/s now", before.loss_per_s, v.loss_per_s)
             }
+            "unmeasured" => "set by hand: no finding to measure it by".to_owned(),
             "unproven" => format!(
                 "unproven: no loss, but {:.0} packets/s before and {:.0} now",
                 before.packets_per_s, v.packets_per_s
@@ -166,14 +191,21 @@ pub fn verified(all: &[Verified]) -> String {
 pub fn entries(entries: &[Entry]) -> String {
     let mut out = String::new();
     for entry in entries {
-        let state = match entry.state {
-            State::Begun => "begun",
-            State::Applied if entry.flap => "applied, waits to be kept",
-            State::Applied => "applied",
-            State::Kept => "kept",
-            State::Refused => "refused",
-            State::RolledBack => "rolled back",
-            State::Drifted => "drifted",
+        let state: String = match entry.state {
+            // Nobody is at it: who lists holds the journal.
+            State::Begun | State::Trying => "left in the middle: the next start undoes it".into(),
+            State::Applied if entry.flap => {
+                let at = entry.undo_at_ms.unwrap_or(0);
+                match at.saturating_sub(since_boot_ms()).div_ceil(1000) {
+                    0 => "its time is over: the next start undoes it".into(),
+                    left => format!("applied, undone in {left} s unless it is kept"),
+                }
+            }
+            State::Applied => "applied".into(),
+            State::Kept => "kept".into(),
+            State::Refused => "refused".into(),
+            State::RolledBack => "rolled back".into(),
+            State::Drifted => "drifted".into(),
         };
         let (old, new) = (value(&entry.old), value(&entry.new));
         let what = setting(&entry.new);

@@ -35,6 +35,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 pub use change::{apply, read_back};
+pub(crate) use change::{apply_in, read_back_in};
 pub(crate) use link::STATS64;
 pub use live::Live;
 

@@ -12,6 +12,7 @@
 mod apply;
 mod journal;
 mod live;
+mod owners;
 mod persist;
 mod plan;
 mod until;
@@ -21,9 +22,10 @@ use std::fmt;
 use std::io;
 
 pub use apply::{Outcome, Undone, apply, roll_back};
-pub use journal::{Before, Entry, Journal, JournalError, State};
+pub use journal::{Before, Entry, Journal, JournalError, State, since_boot_ms};
+pub use owners::{Manager, Owner};
 pub use persist::{Files, Other, PersistError, Persisted};
-pub use plan::{Plan, Refused, Step};
+pub use plan::{BY_HAND, Plan, Refused, Step};
 pub use until::{Grown, Growth, grow};
 pub use verify::{Verdict, packets_per_s, verify};
 
