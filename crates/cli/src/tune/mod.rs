@@ -262,7 +262,7 @@ fn made(
             "linerate tune: what may cut the way to this host is undone in {} s unless you say \
              `linerate tune keep{}`",
             how.keep_within.as_secs_f64(),
-            undo::journal_option(place)
+            undo::options(place)
         );
     }
     let whole =
@@ -273,7 +273,7 @@ fn made(
 fn report(place: &JournalArgs, plan: &Plan, all: &[Done]) -> Result<(), String> {
     match place.json {
         true => print_json(&json!({ "applied": all, "refused": plan.refused })),
-        false => print(&text::applied(plan, all)),
+        false => print(&text::applied(plan, all, &undo::options(place))),
     }
     Ok(())
 }

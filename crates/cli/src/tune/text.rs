@@ -1,10 +1,11 @@
 //! What `tune` prints for people.
 
 use std::fmt::Write;
+use std::os::unix::fs::MetadataExt as _;
 
 use linerate_host::Risk;
 use linerate_host::change::Change;
-use linerate_host::tune::{Entry, Outcome, Plan, State, Undone, Verdict, since_boot_ms};
+use linerate_host::tune::{BY_HAND, Entry, Outcome, Plan, State, Undone, Verdict, since_boot_ms};
 
 use super::{Also, Done, How, Persisting, Verified};
 
@@ -86,13 +87,21 @@ fn others(out: &mut String, also: &Also) {
 fn refused(plan: &Plan) -> String {
     let mut out = String::new();
     for refused in &plan.refused {
-        let _ = writeln!(out, "{}  not by tune: {} ({})", refused.rule, refused.what, refused.why);
+        // What the kernel says begins with the change itself.
+        let why = refused.why.strip_prefix(&refused.what).unwrap_or(&refused.why);
+        let why = why.trim_start_matches([':', ' ']);
+        let _ = writeln!(
+            out,
+            "{}  not by tune: {}: {why}",
+            refused.rule,
+            refused.what.trim_end_matches('.')
+        );
     }
     out
 }
 
 /// What was done.
-pub fn applied(plan: &Plan, all: &[Done]) -> String {
+pub fn applied(plan: &Plan, all: &[Done], place: &str) -> String {
     let mut out = String::new();
     for done in all {
         let (rule, what) = (done.step.rule, setting(&done.step.new));
@@ -129,13 +138,16 @@ pub fn applied(plan: &Plan, all: &[Done]) -> String {
             others(&mut out, &done.also);
         }
     }
-    if all.is_empty() {
+    if all.is_empty() && plan.refused.is_empty() {
         out += "nothing to change\n";
     }
     out += &refused(plan);
     if all.iter().any(|d| d.how.id().is_some()) {
-        out +=
-            "To see whether it helped: linerate tune verify. To undo it: linerate tune rollback.\n";
+        let by_hand = all.iter().all(|d| d.step.rule == BY_HAND);
+        if !by_hand {
+            let _ = write!(out, "To see whether it helped: linerate tune verify{place}. ");
+        }
+        let _ = writeln!(out, "To undo it: linerate tune rollback{place}.");
     }
     out
 }
@@ -168,7 +180,9 @@ pub fn verified(all: &[Verified]) -> String {
         let (id, rule) = (v.entry.id, &v.entry.rule);
         let (what, before) = (setting(&v.entry.new), &v.entry.before);
         let how = match v.verdict {
+            "cured" if before.loss_per_s == 0.0 => "cured: it is not found any more".to_owned(),
             "cured" => format!("cured: {:.1}/s before, none now", before.loss_per_s),
+            "same" if before.loss_per_s == 0.0 => "the same: it is still found".to_owned(),
             "better" => {
                 format!("better: {:.1}/s before, {:.1}/s now", before.loss_per_s, v.loss_per_s)
             }
@@ -241,10 +255,16 @@ pub fn undone(all: &[Undone]) -> String {
                 value(now),
                 value(ours)
             ),
-            Undone::Elsewhere { id, netns } => writeln!(
-                out,
-                "{id:>3}  is of another network namespace (inode {netns}): use --netns"
-            ),
+            Undone::Elsewhere { id, netns } => match name_of(*netns) {
+                Some(name) => {
+                    writeln!(out, "{id:>3}  is of another network namespace: use --netns {name}")
+                }
+                None => writeln!(
+                    out,
+                    "{id:>3}  is of another network namespace, which has no name now (inode {netns}): use \
+                     --netns with a process in it"
+                ),
+            },
             Undone::Failed { id, why } => writeln!(out, "{id:>3}  not undone: {why}"),
         };
     }
@@ -252,6 +272,13 @@ pub fn undone(all: &[Undone]) -> String {
         out += "nothing to undo\n";
     }
     out
+}
+
+/// What `ip netns` calls a namespace.
+fn name_of(inode: u64) -> Option<String> {
+    let entries = std::fs::read_dir("/run/netns").ok()?;
+    let is_it = |e: &std::fs::DirEntry| std::fs::metadata(e.path()).is_ok_and(|m| m.ino() == inode);
+    entries.flatten().find(is_it).and_then(|e| e.file_name().into_string().ok())
 }
 
 /// Numbers with commas between them.

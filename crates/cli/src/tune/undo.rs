@@ -16,11 +16,12 @@ pub fn waits(entry: &Entry) -> bool {
     entry.flap && matches!(entry.state, State::Begun | State::Trying | State::Applied)
 }
 
-/// The journal as an option, if it is not where it is without one.
-pub fn journal_option(place: &JournalArgs) -> String {
+/// What to say again to mean the same namespace and journal: options with a blank before each.
+pub fn options(place: &JournalArgs) -> String {
+    let netns = place.netns.as_ref().map(|name| format!(" --netns {name}")).unwrap_or_default();
     match place.journal.to_str() {
-        Some(super::args::JOURNAL) => String::new(),
-        _ => format!(" --journal {}", place.journal.display()),
+        Some(super::args::JOURNAL) => netns,
+        _ => format!("{netns} --journal {}", place.journal.display()),
     }
 }
 

@@ -68,7 +68,8 @@ impl fmt::Display for SetError {
         write!(f, "{}: {}", self.what, self.source)?;
         f.write_str(match self.source.kind() {
             io::ErrorKind::PermissionDenied => {
-                "; it needs root (CAP_NET_ADMIN) in the namespace that owns it"
+                "; it needs root (CAP_NET_ADMIN) in the namespace that owns it, which is the host's \
+                 first one for settings of the whole host"
             }
             io::ErrorKind::NotFound => {
                 "; this kernel, device or namespace has no such setting (many exist only in the host's \
