@@ -124,7 +124,8 @@ fn sentences_say_what_numbers_do() {
     let sentences = read("netstat_-s", linerate_host::proc::printed::netstat_s);
     let mut seen = 0;
     for (section, counters) in &sentences.mib {
-        for (name, value) in counters.iter() {
+        // A switch, and no counter: nstat leaves it out.
+        for (name, value) in counters.iter().filter(|(name, _)| *name != "Forwarding") {
             // They were printed one after the other, while little happened.
             let other = numbers.mib(section, name).unwrap_or_else(|| panic!("{section} {name}"));
             assert!(other.abs_diff(value) <= 2, "{section} {name}: {value} and {other}");
