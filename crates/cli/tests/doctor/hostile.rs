@@ -56,7 +56,8 @@ fn pipes_sockets_directories_and_devices_are_noted() {
     fs::create_dir(t.0.join("proc/interrupts")).expect("a directory");
     let _socket = UnixListener::bind(t.0.join("proc/softirqs")).expect("a socket");
     let zero = "proc/net/netstat";
-    let made = Command::new("mknod").args([&t.path(zero), "c", "1", "5"]).stderr(Stdio::null());
+    let mut made = Command::new("mknod");
+    made.args([&t.path(zero), "c", "1", "5"]).stderr(Stdio::null());
     let zero_there = made.status().is_ok_and(|s| s.success());
     symlink("/dev/zero", t.0.join("proc/net/sockstat")).expect("linked");
     let report = judged(&t);
