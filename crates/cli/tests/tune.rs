@@ -285,7 +285,7 @@ fn a_link_that_was_cut_comes_back_by_itself() {
     let place = format!("--netns {} --journal {}", world.name, world.dir.join("journal").display());
     // The second command is typed when the answer to the first is seen.
     let first = format!("{tune} set --yes-flap --keep-within 3s {place} '{down}'");
-    let second = format!("{tune} keep {place}");
+    let second = format!("until {tune} keep {place}; do sleep 0.2; done");
     let seen = peer.types(&shell, &[(&first, "set  "), (&second, "kept")]);
     assert!(seen.contains("0x1003 -> 0x1002"), "{seen}");
     // It was seen when the link was back, which nobody but the timer brought.

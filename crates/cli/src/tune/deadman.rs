@@ -19,6 +19,8 @@ use super::{failed, settings, undo};
 const READY: &str = "ready";
 /// Between two looks at a journal that somebody else holds, and between two tries.
 const AGAIN: Duration = Duration::from_millis(200);
+/// Between two looks at a journal in which nothing is to be done yet.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// What can not be undone is tried so often: a link may need its time.
 const TRIES: u32 = 3000;
 
@@ -56,11 +58,18 @@ pub fn main(args: &UndoArgs) -> Result<bool, String> {
     let mut out = io::stdout().lock();
     let _ = writeln!(out, "{READY}").and_then(|()| out.flush());
     drop(out);
-    let ours = |e: &Entry| e.id >= args.from && undo::waits(e);
+    // What is of another namespace has a timer of its own there.
+    let ours = |e: &Entry| e.id >= args.from && e.netns == netns && undo::waits(e);
     let mut tries = 0;
     loop {
         if !args.place.journal.exists() {
             return Ok(true);
+        }
+        // Whoever keeps or undoes them needs the journal: it is held only when there is something to do.
+        let seen = Journal::peek(&args.place.journal).unwrap_or_default();
+        if let Some(left) = time_left(seen.iter().filter(|e| ours(e))) {
+            thread::sleep(left.min(LOOK_EVERY));
+            continue;
         }
         let mut journal = match Journal::open(&args.place.journal) {
             Ok(journal) => journal,
@@ -75,16 +84,9 @@ pub fn main(args: &UndoArgs) -> Result<bool, String> {
                 continue;
             }
         };
-        let waiting: Vec<Entry> = journal.entries().iter().filter(|e| ours(e)).cloned().collect();
         let over = |e: &Entry| ours(e) && e.is_abandoned();
-        if waiting.is_empty() {
+        if !journal.entries().iter().any(ours) {
             return journal.close().map(|()| true).map_err(failed);
-        }
-        if !waiting.iter().any(over) {
-            let next = waiting.iter().filter_map(|e| e.undo_at_ms).min().unwrap_or(0);
-            drop(journal);
-            thread::sleep(Duration::from_millis(next.saturating_sub(since_boot_ms()).max(1)));
-            continue;
         }
         let undone = undo::by(&mut journal, netns, &mut settings, over)?;
         let left = undone.iter().any(|u| matches!(u, Undone::Failed { .. }));
@@ -95,4 +97,12 @@ pub fn main(args: &UndoArgs) -> Result<bool, String> {
         tries += u32::from(left);
         thread::sleep(if left { AGAIN } else { Duration::ZERO });
     }
+}
+
+/// How long none of these needs anybody; `None` if one does, or if there is none.
+fn time_left<'a>(waiting: impl Iterator<Item = &'a Entry>) -> Option<Duration> {
+    let now = since_boot_ms();
+    let left = |e: &Entry| e.undo_at_ms.map_or(0, |at| at.saturating_sub(now));
+    let least = waiting.map(left).min()?;
+    (least > 0).then(|| Duration::from_millis(least))
 }

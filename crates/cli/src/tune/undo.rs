@@ -81,6 +81,8 @@ pub fn keep(place: &JournalArgs) -> Result<bool, String> {
             persisted.push(persist(*id, &mut journal)?);
         }
     }
+    // One in which nothing is ours any more need not stay.
+    journal.close().map_err(failed)?;
     kept(place, &ids, &persisted);
     Ok(!persisted.iter().any(|p| matches!(p, Persisting::Failed(_))))
 }

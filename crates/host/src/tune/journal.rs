@@ -7,6 +7,7 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -192,10 +193,7 @@ impl Journal {
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir).map_err(failed)?;
         }
-        let open = || File::options().read(true).append(true).create(true).open(path);
-        let mut file = open().map_err(failed)?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| JournalError::InUse(path.to_owned()))?;
+        let mut file = Journal::lock(path)?;
         let mut text = Vec::new();
         file.rewind().and_then(|()| file.read_to_end(&mut text)).map_err(failed)?;
         let (entries, whole) =
@@ -205,6 +203,40 @@ impl Journal {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let path = path.to_owned();
         Ok(Journal { file, path, boot: boot.trim().into(), entries, keep_within: KEEP_WITHIN })
+    }
+
+    /// The file, held by this process alone; whoever holds it now may take a moment more.
+    fn lock(path: &Path) -> Result<File, JournalError> {
+        const TRIES: u32 = 60;
+        const PAUSE: Duration = Duration::from_millis(50);
+        let failed = |source| JournalError::File { path: path.to_owned(), source };
+        for _ in 0..TRIES {
+            let file = File::options().read(true).append(true).create(true).open(path);
+            let file = file.map_err(failed)?;
+            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+                std::thread::sleep(PAUSE);
+                continue;
+            }
+            // Whoever held it may have removed it: then another file has its name, or none.
+            let mine = file.metadata().map_err(failed)?;
+            if fs::metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == (mine.dev(), mine.ino())) {
+                return Ok(file);
+            }
+        }
+        Err(JournalError::InUse(path.to_owned()))
+    }
+
+    /// What the journal says, without holding it: somebody may be writing the next line.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn peek(path: &Path) -> Result<Vec<Entry>, JournalError> {
+        let failed = |source| JournalError::File { path: path.to_owned(), source };
+        let text = fs::read(path).map_err(failed)?;
+        let parsed = parse(&text);
+        parsed
+            .map(|(entries, _)| entries)
+            .map_err(|line| JournalError::Garbled { path: path.to_owned(), line })
     }
 
     /// How long changes that may take a link down wait to be confirmed, from when they are applied.
