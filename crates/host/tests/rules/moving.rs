@@ -88,12 +88,12 @@ fn devices_and_processors_that_come_and_go_are_no_loss() {
             .silent();
         Run::healthy()
             .each(|s, n| {
-                if n % 2 == odd {
-                    if let Some(cpu) = s.host.cpus.pop() {
-                        s.softnet.remove(&cpu);
-                        s.softirqs.remove(&cpu);
-                        s.cpus.remove(&cpu);
-                    }
+                if n % 2 == odd
+                    && let Some(cpu) = s.host.cpus.pop()
+                {
+                    s.softnet.remove(&cpu);
+                    s.softirqs.remove(&cpu);
+                    s.cpus.remove(&cpu);
                 }
             })
             .silent();
