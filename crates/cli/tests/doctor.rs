@@ -15,6 +15,8 @@ use serde_json::Value;
 mod again;
 use again::skip;
 
+#[path = "doctor/hostile.rs"]
+mod hostile;
 #[path = "doctor/instance.rs"]
 mod instance;
 #[path = "doctor/pictures.rs"]

@@ -1,9 +1,14 @@
 //! A setting, and the value that it is to have.
 
+mod words;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use words::ParseError;
+
+use crate::finding::Risk;
 use crate::proc::cpus;
 
 /// One change of one setting of the host.
@@ -63,7 +68,7 @@ impl Change {
             Change::File { path, value } => format!("echo {value} > {path}"),
             Change::Ethtool { option, dev, set } => {
                 let set: Vec<_> = set.iter().map(|(k, v)| format!("{k} {v}")).collect();
-                format!("ethtool -{option} {dev} {}", set.join(" "))
+                format!("ethtool -{option} {dev} {}", set.join(" ")).trim_end().to_owned()
             }
             Change::Link { dev, name, value } => format!("ip link set {dev} {name} {value}"),
             Change::Qdisc { dev, spec } => format!("tc qdisc replace dev {dev} {spec}"),
@@ -78,6 +83,32 @@ impl fmt::Display for Change {
 }
 
 impl Change {
+    /// What it may do beside what it is for, as far as the setting alone says.
+    #[must_use]
+    pub fn risk(&self) -> Risk {
+        match self {
+            Change::Sysctl { name, .. } if may_cut(name) => Risk::Flap,
+            Change::Sysctl { .. } => Risk::Safe,
+            // `flags` takes a link down; `carrier` and `dormant` pretend that it is.
+            Change::File { path, .. } => match path.rsplit('/').next() {
+                Some("flags" | "carrier" | "dormant" | "mtu" | "proto_down") => Risk::Flap,
+                _ => Risk::Safe,
+            },
+            // A rule may drop what it matches.
+            Change::Ethtool { option: 'N', set, .. }
+                if set.iter().any(|(k, _)| k == "flow-type") =>
+            {
+                Risk::Flap
+            }
+            Change::Ethtool { option: 'N' | 'X' | 'C', .. } => Risk::Safe,
+            // Most drivers stop and start the device for these.
+            Change::Ethtool { .. } => Risk::Flap,
+            Change::Link { name, .. } if name == "mtu" => Risk::Flap,
+            Change::Link { .. } => Risk::Safe,
+            Change::Qdisc { .. } => Risk::Loss,
+        }
+    }
+
     /// Whether both set the same thing, to whatever value.
     #[must_use]
     pub fn is_of_same_setting(&self, other: &Change) -> bool {
@@ -87,7 +118,15 @@ impl Change {
             (
                 Change::Ethtool { option: o, dev: a, set: s },
                 Change::Ethtool { option: p, dev: b, set: t },
-            ) => o == p && a == b && s.iter().any(|(k, _)| t.iter().any(|(l, _)| k == l)),
+            ) => {
+                let same = |(k, v): &(String, String), (l, w): &(String, String)| match o {
+                    // There is one table, however it is described.
+                    'X' => true,
+                    'N' => hash_or_rule(k, v) == hash_or_rule(l, w),
+                    _ => k == l,
+                };
+                o == p && a == b && s.iter().any(|x| t.iter().any(|y| same(x, y)))
+            }
             (Change::Link { dev: a, name: m, .. }, Change::Link { dev: b, name: n, .. }) => {
                 a == b && m == n
             }
@@ -167,6 +206,23 @@ impl Change {
         };
         grew.then_some(next)
     }
+}
+
+/// What of `ethtool -N` is set: what is hashed of a type of flow, or the rule at a place.
+fn hash_or_rule<'a>(name: &'a str, value: &'a str) -> (&'static str, &'a str) {
+    let mut words = value.split_whitespace();
+    match name {
+        "rx-flow-hash" => ("hash", words.next().unwrap_or("")),
+        "delete" => ("rule", words.next().unwrap_or("")),
+        _ => ("rule", words.skip_while(|w| *w != "loc").nth(1).unwrap_or("")),
+    }
+}
+
+/// Whether a sysctl decides what comes in at all: a wrong value cuts the way to a host.
+fn may_cut(name: &str) -> bool {
+    const LAST: [&str; 6] =
+        ["disable_ipv6", "forwarding", "ip_forward", "rp_filter", "arp_ignore", "arp_filter"];
+    LAST.contains(&name.rsplit('.').next().unwrap_or(name))
 }
 
 fn words(value: &str) -> Vec<&str> {

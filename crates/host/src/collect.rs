@@ -1,5 +1,6 @@
 //! From a [`Source`] to a [`Snapshot`].
 
+mod archive;
 mod devices;
 mod power;
 
@@ -93,10 +94,17 @@ impl Collector {
         }
         self.known.turns -= 1;
         let mut at = At { source, into: Snapshot::default(), known: &mut self.known };
+        let archive = at.is_archive();
+        if archive {
+            at.archived_host();
+        }
         at.host();
-        at.counters();
+        at.counters(archive);
         at.sysctls();
         netlink::collect(at.source, self.tier, &mut at.into);
+        if archive {
+            at.archived_sockets();
+        }
         // Of a record, they are there or not.
         if self.drops || !at.source.is_live() {
             at.file(tracefs::NAME, Want::MayBe, tracefs::drops);
@@ -112,6 +120,9 @@ impl Collector {
             at.power();
             at.taps();
             at.tasks();
+            if archive {
+                at.archived_tasks();
+            }
         }
         at.into
     }
@@ -199,7 +210,10 @@ impl At<'_> {
         self.known.nodes = Some(self.into.host.nodes.clone());
     }
 
-    fn counters(&mut self) {
+    fn counters(&mut self, archive: bool) {
+        if archive {
+            self.archived_counters();
+        }
         self.file("proc/stat", Want::Always, stat::stat);
         self.processors();
         self.file("proc/net/softnet_stat", Want::Always, softnet::softnet_stat);
@@ -244,7 +258,10 @@ impl At<'_> {
                 continue;
             }
             match self.source.read(&format!("proc/sys/{path}")) {
-                Ok(bytes) => sysctl::sysctl(path, &bytes, &mut self.into),
+                Ok(bytes) => {
+                    sysctl::sysctl(path, &bytes, &mut self.into);
+                    self.stands_for(&format!("proc/sys/{path}"));
+                }
                 Err(err) => {
                     if err.kind() == io::ErrorKind::NotFound {
                         self.known.absent.insert(path);

@@ -69,6 +69,10 @@ pub struct Snapshot {
     pub buddy: Vec<u64>,
     /// What could not be read, and why.
     pub notes: Vec<Note>,
+    /// Where something was read in place of what rules cite: of an archive, the output of `ss` is there
+    /// for `netlink/sock_diag/tcp`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub stands_for: BTreeMap<String, String>,
 }
 
 /// Which host, and what it is like.
@@ -563,6 +567,15 @@ impl Snapshot {
         if of_this < OF_ONE_MAX && !self.notes.contains(&note) {
             self.notes.push(note);
         }
+    }
+
+    /// Where something was really read that rules cite as `source`; what follows behind a blank (a
+    /// socket, a section) stays.
+    #[must_use]
+    pub fn really(&self, source: &str) -> String {
+        let (file, rest) =
+            source.split_once(' ').map_or((source, ""), |(f, _)| (f, &source[f.len()..]));
+        self.stands_for.get(file).map_or_else(|| source.to_owned(), |real| format!("{real}{rest}"))
     }
 
     /// A counter of the MIB, as `("TcpExt", "ListenOverflows")`.

@@ -11,6 +11,8 @@ mod engine;
 mod healthy;
 #[path = "rules/ledger.rs"]
 mod ledger;
+#[path = "rules/moving.rs"]
+mod moving;
 #[path = "rules/network.rs"]
 mod network;
 #[path = "rules/processors.rs"]

@@ -77,6 +77,64 @@ fn a_sosreport_of_a_kubernetes_node() {
     assert!(s.notes.iter().any(|n| n.what == "netlink"), "{:?}", s.notes);
 }
 
+/// A network namespace in which a socket was flooded and a queue of connections was too short, as sos
+/// keeps it: without any file of `/proc`, so that all is what programs printed.
+#[test]
+fn a_sosreport_of_nothing_but_commands() {
+    let s = tree("sos/commands");
+    assert_eq!((s.host.name.as_str(), s.host.release.as_str()), ("vm", "6.18.44-fc-v657"));
+    assert_eq!(s.host.uptime_s, 37_620.0, "10:27");
+    assert_eq!(s.host.owners, ["NetworkManager", "irqbalance"]);
+    assert_eq!(s.mib("Udp", "RcvbufErrors"), Some(2908));
+    assert_eq!(s.mib("TcpExt", "ListenOverflows"), Some(24));
+    assert_eq!(s.mib("IpExt", "InOctets"), Some(3_214_796));
+    assert!(s.mib["Udp"].source().starts_with("sos_commands/networking/nstat_-zas:"));
+    let udp = s.sockets.udp.iter().find(|u| u.local.port() == 5000).expect("it is there");
+    assert_eq!((udp.drops, udp.rmem, udp.rcvbuf), (2908, 211_968, 212_992));
+    assert_eq!(udp.owner.process.as_ref().map(|(_, name)| name.as_str()), Some("python3"));
+    let listener = s.sockets.listeners.iter().find(|l| l.local.port() == 8080).expect("likewise");
+    assert_eq!((listener.waiting, listener.backlog, listener.drops), (2, 1, 24));
+    assert_eq!(s.sockets.tcp_states.get("ESTABLISHED"), Some(3));
+    assert_eq!(s.sockets.taps[0].drops, Some(2966));
+    assert_eq!(s.neigh_states["inet"].get("FAILED"), Some(1));
+    assert_eq!(s.sysctl("net.core.somaxconn"), Some(4096));
+    assert_eq!(
+        s.stands_for["/proc/sys/net/core/somaxconn"], "sos_commands/kernel/sysctl_-a:4",
+        "the line is said"
+    );
+    let dev = &s.devs["va"];
+    assert_eq!(
+        (dev.driver.as_str(), dev.mtu, dev.stats.get("rx_packets")),
+        ("veth", 1500, Some(3051))
+    );
+    assert_eq!(dev.channels.get("rx-max"), Some(2));
+    assert_eq!(dev.qdiscs[0].options.get("limit"), Some(100));
+}
+
+/// The same without `nstat`: `netstat -s` says less, and the same of what it says.
+#[test]
+fn sentences_say_what_numbers_do() {
+    let from = data("sos/commands/sos_commands/networking");
+    let read = |file: &str, parse: fn(&[u8], &mut Snapshot)| {
+        let mut s = Snapshot::default();
+        parse(&std::fs::read(from.join(file)).expect(file), &mut s);
+        s
+    };
+    let numbers = read("nstat_-zas", linerate_host::proc::printed::nstat);
+    let sentences = read("netstat_-s", linerate_host::proc::printed::netstat_s);
+    let mut seen = 0;
+    for (section, counters) in &sentences.mib {
+        // A switch, and no counter: nstat leaves it out.
+        for (name, value) in counters.iter().filter(|(name, _)| *name != "Forwarding") {
+            // They were printed one after the other, while little happened.
+            let other = numbers.mib(section, name).unwrap_or_else(|| panic!("{section} {name}"));
+            assert!(other.abs_diff(value) <= 2, "{section} {name}: {value} and {other}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 40, "{seen}");
+}
+
 /// A kernel before 4.14, with sysfs.
 #[test]
 fn a_host_with_sysfs() {

@@ -172,7 +172,7 @@ pub fn duration(s: &str) -> Result<Duration, String> {
     if (0.01..=2_592_000.0).contains(&secs) {
         Ok(Duration::from_secs_f64(secs))
     } else {
-        Err("10ms to 30d".to_owned())
+        Err(format!("{s:?} is not between 10ms and 30d"))
     }
 }
 

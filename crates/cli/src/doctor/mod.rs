@@ -48,6 +48,11 @@ pub fn main(args: &DoctorArgs) -> ExitCode {
 }
 
 fn examine(args: &DoctorArgs) -> Result<ExitCode, String> {
+    // Before somebody waits for it.
+    if let Some(file) = &args.html {
+        let open = std::fs::File::options().create(true).write(true).truncate(false).open(file);
+        open.map_err(|e| format!("{}: {e}", file.display()))?;
+    }
     let reading = match (&args.from, &args.name) {
         (Some(path), _) => Reading::of_path(path)?,
         (None, Some(name)) => Reading::instance(args, name)?,

@@ -122,9 +122,16 @@ fn of_tree(path: &Path) -> Result<Reading, String> {
 
 /// The moments of a record at which everything was read; all of them if those are fewer than two.
 fn of_record(path: &Path) -> Result<Reading, String> {
-    let (mut full, mut all) = (Vec::new(), Vec::new());
+    let (mut full, mut all): (Vec<Snapshot>, Vec<Snapshot>) = (Vec::new(), Vec::new());
+    let mut notes = Vec::new();
     let mut replay = Replaying::open(path)?;
     while let Some((moment, snapshot)) = replay.next()? {
+        if all.last().is_some_and(|last| !continues(last, &snapshot)) {
+            full.clear();
+            all.clear();
+            let why = "it goes on with another boot, namespace or host; only what is behind that is judged";
+            notes = vec![Note { what: path.display().to_string(), why: why.into() }];
+        }
         if moment.full {
             full.push(snapshot.clone());
         }
@@ -142,8 +149,17 @@ fn of_record(path: &Path) -> Result<Reading, String> {
     if snapshots.is_empty() {
         return Err(format!("{}: the record has no whole moment", path.display()));
     }
-    let notes = replay.note().into_iter().collect();
+    notes.extend(replay.note());
     Ok(Reading { origin: path.display().to_string(), snapshots, between, notes })
+}
+
+/// Whether counters of `next` may be compared with those of `last`: a record may be continued after a
+/// boot, or somewhere else.
+fn continues(last: &Snapshot, next: &Snapshot) -> bool {
+    let netns = last.host.netns.zip(next.host.netns);
+    last.host.name == next.host.name
+        && netns.is_none_or(|(a, b)| a == b)
+        && last.monotonic_ns <= next.monotonic_ns
 }
 
 /// Leaves out every second reading between the first and the last, until they are few enough.
@@ -321,6 +337,21 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments_of_another_namespace_or_boot_are_not_compared() {
+        let at = |ns: u64, netns: u64| {
+            let mut s = Snapshot { monotonic_ns: ns, ..Snapshot::default() };
+            s.host.netns = Some(netns);
+            s
+        };
+        assert!(continues(&at(5, 1), &at(6, 1)));
+        assert!(!continues(&at(5, 1), &at(6, 2)), "another namespace");
+        assert!(!continues(&at(5, 1), &at(4, 1)), "another boot");
+        let mut unknown = at(6, 1);
+        unknown.host.netns = None;
+        assert!(continues(&at(5, 1), &unknown));
+    }
 
     #[test]
     fn thinning_keeps_the_first_the_last_and_the_order() {

@@ -32,6 +32,9 @@ fn record(args: &RecordArgs) -> Result<(), (u8, String)> {
     let failed = |e| (1, format!("{}: {e}", args.output.display()));
     let source = live(args.netns.as_deref()).map_err(unreadable)?;
     let signals = Signals::take().map_err(|why| (1, why))?;
+    if std::fs::metadata(&args.output).is_ok_and(|about| !about.is_file()) {
+        return Err((1, format!("{}: it is not a plain file", args.output.display())));
+    }
     let writer = Writer::open(&args.output).map_err(failed)?;
     let first = writer.bytes();
     let reasons = args.reasons;
@@ -108,8 +111,9 @@ impl Recording {
 fn said(run: &Recording, first: u64) {
     let bytes = run.writer.bytes() - first;
     let each = bytes.checked_div(run.moments).unwrap_or(0);
+    let s = if run.moments == 1 { "" } else { "s" };
     eprintln!(
-        "linerate record: {} moments, {} bytes ({} each)",
+        "linerate record: {} moment{s}, {} bytes ({} each)",
         run.moments,
         crate::report::grouped(bytes),
         crate::report::grouped(each)

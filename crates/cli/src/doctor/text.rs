@@ -127,7 +127,11 @@ fn advice(out: &mut String, a: &Advice) {
         Ok(serde_json::Value::String(risk)) => risk,
         _ => String::new(),
     };
-    label(out, "do", &format!("{} (risk: {risk})", a.what));
+    // Words alone set nothing, and risk nothing.
+    match a.command.is_empty() {
+        true => label(out, "do", &a.what),
+        false => label(out, "do", &format!("{} (risk: {risk})", a.what)),
+    }
     command(out, "  now", &a.command);
     command(out, "  for good", &a.persist);
     label(out, "  verify", &a.verify);

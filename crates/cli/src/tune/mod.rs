@@ -3,24 +3,26 @@
 pub mod args;
 mod deadman;
 mod text;
+mod undo;
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use linerate_host::change::{Change, ParseError};
 use linerate_host::finding::Finding;
 use linerate_host::rules::{self, Diagnosis, Limits};
 use linerate_host::source::Live;
 use linerate_host::tune::{
-    self, Before, Entry, Files, Growth, Journal, JournalError, Outcome, Plan, State, Step, Undone,
+    self, Before, Entry, Files, Growth, Journal, JournalError, Other, Outcome, Owner, Plan, Step,
     Verdict,
 };
 use linerate_host::{Cx, Window, netns};
 use serde::Serialize;
 use serde_json::json;
 
-use self::args::{ApplyArgs, JournalArgs, PlanArgs, RollbackArgs, TuneArgs, TuneCommand, UndoArgs};
+use self::args::{ApplyArgs, HowArgs, JournalArgs, PlanArgs, SetArgs, TuneArgs, TuneCommand};
 use crate::doctor::args::DoctorArgs;
 use crate::doctor::reading::{self, Reading};
 use crate::{print, print_json};
@@ -30,11 +32,12 @@ pub fn main(args: TuneArgs) -> ExitCode {
     let done = match args.command {
         TuneCommand::Plan(args) => plan(&args),
         TuneCommand::Apply(args) => apply(&args),
+        TuneCommand::Set(args) => set(&args),
         TuneCommand::Verify(args) => verify(&args),
-        TuneCommand::List(args) => list(&args),
-        TuneCommand::Keep(args) => keep(&args),
-        TuneCommand::Rollback(args) => roll_back(&args),
-        TuneCommand::Undo(args) => undo(&args),
+        TuneCommand::List(args) => undo::list(&args),
+        TuneCommand::Keep(args) => undo::keep(&args),
+        TuneCommand::Rollback(args) => undo::roll_back(&args),
+        TuneCommand::Undo(args) => deadman::main(&args),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -119,14 +122,29 @@ fn known(names: &[String]) -> Result<(), String> {
 fn plan(args: &PlanArgs) -> Result<bool, String> {
     let look = Look::take(args)?;
     let (plan, ..) = planned(args, &look)?;
-    let others: Vec<_> =
-        plan.steps.iter().map(|s| Files::below(Path::new("/")).others(&s.new)).collect();
+    let files = Files::below(Path::new("/"));
+    let also: Vec<Also> = plan.steps.iter().map(|s| Also::of(&files, &s.new)).collect();
     let owners = &look.reading.snapshots[0].host.owners;
     match args.place.json {
-        true => print_json(&json!({ "plan": plan, "others": others, "owners": owners })),
-        false => print(&text::plan(&plan, &others, owners)),
+        true => print_json(&json!({ "plan": plan, "also": also, "owners": owners })),
+        false => print(&text::plan(&plan, &also, owners)),
     }
     Ok(true)
+}
+
+/// Who else sets what a step sets.
+#[derive(Serialize)]
+struct Also {
+    /// Files that say a value for it.
+    files: Vec<Other>,
+    /// Programs that keep it as they want it.
+    programs: Vec<Owner>,
+}
+
+impl Also {
+    fn of(files: &Files, change: &Change) -> Also {
+        Also { files: files.others(change), programs: files.owners(change) }
+    }
 }
 
 /// What came of one step.
@@ -136,7 +154,20 @@ struct Done {
     #[serde(flatten)]
     how: How,
     #[serde(skip_serializing_if = "Option::is_none")]
-    persisted: Option<Result<String, String>>,
+    persisted: Option<Persisting>,
+    also: Also,
+}
+
+/// Whether it survives a boot.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Persisting {
+    /// This file has it.
+    In(String),
+    /// It will, once it is kept: a boot undoes it otherwise.
+    WhenKept,
+    /// It does not.
+    Failed(String),
 }
 
 #[derive(Serialize)]
@@ -161,58 +192,89 @@ impl How {
 }
 
 fn apply(args: &ApplyArgs) -> Result<bool, String> {
+    known(&args.plan.findings)?;
+    // What was left in the middle would be taken for what was there before.
+    undo::abandoned(&args.plan.place)?;
     let look = Look::take(&args.plan)?;
     let (plan, findings, mut settings, netns) = planned(&args.plan, &look)?;
+    let make = |step: &Step, journal: &mut Journal| {
+        if !args.until_clean {
+            return tune::apply(step, netns, journal, &mut settings).map(How::Once);
+        }
+        let finding = findings.iter().find(|f| f.id == step.rule);
+        let finding = finding.expect("a step is of a finding");
+        grown(args, step, finding, &look, netns, journal, &mut settings).map(How::Grown)
+    };
+    made(&plan, &args.how, &args.plan.place, make)
+}
+
+fn set(args: &SetArgs) -> Result<bool, String> {
+    let change: Change = args.change.join(" ").parse().map_err(|e: ParseError| e.to_string())?;
+    undo::abandoned(&args.place)?;
+    let (mut settings, netns) = settings(&args.place)?;
+    let plan = Plan::of_change(&change, &mut settings);
+    let make = |step: &Step, journal: &mut Journal| {
+        tune::apply(step, netns, journal, &mut settings).map(How::Once)
+    };
+    made(&plan, &args.how, &args.place, make)
+}
+
+/// Makes what is planned, one step after the other, and says what came of it.
+fn made(
+    plan: &Plan,
+    how: &HowArgs,
+    place: &JournalArgs,
+    mut make: impl FnMut(&Step, &mut Journal) -> Result<How, JournalError>,
+) -> Result<bool, String> {
     if plan.steps.is_empty() {
-        report(args, &plan, &[])?;
+        report(place, plan, &[])?;
         return Ok(plan.refused.is_empty());
     }
-    let mut journal = open(&args.plan.place)?;
+    let mut journal = open(place)?;
+    journal.set_keep_within(how.keep_within);
     let next = journal.entries().last().map_or(1, |e| e.id + 1);
     let is_flap = |s: &Step| s.risk == linerate_host::Risk::Flap;
-    let flaps = args.yes_flap && plan.steps.iter().any(is_flap);
-    if flaps {
+    if how.yes_flap && plan.steps.iter().any(is_flap) {
         // Before anything is changed: if the way to here breaks, it works without us.
-        deadman::arm(&args.plan.place, next, args.keep_within)
+        deadman::arm(place, next)
             .map_err(|e| format!("the timer that would undo it can not be started: {e}"))?;
     }
+    let files = Files::below(Path::new("/"));
     let mut all = Vec::new();
     for step in &plan.steps {
-        let how = match step {
-            s if is_flap(s) && !args.yes_flap => {
-                How::Withheld { withheld: "it may take the link down: --yes-flap allows it" }
+        let done = match step {
+            s if is_flap(s) && !how.yes_flap => {
+                How::Withheld { withheld: "it may cut the way to this host: --yes-flap allows it" }
             }
-            s if args.until_clean => {
-                let finding = findings.iter().find(|f| f.id == s.rule);
-                let finding = finding.expect("a step is of a finding");
-                let growth = grown(args, s, finding, &look, netns, &mut journal, &mut settings);
-                How::Grown(growth.map_err(failed)?)
-            }
-            s => How::Once(tune::apply(s, netns, &mut journal, &mut settings).map_err(failed)?),
+            s => make(s, &mut journal).map_err(failed)?,
         };
-        let persisted = match how.id() {
-            Some(id) if args.persist => Some(persist(id, &mut journal)?),
+        let persisted = match done.id() {
+            Some(id) if how.persist => Some(undo::persist(id, &mut journal)?),
             _ => None,
         };
-        all.push(Done { step: step.clone(), how, persisted });
+        let also = Also::of(&files, &step.new);
+        all.push(Done { step: step.clone(), how: done, persisted, also });
     }
+    let waits = journal.entries().iter().any(|e| e.id >= next && undo::waits(e));
     journal.close().map_err(failed)?;
-    report(args, &plan, &all)?;
-    if flaps {
+    report(place, plan, &all)?;
+    if waits {
         eprintln!(
-            "linerate tune: what may have taken a link down is undone in {} s unless you say \
-             `linerate tune keep`",
-            args.keep_within.as_secs()
+            "linerate tune: what may cut the way to this host is undone in {} s unless you say \
+             `linerate tune keep{}`",
+            how.keep_within.as_secs_f64(),
+            undo::options(place)
         );
     }
-    let whole = |d: &Done| d.how.id().is_some() && !matches!(d.persisted, Some(Err(_)));
+    let whole =
+        |d: &Done| d.how.id().is_some() && !matches!(d.persisted, Some(Persisting::Failed(_)));
     Ok(all.iter().all(whole))
 }
 
-fn report(args: &ApplyArgs, plan: &Plan, all: &[Done]) -> Result<(), String> {
-    match args.plan.place.json {
+fn report(place: &JournalArgs, plan: &Plan, all: &[Done]) -> Result<(), String> {
+    match place.json {
         true => print_json(&json!({ "applied": all, "refused": plan.refused })),
-        false => print(&text::applied(plan, all)),
+        false => print(&text::applied(plan, all, &undo::options(place))),
     }
     Ok(())
 }
@@ -228,7 +290,7 @@ fn grown(
 ) -> Result<Growth, JournalError> {
     let max = text::numbers(&step.old).max().unwrap_or(1).max(1).saturating_mul(args.at_most);
     tune::grow(step, max, netns, journal, settings, |value| {
-        eprintln!("linerate tune: {value}; looking for {} s", args.plan.period.as_secs());
+        eprintln!("linerate tune: {value}; looking for {} s", args.plan.period.as_secs_f64());
         match Look::take(&args.plan) {
             Ok(now) => {
                 let left = now.diagnosis().findings;
@@ -237,18 +299,6 @@ fn grown(
             Err(why) => Verdict::Worse { what: why },
         }
     })
-}
-
-fn persist(id: u64, journal: &mut Journal) -> Result<Result<String, String>, String> {
-    let entry = journal.entries().iter().find(|e| e.id == id).expect("it was applied");
-    match Files::below(Path::new("/")).persist(&entry.new) {
-        Ok(persisted) => {
-            let file = format!("/{}", persisted.file);
-            journal.note(id, |e| e.persisted.push(persisted)).map_err(failed)?;
-            Ok(Ok(file))
-        }
-        Err(e) => Ok(Err(e.to_string())),
-    }
 }
 
 /// What came of an applied change.
@@ -261,12 +311,19 @@ struct Verified {
 }
 
 fn verify(args: &PlanArgs) -> Result<bool, String> {
-    known(&args.findings)?;
+    undo::abandoned(&args.place)?;
+    if !args.place.journal.exists() {
+        return verified(args, &[]);
+    }
     let journal = open(&args.place)?;
+    undo::named(&args.findings, &journal)?;
     let entries: Vec<Entry> =
         journal.entries().iter().filter(|e| e.state.is_ours()).cloned().collect();
     drop(journal);
-    let wanted = |e: &Entry| is_of(&args.findings, e);
+    let wanted = |e: &Entry| undo::is_of(&args.findings, e);
+    if !entries.iter().any(wanted) {
+        return verified(args, &[]);
+    }
     let look = Look::take(args)?;
     let (left, packets_per_s) = (look.diagnosis().findings, tune::packets_per_s(&look.whole()));
     let judge = |entry: Entry| {
@@ -275,100 +332,22 @@ fn verify(args: &PlanArgs) -> Result<bool, String> {
         let (verdict, loss_per_s) = match left.iter().find(same) {
             Some(f) if f.loss_per_s < loss_per_s / 2.0 => ("better", f.loss_per_s),
             Some(f) => ("same", f.loss_per_s),
+            None if entry.rule == tune::BY_HAND => ("unmeasured", 0.0),
             None if packets_per_s < before * 0.8 => ("unproven", 0.0),
             None => ("cured", 0.0),
         };
         Verified { entry, verdict, loss_per_s, packets_per_s }
     };
     let all: Vec<Verified> = entries.into_iter().filter(wanted).map(judge).collect();
+    verified(args, &all)
+}
+
+fn verified(args: &PlanArgs, all: &[Verified]) -> Result<bool, String> {
     match args.place.json {
         true => print_json(&json!({ "verified": all })),
-        false => print(&text::verified(&all)),
+        false => print(&text::verified(all)),
     }
-    Ok(all.iter().all(|v| v.verdict == "cured"))
-}
-
-fn is_of(names: &[String], entry: &Entry) -> bool {
-    let rule = rules::all().find(|r| r.id == entry.rule);
-    names.is_empty()
-        || names.iter().any(|n| {
-            n.eq_ignore_ascii_case(&entry.rule)
-                || *n == entry.id.to_string()
-                || rule.is_some_and(|r| r.name == n.as_str())
-        })
-}
-
-fn list(place: &JournalArgs) -> Result<bool, String> {
-    if !place.journal.exists() {
-        match place.json {
-            true => print_json(&json!({ "entries": [] })),
-            false => print("nothing is changed\n"),
-        }
-        return Ok(true);
-    }
-    let journal = open(place)?;
-    match place.json {
-        true => print_json(&json!({ "entries": journal.entries() })),
-        false => print(&text::entries(journal.entries())),
-    }
-    Ok(true)
-}
-
-fn keep(place: &JournalArgs) -> Result<bool, String> {
-    let mut journal = open(place)?;
-    let waits = |e: &&Entry| e.flap && e.state == State::Applied;
-    let ids: Vec<u64> = journal.entries().iter().filter(waits).map(|e| e.id).collect();
-    for id in &ids {
-        journal.note(*id, |e| e.state = State::Kept).map_err(failed)?;
-    }
-    match place.json {
-        true => print_json(&json!({ "kept": ids })),
-        false if ids.is_empty() => print("nothing waits to be kept\n"),
-        false => print(&format!("kept: {}\n", text::ids(&ids))),
-    }
-    Ok(true)
-}
-
-fn roll_back(args: &RollbackArgs) -> Result<bool, String> {
-    if !args.place.journal.exists() {
-        match args.place.json {
-            true => print_json(&json!({ "undone": [] })),
-            false => print("nothing is changed\n"),
-        }
-        return Ok(true);
-    }
-    let undone = undone(&args.place, |e| is_of(&args.which, e))?;
-    match args.place.json {
-        true => print_json(&json!({ "undone": undone })),
-        false => print(&text::undone(&undone)),
-    }
-    let well = |u: &Undone| matches!(u, Undone::RolledBack { .. } | Undone::Forgotten { .. });
-    Ok(undone.iter().all(well))
-}
-
-fn undone(place: &JournalArgs, which: impl Fn(&Entry) -> bool) -> Result<Vec<Undone>, String> {
-    let (mut settings, netns) = settings(place)?;
-    let mut journal = open(place)?;
-    let files = Files::below(Path::new("/"));
-    let undone = tune::roll_back(&mut journal, netns, &mut settings, &files, which);
-    let undone = undone.map_err(failed)?;
-    journal.close().map_err(failed)?;
-    Ok(undone)
-}
-
-fn undo(args: &UndoArgs) -> Result<bool, String> {
-    deadman::wait(args.after);
-    let waits = |e: &Entry| e.id >= args.from && e.flap && e.state != State::Kept;
-    // Somebody may be using the journal just now.
-    let mut tries = 0;
-    loop {
-        match undone(&args.place, waits) {
-            Ok(_) => return Ok(true),
-            Err(why) if tries == 50 => return Err(why),
-            Err(_) => tries += 1,
-        }
-        std::thread::sleep(Duration::from_millis(200));
-    }
+    Ok(all.iter().all(|v| matches!(v.verdict, "cured" | "unmeasured")))
 }
 
 fn open(place: &JournalArgs) -> Result<Journal, String> {

@@ -35,8 +35,10 @@ use std::collections::BTreeMap;
 use std::io;
 
 pub use change::{apply, read_back};
+pub(crate) use change::{apply_in, read_back_in};
 pub(crate) use link::STATS64;
 pub use live::Live;
+pub(crate) use neigh::NEIGH;
 
 use crate::collect::Tier;
 use crate::snapshot::{Dev, Snapshot};
@@ -44,6 +46,9 @@ use crate::source::Source;
 
 /// The names of requests for sockets begin so.
 const DIAG: &str = "netlink/sock_diag";
+/// What rules cite of sockets.
+pub(crate) const SOCKETS: &[&str] =
+    &["netlink/sock_diag/tcp", "netlink/sock_diag/udp", "netlink/sock_diag/packet"];
 const TCP_INFO: &str = "netlink/sock_diag/tcp-info";
 const XDP: &str = "netlink/sock_diag/xdp";
 

@@ -9,7 +9,7 @@ use crate::counters::Counters;
 use crate::snapshot::Snapshot;
 
 /// The request's name.
-pub(super) const NEIGH: &str = "netlink/route/RTM_GETNEIGH";
+pub(crate) const NEIGH: &str = "netlink/route/RTM_GETNEIGH";
 /// The request's name.
 pub(super) const ROUTE: &str = "netlink/route/RTM_GETROUTE";
 

@@ -3,10 +3,10 @@
 
 use super::lines;
 use crate::counters::Counters;
-use crate::snapshot::{Dev, Feature, Snapshot};
+use crate::snapshot::{Dev, Feature, Rss, Snapshot};
 
 /// Options whose output is read.
-pub const OPTIONS: [char; 7] = ['i', 'g', 'l', 'c', 'a', 'k', 'S'];
+pub const OPTIONS: [char; 8] = ['i', 'g', 'l', 'c', 'a', 'k', 'S', 'x'];
 
 /// Lines of one output that are read; a large driver has a few thousand statistics.
 const LINES_MAX: usize = 1 << 14;
@@ -21,6 +21,9 @@ pub fn file(option: char, dev: &str) -> String {
 pub fn printed(option: char, dev: &str, bytes: &[u8], into: &mut Snapshot) {
     let what = file(option, dev);
     let rows: Vec<_> = lines(bytes, &what, into).take(LINES_MAX).collect();
+    if option == 'x' {
+        return spread(dev, &rows, into);
+    }
     let Some(of) = into.devs.get_mut(dev) else { return };
     let mut read = Counters::new(format!("ethtool -{option} {dev}"));
     let mut most = false;
@@ -64,6 +67,32 @@ pub fn printed(option: char, dev: &str, bytes: &[u8], into: &mut Snapshot) {
     // What netlink told is better.
     if to.is_empty() && !read.is_empty() {
         *to = read;
+    }
+}
+
+/// The table that spreads flows: rows of queues, `    8:      0     1 ...`, and the function that is on
+/// (`    toeplitz: on`). The key between them is a secret, and left out.
+fn spread(dev: &str, rows: &[(usize, &str)], into: &mut Snapshot) {
+    /// Places of a table; no driver has a quarter of them.
+    const PLACES_MAX: usize = 1 << 14;
+    let Some(of) = into.devs.get_mut(dev).filter(|of| of.rss.is_none()) else { return };
+    let mut rss = Rss::default();
+    for (_, line) in rows.iter().filter(|(_, line)| line.starts_with([' ', '\t'])) {
+        let Some((name, rest)) = line.trim().split_once(':') else { continue };
+        let place: Option<usize> = name.parse().ok();
+        let queues: Option<Vec<u32>> = rest.split_whitespace().map(|q| q.parse().ok()).collect();
+        match (place, queues) {
+            // Rows come one behind the other: a gap would put queues into wrong places.
+            (Some(place), Some(queues)) if place == rss.indir.len() && place < PLACES_MAX => {
+                rss.indir.extend(queues.into_iter().take(64));
+            }
+            (Some(_), _) => return,
+            (None, _) if rest.trim() == "on" && name.len() < 16 => name.clone_into(&mut rss.hfunc),
+            _ => {}
+        }
+    }
+    if !rss.indir.is_empty() {
+        of.rss = Some(rss);
     }
 }
 
@@ -168,6 +197,19 @@ mod tests {
         assert_eq!(dev.refused.iter().collect::<Vec<_>>(), [(&"rx-gro-hw".to_owned(), &true)]);
         assert_eq!(dev.driver_stats.get("[0]: rx_ucast_packets"), Some(5));
         assert_eq!((dev.driver_stats.len(), dev.driver.as_str()), (2, "virtio_net"));
+    }
+
+    #[test]
+    fn the_table_that_spreads_flows_is_read_without_its_key() {
+        let text = "RX flow hash indirection table for ens3 with 2 RX ring(s):\n    0:      0     1     0     1\n\
+                    \x20   4:      1     1     1     1\nRSS hash key:\nbe:ac:01:fa\nRSS hash function:\n    \
+                    toeplitz: on\n    xor: off\n    crc32: off\n";
+        let rss = dev(&[('x', text)]).rss.expect("it has a table");
+        assert_eq!((rss.indir, rss.hfunc.as_str()), (vec![0, 1, 0, 1, 1, 1, 1, 1], "toeplitz"));
+        let gap = text.replace("    4:", "    8:");
+        for odd in ["Cannot get RX ring count: Operation not supported\n", &gap, ""] {
+            assert_eq!(dev(&[('x', odd)]).rss, None, "{odd}");
+        }
     }
 
     #[test]

@@ -19,8 +19,10 @@ pub mod mib;
 pub mod netdev;
 pub mod packet;
 pub mod power;
+pub mod printed;
 pub mod softirqs;
 pub mod softnet;
+pub mod ss;
 pub mod sockstat;
 pub mod stat;
 pub mod sysctl;
@@ -36,6 +38,9 @@ const NAMES_MAX: usize = 1024;
 /// Processors: the most that Linux can be built for (`NR_CPUS` of x86-64).
 pub(crate) const CPUS_MAX: u32 = 8192;
 
+/// Lines of one file that are read: no table that is known here has a tenth of it, on no host.
+const LINES_MAX: usize = 1 << 18;
+
 /// The lines of `what` that are whole and text, with their numbers from 1; the rest is noted.
 fn lines<'a>(
     bytes: &'a [u8],
@@ -48,7 +53,11 @@ fn lines<'a>(
     } else if end < bytes.len() {
         into.note(what, "it was cut: the last line has no end and is left out");
     }
-    text(&bytes[..end], what, into).lines().enumerate().map(|(i, line)| (i + 1, line))
+    let text = text(&bytes[..end], what, into);
+    if text.len() > LINES_MAX && text.bytes().filter(|b| *b == b'\n').count() > LINES_MAX {
+        into.note(what, format!("it has more than {LINES_MAX} lines; the rest is left out"));
+    }
+    text.lines().take(LINES_MAX).enumerate().map(|(i, line)| (i + 1, line))
 }
 
 /// As much of `bytes` as is text, in whole lines; that there is more is noted.

@@ -42,7 +42,8 @@ pub fn softnet_stat(bytes: &[u8], into: &mut Snapshot) {
             at.map_or(0, |at| at + 1)
         }
     };
-    let lines: Vec<&str> = text(&bytes[..end], WHAT, into).lines().collect();
+    let lines: Vec<&str> =
+        text(&bytes[..end], WHAT, into).lines().take(CPUS_MAX as usize + 1).collect();
     let online = into.host.cpus.clone();
     let by_order = |row: usize| match online.get(row) {
         Some(cpu) if online.len() == lines.len() => *cpu,

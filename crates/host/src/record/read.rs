@@ -41,6 +41,10 @@ impl Reader {
     /// # Errors
     /// `InvalidData` if it is none; others as they come.
     pub fn open(path: &Path) -> io::Result<Reader> {
+        // A pipe that nobody writes to would be waited for, and a device may have no end.
+        if !path.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a plain file"));
+        }
         let mut file = BufReader::new(File::open(path)?);
         let at = begin(&mut file)?;
         Ok(Reader { file, decoder: Decoder::default(), at, end: None })

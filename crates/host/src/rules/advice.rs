@@ -119,7 +119,8 @@ fn reads(change: &Change) -> String {
 /// How a change survives a boot.
 fn persist(change: &Change, now: &Snapshot) -> String {
     let rules = "/etc/udev/rules.d/90-linerate.rules";
-    let at_add = |dev: &str| format!("ACTION==\"add\", SUBSYSTEM==\"net\", KERNEL==\"{dev}\"");
+    // A device that is renamed is added under another name, and moved to its own.
+    let at_add = |dev: &str| format!("ACTION==\"add|move\", SUBSYSTEM==\"net\", KERNEL==\"{dev}\"");
     match change {
         Change::Sysctl { name, value } => {
             format!("the line `{name} = {value}` in /etc/sysctl.d/90-linerate.conf")
@@ -141,14 +142,11 @@ fn persist(change: &Change, now: &Snapshot) -> String {
                 None => "a systemd unit of type oneshot that runs the command".into(),
             }
         }
-        Change::Ethtool { dev, .. } => {
-            format!("the line `{}, RUN+=\"/usr/sbin/{change}\"` in {rules}", at_add(dev))
-        }
-        Change::Link { dev, name, value } => {
-            let attr = if name == "txqueuelen" { "tx_queue_len" } else { name };
+        Change::Link { dev, name, value } if matches!(name.as_str(), "mtu" | "txqueuelen") => {
+            let attr = if name == "mtu" { "mtu" } else { "tx_queue_len" };
             format!("the line `{}, ATTR{{{attr}}}=\"{value}\"` in {rules}", at_add(dev))
         }
-        Change::Qdisc { dev, .. } => {
+        Change::Ethtool { dev, .. } | Change::Link { dev, .. } | Change::Qdisc { dev, .. } => {
             format!("the line `{}, RUN+=\"/usr/sbin/{change}\"` in {rules}", at_add(dev))
         }
     }

@@ -156,6 +156,10 @@ impl Found<'_, '_> {
 
     /// It is finished.
     pub(super) fn done(mut self) -> Finding {
+        let now = self.cx.now();
+        for evidence in &mut self.finding.evidence {
+            evidence.source = now.really(&evidence.source);
+        }
         let verify = advice::verify(&self.finding);
         for advice in &mut self.finding.advice {
             advice.verify.insert_str(0, &verify);

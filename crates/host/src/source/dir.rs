@@ -3,15 +3,21 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
+
 use super::Source;
+
+/// The output of `sysctl -a` in a sosreport.
+const SYSCTL: &str = "sos_commands/kernel/sysctl_-a";
 
 /// Somebody else's host, as far as its files go.
 ///
 /// These are understood: a directory with `proc` or `sys` in it; a `sosreport` (or the directory into
-/// which one was unpacked), where sysctls may be known from `sysctl -a` only, and `proc/net` under a
-/// process; a copy of `proc` itself; and loose files by their last names (`interrupts`, `softirqs`).
+/// which one was unpacked), where much may be known only from what programs printed (`sos_commands`),
+/// and `proc/net` be under a process; a copy of `proc` itself; and loose files by their last names (`interrupts`, `softirqs`).
 ///
 /// The tree is not trusted: what leads out of it, and what is no plain file, is not read.
 #[derive(Debug)]
@@ -21,8 +27,8 @@ pub struct Dir {
     bare: bool,
     /// Where `proc/net` may be, best first.
     nets: Vec<PathBuf>,
-    /// What `sysctl -a` said, by the path below `/proc/sys`.
-    sysctls: BTreeMap<String, String>,
+    /// What `sysctl -a` said, by the path below `/proc/sys`: the line and the value.
+    sysctls: BTreeMap<String, (usize, String)>,
 }
 
 impl Dir {
@@ -48,7 +54,7 @@ impl Dir {
         let bare = !entries.iter().any(|name| matches!(&**name, "proc" | "sys" | "sos_commands"));
         let mut dir = Dir { root, bare, nets: Vec::new(), sysctls: BTreeMap::new() };
         dir.nets = dir.find_nets();
-        if let Ok(bytes) = dir.plain(Path::new("sos_commands/kernel/sysctl_-a")) {
+        if let Ok(bytes) = dir.plain(Path::new(SYSCTL)) {
             dir.sysctls = sysctls(&bytes);
         }
         Ok(dir)
@@ -102,12 +108,23 @@ impl Dir {
 
     fn plain(&self, path: &Path) -> io::Result<Vec<u8>> {
         let path = self.inside(path)?;
-        // A pipe would be waited for; a directory is none of ours.
+        // A pipe would be waited for, a device might do something; a directory is none of ours. Who is
+        // quick could put one there between two looks, so it is not waited for at opening either.
+        let odd = || io::Error::new(io::ErrorKind::InvalidData, "it is not a plain file");
         if !path.metadata()?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a plain file"));
+            return Err(odd());
+        }
+        let flags = (OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW).bits().cast_signed();
+        let file = File::options().read(true).custom_flags(flags).open(path)?;
+        let about = file.metadata()?;
+        if !about.is_file() {
+            return Err(odd());
+        }
+        if about.len() > super::FILE_MAX as u64 {
+            return Err(super::too_large());
         }
         let mut bytes = Vec::new();
-        File::open(path)?.take(super::FILE_MAX as u64 + 1).read_to_end(&mut bytes)?;
+        file.take(super::FILE_MAX as u64 + 1).read_to_end(&mut bytes)?;
         if bytes.len() > super::FILE_MAX {
             return Err(super::too_large());
         }
@@ -125,11 +142,17 @@ impl Source for Dir {
                 Err(err) => first = first.or(Some(err)),
             }
         }
-        if let Some(value) = name.strip_prefix("proc/sys/").and_then(|name| self.sysctls.get(name))
-        {
+        let path = name.strip_prefix("proc/sys/");
+        if let Some((_, value)) = path.and_then(|path| self.sysctls.get(path)) {
             return Ok(value.clone().into_bytes());
         }
         Err(first.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
+    }
+
+    fn origin(&self, name: &str) -> Option<String> {
+        let (line, _) = self.sysctls.get(name.strip_prefix("proc/sys/")?)?;
+        // The file itself, where there is one, was read first.
+        self.inside(Path::new(name)).is_err().then(|| format!("{SYSCTL}:{line}"))
     }
 
     fn list(&mut self, dir: &str) -> io::Result<Vec<String>> {
@@ -169,15 +192,14 @@ fn is_known(name: &str) -> bool {
 }
 
 /// The output of `sysctl -a`: `net.ipv4.tcp_rmem = 4096 131072 6291456`, by paths.
-fn sysctls(bytes: &[u8]) -> BTreeMap<String, String> {
+fn sysctls(bytes: &[u8]) -> BTreeMap<String, (usize, String)> {
     const MAX: usize = 1 << 16;
-    let lines = bytes.split(|b| *b == b'\n').filter_map(|line| std::str::from_utf8(line).ok());
-    let pairs = lines.filter_map(|line| line.split_once('='));
-    let pairs = pairs.map(|(name, value)| (name.trim(), value.trim()));
-    pairs
-        .map(|(name, value)| (crate::proc::sysctl::path(name), value.to_owned()))
-        .take(MAX)
-        .collect()
+    let lines = bytes.split(|b| *b == b'\n').enumerate();
+    let pairs = lines.filter_map(|(n, line)| {
+        let (name, value) = std::str::from_utf8(line).ok()?.split_once('=')?;
+        Some((crate::proc::sysctl::path(name.trim()), (n + 1, value.trim().to_owned())))
+    });
+    pairs.take(MAX).collect()
 }
 
 #[cfg(test)]

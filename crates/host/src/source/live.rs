@@ -108,12 +108,13 @@ impl Live {
         // The rest of sysfs is the same in every namespace.
         let of_devices = name.strip_prefix("sys/").filter(|rest| rest.starts_with("class/net"));
         let Some(rest) = of_devices else { return Ok(Path::new("/").join(name)) };
+        Ok(self.sys()?.join(rest))
+    }
+
+    /// The directory that is `/sys` in the namespace.
+    pub(crate) fn sys(&self) -> io::Result<PathBuf> {
         let why = "sysfs could not be mounted for the namespace";
-        let sys = self
-            .sys
-            .as_ref()
-            .ok_or_else(|| io::Error::new(io::ErrorKind::PermissionDenied, why))?;
-        Ok(sys.join(rest))
+        self.sys.clone().ok_or_else(|| io::Error::new(io::ErrorKind::PermissionDenied, why))
     }
 
     /// Does `what` in the namespace.

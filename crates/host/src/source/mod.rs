@@ -65,6 +65,11 @@ pub trait Source {
     /// As [`Source::read`].
     fn list(&mut self, dir: &str) -> io::Result<Vec<String>>;
 
+    /// Where the bytes of `name` are really from, with the line, if that is another file.
+    fn origin(&self, _name: &str) -> Option<String> {
+        None
+    }
+
     /// Whether this is the host that we run on, so that what was read can be changed as well.
     fn is_live(&self) -> bool {
         false

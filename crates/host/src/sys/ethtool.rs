@@ -44,6 +44,9 @@ const GSTATS: u32 = 0x1d;
 const GRXFH: u32 = 0x29;
 const SRXFH: u32 = 0x2a;
 const GSSET_INFO: u32 = 0x37;
+const GRXCLSRULE: u32 = 0x2f;
+const SRXCLSRLDEL: u32 = 0x31;
+const SRXCLSRLINS: u32 = 0x32;
 const GFEATURES: u32 = 0x3a;
 const SFEATURES: u32 = 0x3b;
 const GRSSH: u32 = 0x46;
@@ -57,8 +60,13 @@ const SS_FEATURES: u32 = 4;
 const STRING_BYTES: usize = 32;
 /// `struct ethtool_rxfh` without the table.
 const RXFH_BYTES: usize = 24;
-/// `struct ethtool_rxnfc` without rules.
+/// `struct ethtool_rxnfc` without a list of rules.
 const RXNFC_BYTES: usize = 192;
+/// Where `struct ethtool_rx_flow_spec` begins in it.
+const SPEC_AT: usize = 16;
+/// Its bytes, up to and with the place (`location`), and where that is.
+pub(crate) const SPEC_BYTES: usize = 164;
+pub(crate) const LOCATION_AT: usize = 160;
 /// Blocks of 32 features that we have room for; there are 2 today.
 const FEATURE_BLOCKS: u32 = 8;
 /// A driver may have more strings, by the time that they are fetched, than it had when it was asked how
@@ -172,6 +180,31 @@ impl Ethtool {
         let mut room = Room::new(SRXFH, RXNFC_BYTES);
         room.word(1, flow as usize);
         room.put(8, &fields.to_ne_bytes());
+        self.run(dev, &mut room)
+    }
+
+    /// The rule that steers flows at this place of the device's table: `struct ethtool_rx_flow_spec`.
+    ///
+    /// # Errors
+    /// `ENOENT` where there is none (some drivers say `EINVAL`).
+    pub(crate) fn rule(&self, dev: &str, location: u32) -> io::Result<Vec<u8>> {
+        let mut room = Room::new(GRXCLSRULE, RXNFC_BYTES);
+        room.put(SPEC_AT + LOCATION_AT, &location.to_ne_bytes());
+        self.run(dev, &mut room)?;
+        Ok(room.bytes(SPEC_AT + SPEC_BYTES)[SPEC_AT..].to_vec())
+    }
+
+    /// Sets a rule, from bytes as [`Ethtool::rule`] returns, which name the place as well.
+    pub(crate) fn set_rule(&self, dev: &str, spec: &[u8; SPEC_BYTES]) -> io::Result<()> {
+        let mut room = Room::new(SRXCLSRLINS, RXNFC_BYTES);
+        room.put(SPEC_AT, spec);
+        self.run(dev, &mut room)
+    }
+
+    /// Takes the rule at this place away.
+    pub(crate) fn delete_rule(&self, dev: &str, location: u32) -> io::Result<()> {
+        let mut room = Room::new(SRXCLSRLDEL, RXNFC_BYTES);
+        room.put(SPEC_AT + LOCATION_AT, &location.to_ne_bytes());
         self.run(dev, &mut room)
     }
 

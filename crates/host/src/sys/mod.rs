@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 mod ethtool;
 
-pub(crate) use ethtool::{Ethtool, Words};
+pub(crate) use ethtool::{Ethtool, LOCATION_AT, SPEC_BYTES, Words};
 
 /// Asks for the kernel's own sentence with each error (`NETLINK_EXT_ACK`), and not to have the request
 /// echoed (`NETLINK_CAP_ACK`).

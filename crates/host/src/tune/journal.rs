@@ -7,7 +7,9 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -23,6 +25,8 @@ use crate::finding::Risk;
 pub enum State {
     /// Written down; whether it was made is not known (we may have been killed there).
     Begun,
+    /// Made and read back, while it is being measured whether it stays.
+    Trying,
     /// Made, and read back. A change that may take the link down is undone unless it is confirmed.
     Applied,
     /// Confirmed: it stays.
@@ -39,7 +43,7 @@ impl State {
     /// Whether the setting is ours to undo.
     #[must_use]
     pub fn is_ours(self) -> bool {
-        matches!(self, State::Begun | State::Applied | State::Kept)
+        matches!(self, State::Begun | State::Trying | State::Applied | State::Kept)
     }
 }
 
@@ -74,6 +78,13 @@ pub struct Entry {
     /// It may have taken the link down: it is undone unless somebody confirms it in time.
     #[serde(default)]
     pub flap: bool,
+    /// When it is undone unless it is confirmed, in milliseconds since boot; of those that may have
+    /// taken the link down, once they are applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undo_at_ms: Option<u64>,
+    /// It is to survive a boot, from when it is confirmed on.
+    #[serde(default)]
+    pub persist: bool,
     /// What was measured before.
     #[serde(default)]
     pub before: Before,
@@ -83,6 +94,31 @@ pub struct Entry {
     /// What became of it.
     pub state: State,
 }
+
+impl Entry {
+    /// Whether nobody is there any more who would finish it or undo it: whoever made it was killed in
+    /// the middle, or so was the timer that should have undone it by now. Only who holds the journal
+    /// can ask this, for otherwise somebody may be at it.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        match self.state {
+            State::Begun | State::Trying => true,
+            State::Applied => self.flap && self.undo_at_ms.is_some_and(|at| at <= since_boot_ms()),
+            _ => false,
+        }
+    }
+}
+
+/// Milliseconds since boot, sleep among them: a clock that nobody sets.
+#[must_use]
+pub fn since_boot_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let ms = now.tv_sec.saturating_mul(1000).saturating_add(now.tv_nsec / 1_000_000);
+    u64::try_from(ms).unwrap_or(0)
+}
+
+/// How long a change that may take a link down waits to be confirmed, unless it is said.
+const KEEP_WITHIN: Duration = Duration::from_secs(30);
 
 /// Why there is no journal. Nothing is changed without one.
 #[derive(Debug)]
@@ -144,6 +180,7 @@ pub struct Journal {
     path: PathBuf,
     boot: String,
     entries: Vec<Entry>,
+    keep_within: Duration,
 }
 
 impl Journal {
@@ -156,10 +193,7 @@ impl Journal {
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir).map_err(failed)?;
         }
-        let open = || File::options().read(true).append(true).create(true).open(path);
-        let mut file = open().map_err(failed)?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| JournalError::InUse(path.to_owned()))?;
+        let mut file = Journal::lock(path)?;
         let mut text = Vec::new();
         file.rewind().and_then(|()| file.read_to_end(&mut text)).map_err(failed)?;
         let (entries, whole) =
@@ -167,7 +201,47 @@ impl Journal {
         // What was cut would run into the next line.
         file.set_len(whole as u64).map_err(failed)?;
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        Ok(Journal { file, path: path.to_owned(), boot: boot.trim().into(), entries })
+        let path = path.to_owned();
+        Ok(Journal { file, path, boot: boot.trim().into(), entries, keep_within: KEEP_WITHIN })
+    }
+
+    /// The file, held by this process alone; whoever holds it now may take a moment more.
+    fn lock(path: &Path) -> Result<File, JournalError> {
+        const TRIES: u32 = 60;
+        const PAUSE: Duration = Duration::from_millis(50);
+        let failed = |source| JournalError::File { path: path.to_owned(), source };
+        for _ in 0..TRIES {
+            let file = File::options().read(true).append(true).create(true).open(path);
+            let file = file.map_err(failed)?;
+            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+                std::thread::sleep(PAUSE);
+                continue;
+            }
+            // Whoever held it may have removed it: then another file has its name, or none.
+            let mine = file.metadata().map_err(failed)?;
+            if fs::metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == (mine.dev(), mine.ino())) {
+                return Ok(file);
+            }
+        }
+        Err(JournalError::InUse(path.to_owned()))
+    }
+
+    /// What the journal says, without holding it: somebody may be writing the next line.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn peek(path: &Path) -> Result<Vec<Entry>, JournalError> {
+        let failed = |source| JournalError::File { path: path.to_owned(), source };
+        let text = fs::read(path).map_err(failed)?;
+        let parsed = parse(&text);
+        parsed
+            .map(|(entries, _)| entries)
+            .map_err(|line| JournalError::Garbled { path: path.to_owned(), line })
+    }
+
+    /// How long changes that may take a link down wait to be confirmed, from when they are applied.
+    pub fn set_keep_within(&mut self, time: Duration) {
+        self.keep_within = time;
     }
 
     /// All entries, oldest first.
@@ -198,6 +272,8 @@ impl Journal {
             old: step.old.clone(),
             new: step.new.clone(),
             flap: step.risk == Risk::Flap,
+            undo_at_ms: None,
+            persist: false,
             before: step.before.clone(),
             persisted: Vec::new(),
             state: State::Begun,
@@ -219,6 +295,10 @@ impl Journal {
         let at = at.expect("an entry is noted after it was begun");
         let mut entry = self.entries[at].clone();
         f(&mut entry);
+        if entry.flap && entry.state == State::Applied && entry.undo_at_ms.is_none() {
+            let wait = u64::try_from(self.keep_within.as_millis()).unwrap_or(u64::MAX);
+            entry.undo_at_ms = Some(since_boot_ms().saturating_add(wait));
+        }
         self.write(&entry)?;
         self.entries[at] = entry;
         Ok(())
@@ -323,6 +403,32 @@ mod tests {
         fs::write(&path, "{\"id\":1}\nmine\n").unwrap();
         assert!(matches!(Journal::open(&path), Err(JournalError::Garbled { line: 1, .. })));
         assert_eq!(fs::read(&path).unwrap(), b"{\"id\":1}\nmine\n");
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn what_was_left_in_the_middle_is_known_as_such() {
+        let path = place("middle");
+        let mut journal = Journal::open(&path).unwrap();
+        journal.set_keep_within(Duration::ZERO);
+        let plain = journal.begin(7, &step("R43", "1", "2")).unwrap();
+        let risky = Step { risk: Risk::Flap, ..step("R81", "2", "4") };
+        let risky = journal.begin(7, &risky).unwrap();
+        let abandoned = |journal: &Journal| -> Vec<bool> {
+            journal.entries().iter().map(Entry::is_abandoned).collect()
+        };
+        assert_eq!(abandoned(&journal), [true, true]);
+        for id in [plain, risky] {
+            journal.note(id, |e| e.state = State::Trying).unwrap();
+        }
+        assert_eq!(abandoned(&journal), [true, true]);
+        for id in [plain, risky] {
+            journal.note(id, |e| e.state = State::Applied).unwrap();
+        }
+        assert_eq!(abandoned(&journal), [false, true], "the time to keep it is over at once");
+        journal.note(risky, |e| e.state = State::Kept).unwrap();
+        drop(journal);
+        assert_eq!(abandoned(&Journal::open(&path).unwrap()), [false, false]);
         fs::remove_dir_all(path.parent().unwrap()).unwrap();
     }
 

@@ -1,6 +1,7 @@
 //! This host's settings, or those of another of its namespaces.
 
 use std::io;
+use std::path::Path;
 
 use super::{SetError, Settings};
 use crate::change::Change;
@@ -11,20 +12,26 @@ use crate::source::Live;
 fn there<T: Send + 'static>(
     live: &Live,
     change: &Change,
-    what: fn(&Change) -> Result<T, SetError>,
+    what: fn(&Change, &Path) -> Result<T, SetError>,
 ) -> Result<T, SetError> {
     let sent = change.clone();
-    let done = live.there(move || Ok(what(&sent)));
+    // `/sys` shows the devices of the namespace in which it was mounted, and names are not unique.
+    let sys = live.sys().map_err(|source| SetError { what: change.command(), source });
+    let sys = match change {
+        Change::File { .. } => sys?,
+        _ => sys.unwrap_or_default(),
+    };
+    let done = live.there(move || Ok(what(&sent, &sys)));
     done.unwrap_or_else(|source: io::Error| Err(SetError { what: change.command(), source }))
 }
 
 impl Settings for Live {
     fn get(&mut self, like: &Change) -> Result<Change, SetError> {
-        there(self, like, netlink::read_back)
+        there(self, like, netlink::read_back_in)
     }
 
     fn set(&mut self, change: &Change) -> Result<(), SetError> {
-        there(self, change, netlink::apply)
+        there(self, change, netlink::apply_in)
     }
 }
 

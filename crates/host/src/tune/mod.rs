@@ -12,6 +12,7 @@
 mod apply;
 mod journal;
 mod live;
+mod owners;
 mod persist;
 mod plan;
 mod until;
@@ -21,9 +22,10 @@ use std::fmt;
 use std::io;
 
 pub use apply::{Outcome, Undone, apply, roll_back};
-pub use journal::{Before, Entry, Journal, JournalError, State};
+pub use journal::{Before, Entry, Journal, JournalError, State, since_boot_ms};
+pub use owners::{Manager, Owner};
 pub use persist::{Files, Other, PersistError, Persisted};
-pub use plan::{Plan, Refused, Step};
+pub use plan::{BY_HAND, Plan, Refused, Step};
 pub use until::{Grown, Growth, grow};
 pub use verify::{Verdict, packets_per_s, verify};
 
@@ -66,7 +68,8 @@ impl fmt::Display for SetError {
         write!(f, "{}: {}", self.what, self.source)?;
         f.write_str(match self.source.kind() {
             io::ErrorKind::PermissionDenied => {
-                "; it needs root (CAP_NET_ADMIN) in the namespace that owns it"
+                "; it needs root (CAP_NET_ADMIN) in the namespace that owns it, which is the host's \
+                 first one for settings of the whole host"
             }
             io::ErrorKind::NotFound => {
                 "; this kernel, device or namespace has no such setting (many exist only in the host's \

@@ -1,8 +1,16 @@
 //! Settings in files, so that they survive a boot.
 //!
-//! Ours are two files, each of whole lines: a sysctl drop-in and udev rules. A `.link` file is not
-//! used: the first that matches a device replaces all others, and with them what names it. Files of
-//! other people are read, to say who sets the same, and never written, sorted or applied again.
+//! Ours are two files, each of whole lines: a sysctl drop-in and udev rules.
+//!
+//! A `.link` file of systemd is not written, for neither way to have one is right. Of `.link` files the
+//! first that matches a device is the only one: ours would replace the one that names the device, and
+//! the device might have another name after the next boot. A drop-in beside that one (`NAME.link.d/*.conf`)
+//! holds for all devices that it matches, and that of most hosts (`99-default.link`) matches them all. A
+//! udev rule is about one device, adds to what others set, and goes without a trace.
+//!
+//! A device that is renamed is added under the kernel's name and then moved to its own, so rules match
+//! both events. Files of other people are read, to say who sets the same, and never written, sorted or
+//! applied again.
 
 use std::fmt;
 use std::fs;
@@ -17,6 +25,8 @@ const SYSCTL: &str = "etc/sysctl.d/90-linerate.conf";
 const UDEV: &str = "etc/udev/rules.d/90-linerate.rules";
 const HEADER: &str =
     "# Written by `linerate tune apply --persist`; `linerate tune rollback` takes it out.";
+/// When a device gets its name: it is added, and may then be renamed.
+const EVENT: &str = "ACTION==\"add|move\"";
 /// Where sysctl.d(5) looks, the first winning over a file of the same name.
 const SYSCTL_DIRS: [&str; 4] =
     ["etc/sysctl.d", "run/sysctl.d", "usr/local/lib/sysctl.d", "usr/lib/sysctl.d"];
@@ -78,7 +88,7 @@ pub struct Other {
 /// The files below a root: `/`, or a directory in tests.
 #[derive(Clone, Debug)]
 pub struct Files {
-    root: PathBuf,
+    pub(super) root: PathBuf,
 }
 
 impl Files {
@@ -96,7 +106,7 @@ impl Files {
         let (file, key, line) = line(change)?;
         let path = self.root.join(file);
         let mut lines: Vec<String> = self.lines(&path)?;
-        lines.retain(|l| !l.starts_with(&key));
+        lines.retain(|l| !l.starts_with(&key) && !is_run_again(l, change));
         if lines.is_empty() {
             lines.push(HEADER.into());
         }
@@ -131,10 +141,19 @@ impl Files {
         }
     }
 
-    /// Who else sets the same sysctl, in the order in which they are read at boot.
+    /// Who else sets the same at boot: files of sysctl.d in the order in which they are read, and those
+    /// of programs that set up devices.
     #[must_use]
     pub fn others(&self, change: &Change) -> Vec<Other> {
-        let Change::Sysctl { name, .. } = change else { return Vec::new() };
+        let mut others = match change {
+            Change::Sysctl { name, .. } => self.sysctl_files(name),
+            _ => Vec::new(),
+        };
+        others.extend(self.others_of_programs(change));
+        others
+    }
+
+    fn sysctl_files(&self, name: &str) -> Vec<Other> {
         let mut files: Vec<PathBuf> = Vec::new();
         for dir in SYSCTL_DIRS {
             let Ok(entries) = fs::read_dir(self.root.join(dir)) else { continue };
@@ -188,9 +207,21 @@ fn line(change: &Change) -> Result<(&'static str, String, String), PersistError>
         if !(quoted(dev) && quoted(what) && quoted(value)) || dev.contains(['*', '?', '[', '|']) {
             return Err(unfit());
         }
-        let key = format!("ACTION==\"add\", SUBSYSTEM==\"net\", KERNEL==\"{dev}\", {what}");
+        let key = format!("{EVENT}, SUBSYSTEM==\"net\", KERNEL==\"{dev}\", {what}");
         let line = format!("{key}{op}\"{value}\"");
         Ok((UDEV, key, line))
+    };
+    // What is no attribute is done by a program, in the words of the change.
+    let run = |dev: &str, dir: &str| {
+        let command = change.command();
+        if !quoted(&command) || command.contains(['\'', '*', '?', '[', '|']) {
+            return Err(unfit());
+        }
+        let mut rule = udev(dev, "RUN", "+=", "")?;
+        rule.2 = rule.2.replace("+=\"\"", &format!("+=\"{dir}{command}\""));
+        // No line begins so: which of them it replaces is for `is_run_again` to say.
+        rule.1 = rule.2.clone();
+        Ok(rule)
     };
     match change {
         Change::Sysctl { name, value } => {
@@ -206,35 +237,36 @@ fn line(change: &Change) -> Result<(&'static str, String, String), PersistError>
                 .ok_or_else(|| PersistError::NoPlace(change.clone()))?;
             udev(dev, &format!("ATTR{{{attr}}}"), "=", value)
         }
-        Change::Link { dev, name, value } => {
-            let attr = match name.as_str() {
-                "txqueuelen" => "tx_queue_len",
-                other => other,
-            };
-            udev(dev, &format!("ATTR{{{attr}}}"), "=", value)
+        Change::Link { dev, name, value } => match attribute(change) {
+            Some(attr) => udev(dev, &format!("ATTR{{{attr}}}"), "=", value),
+            None if quoted(name) => run(dev, "/usr/sbin/"),
+            None => Err(unfit()),
+        },
+        Change::Ethtool { dev, .. } | Change::Qdisc { dev, .. } => run(dev, "/usr/sbin/"),
+    }
+}
+
+/// Whether a rule of ours runs a command that a new one makes superfluous: it sets nothing else.
+fn is_run_again(line: &str, new: &Change) -> bool {
+    let Some((_, command)) = line.split_once("RUN+=\"/usr/sbin/") else { return false };
+    let Ok(old) = command.trim_end_matches('"').parse::<Change>() else { return false };
+    match (&old, new) {
+        (Change::Ethtool { option: 'X' | 'N', .. }, _) => old.is_of_same_setting(new),
+        (Change::Ethtool { set: old_set, .. }, Change::Ethtool { set, .. }) => {
+            let again = |(name, _): &(String, String)| set.iter().any(|(n, _)| n == name);
+            old.is_of_same_setting(new) && old_set.iter().all(again)
         }
-        Change::Ethtool { option, dev, set } => {
-            let set: Vec<_> = set.iter().map(|(k, v)| format!("{k} {v}")).collect();
-            let mut rule = udev(dev, "RUN", "+=", "")?;
-            let value = format!("ethtool -{option} {dev} {}", set.join(" "));
-            if !quoted(&value) {
-                return Err(unfit());
-            }
-            // Every option has a line of its own.
-            rule.1 += &format!("+=\"/usr/sbin/ethtool -{option} ");
-            rule.2 = rule.2.replace("+=\"\"", &format!("+=\"/usr/sbin/{value}\""));
-            Ok(rule)
-        }
-        Change::Qdisc { dev, spec } => {
-            let mut rule = udev(dev, "RUN", "+=", "")?;
-            if !quoted(spec) {
-                return Err(unfit());
-            }
-            rule.1 += "+=\"/usr/sbin/tc qdisc replace ";
-            let value = format!("/usr/sbin/tc qdisc replace dev {dev} {spec}");
-            rule.2 = rule.2.replace("+=\"\"", &format!("+=\"{value}\""));
-            Ok(rule)
-        }
+        _ => old.is_of_same_setting(new),
+    }
+}
+
+/// The attribute of the device in sysfs that is set, if it is one.
+pub(super) fn attribute(change: &Change) -> Option<&str> {
+    match change {
+        Change::File { path, .. } => Some(path.strip_prefix("/sys/class/net/")?.split_once('/')?.1),
+        Change::Link { name, .. } if name == "txqueuelen" => Some("tx_queue_len"),
+        Change::Link { name, .. } if name == "mtu" => Some("mtu"),
+        _ => None,
     }
 }
 
@@ -310,7 +342,7 @@ mod tests {
         for change in [&rps, &ring("512"), &ring("1024"), &mtu] {
             files.persist(change).unwrap();
         }
-        let begin = "ACTION==\"add\", SUBSYSTEM==\"net\", KERNEL==\"eth0\", ";
+        let begin = "ACTION==\"add|move\", SUBSYSTEM==\"net\", KERNEL==\"eth0\", ";
         let text = root.get(UDEV).unwrap();
         let lines: Vec<&str> = text.lines().skip(1).collect();
         assert_eq!(
@@ -321,6 +353,55 @@ mod tests {
                 format!("{begin}ATTR{{tx_queue_len}}=\"5\""),
             ]
         );
+    }
+
+    #[test]
+    fn a_rule_that_sets_something_else_as_well_stays() {
+        let root = Root::new("again");
+        let files = Files::below(&root.0);
+        for command in [
+            "ethtool -G eth0 rx 512",
+            "ethtool -G eth0 tx 512",
+            "ethtool -K eth0 gro on",
+            "ethtool -K eth0 tso off",
+            "ethtool -N eth0 rx-flow-hash udp4 sd",
+            "ethtool -N eth0 rx-flow-hash udp6 sd",
+            "ethtool -N eth0 rx-flow-hash udp4 sdfn",
+            "ethtool -N eth0 flow-type udp4 dst-port 53 action 1 loc 5",
+            "ethtool -X eth0 weight 1 2",
+            "ethtool -X eth0 equal 2",
+            "ethtool -G eth0 rx 1024",
+            "ip link set eth0 gro_max_size 65536",
+            "tc qdisc replace dev eth0 root fq",
+            "tc qdisc replace dev eth0 root fq limit 9",
+        ] {
+            let persisted = files.persist(&command.parse().unwrap()).unwrap();
+            assert!(
+                persisted.line.ends_with(&format!("RUN+=\"/usr/sbin/{command}\"")),
+                "{command}"
+            );
+        }
+        let text = root.get(UDEV).unwrap();
+        let run =
+            |l: &str| l.split_once("/usr/sbin/").map(|(_, c)| c.trim_end_matches('"').to_owned());
+        let left: Vec<String> = text.lines().filter_map(run).collect();
+        assert_eq!(
+            left,
+            [
+                "ethtool -G eth0 tx 512",
+                "ethtool -K eth0 gro on",
+                "ethtool -K eth0 tso off",
+                "ethtool -N eth0 rx-flow-hash udp6 sd",
+                "ethtool -N eth0 rx-flow-hash udp4 sdfn",
+                "ethtool -N eth0 flow-type udp4 dst-port 53 action 1 loc 5",
+                "ethtool -X eth0 equal 2",
+                "ethtool -G eth0 rx 1024",
+                "ip link set eth0 gro_max_size 65536",
+                "tc qdisc replace dev eth0 root fq limit 9",
+            ]
+        );
+        let bad = "ethtool -K eth0 gro 'on\", RUN+=\"/bin/sh'".parse().unwrap();
+        assert!(matches!(files.persist(&bad), Err(PersistError::Unfit(_))));
     }
 
     #[test]

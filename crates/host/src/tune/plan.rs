@@ -7,6 +7,9 @@ use super::{SetError, Settings};
 use crate::change::Change;
 use crate::finding::{Finding, Risk};
 
+/// What stands in place of a rule where somebody asks for a change by name.
+pub const BY_HAND: &str = "set";
+
 /// One setting to change.
 #[derive(Clone, Debug, Serialize)]
 pub struct Step {
@@ -59,6 +62,28 @@ impl Plan {
         };
         for finding in findings.iter().filter(|f| wanted(f)) {
             plan.add(finding, settings);
+        }
+        plan
+    }
+
+    /// A plan for one change that somebody asks for by name. What can not be read could not be put back,
+    /// so it is refused.
+    #[must_use]
+    pub fn of_change(change: &Change, settings: &mut dyn Settings) -> Plan {
+        let mut plan = Plan::default();
+        let refused = |why| Refused { rule: BY_HAND, what: change.command(), why };
+        match settings.get(change) {
+            Err(e) => plan.refused.push(refused(explain(&e))),
+            Ok(old) if old.same(change) => plan.refused.push(refused("it is so already".into())),
+            Ok(old) => plan.steps.push(Step {
+                rule: BY_HAND,
+                why: "Asked for by name.".into(),
+                old,
+                new: change.clone(),
+                risk: change.risk(),
+                verify: String::new(),
+                before: Before::default(),
+            }),
         }
         plan
     }

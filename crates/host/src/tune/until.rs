@@ -55,11 +55,13 @@ pub fn grow(
             Ok(now) => next = now,
             Err(e) => break e.to_string(),
         }
-        journal.note(id, |e| (e.new, e.state) = (next.clone(), State::Applied))?;
+        // Who is killed while it is measured leaves a value that nobody chose: the next start undoes it.
+        journal.note(id, |e| (e.new, e.state) = (next.clone(), State::Trying))?;
         let verdict = measure(&next);
         tried.push(Grown { value: next.clone(), verdict: verdict.clone() });
         match verdict {
             Verdict::Cured => {
+                journal.note(id, |e| e.state = State::Applied)?;
                 let (kept, why) = (Some(next), "the loss stopped".into());
                 return Ok(Growth { id, tried, kept, why });
             }

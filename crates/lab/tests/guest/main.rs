@@ -53,6 +53,69 @@ echo '## after'; ethtool -c eth0 | grep '^rx-usecs:'
     assert_eq!(usecs("after"), "100", "{printed}");
 }
 
+/// A card with a table that spreads flows takes weights, and its ring takes the link down while it grows:
+/// nobody keeps that, so it is undone by itself.
+#[test]
+fn tables_and_rings_of_a_card_are_set_by_name_and_put_back() {
+    const TEST: &str = "tables_and_rings_of_a_card_are_set_by_name_and_put_back";
+    let Some(parts) = parts(TEST) else { return };
+    let script = "\
+ip link set eth0 up
+sleep 2
+echo '## table-before'; ethtool -x eth0 | grep '^ *[0-9]*:'
+echo '## weight'; linerate tune set ethtool -X eth0 weight 3 1; echo \"exit $?\"
+echo '## table-weight'; ethtool -x eth0 | grep '^ *[0-9]*:'
+echo '## weight-again'; linerate tune set ethtool -X eth0 weight 3 1; echo \"exit $?\"
+echo '## rule'; linerate tune set --yes-flap ethtool -N eth0 flow-type udp4 dst-port 53 action 1 loc 5; echo \"exit $?\"
+echo '## rollback'; linerate tune rollback; echo \"exit $?\"
+echo '## table-after'; ethtool -x eth0 | grep '^ *[0-9]*:'
+ring() { ethtool -g eth0 | grep '^RX:' | tail -n 1; }
+echo '## ring-before'; ring
+echo '## ring'; linerate tune set --yes-flap --keep-within 3s ethtool -G eth0 rx 512 2>&1; echo \"exit $?\"
+echo '## ring-set'; ring
+for i in $(seq 60); do [ -e /var/lib/linerate/tune.journal ] || break; sleep 1; done
+echo '## ring-after'; ring
+echo '## kept'; linerate tune set --yes-flap --keep-within 1h --persist ethtool -G eth0 rx 512 2> /dev/null
+linerate tune keep
+cat /etc/udev/rules.d/90-linerate.rules
+linerate tune rollback
+ls /etc/udev/rules.d
+echo '## ring-end'; ring
+";
+    let printed = parts.run("table", &VMXNET3, &["vmxnet3"], script);
+    let part = |name: &str| part(&printed, name).trim().to_owned();
+    // Queue by place, as ethtool shows it.
+    let table = |name: &str| -> Vec<String> {
+        let rows = part(name);
+        let queues = rows.lines().flat_map(|l| l.split_whitespace().skip(1));
+        queues.map(str::to_owned).collect()
+    };
+    let before = table("table-before");
+    let share = |table: &[String]| table.iter().filter(|queue| *queue == "0").count();
+    assert_eq!(
+        (share(&before) * 2, table("table-after")),
+        (before.len(), before.clone()),
+        "{printed}"
+    );
+    assert!(part("weight").ends_with("exit 0"), "{printed}");
+    let weighted = table("table-weight");
+    assert_eq!(share(&weighted) * 4, weighted.len() * 3, "{printed}");
+    assert!(part("weight-again").contains("it is so already"), "{printed}");
+    assert!(part("rule").contains("not by tune") && part("rule").ends_with("exit 1"), "{printed}");
+    assert!(part("rollback").ends_with("exit 0"), "{printed}");
+    assert!(
+        part("ring").contains("undone in 3 s") && part("ring").ends_with("exit 0"),
+        "{printed}"
+    );
+    assert_ne!(part("ring-before"), "RX:\t\t512");
+    assert_eq!(part("ring-after"), part("ring-before"), "{printed}");
+    let kept = part("kept");
+    assert!(kept.contains("once it is kept") && kept.contains("kept: 1"), "{printed}");
+    let rule = "KERNEL==\"eth0\", RUN+=\"/usr/sbin/ethtool -G eth0 rx 512\"";
+    assert!(kept.contains(rule), "{printed}");
+    assert_eq!(part("ring-end"), part("ring-before"), "{printed}");
+}
+
 /// What only a card with several queues has: read as ethtool reads it, recorded, and judged from the
 /// record.
 #[test]

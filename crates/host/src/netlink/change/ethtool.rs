@@ -1,8 +1,8 @@
-//! `ethtool -G`, `-L`, `-C`, `-A` (by netlink, on old kernels by ioctl), `-K`, `-X`, `-N rx-flow-hash`.
+//! `ethtool -G`, `-L`, `-C`, `-A` (by netlink, on old kernels by ioctl), `-K`, `-N rx-flow-hash`.
 
 use std::io;
 
-use super::{device, invalid, unsupported};
+use super::{device, invalid, ntuple, rss, unsupported};
 use crate::netlink::attr::Request;
 use crate::netlink::ethtool::{self, legacy, names};
 use crate::netlink::live::Generic;
@@ -11,7 +11,7 @@ use crate::snapshot::{Dev, Snapshot};
 use crate::sys::{Ethtool, Words};
 
 /// Sets of names and values.
-type Pairs = [(String, String)];
+pub(super) type Pairs = [(String, String)];
 
 /// The attribute with the device.
 const HEADER: u16 = 1;
@@ -77,7 +77,8 @@ pub(super) fn set(option: char, dev: &str, set: &Pairs) -> Result<(), Refused> {
     }
     match option {
         'K' => set_features(dev, set),
-        'X' => set_table(dev, set),
+        'X' => rss::set(dev, set),
+        'N' if ntuple::is(set) => ntuple::set(dev, set),
         'N' => set_hash(dev, set),
         _ => {
             let what = numbers(option).ok_or_else(|| unknown(option))?;
@@ -90,7 +91,8 @@ pub(super) fn get(option: char, dev: &str, set: &mut Pairs) -> Result<(), Refuse
     let dev = device(dev)?;
     match option {
         'K' => get_features(dev, set),
-        'X' => get_table(dev, set),
+        'X' => rss::get(dev, set),
+        'N' if ntuple::is(set) => ntuple::get(dev, set),
         'N' => get_hash(dev, set),
         _ => {
             let what = numbers(option).ok_or_else(|| unknown(option))?;
@@ -317,58 +319,13 @@ fn get_features(dev: &str, set: &mut Pairs) -> Result<(), Refused> {
     Ok(())
 }
 
-fn table(ioctl: &Ethtool, dev: &str) -> Result<Vec<u32>, Refused> {
-    let mut of = Dev::default();
-    let _ = legacy::rxfh(&ioctl.rxfh(dev)?, &mut of);
-    of.rss
-        .map(|rss| rss.indir)
-        .filter(|t| !t.is_empty())
-        .ok_or_else(|| unsupported(format!("{dev} has no table that spreads flows")))
-}
-
-fn equal(len: usize, queues: u32) -> impl Iterator<Item = u32> {
-    (0..queues.max(1)).cycle().take(len)
-}
-
-/// `equal N` and `default`; as [`get_table`] gives it, each may have the whole table as its value,
-/// `0,1,1,...`, and a default the number of queues that it is equal for.
-fn set_table(dev: &str, set: &Pairs) -> Result<(), Refused> {
-    let ioctl = Ethtool::open()?;
-    let new: Vec<u32> = match set {
-        [(name, value)] if name == "default" && value.trim().is_empty() => Vec::new(),
-        [(name, value)] if ["default", "equal"].contains(&name.as_str()) => {
-            if value.contains(',') {
-                let queues = value.split(',').map(|q| q.trim().parse::<u32>());
-                let queues: Result<_, _> = queues.collect();
-                queues.map_err(|_| invalid("a table is numbers of queues"))?
-            } else {
-                let queues: u32 =
-                    value.trim().parse().map_err(|_| invalid("equal for how many queues?"))?;
-                equal(table(&ioctl, dev)?.len(), queues).collect()
-            }
-        }
-        _ => return Err(invalid("ethtool -X is set by `equal N` or `default` here")),
-    };
-    Ok(ioctl.set_rxfh(dev, &new)?)
-}
-
-fn get_table(dev: &str, set: &mut Pairs) -> Result<(), Refused> {
-    let now = table(&Ethtool::open()?, dev)?;
-    let queues = now.iter().max().copied().unwrap_or(0).saturating_add(1);
-    let is_equal = equal(now.len(), queues).eq(now.iter().copied());
-    for (_, value) in set {
-        *value = if is_equal {
-            queues.to_string()
-        } else {
-            now.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
-        };
-    }
-    Ok(())
-}
-
 /// `rx-flow-hash` and `udp4 sdfn`.
 fn flow(set: &Pairs) -> Result<(u32, &str, &str), Refused> {
-    let wrong = || invalid("ethtool -N is set by `rx-flow-hash FLOW FIELDS` here, as `udp4 sdfn`");
+    let wrong = || {
+        invalid(
+            "ethtool -N is set here by `rx-flow-hash FLOW FIELDS`, as `udp4 sdfn`, by `flow-type ... loc N` and by `delete N`",
+        )
+    };
     let [(name, value)] = set else { return Err(wrong()) };
     let mut words = value.split_whitespace();
     let (Some(flow), Some(fields), None) = (words.next(), words.next(), words.next()) else {
@@ -414,7 +371,6 @@ mod tests {
         assert_eq!(show('C', "adaptive-rx", 1, "0"), "1");
         assert_eq!(show('G', "rx", 512, "on"), "512", "rings are no switches");
         assert_eq!(show('A', "rx", 0, "on"), "off");
-        assert_eq!(equal(5, 2).collect::<Vec<_>>(), [0, 1, 0, 1, 0]);
         assert_eq!(members("gro"), ["rx-gro"]);
         assert_eq!(members("tx-nocache-copy"), ["tx-nocache-copy"]);
     }
@@ -452,10 +408,17 @@ mod tests {
             ('G', "", pair("rx", "1")),
             ('G', "lo", Vec::new()),
             ('C', "lo", pair("adaptive-rx", "300")),
-            ('X', "lo", pair("weight", "1 2")),
+            ('X', "lo", pair("weight", "")),
+            ('X', "lo", pair("weight", "0 0")),
+            ('X', "lo", pair("hkey", "1:2")),
+            ('X', "lo", pair("equal", "none")),
+            ('N', "lo", pair("flow-type", "udp4 dst-port 53 action 1")),
+            ('N', "lo", pair("flow-type", "ether action 1 loc 1")),
+            ('N', "lo", pair("delete", "first")),
             ('N', "lo", pair("rx-flow-hash", "udp4 xyz")),
             ('N', "lo", pair("rx-flow-hash", "udp9 sd")),
             ('N', "lo", pair("flow-type", "udp4 sd")),
+            ('N', "lo", pair("context", "1")),
         ] {
             let refused = set(option, dev, &pairs).unwrap_err();
             let kind = refused.source.kind();

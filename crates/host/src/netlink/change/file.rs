@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
@@ -13,20 +14,25 @@ use crate::netlink::socket::Refused;
 const VALUE_MAX: usize = 4096;
 
 pub(super) fn set_sysctl(name: &str, value: &str) -> Result<(), Refused> {
-    write(&sysctl_path(name)?, value)
+    write(Path::new(&sysctl_path(name)?), value)
 }
 
 pub(super) fn get_sysctl(name: &str) -> Result<String, Refused> {
-    let value = read(&sysctl_path(name)?)?;
+    let value = read(Path::new(&sysctl_path(name)?))?;
     Ok(value.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-pub(super) fn set(path: &str, value: &str) -> Result<(), Refused> {
-    write(allowed(path)?, value)
+pub(super) fn set(path: &str, sys: &Path, value: &str) -> Result<(), Refused> {
+    write(&below(allowed(path)?, sys), value)
 }
 
-pub(super) fn get(path: &str) -> Result<String, Refused> {
-    Ok(read(allowed(path)?)?.trim().to_string())
+pub(super) fn get(path: &str, sys: &Path) -> Result<String, Refused> {
+    Ok(read(&below(allowed(path)?, sys))?.trim().to_string())
+}
+
+/// Where a file of `/sys` is, if that is at `sys`.
+fn below(path: &str, sys: &Path) -> PathBuf {
+    path.strip_prefix("/sys/").map_or_else(|| PathBuf::from(path), |rest| sys.join(rest))
 }
 
 /// `net.ipv4.conf.eth0/100.rp_filter` is `/proc/sys/net/ipv4/conf/eth0.100/rp_filter`.
@@ -60,16 +66,16 @@ fn allowed(path: &str) -> Result<&str, Refused> {
 }
 
 // Never makes a file, never follows a link at the end, never waits.
-fn open(path: &str, how: &mut OpenOptions) -> Result<File, Refused> {
+fn open(path: &Path, how: &mut OpenOptions) -> Result<File, Refused> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let file = how.custom_flags(flags).open(path)?;
     if !file.metadata()?.is_file() {
-        return Err(invalid(format!("{path} is not a file")));
+        return Err(invalid(format!("{} is not a file", path.display())));
     }
     Ok(file)
 }
 
-fn write(path: &str, value: &str) -> Result<(), Refused> {
+fn write(path: &Path, value: &str) -> Result<(), Refused> {
     if value.len() > VALUE_MAX || value.contains(['\0', '\n']) {
         return Err(invalid("a value is one line of at most 4 KiB"));
     }
@@ -82,7 +88,7 @@ fn write(path: &str, value: &str) -> Result<(), Refused> {
     Ok(())
 }
 
-fn read(path: &str) -> Result<String, Refused> {
+fn read(path: &Path) -> Result<String, Refused> {
     let file = open(path, OpenOptions::new().read(true))?;
     let mut bytes = Vec::new();
     file.take(1 << 20).read_to_end(&mut bytes)?;
@@ -134,12 +140,15 @@ mod tests {
     #[test]
     fn values_are_one_line() {
         for bad in ["1\n2", "1\0"] {
-            let refused = write("/proc/sys/net/core/rmem_max", bad).unwrap_err();
+            let refused = write(Path::new("/proc/sys/net/core/rmem_max"), bad).unwrap_err();
             assert_eq!(refused.source.kind(), io::ErrorKind::InvalidInput);
         }
         assert_eq!(get_sysctl("net.ipv4.tcp_rmem").unwrap().split(' ').count(), 3);
         let refused = get_sysctl("net.core.no_such_thing").unwrap_err();
         assert_eq!(refused.source.kind(), io::ErrorKind::NotFound);
-        assert!(set("/sys/class/net/lo", "1").is_err(), "a directory, by a link");
+        assert!(
+            set("/sys/class/net/lo", Path::new("/sys"), "1").is_err(),
+            "a directory, by a link"
+        );
     }
 }

@@ -7,9 +7,12 @@
 mod file;
 mod ethtool;
 mod link;
+mod ntuple;
 mod qdisc;
+mod rss;
 
 use std::io;
+use std::path::Path;
 
 use super::socket::Refused;
 use crate::change::Change;
@@ -21,9 +24,14 @@ use crate::tune::SetError;
 /// What the kernel says, with its own sentence where it has one. `InvalidInput` for names and values
 /// that are not what this module knows, `Unsupported` where the driver or this kernel can not.
 pub fn apply(change: &Change) -> Result<(), SetError> {
+    apply_in(change, Path::new("/sys"))
+}
+
+/// The same, where the sysfs of this namespace is at `sys`.
+pub(crate) fn apply_in(change: &Change, sys: &Path) -> Result<(), SetError> {
     match change {
         Change::Sysctl { name, value } => file::set_sysctl(name, value),
-        Change::File { path, value } => file::set(path, value),
+        Change::File { path, value } => file::set(path, sys, value),
         Change::Ethtool { option, dev, set } => ethtool::set(*option, dev, set),
         Change::Link { dev, name, value } => link::set(dev, name, value),
         Change::Qdisc { dev, spec } => qdisc::set(dev, spec),
@@ -41,10 +49,15 @@ pub fn apply(change: &Change) -> Result<(), SetError> {
 /// As [`apply`]; `Unsupported` for a qdisc that could not be put back: one with classes, or of a kind
 /// whose parameters are not known here.
 pub fn read_back(like: &Change) -> Result<Change, SetError> {
+    read_back_in(like, Path::new("/sys"))
+}
+
+/// The same, where the sysfs of this namespace is at `sys`.
+pub(crate) fn read_back_in(like: &Change, sys: &Path) -> Result<Change, SetError> {
     let mut now = like.clone();
     match &mut now {
         Change::Sysctl { name, value } => file::get_sysctl(name).map(|v| *value = v),
-        Change::File { path, value } => file::get(path).map(|v| *value = v),
+        Change::File { path, value } => file::get(path, sys).map(|v| *value = v),
         Change::Ethtool { option, dev, set } => ethtool::get(*option, dev, set),
         Change::Link { dev, name, value } => link::get(dev, name).map(|v| *value = v),
         Change::Qdisc { dev, spec } => qdisc::get(dev, spec).map(|s| *spec = s),
