@@ -82,7 +82,8 @@ linerate tune rollback
 ls /etc/udev/rules.d
 echo '## ring-end'; ring
 ";
-    let printed = parts.run("table", &VMXNET3, &["vmxnet3"], script);
+    let guest = Guest { name: "table", devices: &VMXNET3, drivers: &["vmxnet3"], tools: &[] };
+    let printed = parts.run(&guest, script);
     let part = |name: &str| part(&printed, name).trim().to_owned();
     // Queue by place, as ethtool shows it.
     let table = |name: &str| -> Vec<String> {
