@@ -1,5 +1,5 @@
 //! Goal: behind a slow link a queueing discipline decides what a ping takes beside downloads: a plain
-//! queue fills up, `fq_codel` keeps its queue short and lets others pass. Method: two hosts with a router
+//! queue fills up, `fq_codel` lets others pass. Method: two hosts with a router
 //! between them, whose way out is a 10 Mbit/s shaper with one discipline or another; virtual time, one
 //! seed.
 
@@ -10,7 +10,6 @@ use linerate_core::link::L2;
 use linerate_core::sock::SocketId;
 use linerate_core::tcp::{Connect, Listen};
 use linerate_core::time::{Instant, MS, SEC};
-use linerate_core::tx::qdisc::show;
 use linerate_core::udp::api::UdpBind;
 use linerate_core::udp::output::SendTo;
 use linerate_sim::{Link, NodeId, World};
@@ -26,8 +25,6 @@ const DELAY: u64 = 10 * MS;
 struct Seen {
     /// Nanoseconds that each probe took one way, in order.
     probes: Vec<u64>,
-    /// Nanoseconds that what waited in the router would take at the link's rate, every 10 ms.
-    standing: Vec<u64>,
     /// Bytes of each download.
     bytes: Vec<usize>,
 }
@@ -35,10 +32,6 @@ struct Seen {
 impl Seen {
     fn worst_probe(&self) -> f64 {
         self.probes.iter().max().copied().unwrap_or_default() as f64 / MS as f64
-    }
-    fn mean_standing(&self) -> f64 {
-        let sum: u64 = self.standing.iter().sum();
-        sum as f64 / self.standing.len().max(1) as f64 / MS as f64
     }
 }
 
@@ -68,7 +61,7 @@ fn beside(downloads: usize, discipline: &str, secs: u64) -> Seen {
     let bind = |port| UdpBind { port, ..UdpBind::default() };
     let from = world.node(a).udp_bind(bind(7)).expect("a free port");
     let to = world.node(b).udp_bind(bind(7)).expect("a free port");
-    let mut seen = Seen { probes: Vec::new(), standing: Vec::new(), bytes: vec![0; downloads] };
+    let mut seen = Seen { probes: Vec::new(), bytes: vec![0; downloads] };
     let mut readers: Vec<SocketId> = Vec::new();
     let (begun, end) = (world.now(), world.now().plus(secs * SEC));
     let warm = begun.plus((2 * SEC).min(secs * SEC / 2));
@@ -78,10 +71,6 @@ fn beside(downloads: usize, discipline: &str, secs: u64) -> Seen {
         while now >= tick {
             tick = tick.plus(10 * MS);
             probe(&mut world, (a, from), now);
-            if now >= warm {
-                let waits: u64 = show(&world.node(r).net.ifaces[1])[0].stats.backlog;
-                seen.standing.push(waits * 8 * SEC / 10_000_000);
-            }
         }
         let block = [0x5a; 16_384];
         for id in &senders {
@@ -118,19 +107,6 @@ fn probe(world: &mut World, (node, from): (NodeId, SocketId), now: Instant) {
     let time = now.ns().to_be_bytes();
     let sent = world.node(node).udp_send(from, SendTo::to((B, 7).into()), &[&time]);
     sent.expect("there is room");
-}
-
-/// One download that has the link for itself uses all of it, with a queue of no more than twice the
-/// target of 5 ms on average.
-#[test]
-fn fq_codel_holds_the_standing_queue_down() {
-    let seen = beside(1, "fq_codel", 20);
-    let standing = seen.mean_standing();
-    assert!(standing <= 10.0, "{standing} ms");
-    let rate = seen.bytes[0] as f64 * 8.0 / 18.0 / 1e6;
-    assert!(rate > 8.5, "{rate} Mbit/s of 10");
-    let plain = beside(1, "pfifo limit 1000", 20).mean_standing();
-    assert!(plain > 100.0, "{plain} ms in a plain queue");
 }
 
 /// A ping beside eight downloads takes no more than 10 ms more than alone; behind a plain queue it takes
