@@ -1,6 +1,6 @@
 //! A host on paper: network card, processors, readers; driven by the real loop under virtual time.
 //!
-//! Each processor has a [`Drive`] with its [`Shard`](linerate_core::shard::Shard): rings, NAPI, budgets, steering, backlog and
+//! Each processor has a [`Drive`] with its [`Shard`]: rings, NAPI, budgets, steering, backlog and
 //! sockets are the code that serves real devices. What differs is the clock. Work moves it by what the
 //! [`Costs`] say, packets arrive when it says so, and the processor whose clock is behind goes next.
 //!
