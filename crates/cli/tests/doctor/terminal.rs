@@ -1,6 +1,7 @@
 //! `top` on a terminal that tmux makes.
 
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::{Temp, exists, record, skip, text};
@@ -18,7 +19,10 @@ impl Terminal {
     }
 
     fn new(temp: &Temp, program: &str) -> Terminal {
-        let terminal = Terminal { socket: temp.path("tmux") };
+        // A server that was told to end may still hold its socket.
+        static NTH: AtomicU32 = AtomicU32::new(0);
+        let nth = NTH.fetch_add(1, Ordering::Relaxed);
+        let terminal = Terminal { socket: temp.path(&format!("tmux{nth}")) };
         let shell = format!("{program}; echo ended with $?; sleep 1000");
         let begun = terminal.tmux(&[
             "-u",
