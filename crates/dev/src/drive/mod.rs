@@ -245,8 +245,10 @@ impl Drive {
         self.ready.extend(self.poller.wait(rest)?);
         // The wait was longer than the spin. Had a longer spin met it, spin longer; else give up soon.
         let waited = clock_ns() - begun;
-        self.halt_poll = if waited <= self.shard.net.knobs.guest_halt_poll_ns {
-            (self.halt_poll * 2).max(HALT_POLL_MIN)
+        let limit = self.shard.net.knobs.guest_halt_poll_ns;
+        self.halt_poll = if waited <= limit {
+            // A spin that a timer cut short says nothing of longer ones: it never grows past the limit.
+            self.halt_poll.saturating_mul(2).max(HALT_POLL_MIN).min(limit)
         } else if self.halt_poll <= HALT_POLL_MIN {
             0
         } else {
@@ -307,6 +309,18 @@ mod tests {
                 drive.halt_poll > 0
             });
             assert_eq!(came, looks, "{value}");
+        }
+    }
+
+    /// Timers that are due sooner than the limit end one look after the other: however many do, the next
+    /// is no longer than the limit.
+    #[test]
+    fn a_look_never_grows_past_its_limit() {
+        let mut drive = Drive::new(Shard::new(1)).expect("a poller");
+        drive.shard.set_knob("haltpoll.guest_halt_poll_ns", "10000000").expect("in range");
+        for _ in 0..1000 {
+            drive.wait(Some(1000)).expect("a wait");
+            assert!(drive.halt_poll <= 10_000_000, "{}", drive.halt_poll);
         }
     }
 }
