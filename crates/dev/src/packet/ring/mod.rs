@@ -99,6 +99,9 @@ struct Total {
     freezes: u64,
 }
 
+/// Times that a packet is tried for which there is no memory, before it is lost.
+const NO_BUFFERS_MAX: u32 = 8;
+
 /// One queue: a packet socket with its rings.
 pub struct RingSocket {
     /// Before the socket, so that it is unmapped first.
@@ -117,6 +120,8 @@ pub struct RingSocket {
     unseen: u64,
     /// The interface went down, and no packet came since.
     down: bool,
+    /// Times that the packet at the front found no memory (ENOBUFS), one after the other.
+    no_buffers: u32,
     rxhash: bool,
     /// What our program that steers its group is made of, if there is one.
     steering: Option<Arc<Mutex<Steering>>>,
@@ -271,10 +276,19 @@ impl RingSocket {
         done.extend(ring.drain(..taken.frames as usize).map(|pkt| (pkt, true)));
         let mut left = taken.frames as usize;
         if taken.frames == asked {
+            self.no_buffers = 0;
             self.counts.tx_busy += u64::from(full);
             return Ok((left, !full));
         }
         let err = said.err().unwrap_or_else(|| io::Error::from_raw_os_error(libc::EAGAIN));
+        // A packet that the interface drops, as a veth does with one larger than its peer takes, is as
+        // if there were no memory for it (`net_xmit_errno`), and would be tried for ever.
+        let dropped = taken.frames == 0 && err.raw_os_error() == Some(libc::ENOBUFS);
+        self.no_buffers = if dropped { self.no_buffers + 1 } else { 0 };
+        if self.no_buffers >= NO_BUFFERS_MAX {
+            self.no_buffers = 0;
+            return Ok((self.refuse(1, &err, ring, done), true));
+        }
         if taken.wrong {
             return Ok((left + self.refuse(1, &err, ring, done), true));
         }

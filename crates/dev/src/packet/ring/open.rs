@@ -406,6 +406,7 @@ impl Opening {
             total: Cell::default(),
             unseen: 0,
             down: false,
+            no_buffers: 0,
             rxhash: self.config.rxhash,
             steering: self.steering.clone(),
             losses: None,
