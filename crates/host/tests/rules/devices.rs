@@ -41,7 +41,7 @@ fn r01_other_causes_than_a_small_ring() {
         .with_dev("eth0", |d, _| d.rings.set("rx", 4096));
     because(&largest.only("R01"), "as large as it can be");
     let full = all_idle(Run::healthy()).softirq(2, 0.97).dev("eth0", "rx_missed_errors", 9000);
-    because(&full.only("R01"), "cpu2, which serves its interrupt, is full");
+    because(&full.only("R01"), "cpu2, which serves it, is full");
     let pause = Run::healthy()
         .dev("eth0", "rx_missed_errors", 700)
         .with_dev("eth0", |d, n| d.driver_stats.set("tx_flow_control_xoff", n * 50));

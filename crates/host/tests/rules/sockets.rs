@@ -125,7 +125,7 @@ fn r51_no_memory_for_tcp() {
     let run = Run::healthy().mib("TcpExt", "TCPMemoryPressures", 2);
     assert_eq!(run.only("R51").severity, Severity::Critical);
     let now = Run::healthy().each(|s, _| s.sockstat.get_mut("TCP").unwrap().set("mem", 260_000));
-    advises(&now.only("R51"), "sysctl -w net.ipv4.tcp_mem='190000 253000 760000'");
+    advises(&now.only("R51"), "sysctl -w net.ipv4.tcp_mem='380000 506000 760000'");
 }
 
 #[test]
