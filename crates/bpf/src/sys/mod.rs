@@ -281,6 +281,15 @@ pub struct LoadError {
     pub log: String,
 }
 
+impl LoadError {
+    /// The verifier ends what it says with a zero.
+    fn with_log(source: io::Error, log: &[u8]) -> LoadError {
+        let end = log.iter().position(|&b| b == 0).unwrap_or(log.len());
+        let log = String::from_utf8_lossy(log.get(..end).unwrap_or_default()).into_owned();
+        LoadError { source, log }
+    }
+}
+
 impl Prog {
     /// Loads an XDP program, one that takes frames in several pieces where the kernel (5.18) knows
     /// of those.
@@ -296,11 +305,8 @@ impl Prog {
             }
             Err(_) => Prog::try_load(insns, name, false, None).or_else(|_| {
                 let mut log = vec![0u8; 1 << 16];
-                Prog::try_load(insns, name, false, Some(&mut log)).map_err(|source| {
-                    let end = log.iter().position(|&b| b == 0).unwrap_or(log.len());
-                    let log = String::from_utf8_lossy(log.get(..end).unwrap_or_default());
-                    LoadError { source, log: log.into_owned() }
-                })
+                Prog::try_load(insns, name, false, Some(&mut log))
+                    .map_err(|source| LoadError::with_log(source, &log))
             }),
         }
     }

@@ -86,9 +86,7 @@ impl Prog {
                 Err(err) => last = err,
             }
         }
-        let end = log.iter().position(|&b| b == 0).unwrap_or(log.len());
-        let log = String::from_utf8_lossy(log.get(..end).unwrap_or_default()).into_owned();
-        Err(super::LoadError { source: last, log })
+        Err(super::LoadError::with_log(last, &log))
     }
 
     /// The number that a map of programs names it by.

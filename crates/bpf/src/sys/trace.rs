@@ -167,11 +167,7 @@ impl Tracing {
             Err(_) => {
                 let mut log = vec![0u8; 1 << 16];
                 let again = Tracing::try_load(insns, name, kind, btf_id, Some(&mut log));
-                again.map_err(|source| {
-                    let end = log.iter().position(|&b| b == 0).unwrap_or(log.len());
-                    let log = String::from_utf8_lossy(log.get(..end).unwrap_or_default());
-                    LoadError { source, log: log.into_owned() }
-                })
+                again.map_err(|source| LoadError::with_log(source, &log))
             }
         }
     }
