@@ -89,7 +89,8 @@ pub(super) const RULES: &[Rule] = &[
         name: "icmp-ratelimited",
         title: "answers by ICMP are held back by their rate limit",
         stage: Stage::Send,
-        evidence: "`OutRateLimitHost` or `OutRateLimitGlobal` grows by `benign_per_s` or more.",
+        evidence: "`OutRateLimitHost` or `OutRateLimitGlobal` grows by `benign_per_s` or more, \
+            beside the answers for what was not put together in time (`ReasmTimeout`).",
         causes: "A scan, a traceroute, or datagrams to a closed port; or a router that owes many \
             senders the news that a packet is too large.",
         advice: "Mostly none. A router of tunnels may need a larger `net.ipv4.icmp_msgs_per_sec`.",
@@ -263,7 +264,9 @@ fn icmp(rule: &Rule, cx: &Cx<'_>) -> Option<Finding> {
         Sum::of(["OutRateLimitHost", "OutRateLimitGlobal"].map(|name| w.mib("Icmp", name)))
     };
     let held = cx.grew(of)?;
-    if held.per_s < cx.limits.benign_per_s {
+    // Each datagram that is not put together in time owes its sender an answer: R38 says why.
+    let late = cx.grew(|w| Sum::of([w.mib("Ip", "ReasmTimeout")])).map_or(0.0, |sum| sum.per_s);
+    if held.per_s - late < cx.limits.benign_per_s {
         return None;
     }
     let forwards = cx.now().sysctl("net.ipv4.ip_forward") == Some(1);

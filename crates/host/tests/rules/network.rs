@@ -146,6 +146,16 @@ fn r42_answers_held_back() {
     // It follows from datagrams to a closed port.
     let run = Run::healthy().mib("Icmp", "OutRateLimitHost", 500).mib("Udp", "NoPorts", 600);
     run.only("R45");
+    // Fragments that came too late are R38's, with their answers; more answers than that are not.
+    let late = |held| {
+        Run::healthy()
+            .mib("Ip", "ReasmReqds", 600)
+            .mib("Ip", "ReasmFails", 500)
+            .mib("Ip", "ReasmTimeout", 500)
+            .mib("Icmp", "OutRateLimitHost", held)
+    };
+    late(500).only("R38");
+    assert_eq!(late(1500).ids(), ["R38", "R42"]);
 }
 
 #[test]
