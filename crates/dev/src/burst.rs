@@ -1,4 +1,5 @@
-//! Bursts of devices that take and give one packet a system call.
+//! Bursts of devices that take and give one packet a system call; and, for all devices of the kernel's,
+//! how often a packet is tried.
 
 use crate::device::{Counts, RxCx};
 use linerate_core::pkt::{Batch, Pkt};
@@ -16,6 +17,45 @@ pub(crate) trait OneByOne {
     fn is_gone(err: &io::Error) -> bool;
     /// The device's counts.
     fn counts_mut(&mut self) -> &mut Counts;
+    /// How often the packet whose turn it is was tried.
+    fn tries_mut(&mut self) -> &mut Tries;
+}
+
+/// Times that a packet is tried for which the kernel says that it has no memory.
+pub(crate) const TRIES_MAX: u32 = 8;
+
+/// How often the packet at the front of a ring found no memory (`ENOBUFS`, `ENOMEM`).
+///
+/// That may pass, so a packet is tried again. But the kernel says the same of a packet that the interface
+/// below dropped (`net_xmit_errno`), as a veth does with one that is longer than its peer takes, or
+/// whose peer is down. After [`TRIES_MAX`] tries the packet is lost; after that each is tried once, until
+/// one goes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tries(u32);
+
+impl Tries {
+    /// A packet went.
+    #[inline]
+    pub fn went(&mut self) {
+        self.0 = 0;
+    }
+
+    /// Whether the packet at the front, which was not taken for this reason, may go later.
+    pub fn again(&mut self, err: &io::Error) -> bool {
+        match err.raw_os_error() {
+            Some(libc::EAGAIN | libc::EINTR) => true,
+            Some(libc::ENOBUFS | libc::ENOMEM) => {
+                self.0 = (self.0 + 1).min(TRIES_MAX);
+                self.0 < TRIES_MAX
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether this error is about the packet at the front alone: those behind it may go.
+    pub fn is_of_one(err: &io::Error) -> bool {
+        matches!(err.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM))
+    }
 }
 
 /// [`Device::rx_burst`](crate::Device::rx_burst), packet by packet.
@@ -48,8 +88,11 @@ pub(crate) fn tx_burst<D: OneByOne>(
     let mut left = 0;
     while let Some(pkt) = ring.front() {
         let sent = match dev.write(pkt) {
-            Ok(_) => true,
-            Err(err) if is_busy(&err) => {
+            Ok(_) => {
+                dev.tries_mut().went();
+                true
+            }
+            Err(err) if dev.tries_mut().again(&err) => {
                 dev.counts_mut().tx_busy += 1;
                 break;
             }
@@ -67,7 +110,5 @@ pub(crate) fn tx_burst<D: OneByOne>(
     Ok(left)
 }
 
-/// Errors after which the same packet may go later.
-fn is_busy(err: &io::Error) -> bool {
-    matches!(err.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM))
-}
+#[cfg(test)]
+mod tests;

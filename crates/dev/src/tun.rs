@@ -12,7 +12,7 @@
 //! The offload mask belongs to the device and outlives us on a persistent one: it is always set,
 //! also to nothing.
 
-use crate::burst::{self, OneByOne};
+use crate::burst::{self, OneByOne, Tries};
 use crate::device::{Caps, Counts, Device, Layer, RxCx};
 use crate::netdev::Losses;
 use crate::offload;
@@ -236,6 +236,7 @@ pub struct Tun {
     /// Packets longer than a head come, although the MTU we were told says otherwise.
     long_seen: bool,
     counts: Counts,
+    tries: Tries,
     losses: Option<Losses>,
 }
 
@@ -311,6 +312,7 @@ impl Tun {
             large,
             long_seen: false,
             counts,
+            tries: Tries::default(),
             losses: None,
         })
     }
@@ -334,6 +336,7 @@ impl Tun {
             large: None,
             long_seen: false,
             counts: Counts::default(),
+            tries: Tries::default(),
             // The counts are the interface's, so one of its queues tells them.
             losses: None,
         })
@@ -500,6 +503,10 @@ impl OneByOne for Tun {
 
     fn counts_mut(&mut self) -> &mut Counts {
         &mut self.counts
+    }
+
+    fn tries_mut(&mut self) -> &mut Tries {
+        &mut self.tries
     }
 }
 

@@ -15,6 +15,7 @@ use linerate_core::rx::steer::rss::{INDIR_LEN, Rss};
 use linerate_core::time::Instant;
 use linerate_dev::netdev::{Feature, Link, Netdev, PeerNetns, set_feature};
 use linerate_dev::packet::ring::{Config, Fanout, OpenError, RingSocket, open};
+use linerate_dev::packet::{self, Packet};
 use linerate_dev::{Device, RxCx};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -284,7 +285,7 @@ fn datagram(pool: &mut Pool, wire: &Wire, port: u16, data: &[u8]) -> Pkt {
 }
 
 /// Sends all of `ring` and returns how many the device took and refused.
-fn transmit(dev: &mut RingSocket, ring: &mut VecDeque<Pkt>, pool: &mut Pool) -> (usize, usize) {
+fn transmit(dev: &mut dyn Device, ring: &mut VecDeque<Pkt>, pool: &mut Pool) -> (usize, usize) {
     let (mut done, mut taken, mut refused) = (Vec::new(), 0, 0);
     let start = std::time::Instant::now();
     while !ring.is_empty() && start.elapsed().as_secs() < 20 {
@@ -492,6 +493,60 @@ fn down_and_up_and_another_mtu_are_survived_and_gone_is_an_error() {
         ring.into_iter().for_each(|pkt| pool.free(pkt));
     }
     assert_eq!(pool.small_out(), 0);
+}
+
+/// What the far end of a veth pair does not take is lost to whoever sends it, says the kernel by ENOBUFS;
+/// it must not hold up what is behind it, whichever way the packets go.
+#[test]
+fn what_the_far_end_refuses_is_lost_and_what_is_behind_it_goes() {
+    const TEST: &str = "what_the_far_end_refuses_is_lost_and_what_is_behind_it_goes";
+    if !in_netns(TEST) {
+        return;
+    }
+    const ENOBUFS: i32 = 105;
+    let mut wire = Wire::new();
+    let ring = open(Config::new("near")).unwrap().queues.remove(0);
+    // No `virtio_net_hdr`: what is too long must not pass as a super-packet.
+    let config = packet::Config { vnet_hdr: false, ..packet::Config::default() };
+    let one_by_one = Packet::open(&wire.near, config).unwrap();
+    let mut devs: [Box<dyn Device>; 2] = [Box::new(ring), Box::new(one_by_one)];
+    let mut pool = Pool::new(256, 64);
+    let far = wire.far.index;
+    for dev in &mut devs {
+        let dev = &mut **dev;
+        // One for each: of the packets at the end some may come late.
+        let socket = UdpSocket::bind((THEIRS4, 0)).unwrap();
+        socket.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        wire.netdev.set_mtu(far, 600).unwrap();
+        let lengths = [100, 1400, 101, 1400, 1400, 102, 103];
+        let packets = lengths.map(|len| datagram(&mut pool, &wire, port, &vec![len as u8; len]));
+        let done = transmit(dev, &mut VecDeque::from(packets), &mut pool);
+        assert_eq!((done, dev.counts().tx_errno), ((4, 3), ENOBUFS));
+        let mut data = [0; 2000];
+        let got: Vec<_> = (0..4).map(|_| socket.recv(&mut data).unwrap()).collect();
+        assert_eq!(got, [100, 101, 102, 103]);
+        wire.netdev.set_mtu(far, 1500).unwrap();
+        // Nobody is there: nothing waits. Once the kernel has noticed, it swallows what is sent.
+        wire.netdev.set_up(far, false).unwrap();
+        let mut packets: VecDeque<_> =
+            (0..50).map(|_| datagram(&mut pool, &wire, port, b"nobody")).collect();
+        let (taken, refused) = transmit(dev, &mut packets, &mut pool);
+        assert_eq!((taken + refused, dev.counts().tx_refused), (50, 3 + refused as u64));
+        wire.netdev.set_up(far, true).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let mut came = false;
+        for _ in 0..6000 {
+            let pkt = datagram(&mut pool, &wire, port, b"again");
+            transmit(dev, &mut VecDeque::from([pkt]), &mut pool);
+            came = socket.recv(&mut data).is_ok_and(|len| len == 5);
+            if came {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        assert!(came, "nothing comes to a far end that is up again");
+    }
 }
 
 fn libc_enetdown() -> i32 {

@@ -170,8 +170,10 @@ pub(super) fn registers(
     // What is written on all ways that lead to an instruction; 0 = no way was found yet, since the
     // frame pointer always is.
     let mut known = vec![0u16; ops.len()];
+    let mut entries = entries.to_vec();
+    entries.sort_unstable();
     for &start in &functions[..functions.len() - 1] {
-        let program = start == 0 || entries.contains(&start);
+        let program = start == 0 || entries.binary_search(&start).is_ok();
         let given = bit(10) | if program { bit(1) } else { ARGUMENTS };
         let mut todo = vec![(start, given)];
         while let Some((at, have)) = todo.pop() {

@@ -214,7 +214,7 @@ impl std::error::Error for DefError {}
 /// Largest key: that of a hash lies on the stack; an LPM key is a length and 256 bytes.
 const KEY_MAX: u32 = 512;
 /// Largest value of a hash or of one processor's share (`PCPU_MIN_UNIT_SIZE`).
-const VALUE_MAX: u32 = 4 << 20;
+pub const VALUE_MAX: u32 = 4 << 20;
 const PERCPU_VALUE_MAX: u32 = 32 << 10;
 
 impl MapDef {

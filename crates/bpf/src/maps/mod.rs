@@ -17,7 +17,7 @@ pub(crate) mod tests;
 
 pub use def::{
     DefError, Kind, MEMORY_MAX, MMAPABLE, MapDef, NO_COMMON_LRU, NO_PREALLOC, RDONLY_PROG,
-    WRONLY_PROG,
+    VALUE_MAX, WRONLY_PROG,
 };
 pub use ring::Record;
 

@@ -40,6 +40,8 @@ pub(super) struct Btf<'a> {
     types: Vec<(u32, Type)>,
 }
 
+/// Bytes of a name at the most (`KSYM_NAME_LEN`).
+const NAME_MAX: usize = 512;
 /// How many names and qualifiers a type may have, and arrays in arrays.
 const DEPTH: usize = 32;
 
@@ -65,10 +67,17 @@ impl<'a> Btf<'a> {
         Ok(Btf { strings, types })
     }
 
+    /// A name; what is longer than names are is none.
     pub fn string(&self, at: u32) -> &'a str {
         let rest = self.strings.get(at as usize..).unwrap_or_default();
-        let end = rest.iter().position(|&b| b == 0).unwrap_or(rest.len());
+        let end = rest.iter().take(NAME_MAX).position(|&b| b == 0).unwrap_or(0);
         std::str::from_utf8(&rest[..end]).unwrap_or_default()
+    }
+
+    /// Whether a name is this one.
+    fn is(&self, at: u32, name: &str) -> bool {
+        let rest = self.strings.get(at as usize..).unwrap_or_default();
+        rest.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
     }
 
     fn get(&self, id: u32) -> Option<&(u32, Type)> {
@@ -103,15 +112,14 @@ impl<'a> Btf<'a> {
         None
     }
 
-    /// The variables of a section: the name and the type.
-    pub fn section(&self, name: &str) -> Vec<(&'a str, u32)> {
-        let found = self.types.iter().find_map(|(n, t)| match t {
-            Type::Section(vars) if self.string(*n) == name => Some(vars),
+    /// The type of a variable of a section.
+    pub fn variable(&self, section: &str, name: &str) -> Option<u32> {
+        let vars = self.types.iter().find_map(|(n, t)| match t {
+            Type::Section(vars) if self.is(*n, section) => Some(vars),
             _ => None,
-        });
-        let vars = found.map(Vec::as_slice).unwrap_or_default();
-        let named = |of: &u32| (self.get(*of).map_or("", |(n, _)| self.string(*n)), *of);
-        vars.iter().map(named).collect()
+        })?;
+        let named = |of: &&u32| self.get(**of).is_some_and(|(n, _)| self.is(*n, name));
+        vars.iter().find(named).copied()
     }
 }
 

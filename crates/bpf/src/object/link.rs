@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 use super::{Function, Object, ObjectError, Reference, Section, maps};
 use crate::Insn;
 use crate::insn::code::{CALL, LD_IMM64, PSEUDO_CALL, PSEUDO_FUNC, PSEUDO_MAP, PSEUDO_MAP_VALUE};
-use crate::maps::{Kind, MapDef};
-use crate::prog::{MapSource, Source};
+use crate::maps::{Kind, MapDef, VALUE_MAX};
+use crate::prog::{MAPS_MAX, MapSource, Source};
 
 /// Instructions of all functions together at the most.
 const INSNS_MAX: usize = crate::check::INSNS_MAX;
+/// Programs that all prog_arrays together may begin with.
+const TAIL_CALLS_MAX: usize = 1 << 16;
 
 /// Keys and values that a map begins with.
 type Entries = Vec<(Vec<u8>, Vec<u8>)>;
@@ -25,7 +27,7 @@ struct Linker<'o, 'a> {
     /// Where functions went.
     placed: BTreeMap<Place, usize>,
     /// Functions that are to follow.
-    todo: Vec<Function>,
+    todo: Vec<Function<'a>>,
     /// Calls and addresses of functions, and where they lead.
     calls: Vec<(usize, Place)>,
     /// The maps so far, and from where each is.
@@ -39,12 +41,12 @@ struct Linker<'o, 'a> {
 const WHOLE: u64 = u64::MAX;
 
 /// Makes one program of an object.
-pub(super) fn link(object: &Object<'_>, program: &Function) -> Result<Source, ObjectError> {
+pub(super) fn link<'a>(object: &Object<'a>, program: &Function<'a>) -> Result<Source, ObjectError> {
     let mut linker = Linker {
         object,
         insns: Vec::new(),
         placed: BTreeMap::new(),
-        todo: vec![program.clone()],
+        todo: vec![*program],
         calls: Vec::new(),
         maps: Vec::new(),
         known: BTreeMap::new(),
@@ -62,9 +64,9 @@ pub(super) fn link(object: &Object<'_>, program: &Function) -> Result<Source, Ob
     }
     let entries = linker.entries.iter().filter_map(|p| linker.placed.get(p)).copied().collect();
     Ok(Source {
-        name: program.name.clone(),
+        name: program.name.to_owned(),
         section: object.section_of(program).to_owned(),
-        license: object.license.clone(),
+        license: object.license().to_owned(),
         insns: linker.insns,
         entries,
         maps: linker.maps,
@@ -78,11 +80,11 @@ impl<'a> Linker<'_, 'a> {
     }
 
     /// Appends a function.
-    fn place(&mut self, function: &Function) -> Result<(), ObjectError> {
+    fn place(&mut self, function: &Function<'a>) -> Result<(), ObjectError> {
         let section = self.section(function.section)?;
-        let name = section.name.clone();
+        let name = section.name;
         let damaged = |what: &str| {
-            ObjectError::Section(name.clone(), format!("function {} {what}", function.name))
+            ObjectError::Section(name.to_owned(), format!("function {} {what}", function.name))
         };
         let (start, len) = (function.start, function.len);
         if !start.is_multiple_of(8) || !len.is_multiple_of(8) || len == 0 {
@@ -98,14 +100,14 @@ impl<'a> Linker<'_, 'a> {
         while at < end {
             let section = self.section(function.section)?;
             let whole = section.insn(at).ok_or_else(|| damaged("is cut short"))?;
-            let reference = section.relocations.get(&at).cloned();
+            let reference = section.relocations.get(&at).copied();
             let second = if whole.code == LD_IMM64 {
                 Some(section.insn(at + 8).filter(|_| at + 8 < end))
             } else {
                 None
             };
             let fail =
-                |what: String| ObjectError::Relocation(name.clone(), (at / 8) as usize, what);
+                |what: String| ObjectError::Relocation(name.to_owned(), (at / 8) as usize, what);
             let done = match (whole.code, second) {
                 (LD_IMM64, Some(Some(second))) => {
                     let two = self.constant(function.section, at, whole, second, reference);
@@ -138,12 +140,12 @@ impl<'a> Linker<'_, 'a> {
 
     /// The function at a place is to be part of the program.
     fn want(&mut self, place: Place) -> Result<Place, String> {
-        let found = self.object.functions.iter().find(|f| (f.section, f.start) == place);
-        let name = self.object.sections.get(&place.0).map_or("?", |s| &s.name);
-        let function = found
-            .ok_or_else(|| format!("no function begins at {:#x} of section {name}", place.1))?;
+        let function = self.object.function_at(place.0, place.1).ok_or_else(|| {
+            let name = self.object.sections.get(&place.0).map_or("?", |s| s.name);
+            format!("no function begins at {:#x} of section {name}", place.1)
+        })?;
         if !self.placed.contains_key(&place) {
-            self.todo.push(function.clone());
+            self.todo.push(function);
         }
         Ok(place)
     }
@@ -153,12 +155,12 @@ impl<'a> Linker<'_, 'a> {
         section: usize,
         at: u64,
         insn: Insn,
-        reference: Option<Reference>,
+        reference: Option<Reference<'_>>,
     ) -> Result<Place, String> {
         // Of a static function the symbol is its section, and the constant says which; a call
         // counts from the next instruction.
         let (section, base) = match reference {
-            Some(r) => (r.section.ok_or_else(|| undefined(&r.symbol))?, r.value as i64),
+            Some(r) => (r.section.ok_or_else(|| undefined(r.symbol))?, r.value as i64),
             None => (section, at as i64),
         };
         let to = i64::from(insn.imm).saturating_add(1).saturating_mul(8).saturating_add(base);
@@ -172,7 +174,7 @@ impl<'a> Linker<'_, 'a> {
         at: u64,
         first: Insn,
         second: Insn,
-        reference: Option<Reference>,
+        reference: Option<Reference<'_>>,
     ) -> Result<(Insn, Insn), String> {
         let Some(reference) = reference else {
             if first.src() == PSEUDO_FUNC {
@@ -189,7 +191,7 @@ impl<'a> Linker<'_, 'a> {
         }
         let target = reference.section.ok_or_else(|| undefined(symbol))?;
         let name = match self.object.sections.get(&target) {
-            Some(section) => section.name.clone(),
+            Some(section) => section.name,
             None => return Err(undefined(symbol)),
         };
         let place = value.saturating_add_signed(i64::from(first.imm));
@@ -197,13 +199,13 @@ impl<'a> Linker<'_, 'a> {
             let map = self.map(target, place, name == "maps")?;
             return Ok((first.with_src(PSEUDO_MAP).with_imm(map), second.with_imm(0)));
         }
-        if maps::is_data(&name) {
-            let map = self.globals(target, &name)?;
+        if maps::is_data(name) {
+            let map = self.globals(target, name)?;
             let offset = i32::try_from(place)
                 .map_err(|_| format!("{symbol} lies beyond the end of section {name}"))?;
             return Ok((first.with_src(PSEUDO_MAP_VALUE).with_imm(map), second.with_imm(offset)));
         }
-        if self.object.functions.iter().any(|f| f.section == target) {
+        if self.object.has_functions(target) {
             let place = self.want((target, place))?;
             self.calls.push((self.insns.len(), place));
             return Ok((first.with_src(PSEUDO_FUNC), second.with_imm(0)));
@@ -211,29 +213,30 @@ impl<'a> Linker<'_, 'a> {
         Err(format!("{symbol} is in section {name}, which holds no maps, data or functions"))
     }
 
-    fn add(&mut self, place: Place, def: MapDef, entries: Entries) -> i32 {
+    fn add(&mut self, place: Place, def: MapDef, entries: Entries) -> Result<i32, String> {
         let number = self.maps.len();
+        if number == MAPS_MAX {
+            return Err(format!("the program has more than {MAPS_MAX} maps"));
+        }
         self.known.insert(place, number);
         self.maps.push(MapSource { def, entries });
-        number as i32
+        Ok(number as i32)
     }
 
     fn map(&mut self, section: usize, at: u64, legacy: bool) -> Result<i32, String> {
         if let Some(&number) = self.known.get(&(section, at)) {
             return Ok(number as i32);
         }
-        let mut symbols = self.object.symbols.iter();
-        let found = symbols.find(|(s, start, ..)| (*s, *start) == (section, at));
-        let Some((_, start, size, name)) = found else {
+        let Some((size, name)) = self.object.map_at(section, at) else {
             return Err(format!("there is no map at {at:#x} of its section"));
         };
         let declared = if legacy {
             let data = self.object.sections.get(&section).map_or(&[][..], |s| s.data);
-            let start = usize::try_from(*start).unwrap_or(usize::MAX);
-            let end = start.saturating_add(usize::try_from(*size).unwrap_or(usize::MAX));
+            let start = usize::try_from(at).unwrap_or(usize::MAX);
+            let end = start.saturating_add(usize::try_from(size).unwrap_or(usize::MAX));
             maps::legacy(name, data.get(start..end).unwrap_or_default())?
         } else {
-            maps::of_btf(&self.object.btf, name, at)?
+            maps::of_btf(self.object.btf.as_ref(), name, at)?
         };
         let def = declared.def().map_err(|err| format!("map {}: {err}", declared.name))?;
         let entries = match declared.values {
@@ -243,7 +246,7 @@ impl<'a> Linker<'_, 'a> {
             Some(_) => return Err(format!("map {} has initial values", declared.name)),
             None => Vec::new(),
         };
-        Ok(self.add((section, at), def, entries))
+        self.add((section, at), def, entries)
     }
 
     /// The programs that a prog_array begins with.
@@ -252,11 +255,12 @@ impl<'a> Linker<'_, 'a> {
         let from = u64::from(values);
         let to = from.saturating_add(u64::from(def.max_entries).saturating_mul(8));
         let Some(data) = self.object.sections.get(&section) else { return Ok(out) };
-        let found: Vec<(u64, Reference)> =
-            data.relocations.range(from..to).map(|(at, r)| (*at, r.clone())).collect();
-        for (at, reference) in found {
-            let target = reference.section.ok_or_else(|| undefined(&reference.symbol))?;
+        for (&at, reference) in data.relocations.range(from..to) {
+            let target = reference.section.ok_or_else(|| undefined(reference.symbol))?;
             let place = self.want((target, reference.value))?;
+            if self.entries.len() == TAIL_CALLS_MAX {
+                return Err(format!("more than {TAIL_CALLS_MAX} programs are tail-called"));
+            }
             self.entries.push(place);
             let index = ((at - from) / 8) as u32;
             let number = self.entries.len() as u32;
@@ -278,14 +282,16 @@ impl<'a> Linker<'_, 'a> {
                 r.symbol
             ));
         }
-        let size = u32::try_from(found.size).ok().filter(|&size| size < 1 << 28);
-        let size = size.ok_or_else(|| format!("section {name} has {} bytes", found.size))?;
+        let size = u32::try_from(found.size).ok().filter(|size| *size <= VALUE_MAX);
+        let size = size.ok_or_else(|| {
+            format!("section {name} has {} bytes, of {VALUE_MAX} of variables", found.size)
+        })?;
         // What has no bytes in the file is zero, as the map is.
         let entries = match found.data {
             [] => Vec::new(),
             data => vec![(vec![0; 4], data.to_vec())],
         };
-        Ok(self.add((section, WHOLE), maps::globals(name, size), entries))
+        self.add((section, WHOLE), maps::globals(name, size), entries)
     }
 }
 

@@ -34,9 +34,9 @@ impl Declared {
 
 /// The map of this name, at an offset of the section `.maps`. Offsets in BTF are filled in by whoever
 /// links objects: symbols tell them here.
-pub(super) fn of_btf(btf: &Btf<'_>, name: &str, at: u64) -> Result<Declared, String> {
-    let vars = btf.section(".maps");
-    let Some(&(_, id)) = vars.iter().find(|(n, _)| *n == name) else {
+pub(super) fn of_btf(btf: Option<&Btf<'_>>, name: &str, at: u64) -> Result<Declared, String> {
+    let var = btf.and_then(|btf| Some((btf, btf.variable(".maps", name)?)));
+    let Some((btf, id)) = var else {
         return Err(format!("the type of map {name} is not known: it is BTF (clang -g)"));
     };
     let offset = u32::try_from(at).unwrap_or(u32::MAX);

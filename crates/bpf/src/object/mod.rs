@@ -30,22 +30,30 @@ use crate::prog::{Program, Source};
 
 /// Bytes of an object at the most.
 const SIZE_MAX: usize = 16 << 20;
+/// Bytes of a name at the most. In a file many symbols may have one name, so names are not copied, and a
+/// file of long names is refused at the first.
+const NAME_MAX: usize = 4096;
+/// References of all sections together at the most: as many as a file has room for, and several sections
+/// may say of the same ones that they are theirs.
+const REFERENCES_MAX: usize = SIZE_MAX / 16;
+/// Names that are listed of a file's at the most.
+const LISTED_MAX: usize = 64;
 
 /// A section, with what we need of it.
 #[derive(Debug)]
 struct Section<'a> {
-    name: String,
+    name: &'a str,
     data: &'a [u8],
     /// Bytes in memory: of `.bss` there are none in the file.
     size: u64,
     /// What is referred to, by the offset of the reference.
-    relocations: BTreeMap<u64, Reference>,
+    relocations: BTreeMap<u64, Reference<'a>>,
 }
 
 /// What an instruction or a datum refers to.
-#[derive(Clone, Debug)]
-struct Reference {
-    symbol: String,
+#[derive(Clone, Copy, Debug)]
+struct Reference<'a> {
+    symbol: &'a str,
     /// The section that it is in; none if the symbol is defined elsewhere.
     section: Option<usize>,
     /// Where in that section.
@@ -54,9 +62,9 @@ struct Reference {
 }
 
 /// A function.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Function {
-    name: String,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Function<'a> {
+    name: &'a str,
     section: usize,
     /// Where in its section, in bytes.
     start: u64,
@@ -68,11 +76,12 @@ struct Function {
 #[derive(Debug)]
 pub struct Object<'a> {
     sections: BTreeMap<usize, Section<'a>>,
-    functions: Vec<Function>,
-    /// Symbols of maps: section, offset, size, name.
-    symbols: Vec<(usize, u64, u64, String)>,
-    btf: btf::Btf<'a>,
-    license: String,
+    /// In order of sections and beginnings.
+    functions: Vec<Function<'a>>,
+    /// Symbols of maps: section, offset, size, name; in order.
+    symbols: Vec<(usize, u64, u64, &'a str)>,
+    btf: Option<btf::Btf<'a>>,
+    license: Option<String>,
 }
 
 fn is_xdp(section: &str) -> bool {
@@ -103,65 +112,89 @@ impl<'a> Object<'a> {
             sections: BTreeMap::new(),
             functions: Vec::new(),
             symbols: Vec::new(),
-            btf: btf::Btf::default(),
-            license: String::new(),
+            btf: None,
+            license: None,
         };
+        let mut references = 0;
         for section in file.sections() {
-            let name = section.name().map_err(elf)?.to_owned();
+            let name = named(section.name())?;
             let data = section.data();
-            let damaged = |what: String| ObjectError::Section(name.clone(), what);
+            let damaged = |what: String| ObjectError::Section(name.to_owned(), what);
             let data = data.map_err(|err| damaged(err.to_string()))?;
             let size = section.size();
-            let relocations = relocations(&file, &section).map_err(damaged)?;
-            match name.as_str() {
-                ".BTF" => object.btf = btf::Btf::parse(data).map_err(|err| damaged(err.into()))?,
-                "license" => {
-                    let text = data.split(|&b| b == 0).next().unwrap_or_default();
-                    object.license = String::from_utf8_lossy(text).into_owned();
+            let relocations = relocations(&file, &section, &mut references).map_err(damaged)?;
+            // Of several the first one is it.
+            match name {
+                ".BTF" if object.btf.is_none() => {
+                    let btf = btf::Btf::parse(data).map_err(|err| damaged(err.into()))?;
+                    object.btf = Some(btf);
+                }
+                "license" if object.license.is_none() => {
+                    let text = data.get(..data.len().min(NAME_MAX)).unwrap_or_default();
+                    let text = text.split(|&b| b == 0).next().unwrap_or_default();
+                    object.license = Some(String::from_utf8_lossy(text).into_owned());
                 }
                 _ => {}
             }
             object.sections.insert(section.index().0, Section { name, data, size, relocations });
         }
-        object.read_symbols(&file).map_err(elf)?;
+        object.read_symbols(&file)?;
         Ok(object)
     }
 
-    fn read_symbols(&mut self, file: &ElfFile64<'a, LittleEndian>) -> Result<(), ::object::Error> {
+    fn read_symbols(&mut self, file: &ElfFile64<'a, LittleEndian>) -> Result<(), ObjectError> {
         for symbol in file.symbols() {
             let Some(section) = symbol.section_index().map(|s| s.0) else { continue };
             let (start, len) = (symbol.address(), symbol.size());
             match symbol.kind() {
                 SymbolKind::Text => self.functions.push(Function {
-                    name: symbol.name()?.to_owned(),
+                    name: named(symbol.name())?,
                     section,
                     start,
                     len,
                     global: symbol.is_global() && !symbol.is_weak(),
                 }),
                 SymbolKind::Data => {
-                    self.symbols.push((section, start, len, symbol.name()?.to_owned()));
+                    self.symbols.push((section, start, len, named(symbol.name())?));
                 }
                 _ => {}
             }
         }
         self.functions.sort_by_key(|f| (f.section, f.start));
+        self.symbols.sort_by_key(|s| (s.0, s.1));
         Ok(())
     }
 
-    fn programs(&self) -> Vec<&Function> {
-        let xdp = |f: &&Function| {
-            f.global && self.sections.get(&f.section).is_some_and(|s| is_xdp(&s.name))
+    /// The function that begins at a place.
+    fn function_at(&self, section: usize, start: u64) -> Option<Function<'a>> {
+        let at = self.functions.partition_point(|f| (f.section, f.start) < (section, start));
+        self.functions.get(at).filter(|f| (f.section, f.start) == (section, start)).copied()
+    }
+    /// Whether a section holds functions.
+    fn has_functions(&self, section: usize) -> bool {
+        let at = self.functions.partition_point(|f| f.section < section);
+        self.functions.get(at).is_some_and(|f| f.section == section)
+    }
+    /// The symbol of a map at a place: its size and name.
+    fn map_at(&self, section: usize, start: u64) -> Option<(u64, &'a str)> {
+        let at = self.symbols.partition_point(|s| (s.0, s.1) < (section, start));
+        let found = self.symbols.get(at).filter(|s| (s.0, s.1) == (section, start));
+        found.map(|&(_, _, size, name)| (size, name))
+    }
+
+    fn programs(&self) -> Vec<&Function<'a>> {
+        let xdp = |f: &&Function<'_>| {
+            f.global && self.sections.get(&f.section).is_some_and(|s| is_xdp(s.name))
         };
         self.functions.iter().filter(xdp).collect()
     }
-    fn section_of(&self, function: &Function) -> &str {
-        self.sections.get(&function.section).map_or("", |s| &s.name)
+    fn section_of(&self, function: &Function<'_>) -> &'a str {
+        self.sections.get(&function.section).map_or("", |s| s.name)
     }
 
     /// The XDP programs that it has: section and function of each.
     pub fn names(&self) -> Vec<(String, String)> {
-        let pair = |f: &&Function| (self.section_of(f).to_owned(), f.name.clone());
+        let pair = |f: &&Function<'_>| (self.section_of(f).to_owned(), f.name.to_owned());
         self.programs().iter().map(pair).collect()
     }
 
@@ -171,16 +204,18 @@ impl<'a> Object<'a> {
     /// [`ObjectError`].
     pub fn source(&self, name: Option<&str>) -> Result<Source, ObjectError> {
         let programs = self.programs();
-        let say = |f: &&Function| match self.section_of(f) {
-            section if section == f.name => f.name.clone(),
+        let say = |f: &&Function<'_>| match self.section_of(f) {
+            section if section == f.name => f.name.to_owned(),
             section => format!("{section} ({})", f.name),
         };
-        let all = || programs.iter().map(say).collect::<Vec<_>>();
+        let all = || programs.iter().map(say).take(LISTED_MAX).collect::<Vec<_>>();
         if programs.is_empty() {
-            let names = self.sections.values().map(|s| s.name.clone());
-            return Err(ObjectError::NoProgram(names.filter(|n| !n.is_empty()).collect()));
+            let names = self.sections.values().map(|s| s.name).filter(|n| !n.is_empty());
+            return Err(ObjectError::NoProgram(
+                names.take(LISTED_MAX).map(str::to_owned).collect(),
+            ));
         }
-        let found: Vec<&&Function> = match name {
+        let found: Vec<&&Function<'_>> = match name {
             None => programs.iter().collect(),
             Some(name) => {
                 let exact = programs.iter().find(|f| f.name == name);
@@ -191,7 +226,10 @@ impl<'a> Object<'a> {
         match found.as_slice() {
             [one] => link::link(self, one),
             [] => Err(ObjectError::NoSuchProgram(name.unwrap_or_default().to_owned(), all())),
-            _ => Err(ObjectError::Several(found.iter().map(|f| f.name.clone()).collect())),
+            several => {
+                let names = several.iter().take(LISTED_MAX).map(|f| f.name.to_owned());
+                Err(ObjectError::Several(names.collect()))
+            }
         }
     }
 
@@ -208,8 +246,17 @@ impl<'a> Object<'a> {
 
     /// Its license, as it says.
     pub fn license(&self) -> &str {
-        &self.license
+        self.license.as_deref().unwrap_or_default()
     }
+}
+
+/// A name that is no longer than names are.
+fn named(name: ::object::Result<&str>) -> Result<&str, ObjectError> {
+    let name = name.map_err(|err| ObjectError::Elf(err.to_string()))?;
+    if name.len() > NAME_MAX {
+        return Err(ObjectError::Elf(format!("a name has {} bytes, of {NAME_MAX}", name.len())));
+    }
+    Ok(name)
 }
 
 /// What kind of ELF file it is says its beginning: another class or order is not damage.
@@ -224,10 +271,11 @@ fn identify(bytes: &[u8]) -> Result<(), ObjectError> {
     }
 }
 
-fn relocations(
-    file: &ElfFile64<'_, LittleEndian>,
-    section: &::object::read::elf::ElfSection64<'_, '_, LittleEndian>,
-) -> Result<BTreeMap<u64, Reference>, String> {
+fn relocations<'a>(
+    file: &ElfFile64<'a, LittleEndian>,
+    section: &::object::read::elf::ElfSection64<'a, '_, LittleEndian>,
+    references: &mut usize,
+) -> Result<BTreeMap<u64, Reference<'a>>, String> {
     let mut out = BTreeMap::new();
     // Tables of debuggers and of types refer to much that no program needs.
     let name = section.name().unwrap_or_default();
@@ -235,13 +283,20 @@ fn relocations(
         return Ok(out);
     }
     for (offset, relocation) in section.relocations() {
+        *references += 1;
+        if *references > REFERENCES_MAX {
+            return Err(format!("more than {REFERENCES_MAX} relocations"));
+        }
         let RelocationTarget::Symbol(index) = relocation.target() else {
             return Err(format!("the relocation at {offset:#x} is of no symbol"));
         };
         let symbol = file.symbol_by_index(index).map_err(|err| err.to_string())?;
         let RelocationFlags::Elf { r_type } = relocation.flags() else { continue };
         let section = symbol.section_index().map(|s| s.0);
-        let name = symbol.name().unwrap_or_default().to_owned();
+        let name = match symbol.name() {
+            Ok(name) if name.len() > NAME_MAX => return Err("a symbol's name is too long".into()),
+            name => name.unwrap_or_default(),
+        };
         let reference = Reference { symbol: name, section, value: symbol.address(), kind: r_type };
         out.insert(offset, reference);
     }

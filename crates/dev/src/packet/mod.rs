@@ -15,7 +15,7 @@
 pub mod ring;
 pub mod steer;
 
-use crate::burst::{self, OneByOne};
+use crate::burst::{self, OneByOne, Tries};
 use crate::device::{Caps, Counts, Device, Layer, RxCx};
 use crate::netdev::{Link, Losses};
 use crate::offload;
@@ -105,6 +105,7 @@ pub struct Packet {
     caps: Caps,
     large: Option<Buf>,
     counts: Counts,
+    tries: Tries,
     /// Frames that the socket lost, as far as it was asked.
     socket_lost: u64,
     losses: Option<Losses>,
@@ -170,7 +171,8 @@ impl Packet {
             gso_bytes_max: if vnet_hdr { GSO_BYTES_MAX } else { 0 },
         };
         let (name, counts) = (link.name.clone(), Counts::default());
-        Packet { fd, name, caps, large: None, counts, socket_lost: 0, losses: None }
+        let (large, tries, losses) = (None, Tries::default(), None);
+        Packet { fd, name, caps, large, counts, tries, socket_lost: 0, losses }
     }
 
     /// Gives the socket away, to be handed to another process.
@@ -371,6 +373,10 @@ impl OneByOne for Packet {
 
     fn counts_mut(&mut self) -> &mut Counts {
         &mut self.counts
+    }
+
+    fn tries_mut(&mut self) -> &mut Tries {
+        &mut self.tries
     }
 }
 

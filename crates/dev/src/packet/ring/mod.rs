@@ -18,6 +18,7 @@ pub use open::{Config, Group, OpenError, Opened, open};
 
 use super::steer::{Steering, lock};
 use super::{describe, framed, partial_csum, send};
+use crate::burst::Tries;
 use crate::device::{Caps, Counts, Device, Rings as RingSizes, RxCx};
 use crate::netdev::Losses;
 use crate::sys::packet::Received;
@@ -99,9 +100,6 @@ struct Total {
     freezes: u64,
 }
 
-/// Times that a packet is tried for which there is no memory, before it is lost.
-const NO_BUFFERS_MAX: u32 = 8;
-
 /// One queue: a packet socket with its rings.
 pub struct RingSocket {
     /// Before the socket, so that it is unmapped first.
@@ -120,8 +118,7 @@ pub struct RingSocket {
     unseen: u64,
     /// The interface went down, and no packet came since.
     down: bool,
-    /// Times that the packet at the front found no memory (ENOBUFS), one after the other.
-    no_buffers: u32,
+    tries: Tries,
     rxhash: bool,
     /// What our program that steers its group is made of, if there is one.
     steering: Option<Arc<Mutex<Steering>>>,
@@ -276,30 +273,26 @@ impl RingSocket {
         done.extend(ring.drain(..taken.frames as usize).map(|pkt| (pkt, true)));
         let mut left = taken.frames as usize;
         if taken.frames == asked {
-            self.no_buffers = 0;
+            self.tries.went();
             self.counts.tx_busy += u64::from(full);
             return Ok((left, !full));
         }
         let err = said.err().unwrap_or_else(|| io::Error::from_raw_os_error(libc::EAGAIN));
-        // A packet that the interface drops, as a veth does with one larger than its peer takes, is as
-        // if there were no memory for it (`net_xmit_errno`), and would be tried for ever.
-        let dropped = taken.frames == 0 && err.raw_os_error() == Some(libc::ENOBUFS);
-        self.no_buffers = if dropped { self.no_buffers + 1 } else { 0 };
-        if self.no_buffers >= NO_BUFFERS_MAX {
-            self.no_buffers = 0;
-            return Ok((self.refuse(1, &err, ring, done), true));
+        if taken.frames > 0 {
+            self.tries.went();
         }
         if taken.wrong {
             return Ok((left + self.refuse(1, &err, ring, done), true));
         }
-        if is_busy(&err) {
+        if self.tries.again(&err) {
             self.counts.tx_busy += 1;
             return Ok((left, false));
         }
         if is_gone(&err) {
             return Err(err);
         }
-        left += self.refuse((asked - taken.frames) as usize, &err, ring, done);
+        let lost = if Tries::is_of_one(&err) { 1 } else { asked - taken.frames };
+        left += self.refuse(lost as usize, &err, ring, done);
         Ok((left, true))
     }
 
@@ -312,10 +305,11 @@ impl RingSocket {
         let Some(pkt) = ring.front() else { return Ok((0, false)) };
         match send(&self.long, pkt, self.caps.tx_csum) {
             Ok(_) => {
+                self.tries.went();
                 done.extend(ring.pop_front().map(|pkt| (pkt, true)));
                 Ok((1, true))
             }
-            Err(err) if is_busy(&err) => {
+            Err(err) if self.tries.again(&err) => {
                 self.counts.tx_busy += 1;
                 Ok((0, false))
             }
@@ -360,11 +354,6 @@ fn plain_csum(pkt: &mut Pkt, status: u32) {
     } else if status & libc::TP_STATUS_CSUM_VALID != 0 {
         pkt.csum = Csum::Verified;
     }
-}
-
-/// Errors after which the same packet may go later.
-fn is_busy(err: &io::Error) -> bool {
-    matches!(err.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM | libc::EINTR))
 }
 
 /// Errors of an interface that is gone for good.

@@ -2,6 +2,7 @@
 //! of it.
 
 use super::{Fanout, RingSocket};
+use crate::burst::Tries;
 use crate::device::{Caps, Counts, Layer};
 use crate::netdev::{Link, Netdev};
 use crate::packet::GSO_BYTES_MAX;
@@ -406,7 +407,7 @@ impl Opening {
             total: Cell::default(),
             unseen: 0,
             down: false,
-            no_buffers: 0,
+            tries: Tries::default(),
             rxhash: self.config.rxhash,
             steering: self.steering.clone(),
             losses: None,
