@@ -366,17 +366,33 @@ fn trim_line(out: &mut String) {
     out.push('\n');
 }
 
-/// The files of `byte_queue_limits/` of each transmit queue, a line each.
+/// The files of `byte_queue_limits/` of each transmit queue and its `tx_timeout`, a line each.
 fn bql(s: &Snapshot) -> String {
     let mut out = format!(
-        "{:<15} {:>5} {:>5} {:>12} {:>12} {:>12} {:>10} {:>10}\n",
-        "device", "shard", "queue", "limit", "limit_min", "limit_max", "hold_time", "inflight"
+        "{:<15} {:>5} {:>5} {:>12} {:>12} {:>12} {:>10} {:>10} {:>10}\n",
+        "device",
+        "shard",
+        "queue",
+        "limit",
+        "limit_min",
+        "limit_max",
+        "hold_time",
+        "inflight",
+        "tx_timeout"
     );
     for b in &s.bql {
         let _ = writeln!(
             out,
-            "{:<15} {:>5} {:>5} {:>12} {:>12} {:>12} {:>10} {:>10}",
-            b.dev, b.shard, b.queue, b.limit, b.limit_min, b.limit_max, b.hold_time, b.inflight
+            "{:<15} {:>5} {:>5} {:>12} {:>12} {:>12} {:>10} {:>10} {:>10}",
+            b.dev,
+            b.shard,
+            b.queue,
+            b.limit,
+            b.limit_min,
+            b.limit_max,
+            b.hold_time,
+            b.inflight,
+            b.tx_timeout
         );
     }
     out

@@ -10,11 +10,11 @@ mod qdisc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use linerate_core::table::Knobs;
-use linerate_gateway::control::snapshot::{DeviceRow, SocketTotals, TcpRow, UdpRow};
+use linerate_gateway::control::snapshot::{BqlRow, DeviceRow, SocketTotals, TcpRow, UdpRow};
 use linerate_gateway::control::{Client, Request, Response, Snapshot as Reading};
 use linerate_host::Counters;
 use linerate_host::snapshot::{
-    Dev, Feature, Listener, Owner, RxQueue, Snapshot, TcpSocket, UdpSocket,
+    Dev, Feature, Listener, Owner, RxQueue, Snapshot, TcpSocket, TxQueue, UdpSocket,
 };
 
 /// Sockets that are listed.
@@ -230,6 +230,17 @@ fn queues(name: &str, r: &Reading, s: &Snapshot, dev: &mut Dev) {
     let queue =
         RxQueue { rps_cpus: steered, rps_flow_cnt: flows.unwrap_or(0), ..RxQueue::default() };
     dev.rx = vec![queue; number.max(1)];
+    let sent_by = |q: &BqlRow| {
+        let mut queue = TxQueue {
+            stats: Counters::new(shown(name, "bql")),
+            bql: Counters::new(shown(name, "bql")),
+            ..TxQueue::default()
+        };
+        queue.stats.set("tx_timeout", q.tx_timeout);
+        queue.bql.extend([("limit", q.limit), ("inflight", q.inflight)]);
+        queue
+    };
+    dev.tx = r.bql.iter().filter(|q| q.dev == dev.name).map(sent_by).collect();
 }
 
 /// A hexadecimal mask, as sysctl prints it.

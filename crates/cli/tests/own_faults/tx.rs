@@ -62,6 +62,29 @@ fn a_shaper_that_drops_is_named_and_given_a_longer_queue() {
     up.end();
 }
 
+/// The interface below sends a byte now and then, so its packet socket's ring stays full.
+#[test]
+fn a_device_that_takes_nothing_for_seconds_is_named() {
+    let Some(own) = own("a_device_that_takes_nothing_for_seconds_is_named", &[]) else { return };
+    let up = own.up(&["--serve", "echo", "--set", "ring.tx=64"]);
+    own.rig.far.sh("tc qdisc add dev vb root tbf rate 8bit burst 1600 limit 100000000");
+    let hears = udp_socket(&own.rig.near, 5000, 4 << 20);
+    hears.set_nonblocking(true).expect("a socket");
+    let case = Case { own: &own, rule: "R69", also: &[], options: &[] };
+    let first = Cell::new(400);
+    let dose = || {
+        for _ in 0..first.replace(1) {
+            let _ = hears.send_to(&[7; 600], (FAR, 7));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        while hears.recv(&mut [0; 1000]).is_ok() {}
+    };
+    let found = prove(&case, dose, Cure::By(&mut || own.rig.far.sh("tc qdisc del dev vb root")));
+    let advice = found["advice"][0]["what"].as_str();
+    assert!(advice.is_some_and(|a| a.contains("interface below")), "{found:#}");
+    up.end();
+}
+
 #[test]
 fn packets_wait_in_vain_for_a_neighbour() {
     let Some(own) = own("packets_wait_in_vain_for_a_neighbour", &[]) else { return };

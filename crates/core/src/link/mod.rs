@@ -55,6 +55,9 @@ pub struct TxQueue {
     pub ring: TxRing,
     /// How many bytes the ring and the device may have.
     pub dql: crate::tx::dql::Dql,
+    /// Times that its device took nothing for [`crate::tx::xmit::WATCHDOG_TIMEO`] while packets waited
+    /// (`queues/tx-N/tx_timeout`).
+    pub tx_timeout: u64,
 }
 
 impl TxQueue {

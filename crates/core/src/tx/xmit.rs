@@ -9,6 +9,7 @@ use crate::link::{TxQueue, TxRing};
 use crate::pkt::{Pkt, Verdict};
 use crate::shard::Net;
 use crate::table::{Reason, Stage, count::id};
+use crate::time::SEC;
 use crate::trace::{self, Said};
 
 use super::dql::Bounds;
@@ -177,7 +178,18 @@ pub fn tx_done_all(net: &mut Net, done: impl IntoIterator<Item = (Pkt, bool)>) {
     all.count(net);
 }
 
+/// Nanoseconds for which a device may take nothing while packets wait for it (`watchdog_timeo`).
+pub const WATCHDOG_TIMEO: u64 = 5 * SEC;
+
 impl Net {
+    /// The device took nothing for so long that its driver tries again (`netdev->ndo_tx_timeout`).
+    pub fn tx_timeout(&mut self, dev: u8, queue: u8) {
+        let iface = self.ifaces.get_mut(dev as usize);
+        if let Some(txq) = iface.and_then(|i| i.txqs.get_mut(queue as usize)) {
+            txq.tx_timeout += 1;
+        }
+    }
+
     /// Whether packets wait in a queueing discipline only because as many bytes as may be are on their way
     /// (`netif_xmit_stopped`).
     pub fn bql_stopped(&self, dev: u8, queue: u8) -> bool {

@@ -45,7 +45,6 @@ pub(super) struct Slot {
     /// Since when it has taken nothing of what waits.
     pub(super) stuck: Option<Instant>,
     /// Times that lasted too long.
-    pub(super) tx_timeouts: u64,
     /// Packets that it sent, whose memory was not taken back yet.
     pub(super) done: Vec<(Pkt, bool)>,
     /// Since when there are such.
@@ -135,7 +134,6 @@ impl Drive {
             blocked: false,
             full: false,
             stuck: None,
-            tx_timeouts: 0,
             done: Vec::new(),
             unclean: None,
             // What it lost elsewhere was counted there.
@@ -205,12 +203,6 @@ impl Drive {
             tx_usecs: slot.tx_moder.usecs,
             tx_frames: slot.tx_moder.frames,
         })
-    }
-
-    /// Times the devices of interface `number` took nothing for five seconds while packets waited
-    /// (`tx_timeout`).
-    pub fn tx_timeouts(&self, number: u8) -> u64 {
-        self.slots.iter().filter(|s| s.number == number).map(|s| s.tx_timeouts).sum()
     }
 
     /// Passes on what knobs say that belong to devices.

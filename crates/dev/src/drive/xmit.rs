@@ -12,14 +12,12 @@ use linerate_core::path;
 use linerate_core::pkt::{Pkt, TAPPED_LOOP};
 use linerate_core::shard::Net;
 use linerate_core::table::count::id;
-use linerate_core::time::{Instant, MS, SEC, US};
-use linerate_core::tx::xmit::tx_done_all;
+use linerate_core::time::{Instant, MS, US};
+use linerate_core::tx::xmit::{WATCHDOG_TIMEO, tx_done_all};
 
 use super::queues::Slot;
 use super::{Drive, Tap};
 
-/// A device that took nothing for so long while packets waited is tried again (`watchdog_timeo`).
-const WATCHDOG: u64 = 5 * SEC;
 /// How often a device is looked at that does not say when it has sent, or has room again.
 const LOOK: u64 = MS;
 
@@ -34,7 +32,7 @@ impl Drive {
             if slot.dev.tx_pending() > 0 && slot.tx_clean(net, now, force) && force {
                 slot.blocked = false;
             }
-            slot.dev_watchdog(now);
+            slot.dev_watchdog(net, now);
             if !slot.blocked {
                 any |= slot.start_xmit(net, self.tap.as_deref_mut(), now)?;
             }
@@ -128,11 +126,12 @@ impl Slot {
         tx_done_all(net, self.done.drain(..));
     }
 
-    fn dev_watchdog(&mut self, now: Instant) {
+    /// A device that took nothing for too long while packets waited is tried again, and it is counted.
+    fn dev_watchdog(&mut self, net: &mut Net, now: Instant) {
         if let Some(since) = self.stuck
-            && now.since(since) >= WATCHDOG
+            && now.since(since) >= WATCHDOG_TIMEO
         {
-            self.tx_timeouts += 1;
+            net.tx_timeout(self.number, self.txq);
             self.stuck = Some(now);
             self.blocked = false;
         }
@@ -146,7 +145,7 @@ impl Slot {
             usecs => since.plus(usecs * US),
         });
         let retry = (self.full && !self.blocked).then(|| now.plus(LOOK));
-        let watchdog = self.stuck.map(|since| since.plus(WATCHDOG));
+        let watchdog = self.stuck.map(|since| since.plus(WATCHDOG_TIMEO));
         [clean, retry, watchdog].into_iter().flatten().min()
     }
 }

@@ -280,7 +280,7 @@ fn a_card_that_is_stuck_is_noticed() {
             lab.clock.advance(SEC);
         }
         lab.turn_until(0);
-        lab.drive.tx_timeouts(0)
+        lab.drive.shard.net.ifaces[0].txqs[0].tx_timeout
     };
     assert_eq!(seconds(&mut lab, 4), 0);
     assert_eq!(seconds(&mut lab, 2), 1);

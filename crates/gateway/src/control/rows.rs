@@ -289,6 +289,9 @@ pub struct BqlRow {
     pub hold_time: u64,
     /// Bytes that are on their way.
     pub inflight: u64,
+    /// Times that the device took nothing for five seconds while packets waited.
+    #[serde(default)]
+    pub tx_timeout: u64,
 }
 
 /// A queueing discipline.

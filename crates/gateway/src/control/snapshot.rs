@@ -300,6 +300,7 @@ fn bql(shard: &Shard) -> Vec<BqlRow> {
         limit_max: bounds.limit_max,
         hold_time: net.knobs.bql_hold_time,
         inflight: txq.dql.inflight(),
+        tx_timeout: txq.tx_timeout,
     };
     queues.map(row).collect()
 }

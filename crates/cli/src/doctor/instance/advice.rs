@@ -137,6 +137,10 @@ const SAYINGS: &[(&str, &str)] = &[
         "Start the instance with a larger receive ring (`--set ring.rx=N`) or with more queues \
          (`--queues N`).",
     ),
+    (
+        "Look at the kernel's log (NETDEV WATCHDOG); take newer firmware or another driver.",
+        "Look at the interface below it: `linerate doctor`, and its queueing discipline.",
+    ),
     ("is full of softirq", "is busy all the time"),
     ("the processor ", "the shard "),
     ("The processor ", "The shard "),
