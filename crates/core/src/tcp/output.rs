@@ -11,7 +11,7 @@ use super::input::Segment;
 use super::rcvwin::TCP_DELACK_NS;
 use super::recovery::tcp_xmit_retransmit_queue;
 use super::sndq::{FIN, TxSeg};
-use super::{Earlier, State, TCP_MIN_SND_MSS, Tcb, Tuple, timer};
+use super::{CaState, Earlier, State, TCP_MIN_SND_MSS, Tcb, Tuple, timer};
 use crate::pkt::{Gso, GsoKind};
 use crate::seq::Seq;
 use crate::shard::Net;
@@ -179,6 +179,10 @@ pub(crate) fn send_new(net: &mut Net, tp: &mut Tcb, len: u32, fin: bool, mss: u3
         timer::rearm_rto(net, tp);
     }
     tp.packets_out += segs;
+    if tp.ca_state == CaState::Recovery {
+        // What recovery may send counts new data as well (RFC 6937 §3, prr_out).
+        tp.prr_out += segs;
+    }
     tcp_cwnd_validate(tp);
     true
 }

@@ -17,8 +17,10 @@ const HYSTART_MIN_SAMPLES: u8 = 8;
 /// State of CUBIC.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Cubic {
-    /// Window before the last reduction, in segments.
+    /// Window before the last reduction, in segments; less if it was below that of the one before.
     w_max: f32,
+    /// Window before the last reduction, in segments, as it was.
+    cwnd_prior: f32,
     /// The window that the cubic curve is flat at.
     origin: f32,
     /// Seconds until the curve reaches `origin`.
@@ -83,8 +85,9 @@ impl Cubic {
         let t = (w.now.since(epoch) as f32 + w.srtt_us as f32 * 1e3) / SEC as f32 - self.k;
         let target = (self.origin + C * t * t * t).min(1.5 * cwnd);
         let mut per = if target > cwnd { cwnd / (target - cwnd) } else { 100.0 * cwnd };
-        // Never slower than Reno would be.
-        let alpha = if self.w_est >= self.w_max { 1.0 } else { ALPHA };
+        // Never slower than Reno would be: as fast as it on average up to the last maximum, then
+        // with its own slope (RFC 9438 §4.3). Fast convergence does not make that begin earlier.
+        let alpha = if self.w_est >= self.cwnd_prior { 1.0 } else { ALPHA };
         self.w_est += alpha * acked as f32 / cwnd;
         if self.w_est > cwnd {
             per = per.min(cwnd / (self.w_est - cwnd));
@@ -100,6 +103,7 @@ impl CongestionControl for Cubic {
     fn ssthresh(&mut self, w: &Window) -> u32 {
         self.epoch = None;
         let cwnd = w.cwnd as f32;
+        self.cwnd_prior = cwnd;
         // Fast convergence (RFC 9438 §4.7): below the last maximum, room is left for others.
         self.w_max = if cwnd < self.w_max { cwnd * (1.0 + BETA) / 2.0 } else { cwnd };
         ((cwnd * BETA) as u32).max(2)

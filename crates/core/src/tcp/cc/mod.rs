@@ -245,6 +245,33 @@ mod tests {
         assert!(w.cwnd > 1050, "convex growth beyond K, not {}", w.cwnd);
     }
 
+    /// RFC 9438 §4.3: where Reno would be faster, the window grows by 0.53 segments in a round trip
+    /// until it is what it was before the loss, and by one from then on; that it leaves room for others
+    /// does not change that.
+    #[test]
+    fn cubic_is_as_fast_as_reno() {
+        let mut cubic = Cubic::default();
+        cubic.ssthresh(&at(0, 30, 30));
+        let mut w = at(0, 20, 20);
+        w.ssthresh = cubic.ssthresh(&w);
+        (w.cwnd, w.srtt_us) = (w.ssthresh, 10_000);
+        assert_eq!((w.cwnd, cubic.w_max()), (14, 17));
+        let mut rounds_to = [0; 26];
+        for round in 0..40u64 {
+            w.now = Instant::from_ns(round * 10 * MS);
+            for _ in 0..w.cwnd {
+                cubic.cong_avoid(&mut w, 1);
+            }
+            if let Some(first @ 0) = rounds_to.get_mut(w.cwnd as usize) {
+                *first = round;
+            }
+        }
+        let slow = rounds_to[20] - rounds_to[15];
+        assert!((8..=11).contains(&slow), "{slow} round trips for 5 segments at 0.53");
+        let fast = rounds_to[25] - rounds_to[20];
+        assert!((4..=6).contains(&fast), "{fast} round trips for 5 segments at 1");
+    }
+
     /// RFC 9438 §4.7: a flow that loses below its last maximum leaves room for others.
     #[test]
     fn cubic_converges_fast() {

@@ -7,6 +7,7 @@ mod handshake;
 mod hostile;
 mod knobs;
 mod moved;
+mod recovery;
 mod reuseport;
 
 use std::collections::BTreeMap;
