@@ -40,11 +40,11 @@ impl Sender {
     fn tp(&mut self) -> &mut Tcb {
         self.p.tcb(A, self.a)
     }
-    /// A round trip later, A is told that it was sent `upto` segments, and those of `sacked`; returns how
-    /// many it sends then.
-    fn acknowledge(&mut self, upto: u32, sacked: &[std::ops::Range<u32>]) -> u32 {
+    /// A round trip later, A is told that it was sent `upto` segments, and those from the first to before the second
+    /// of each of `sacked`; returns how many it sends then.
+    fn acknowledge(&mut self, upto: u32, sacked: &[(u32, u32)]) -> u32 {
         let at = |n: u32| self.una.wrapping_add(n * MSS);
-        let sack = sacked.iter().map(|block| (at(block.start), at(block.end))).collect();
+        let sack = sacked.iter().map(|&(from, to)| (at(from), at(to))).collect();
         let opts = TcpOptions { sack, ..TcpOptions::NONE };
         let forged = Forged {
             seq: self.seq,
@@ -69,10 +69,10 @@ fn recovery_sends_in_proportion_to_what_arrives() {
     let mut s = Sender::new(20);
     s.p.now = s.p.now.plus(40 * MS);
     // Two segments behind a hole: two new ones keep the acknowledgements coming (RFC 3042).
-    assert_eq!((s.acknowledge(0, &[1..2]), s.acknowledge(0, &[1..3])), (1, 1));
+    assert_eq!((s.acknowledge(0, &[(1, 2)]), s.acknowledge(0, &[(1, 3)])), (1, 1));
     let mut sent = 0;
     for delivered in 1..=17 {
-        sent += s.acknowledge(0, &[1..3 + delivered]);
+        sent += s.acknowledge(0, &[(1, 3 + delivered)]);
         // 14 of 20 segments are to stay in the network: seven go for each ten that leave it; once that
         // many are left, one for one.
         let due = if delivered <= 14 { (14 * delivered).div_ceil(20) } else { delivered - 5 };
