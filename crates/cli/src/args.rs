@@ -90,6 +90,8 @@ pub enum BenchCommand {
     Steering(bench::BenchSteeringArgs),
     /// Measure what reaches the application when more comes than it can work on
     Livelock(bench::BenchLivelockArgs),
+    /// Show what a queue at a slow link does to a ping beside downloads, by one discipline and another
+    Bufferbloat(bench::BenchBufferbloatArgs),
     /// Measure what it costs to read the kernel's path, beside nstat, ss and node_exporter
     Host(bench::BenchHostArgs),
 }

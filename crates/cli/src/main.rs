@@ -8,6 +8,7 @@ mod bench;
 mod capture;
 mod demo;
 mod doctor;
+mod draw;
 mod explain;
 mod pages;
 mod procfs;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         Command::Bench(BenchCommand::Devices(args)) => bench::devices::main(&args),
         Command::Bench(BenchCommand::Steering(args)) => bench::steering::main(&args),
         Command::Bench(BenchCommand::Livelock(args)) => bench::livelock::main(&args),
+        Command::Bench(BenchCommand::Bufferbloat(args)) => bench::bufferbloat::main(&args),
         Command::Bench(BenchCommand::Host(args)) => bench::host::main(&args),
         Command::Traffic(args) => bench::traffic::main(args),
     }

@@ -13,12 +13,14 @@
 //! | [`steering`] | `linerate bench steering`: a second shard, a hop to it, order |
 //! | [`livelock`] | `linerate bench livelock`: what reaches the application at overload |
 //! | [`path`] | `linerate bench path`: nanoseconds a packet and stage, in memory |
+//! | [`bufferbloat`] | `linerate bench bufferbloat`: a ping beside downloads, in virtual time |
 //! | [`host`] | `linerate bench host`: what reading the kernel's path costs, beside other tools |
 //!
 //! Nothing here touches the host's network: `run` first enters a new network, PID and mount namespace,
 //! and all that it starts lives and dies with that PID namespace; the others have their traffic in
 //! memory or in network namespaces of their own.
 
+pub mod bufferbloat;
 pub mod devices;
 pub mod host;
 pub mod host_end;
@@ -34,6 +36,7 @@ pub mod steering;
 pub mod table;
 pub mod traffic;
 
+pub use bufferbloat::BenchBufferbloatArgs;
 pub use devices::BenchDevicesArgs;
 pub use host::BenchHostArgs;
 pub use livelock::BenchLivelockArgs;

@@ -5,18 +5,11 @@ use std::fmt::Write as _;
 use super::Answer;
 use super::args::WhatifArgs;
 use super::text::{busiest, machine, per_s, place, rate, time};
+use crate::draw::{H, Svg, W, columns, esc};
 
 const STYLE: &str = "body{font:14px/1.5 sans-serif;margin:2em auto;max-width:56em;color:#222}\
 table{border-collapse:collapse}td,th{padding:.25em .8em;text-align:right;border-bottom:1px solid #ddd}\
 pre{background:#f6f6f4;padding:.8em}svg text{font:12px sans-serif;fill:#333}";
-
-/// Width and height of a picture, and where its axes are.
-const W: f64 = 720.0;
-const H: f64 = 220.0;
-const LEFT: f64 = 80.0;
-const RIGHT: f64 = 700.0;
-const TOP: f64 = 16.0;
-const BOTTOM: f64 = 180.0;
 
 /// What is drawn: title, values, colour.
 type Plot = (&'static str, Vec<f64>, &'static str);
@@ -50,25 +43,11 @@ fn plots(args: &WhatifArgs, answers: &[Answer]) -> (String, Vec<String>, Vec<Plo
 /// The pictures alone, as one SVG.
 pub fn svg(args: &WhatifArgs, answers: &[Answer]) -> String {
     let (what, names, plots) = plots(args, answers);
-    let height = (H + 30.0) * plots.len() as f64;
-    let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {W} {height}\" width=\"{W}\" \
-         font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n"
-    );
-    for (at, (title, values, colour)) in plots.iter().enumerate() {
-        let top = (H + 30.0) * at as f64;
-        let _ = writeln!(
-            out,
-            "<text x=\"{LEFT}\" y=\"{:.0}\" font-size=\"14\">{}</text><g transform=\"translate(0 {:.0})\">",
-            top + 20.0,
-            esc(title),
-            top + 28.0
-        );
-        columns(&mut out, &what, &names, values, colour);
-        out.push_str("</g>\n");
+    let mut file = Svg::new();
+    for (title, values, colour) in plots {
+        file.plot(title, |out| columns(out, &what, &names, &values, colour));
     }
-    out.push_str("</svg>\n");
-    out
+    file.end()
 }
 
 /// The page.
@@ -98,61 +77,6 @@ pub fn page(args: &WhatifArgs, answers: &[Answer]) -> String {
     out
 }
 
-/// Columns, with the value over each.
-fn columns(out: &mut String, what: &str, names: &[String], values: &[f64], colour: &str) {
-    let most = values.iter().copied().fold(0.0, f64::max);
-    let top = if most > 0.0 { most * 1.1 } else { 1.0 };
-    let y = |v: f64| BOTTOM - v / top * (BOTTOM - TOP);
-    let step = (RIGHT - LEFT) / names.len() as f64;
-    let _ =
-        writeln!(out, "<path d=\"M{LEFT} {TOP}V{BOTTOM}H{RIGHT}\" fill=\"none\" stroke=\"#444\"/>");
-    for part in [0.5, 1.0] {
-        let v = most * part;
-        let _ = writeln!(
-            out,
-            "<path d=\"M{LEFT} {0:.1}H{RIGHT}\" stroke=\"#ddd\"/><text x=\"{1}\" y=\"{2:.1}\" text-anchor=\"end\">{3}</text>",
-            y(v),
-            LEFT - 6.0,
-            y(v) + 4.0,
-            number(v)
-        );
-    }
-    for (i, (name, v)) in names.iter().zip(values).enumerate() {
-        let x = LEFT + step * (i as f64 + 0.15);
-        let _ = writeln!(
-            out,
-            "<rect x=\"{x:.1}\" y=\"{0:.1}\" width=\"{1:.1}\" height=\"{2:.1}\" fill=\"{colour}\"/>\
-             <text x=\"{3:.1}\" y=\"{4:.1}\" text-anchor=\"middle\">{5}</text>\
-             <text x=\"{3:.1}\" y=\"{6}\" text-anchor=\"middle\">{7}</text>",
-            y(*v),
-            step * 0.7,
-            BOTTOM - y(*v),
-            x + step * 0.35,
-            y(*v) - 4.0,
-            if names.len() <= 12 { number(*v) } else { String::new() },
-            BOTTOM + 16.0,
-            esc(name)
-        );
-    }
-    let _ = writeln!(
-        out,
-        "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
-        (LEFT + RIGHT) / 2.0,
-        BOTTOM + 34.0,
-        esc(what)
-    );
-}
-
-fn number(v: f64) -> String {
-    match v {
-        _ if v >= 1e6 => format!("{:.2} M", v / 1e6),
-        _ if v >= 1e4 => format!("{:.0} k", v / 1e3),
-        _ if v >= 100.0 => format!("{v:.0}"),
-        _ if v == 0.0 => "0".to_owned(),
-        _ => format!("{v:.2}"),
-    }
-}
-
 fn rows(out: &mut String, what: &str, answers: &[Answer]) {
     let _ = writeln!(
         out,
@@ -173,8 +97,4 @@ fn rows(out: &mut String, what: &str, answers: &[Answer]) {
         );
     }
     out.push_str("</table>\n");
-}
-
-fn esc(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -11,6 +11,8 @@
 //! | [`case`] | what a case is, and the clocks |
 //! | [`stack`] | the stack under test, and the frames that it is fed |
 //! | [`xdp`] | drop, swap and forward at the XDP hook |
+//! | [`vm`] | eBPF programs there, and in the kernel |
+//! | [`idle`] | stages in which nothing happens |
 //! | [`udp`] | receive, echo, and look-up among many sockets |
 //! | [`qdisc`] | into a queueing discipline and out of it |
 //! | [`send`] | the way out, step by step |
@@ -19,6 +21,7 @@
 //! | [`mod@print`] | what is printed |
 
 pub mod case;
+pub mod idle;
 pub mod print;
 pub mod qdisc;
 pub mod send;
@@ -27,6 +30,7 @@ pub mod stack;
 pub mod tcp;
 pub mod testpmd;
 pub mod udp;
+pub mod vm;
 pub mod xdp;
 
 use std::process::ExitCode;
@@ -51,6 +55,9 @@ pub struct BenchPathArgs {
     /// The most sockets in the cases with many
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=4_000_000))]
     pub sockets: u32,
+    /// Fail unless the median of every case that ran is within its target
+    #[arg(long)]
+    pub check: bool,
     /// Print values with names for programs
     #[arg(long)]
     pub json: bool,
@@ -82,6 +89,11 @@ pub fn main(args: &BenchPathArgs) -> ExitCode {
         packets: args.packets,
     };
     run.print(args.json);
+    let missed = run.missed();
+    if args.check && !missed.is_empty() {
+        missed.iter().for_each(|why| eprintln!("linerate bench path: {why}"));
+        return ExitCode::FAILURE;
+    }
     ExitCode::SUCCESS
 }
 
@@ -90,6 +102,8 @@ fn cases(args: &BenchPathArgs) -> Vec<Box<dyn Case>> {
     let mut list = Vec::new();
     let mut makers = Vec::new();
     makers.extend(xdp::makers());
+    makers.extend(vm::makers());
+    makers.extend(idle::makers());
     makers.extend(testpmd::makers());
     makers.extend(udp::makers(args.sockets));
     makers.extend(smoltcp::makers());

@@ -29,10 +29,22 @@ impl Run {
         }
     }
 
+    /// Cases that take longer than they are meant to, each with a sentence.
+    pub fn missed(&self) -> Vec<String> {
+        let over = |case: &Measured| {
+            let (median, target) = (case.median()?, case.row.target_ns?);
+            let name = &case.row.name;
+            (median > target).then(|| format!("{name}: {median:.1} ns, of {target} at the most"))
+        };
+        self.measured.iter().filter_map(over).collect()
+    }
+
     fn table(&self) {
+        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let load = load.split(' ').next().unwrap_or_default();
         let place = self.pinned.map_or("not pinned".into(), |c| format!("pinned to processor {c}"));
         let (before, after) = self.ghz;
-        println!("{place}, {before:.2} GHz before and {after:.2} after,");
+        println!("{place}, {before:.2} GHz before and {after:.2} after, load {load},");
         println!("{} rounds of at most {} packets, all cases in turn", self.rounds, self.packets);
         if (before - after).abs() > before / 100.0 {
             println!("the clock moved by more than 1 %: do not compare figures of this run");
