@@ -7,20 +7,24 @@
 //! ```
 //!
 //! The first argument says what each packet does: `drop` and `swap` at the XDP hook, `receive` to a
-//! UDP socket, `echo` back out, `send` from a UDP socket. Then how many packets, and how many in a
-//! batch.
+//! UDP socket, `echo` back out, `send` from a UDP socket; or it is a queueing discipline's name, into
+//! which packets of 64 flows go and out of which they come. Then how many packets, and how many in a batch.
 
 #![forbid(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use linerate_core::link::{Iface, L2};
 use linerate_core::path;
-use linerate_core::pkt::{Batch, Pkt, Skb, pseudo};
+use linerate_core::pkt::{Batch, Pkt, Pool, Skb, Verdict, pseudo};
+use linerate_core::rand::Rng;
 use linerate_core::rx::xdp::Action;
 use linerate_core::shard::Shard;
 use linerate_core::sock::SocketId;
+use linerate_core::table::{Counts, Stage};
 use linerate_core::time::Instant;
+use linerate_core::tx::qdisc::{Env, Place, Sched, Tree};
 use linerate_core::tx::xmit::tx_done_all;
 use linerate_core::udp::api::UdpBind;
 use linerate_core::udp::output::SendTo;
@@ -37,12 +41,15 @@ fn main() {
     let what = args.next().unwrap_or_else(|| "receive".to_owned());
     let mut number = |default: u64| args.next().map_or(default, |a| a.parse().expect("a number"));
     let (packets, size) = (number(100_000), number(32).max(1));
+    if let Ok(tree) = Tree::parse(&what) {
+        return queue(tree, packets / size, size as usize);
+    }
     let (mut shard, sock) = stack();
     match what.as_str() {
         "drop" => shard.attach_xdp(0, Some(Box::new(|_| Action::Drop))),
         "swap" => shard.attach_xdp(0, Some(Box::new(swap))),
         "receive" | "echo" | "send" => {}
-        other => panic!("{other}: one of drop, swap, receive, echo, send"),
+        other => panic!("{other}: drop, swap, receive, echo, send, or a discipline"),
     }
     let frame = frame();
     let mut batch = Batch::new();
@@ -61,6 +68,40 @@ fn main() {
     }
     let lost = shard.net.counts.unaccounted();
     assert!(lost.is_empty() && shard.net.pool.small_out() == 0, "every packet is accounted for");
+}
+
+/// A discipline alone: batches go in and come out.
+fn queue(tree: Tree, turns: u64, size: usize) {
+    let place = Place { mtu: 1514, txqueuelen: 1000 };
+    let mut sched = Sched::new(tree, place, &mut Rng::new(1));
+    let (mut pool, counts) = (Pool::new(1024, 16), Counts::default());
+    let mut frame = frame();
+    let mut pkts = VecDeque::new();
+    for port in 1000..1256_u16 {
+        let mut pkt = pool.alloc().expect("there is memory");
+        frame[36..38].copy_from_slice(&(port & !0xc0).to_be_bytes());
+        pkt.put(frame.len()).copy_from_slice(&frame);
+        pkt.network = pkt.data_offset() + EthHdr::LEN as u32;
+        pkt.transport = pkt.network + Ipv4Hdr::LEN as u32;
+        pkt.proto = ETH_P_IP;
+        pkts.push_back(pkt);
+    }
+    let flow = counts.flow(Stage::Qdisc);
+    for turn in 1..=turns {
+        let (mut trace, device_sums) = (None, true);
+        let now = Instant::from_ns(turn * 100_000);
+        let (pool, counts, trace) = (&mut pool, &counts, &mut trace);
+        let mut env = Env { now, pool, counts, trace, device_sums };
+        flow.enter(size as u64);
+        for _ in 0..size {
+            let pkt = pkts.pop_front().expect("they come back");
+            assert!(matches!(sched.enqueue(&mut env, pkt).0, Verdict::Held), "there is room");
+        }
+        env.now = now.plus(10_000);
+        pkts.extend((0..size).map(|_| sched.dequeue(&mut env).0.expect("none has to wait")));
+        flow.release(size as u64);
+        flow.pass(size as u64);
+    }
 }
 
 fn stack() -> (Shard, SocketId) {

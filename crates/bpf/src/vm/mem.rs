@@ -41,13 +41,61 @@ fn le<const N: usize>(bytes: &[u8; N]) -> u64 {
     u64::from_le_bytes(word)
 }
 
-impl Mem<'_, '_> {
+/// The memory that most instructions mean: the packet with its metadata, and the stack as far as it is
+/// in use.
+pub(super) struct Near<'a> {
+    packet: &'a mut [u8],
+    /// The address of the packet's memory.
+    base: u64,
+    stack: &'a mut [u8],
+}
+
+impl Near<'_> {
     #[inline(always)]
     fn packet_at<const N: usize>(&mut self, addr: u64) -> Option<&mut [u8; N]> {
-        let at = addr.wrapping_sub(PACKET_BASE + self.packet.meta as u64) as usize;
-        let window = self.packet.mem.get_mut(self.packet.meta..self.packet.end)?;
-        window.get_mut(at..)?.first_chunk_mut()
+        let at = addr.wrapping_sub(self.base) as usize;
+        self.packet.get_mut(at..)?.first_chunk_mut()
     }
+    #[inline(always)]
+    fn stack_at<const N: usize>(&mut self, addr: u64) -> Option<&mut [u8; N]> {
+        let at = addr.wrapping_sub(STACK_BASE) as usize;
+        self.stack.get_mut(at..)?.first_chunk_mut()
+    }
+
+    /// Reads `N` bytes, at most eight; `None` if they do not lie here.
+    #[inline(always)]
+    pub fn load<const N: usize>(&mut self, addr: u64) -> Option<u64> {
+        if let Some(bytes) = self.packet_at::<N>(addr) {
+            return Some(le(bytes));
+        }
+        self.stack_at::<N>(addr).map(|bytes| le(bytes))
+    }
+
+    /// Writes the `N` low bytes of `value`, at most eight; false if they do not lie here.
+    #[inline(always)]
+    pub fn store<const N: usize>(&mut self, addr: u64, value: u64) -> bool {
+        let bytes = value.to_le_bytes();
+        let from = bytes.first_chunk::<N>().expect("at most eight");
+        if let Some(to) = self.stack_at::<N>(addr) {
+            *to = *from;
+            return true;
+        }
+        let to = self.packet_at::<N>(addr);
+        to.map(|to| *to = *from).is_some()
+    }
+}
+
+impl Mem<'_, '_> {
+    /// What lies near, until something else is done.
+    #[inline]
+    pub fn near(&mut self) -> Near<'_> {
+        let packet = &mut *self.packet;
+        let base = PACKET_BASE + packet.meta as u64;
+        let window = packet.mem.get_mut(packet.meta..packet.end).unwrap_or_default();
+        let stack = self.stack.get_mut(..self.top).unwrap_or_default();
+        Near { packet: window, base, stack }
+    }
+
     #[inline(always)]
     fn stack_at<const N: usize>(&mut self, addr: u64) -> Option<&mut [u8; N]> {
         let at = addr.wrapping_sub(STACK_BASE) as usize;
@@ -55,19 +103,18 @@ impl Mem<'_, '_> {
     }
 
     /// Reads `N` bytes, at most eight.
-    #[inline(always)]
     pub fn load<const N: usize>(&mut self, addr: u64) -> Result<u64, Bad> {
-        if let Some(bytes) = self.packet_at::<N>(addr) {
-            return Ok(le(bytes));
-        }
-        if let Some(bytes) = self.stack_at::<N>(addr) {
-            return Ok(le(bytes));
-        }
-        self.load_far(addr, N)
+        let near = self.near().load::<N>(addr);
+        near.map_or_else(|| self.load_far(addr, N), Ok)
     }
 
-    #[inline(never)]
-    fn load_far(&mut self, addr: u64, size: usize) -> Result<u64, Bad> {
+    /// Writes the `N` low bytes of `value`, at most eight.
+    pub fn store<const N: usize>(&mut self, addr: u64, value: u64) -> Result<(), Bad> {
+        if self.near().store::<N>(addr, value) { Ok(()) } else { self.store_far(addr, N, value) }
+    }
+
+    /// Reads `size` bytes, at most eight, that are not [`Near`].
+    pub fn load_far(&mut self, addr: u64, size: usize) -> Result<u64, Bad> {
         match addr >> TAG {
             TAG_CTX => self.context(addr, size),
             TAG_VALUE => {
@@ -111,24 +158,8 @@ impl Mem<'_, '_> {
         making.data.get_mut(at..at.checked_add(size)?)
     }
 
-    /// Writes the `N` low bytes of `value`, at most eight.
-    #[inline(always)]
-    pub fn store<const N: usize>(&mut self, addr: u64, value: u64) -> Result<(), Bad> {
-        let bytes = value.to_le_bytes();
-        let from = bytes.first_chunk::<N>().expect("at most eight");
-        if let Some(to) = self.stack_at::<N>(addr) {
-            *to = *from;
-            return Ok(());
-        }
-        if let Some(to) = self.packet_at::<N>(addr) {
-            *to = *from;
-            return Ok(());
-        }
-        self.store_far(addr, N, value)
-    }
-
-    #[inline(never)]
-    fn store_far(&mut self, addr: u64, size: usize, value: u64) -> Result<(), Bad> {
+    /// Writes the `size` low bytes of `value`, at most eight, to memory that is not [`Near`].
+    pub fn store_far(&mut self, addr: u64, size: usize, value: u64) -> Result<(), Bad> {
         match addr >> TAG {
             TAG_CTX => Err(Bad::ContextWrite),
             TAG_VALUE => {

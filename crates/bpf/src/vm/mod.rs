@@ -89,6 +89,7 @@ pub struct Vm {
     random: u64,
     stack: Box<Stack>,
     making: Vec<Making>,
+    frames: run::Frames,
     fuel: u64,
 }
 
@@ -104,7 +105,16 @@ impl Vm {
         let stack = Box::new([0; FRAMES_MAX * STACK_MAX]);
         // A generator of this kind never leaves zero.
         let random = seed ^ 0x9e37_79b9_7f4a_7c15 ^ u64::from(cpu) << 32;
-        Vm { program, stats, cpu, random, stack, making: Vec::new(), fuel: FUEL }
+        Vm {
+            program,
+            stats,
+            cpu,
+            random,
+            stack,
+            making: Vec::new(),
+            frames: Default::default(),
+            fuel: FUEL,
+        }
     }
     /// Sets how many instructions a packet may take. Only jumps back and calls are looked at, so a
     /// run may take as many more as its longest way without them.
@@ -149,6 +159,7 @@ impl Vm {
                 fib: env.fib,
                 tails: TAIL_CALLS,
             },
+            frames: &mut self.frames,
             fuel: self.fuel,
         };
         let done = run.run(0);

@@ -11,7 +11,7 @@
 //! | [`case`] | what a case is, and the clocks |
 //! | [`stack`] | the stack under test, and the frames that it is fed |
 //! | [`xdp`] | drop, swap and forward at the XDP hook |
-//! | [`vm`] | eBPF programs there, and in the kernel |
+//! | [`vm`], [`filter`] | eBPF programs there, and in the kernel |
 //! | [`idle`] | stages in which nothing happens |
 //! | [`udp`] | receive, echo, and look-up among many sockets |
 //! | [`qdisc`] | into a queueing discipline and out of it |
@@ -21,6 +21,7 @@
 //! | [`mod@print`] | what is printed |
 
 pub mod case;
+pub mod filter;
 pub mod idle;
 pub mod print;
 pub mod qdisc;
