@@ -313,6 +313,7 @@ fn takes(takes: Takes) -> &'static str {
     match takes {
         Takes::Now => "at once",
         Takes::NextSocket => "for sockets opened from now on",
+        Takes::NextDevice => "for devices opened from now on",
         Takes::Restart => "when the instance is started anew",
     }
 }

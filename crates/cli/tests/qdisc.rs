@@ -8,6 +8,11 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 
+#[path = "qdisc/file.rs"]
+mod file;
+#[path = "qdisc/rates.rs"]
+mod rates;
+
 /// Bytes of a download.
 const SIZE: usize = 300_000;
 
@@ -147,12 +152,8 @@ impl Drop for Server {
     }
 }
 
-/// UDP through a link that loses a fifth: so much is lost, by the count of both ends.
-#[test]
-fn iperf3_sees_the_loss_of_netem() {
-    if !able("iperf3_sees_the_loss_of_netem", &["iperf3"]) {
-        return;
-    }
+/// A server of iperf3 on this host for one client, and its port.
+fn iperf3_server() -> (Server, String) {
     let port = {
         let free = TcpListener::bind("127.0.0.1:0").expect("a port");
         free.local_addr().expect("an address").port().to_string()
@@ -169,6 +170,16 @@ fn iperf3_sees_the_loss_of_netem() {
     }
     // What it says later must not fill the pipe.
     thread::spawn(move || io::copy(&mut says, &mut io::sink()));
+    (server, port)
+}
+
+/// UDP through a link that loses a fifth: so much is lost, by the count of both ends.
+#[test]
+fn iperf3_sees_the_loss_of_netem() {
+    if !able("iperf3_sees_the_loss_of_netem", &["iperf3"]) {
+        return;
+    }
+    let (_server, port) = iperf3_server();
     let client =
         ["iperf3", "-c", "10.0.2.2", "-p", &port, "-u", "-b", "2M", "-l", "500", "-k", "1000"];
     // Its control connection is TCP, and goes through the same link.
@@ -229,8 +240,16 @@ fn a_running_instance_shows_and_takes_disciplines() {
     assert!(good(&["show", "qdisc"]).contains(" ingress rate 20Mbit burst 32Kb lat 50ms\n"));
     assert!(good(&["show", "bql"]).lines().nth(1).is_some_and(|l| l.starts_with(&dev)));
     good(&["set", &format!("qdisc.{dev}.ingress=none")]);
-    good(&["set", &format!("{root}=pfifo_fast")]);
+    good(&["set", "net.core.default_qdisc=sfq"]);
+    assert!(
+        good(&["set", &format!("{root}=none")]).starts_with(&format!("{root} = sfq limit 127p"))
+    );
+    good(&["set", "net.core.default_qdisc=pfifo_fast"]);
+    assert_eq!(good(&["set", &format!("{root}=del")]), format!("{root} = pfifo_fast\n"));
     assert!(good(&["show", "qdisc", "--json"]).contains("pfifo_fast"));
+    let wrong = ask(&["set", "net.core.default_qdisc=netem"]);
+    assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
+    assert!(text(&wrong.stderr).contains("the others need parameters"), "{wrong:?}");
     let wrong = ask(&["set", &format!("{root}=netem loss 300%")]);
     let why = text(&wrong.stderr);
     assert_eq!(wrong.status.code(), Some(2), "{why}");

@@ -146,7 +146,9 @@ impl Shard {
         self.net.ifaces.push(iface);
         self.net.fib.forget();
         self.steer_dev_added();
-        self.net.ifaces.len() as u8 - 1
+        let dev = self.net.ifaces.len() as u8 - 1;
+        self.attach_default_qdisc(dev);
+        dev
     }
 
     /// Sets the knob at `path` while the stack runs, or the queueing discipline at a place such as

@@ -86,6 +86,7 @@ fn knobs() -> String {
         let takes = match row.takes {
             Takes::Now => "at once",
             Takes::NextSocket => "next socket",
+            Takes::NextDevice => "next device",
             Takes::Restart => "restart",
         };
         let why = if row.why.is_empty() { String::new() } else { format!(" ({})", row.why) };

@@ -42,8 +42,6 @@ pub struct Config {
     pub cpus: Vec<usize>,
     /// Knobs that were set, with where.
     pub knobs: Vec<(Setting, At)>,
-    /// The queueing discipline of every device, on transmit and on receive.
-    pub qdiscs: (Option<Tree>, Option<Tree>),
     /// Devices.
     pub devices: Vec<Device>,
     /// Routes beside those that addresses bring along.
@@ -65,8 +63,19 @@ pub struct Device {
     pub mtu: Option<u32>,
     /// The eBPF program that sees its packets first: file, and section behind a colon.
     pub xdp: Option<String>,
+    /// Its queueing disciplines, on transmit and on receive.
+    pub qdiscs: (Option<Tree>, Option<Tree>),
     /// Where it was written.
     pub at: At,
+}
+
+impl Device {
+    /// The places for queueing disciplines, and what is asked for there.
+    pub fn qdiscs(&self) -> [(String, Option<&Tree>); 2] {
+        let (root, ingress) = &self.qdiscs;
+        [("root", root), ("ingress", ingress)]
+            .map(|(hook, tree)| (format!("qdisc.{}.{hook}", self.name), tree.as_ref()))
+    }
 }
 
 /// Where packets to a network go.
@@ -340,7 +349,9 @@ fn from_options(args: &UpArgs) -> Result<Config, String> {
     let name = args.dev.clone().unwrap_or_default();
     let addrs = args.addr.iter().map(|a| (*a, at("addr", a))).collect();
     let (mtu, xdp) = (args.mtu, args.xdp.clone());
-    let device = Device { at: at("dev", &name), name, backend: args.backend, addrs, mtu, xdp };
+    let (at_dev, backend) = (at("dev", &name), args.backend);
+    let qdiscs = (args.qdisc.clone(), args.qdisc_in.clone());
+    let device = Device { at: at_dev, name, backend, addrs, mtu, xdp, qdiscs };
     let route = |via: &IpAddr| Route {
         to: (if via.is_ipv4() { [0; 4].into() } else { [0; 16].into() }, 0),
         way: Way::Via(*via, 0),
@@ -370,7 +381,6 @@ fn from_options(args: &UpArgs) -> Result<Config, String> {
         queues: args.queues.map_or(0, usize::from),
         cpus: args.cpus.clone(),
         knobs: args.set.iter().map(|s| (s.clone(), at("set", &s.path))).collect(),
-        qdiscs: (args.qdisc.clone(), args.qdisc_in.clone()),
         devices: vec![device],
         routes: args.gateway.iter().map(route).collect(),
         services,

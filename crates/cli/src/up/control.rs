@@ -231,6 +231,9 @@ pub(super) fn set(up: &mut Up, knob: &str, value: &str) -> Result<(), String> {
         _ => {}
     }
     let before = get(up, path)?;
+    if path == "net.core.default_qdisc" {
+        keep_qdiscs(up)?;
+    }
     up.workers.set_knob(path, value).map_err(|e| e.to_string())?;
     if is_distribution(path)
         && up.workers.shards() > 1
@@ -249,7 +252,23 @@ fn set_qdisc(up: &mut Up, place: &str, spec: &str) -> Result<(), String> {
     let set = up.workers.ask_all(move |drive, _| drive.shard.set_knob(&order.0, &order.1));
     // All shards have the same devices: what one takes, all take.
     set.into_iter().collect::<Result<(), _>>().map_err(|e| e.to_string())?;
-    lock(&up.plan).qdiscs.insert(place.replace('/', "."), spec.to_owned());
+    let place = place.replace('/', ".");
+    let mut plan = lock(&up.plan);
+    match spec.trim() {
+        "none" | "noqueue" | "del" => _ = plan.qdiscs.remove(&place),
+        spec => _ = plan.qdiscs.insert(place, spec.to_owned()),
+    }
+    Ok(())
+}
+
+/// The devices keep the disciplines that they have, also on shards that are added later: another
+/// default is for devices to come.
+fn keep_qdiscs(up: &Up) -> Result<(), String> {
+    for opened in &up.devices {
+        let place = format!("qdisc.{}.root", opened.name);
+        let has = get(up, &place)?;
+        lock(&up.plan).qdiscs.entry(place).or_insert(has);
+    }
     Ok(())
 }
 

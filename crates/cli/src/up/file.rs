@@ -116,6 +116,7 @@ fn read_device(
         addrs: Vec::new(),
         mtu: None,
         xdp: None,
+        qdiscs: (None, None),
         at: name.at(),
     };
     if let Some(backend) = section.take("backend") {
@@ -146,6 +147,12 @@ fn read_device(
     if let Some(xdp) = section.take("xdp") {
         device.xdp = Some(xdp.path()?.to_string_lossy().into_owned());
     }
+    let mut qdisc = |key| {
+        let tree =
+            section.take(key).map(|v| crate::args::qdisc_tree(v.str()?).map_err(|e| v.wrong(e)));
+        tree.transpose()
+    };
+    device.qdiscs = (qdisc("qdisc")?, qdisc("qdisc_in")?);
     section.finish()?;
     Ok(device)
 }

@@ -318,16 +318,8 @@ fn start_workers(
 
 /// The disciplines that were asked for, by their places.
 fn qdiscs(config: &Config) -> BTreeMap<String, String> {
-    let mut all = BTreeMap::new();
-    for device in &config.devices {
-        let hooks = [("root", &config.qdiscs.0), ("ingress", &config.qdiscs.1)];
-        for (hook, tree) in hooks {
-            if let Some(tree) = tree {
-                all.insert(format!("qdisc.{}.{hook}", device.name), tree.text());
-            }
-        }
-    }
-    all
+    let all = config.devices.iter().flat_map(|device| device.qdiscs());
+    all.filter_map(|(place, tree)| Some((place, tree?.text()))).collect()
 }
 
 /// The processors that workers are bound to: those asked for; else, for several, those nearest to

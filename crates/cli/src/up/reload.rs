@@ -1,6 +1,6 @@
 //! SIGHUP: the file is read again, and what differs is changed while everything runs.
 //!
-//! Addresses, routes, knobs, services and the number of queues can change. Devices, their backends,
+//! Addresses, routes, knobs, disciplines, services and the number of queues can change. Devices, their backends,
 //! MTUs, processors and the name can not; then a sentence says so and nothing changes at all. All of
 //! it changes or nothing does: what was changed before something is refused is changed back.
 
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use linerate_core::ip::route::{Route as CoreRoute, RouteError};
 use linerate_core::shard::Shard;
 use linerate_core::table::Knobs;
+use linerate_core::tx::qdisc::Tree;
 
 use super::args::HostAddr;
 use super::config::{At, Config, Device, Route, Service};
@@ -55,6 +56,7 @@ impl Changes {
             count(&mut words, new.queues, "queue");
         }
         count(&mut words, knobs, "knob");
+        count(&mut words, changed_qdiscs(old, new).len(), "discipline");
         count(&mut words, self.addrs_gone.len() + self.addrs_come.len(), "address");
         count(&mut words, self.routes_gone.len() + self.routes_come.len(), "route");
         count(&mut words, self.services, "service");
@@ -112,7 +114,8 @@ pub(super) fn apply(up: &mut Up, mut new: Config) -> Result<String, String> {
     let there = Changes::between(&old, &new);
     let done = there.in_words(&old, &new, knobs.len());
     let mut before = Vec::new();
-    match carry_out(up, &new, &knobs, &mut before, there, &served) {
+    let qdiscs = changed_qdiscs(&old, &new);
+    match carry_out(up, &new, (&knobs, &qdiscs), &mut before, there, &served) {
         Ok(()) => {
             let mut plan = lock(&up.plan);
             // The file's number of queues is what there is now.
@@ -131,13 +134,16 @@ pub(super) fn apply(up: &mut Up, mut new: Config) -> Result<String, String> {
     }
 }
 
-/// Changes everything, what is most easily refused and undone first. The knobs that it has set stand
-/// in `before` with their old values.
+/// Knobs and places for disciplines, with their values from before.
+type Before = Vec<(String, String)>;
+
+/// Changes everything, what is most easily refused and undone first. The knobs and disciplines that it
+/// has set stand in `before` with their old values.
 fn carry_out(
     up: &mut Up,
     new: &Config,
-    knobs: &[(Setting, At)],
-    before: &mut Vec<Setting>,
+    (knobs, qdiscs): (&[(Setting, At)], &[(String, String, At)]),
+    before: &mut Before,
     changes: Changes,
     served: &[Arc<Served>],
 ) -> Result<(), String> {
@@ -146,7 +152,12 @@ fn carry_out(
     for (setting, at) in knobs {
         let was = control::get(up, setting.path)?;
         control::set(up, setting.path, &setting.value).map_err(|e| at.wrong(e))?;
-        before.push(Setting { path: setting.path, value: was });
+        before.push((setting.path.to_owned(), was));
+    }
+    for (place, spec, at) in qdiscs {
+        let was = control::get(up, place)?;
+        control::set(up, place, spec).map_err(|e| at.wrong(e))?;
+        before.push((place.clone(), was));
     }
     let wrong = in_shards(up, changes, served);
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
@@ -156,13 +167,13 @@ fn carry_out(
 fn undo(
     up: &mut Up,
     old: &Config,
-    before: Vec<Setting>,
+    before: Before,
     back: Changes,
     served: &[Arc<Served>],
 ) -> Vec<String> {
     let mut left = in_shards(up, Changes { again: true, ..back }, served);
-    for Setting { path, value } in before.into_iter().rev() {
-        left.extend(control::set(up, path, &value).err().map(|e| format!("{path}: {e}")));
+    for (path, value) in before.into_iter().rev() {
+        left.extend(control::set(up, &path, &value).err().map(|e| format!("{path}: {e}")));
     }
     left.extend(control::set_channels(up, old.queues).err());
     left.extend(set_filters(up, old).err());
@@ -262,6 +273,21 @@ fn changed_knobs(old: &Config, new: &Config) -> Vec<(Setting, At)> {
     come.cloned().chain(gone).collect()
 }
 
+/// Places whose disciplines are others now, and what is asked for there: what was asked for and is not
+/// any more is taken away.
+fn changed_qdiscs(old: &Config, new: &Config) -> Vec<(String, String, At)> {
+    let mut changed = Vec::new();
+    for (was, is) in old.devices.iter().zip(&new.devices) {
+        for ((place, is_now), (_, before)) in is.qdiscs().into_iter().zip(was.qdiscs()) {
+            if is_now != before {
+                let spec = is_now.map_or_else(|| "none".to_owned(), Tree::text);
+                changed.push((place, spec, is.at.clone()));
+            }
+        }
+    }
+    changed
+}
+
 type Addrs = Vec<(u8, HostAddr)>;
 
 /// Addresses that go, and that come, with the numbers of their devices.
@@ -297,6 +323,20 @@ mod tests {
         changed.sort();
         let want = [("net.core.netdev_budget", "300"), ("ring.rx", "2048")];
         assert_eq!(changed, want.map(|(p, v)| (p, v.to_owned())));
+    }
+
+    #[test]
+    fn a_discipline_that_is_not_in_the_file_any_more_is_taken_away() {
+        let old = config("");
+        let mut new = config("");
+        new.devices[0].qdiscs.0 = Some(Tree::parse("pfifo limit 7").expect("a discipline"));
+        let places = |old: &Config, new: &Config| -> Vec<(String, String)> {
+            changed_qdiscs(old, new).into_iter().map(|(place, spec, _)| (place, spec)).collect()
+        };
+        let of = |spec: &str| vec![("qdisc.v0.root".to_owned(), spec.to_owned())];
+        assert_eq!(places(&old, &new), of("pfifo limit 7p"));
+        assert_eq!(places(&new, &old), of("none"));
+        assert_eq!(places(&new, &new.clone()), []);
     }
 
     #[test]

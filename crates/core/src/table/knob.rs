@@ -2,7 +2,7 @@
 
 use super::stage::Stage;
 
-pub use super::value::{CcName, HashFields, KnobValue, Mask, Weights};
+pub use super::value::{CcName, DefaultQdisc, HashFields, KnobValue, Mask, Weights};
 
 /// Where a knob applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub enum Takes {
     Now,
     /// For sockets opened from now on.
     NextSocket,
+    /// For devices opened from now on.
+    NextDevice,
     /// When the instance is started anew.
     Restart,
 }
@@ -97,6 +99,9 @@ impl std::fmt::Display for SetError {
             }
             SetError::Invalid { path, value, range: (0, 1), unit: "switch" } => {
                 write!(f, "{path} can not be {value:?}: it is on (1) or off (0)")
+            }
+            SetError::Invalid { path, value, range: (0, 0), unit } => {
+                write!(f, "{path} can not be {value:?}: it is {unit}")
             }
             SetError::Invalid { path, value, range, unit } => write!(
                 f,
@@ -288,6 +293,9 @@ knobs! {
     rx_checksum: bool { path: "features.rx", default: true, range: 0..=1, unit: "switch", scope: Device, takes: Now, stage: Transport }
     /// Whether frames for other MAC addresses are taken.
     promisc: bool { path: "dev.promisc", default: false, range: 0..=1, unit: "switch", scope: Device, takes: Now, stage: Link }
+    /// The queueing discipline of devices that are opened from now on, and of those whose own is taken
+    /// away (`qdisc.DEV.root=none`).
+    default_qdisc: DefaultQdisc { path: "net.core.default_qdisc", default: DefaultQdisc::PFIFO_FAST, range: 0..=0, unit: "pfifo_fast, pfifo, bfifo, sfq, codel, fq or fq_codel: the others need parameters", scope: Host, takes: NextDevice, stage: Qdisc }
     /// Packets that may wait in a device's transmit queue.
     txqueuelen: u64 { path: "dev.txqueuelen", default: 1000, range: 1..=1000000, unit: "packets", scope: Device, takes: Now, stage: Qdisc }
     /// Whether packets for others are forwarded.

@@ -194,3 +194,32 @@ impl KnobValue for CcName {
         true
     }
 }
+
+/// A queueing discipline that a device may have without being told parameters, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DefaultQdisc(&'static str);
+
+impl DefaultQdisc {
+    /// What a device has if nobody says anything.
+    pub const PFIFO_FAST: DefaultQdisc = DefaultQdisc("pfifo_fast");
+    /// All that there are.
+    const NAMES: [&'static str; 7] =
+        ["pfifo_fast", "pfifo", "bfifo", "sfq", "codel", "fq", "fq_codel"];
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        self.0
+    }
+}
+
+impl KnobValue for DefaultQdisc {
+    fn parse(text: &str) -> Option<DefaultQdisc> {
+        let found = DefaultQdisc::NAMES.iter().find(|name| **name == text.trim());
+        found.map(|name| DefaultQdisc(name))
+    }
+    fn show(&self) -> String {
+        self.0.to_owned()
+    }
+    fn in_range(&self, _: u64, _: u64) -> bool {
+        true
+    }
+}

@@ -326,6 +326,10 @@ pub struct QdiscRow {
     pub qlen: u64,
     /// What it counts beside, by tc's names.
     pub xstats: BTreeMap<String, u64>,
+    /// The time by its own clock when this was read, in nanoseconds: rates are what moved between two
+    /// readings.
+    #[serde(default)]
+    pub at_ns: u64,
     /// All of it, as `tc -s qdisc show` prints it.
     pub text: String,
 }

@@ -334,6 +334,7 @@ fn qdiscs(shard: &Shard) -> Vec<QdiscRow> {
         qlen: q.stats.qlen,
         xstats: q.xstats.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect(),
         text: q.text(),
+        at_ns: shard.net.now.ns(),
         dev: q.dev,
         kind: q.kind,
         options: q.options,

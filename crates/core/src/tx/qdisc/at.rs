@@ -1,7 +1,11 @@
-//! Disciplines by the names of their places: `qdisc.DEV.root` and `qdisc.DEV.ingress`.
+//! Disciplines by the names of their places: `qdisc.DEV.root` and `qdisc.DEV.ingress`; and the one that
+//! devices begin with.
+//!
+//! Linux: net/sched/sch_generic.c `attach_default_qdiscs`, net/sched/sch_api.c `qdisc_set_default`
 
 use super::run::place;
 use super::{SpecError, Tree};
+use crate::link::L2;
 use crate::shard::Shard;
 use crate::table::knob::SetError;
 
@@ -29,13 +33,15 @@ impl<'a> At<'a> {
     }
 }
 
-/// Reads what is wanted at a place; `None`: nothing, which is for ingress only.
+/// Reads what is wanted at a place; `None`: what is there is to go (`tc qdisc del`). On receive nothing
+/// takes its place, on transmit what `net.core.default_qdisc` says.
 ///
 /// # Errors
 /// [`SpecError`].
 pub fn wanted(ingress: bool, spec: &str) -> Result<Option<Tree>, SpecError> {
     match spec.trim() {
-        "none" | "noqueue" if ingress => Ok(None),
+        "none" | "del" => Ok(None),
+        "noqueue" if ingress => Ok(None),
         spec => Tree::parse(spec).map(Some),
     }
 }
@@ -70,10 +76,28 @@ impl Shard {
             tree.check(place).map_err(wrong)?;
         }
         match &tree {
-            Some(tree) if !at.ingress => self.set_qdisc(dev, tree),
-            tree => self.set_rx_qdisc(dev, tree.as_ref()),
+            tree if at.ingress => self.set_rx_qdisc(dev, tree.as_ref()),
+            Some(tree) => self.set_qdisc(dev, tree),
+            None => self.set_qdisc(dev, &self.default_qdisc()),
         }
         Ok(())
+    }
+
+    /// What `net.core.default_qdisc` says. As in the kernel it has no handle, so that nothing can be
+    /// hung below it.
+    fn default_qdisc(&self) -> Tree {
+        let tree = Tree::parse(self.net.knobs.default_qdisc.name());
+        Tree { handle: 0, ..tree.expect("what can be a default needs no parameters") }
+    }
+
+    /// Gives a device that was just opened its discipline (`attach_default_qdiscs`). What never leaves
+    /// does not wait.
+    pub(crate) fn attach_default_qdisc(&mut self, dev: u8) {
+        let tree = self.default_qdisc();
+        let l2 = self.net.ifaces.get(dev as usize).map(|iface| iface.l2);
+        if !tree.is_default() && l2.is_some_and(|l2| l2 != L2::Loopback) {
+            self.set_qdisc(dev, &tree);
+        }
     }
 
     /// The discipline at the place that `path` names, as it would be asked for.

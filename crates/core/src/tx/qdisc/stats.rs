@@ -154,7 +154,8 @@ fn below(
         stats: qdisc.stats(),
         xstats: qdisc.xstats(),
     });
-    for (minor, child) in qdisc.children() {
+    // Those that a discipline brings along by itself have no handle; tc does not show them, either.
+    for (minor, child) in qdisc.children().into_iter().filter(|(_, child)| child.handle != 0) {
         below(iface, child, Some((qdisc.handle, minor)), ingress, all);
     }
 }

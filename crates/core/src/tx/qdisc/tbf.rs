@@ -56,6 +56,18 @@ impl Config {
             Limit::Latency(ns) => of(self.rate, self.burst, ns),
         }
     }
+    /// How long what may wait waits at the most, in nanoseconds, as tc prints it; `None` if that is less
+    /// than the burst.
+    pub(super) fn latency(&self) -> Option<u64> {
+        let limit = self.limit_bytes() as f64;
+        let of =
+            |rate: u64, burst: u32| limit / rate.max(1) as f64 - burst as f64 / rate.max(1) as f64;
+        let mut secs = of(self.rate, self.burst);
+        if self.peakrate > 0 {
+            secs = secs.max(of(self.peakrate, self.mtu));
+        }
+        (secs >= 0.0).then_some((secs * 1e6).floor() as u64 * 1000)
+    }
     /// Nanoseconds that a packet of `len` bytes takes at `rate` (`psched_l2t_ns`).
     fn time(&self, rate: u64, len: u32) -> i64 {
         let len = len.saturating_add(self.overhead).max(self.mpu) as u128;

@@ -2,6 +2,7 @@
 //! of conservation holds whatever it is told. Method: a discipline alone, in virtual time, with a
 //! device that takes what it gets; every chance follows from a fixed seed.
 
+mod chance;
 mod codel;
 mod fair;
 mod fifo;

@@ -61,13 +61,17 @@ fn scaled(x: f64) -> i16 {
     (x * SCALE).round().clamp(i16::MIN as f64, i16::MAX as f64) as i16
 }
 
-/// Every pair of 64 quantiles of both, in order.
+/// The quantiles among every pair of 256 quantiles of both.
 fn mixed() -> Table {
-    let at = |i: usize| (i as f64 + 0.5) / 64.0;
-    let mix = |i: usize| 0.25 * normal(at(i / 64)) + 0.75 * pareto(at(i % 64));
-    let mut all: Vec<i16> = (0..SIZE).map(|i| scaled(mix(i))).collect();
+    const EACH: usize = 256;
+    let at = |i: usize| (i as f64 + 0.5) / EACH as f64;
+    let (normal, pareto): (Vec<f64>, Vec<f64>) =
+        (0..EACH).map(|i| (0.25 * normal(at(i)), 0.75 * pareto(at(i)))).unzip();
+    let pairs = normal.iter().flat_map(|n| pareto.iter().map(move |p| scaled(n + p)));
+    let mut all: Vec<i16> = pairs.collect();
     all.sort_unstable();
-    Table(all)
+    let every = all.len() / SIZE;
+    Table(all.into_iter().skip(every / 2).step_by(every).collect())
 }
 
 /// The quantile of a Pareto distribution of shape 3 with mean 0, as tc scales it.

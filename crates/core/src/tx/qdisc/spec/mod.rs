@@ -219,9 +219,9 @@ impl Spec {
     pub fn text(&self) -> String {
         match (self, self.options()) {
             (Spec::PfifoFast, _) => "pfifo_fast".to_owned(),
+            (Spec::Tbf(c), _) => format!("tbf {}", tbf_words(c)),
             (_, options) if options.is_empty() => self.kind().to_owned(),
-            // What tc prints is not always what it reads.
-            (_, options) => format!("{} {options}", self.kind()).replace(" lat ", " latency "),
+            (_, options) => format!("{} {options}", self.kind()),
         }
     }
     /// Its parameters, as tc prints them.
@@ -243,7 +243,18 @@ impl Spec {
     }
 }
 
+/// What tc prints of a `tbf`: of its limit, how long what waits takes then.
 fn tbf_options(c: &tbf::Config) -> String {
+    let words = tbf_words(c);
+    let Some(ns) = c.latency() else { return words };
+    let (before, rest) =
+        words.split_once(" limit ").or(words.split_once(" latency ")).unwrap_or_default();
+    let after = rest.split_once(' ').map_or_else(String::new, |(_, after)| format!(" {after}"));
+    format!("{before} lat {}{after}", time(ns))
+}
+
+/// The words by which it would be asked for.
+fn tbf_words(c: &tbf::Config) -> String {
     let mut out = format!("rate {} burst {}", rate(c.rate), size(c.burst as u64));
     if c.mpu > 0 {
         out += &format!(" mpu {}", size(c.mpu as u64));
@@ -253,7 +264,7 @@ fn tbf_options(c: &tbf::Config) -> String {
     }
     out += &match c.limit {
         tbf::Limit::Bytes(bytes) => format!(" limit {}", size(bytes as u64)),
-        tbf::Limit::Latency(ns) => format!(" lat {}", time(ns)),
+        tbf::Limit::Latency(ns) => format!(" latency {}", time(ns)),
     };
     if c.overhead > 0 {
         out += &format!(" overhead {}", c.overhead);

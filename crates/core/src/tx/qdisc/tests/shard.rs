@@ -71,6 +71,45 @@ fn a_discipline_that_is_replaced_drops_what_waits() {
     kit.conserved();
 }
 
+/// Devices that are opened later begin with it, one whose own is taken away falls back to it, and what
+/// is open keeps what it has.
+#[test]
+fn knob_net_core_default_qdisc() {
+    use crate::link::{Iface, L2};
+    let mut kit = Kit::tun();
+    let open = |kit: &mut Kit, name: &str, l2| {
+        let dev = kit.cx.add_iface(Iface::new(name, l2, MAC, 1500));
+        kit.cx.get_knob(&format!("qdisc.{}.root", kit.cx.net.ifaces[dev as usize].name))
+    };
+    kit.cx.set_knob("net.core.default_qdisc", "fq_codel").expect("it can be");
+    let root = |kit: &Kit| kit.cx.get_knob("qdisc.tun0.root").expect("it is there");
+    assert_eq!(root(&kit), "pfifo_fast");
+    let new = open(&mut kit, "new0", L2::Ip).expect("it is there");
+    assert!(new.starts_with("fq_codel limit 10240p"), "{new}");
+    assert!(show(&kit.cx.net.ifaces[1])[0].text().starts_with("qdisc fq_codel 0: dev new0 root "));
+    // A queue that is added has it, too.
+    kit.cx.add_txq(1);
+    assert_eq!(show(&kit.cx.net.ifaces[1])[1].kind, "fq_codel");
+    // What never leaves never waits.
+    assert_eq!(open(&mut kit, "lo9", L2::Loopback).expect("it is there"), "pfifo_fast");
+    kit.cx.set_knob("qdisc.tun0.root", "pfifo limit 7").expect("a sound specification");
+    for gone in ["none", "del"] {
+        kit.cx.set_knob("qdisc.tun0.root", gone).expect("it falls back");
+        assert!(root(&kit).starts_with("fq_codel "), "{}", root(&kit));
+    }
+    kit.cx.set_knob("net.core.default_qdisc", "pfifo_fast").expect("it can be");
+    kit.cx.set_knob("qdisc.tun0.root", "none").expect("it falls back");
+    assert_eq!(root(&kit), "pfifo_fast");
+    for wrong in ["netem", "tbf", "prio", "cake", ""] {
+        let why = kit.cx.set_knob("net.core.default_qdisc", wrong).expect_err(wrong).to_string();
+        assert!(
+            why.contains("it is pfifo_fast, pfifo, bfifo, sfq, codel, fq or fq_codel"),
+            "{why}"
+        );
+    }
+    assert_eq!(kit.cx.get_knob("net.core.default_qdisc"), Ok("pfifo_fast".to_owned()));
+}
+
 #[test]
 fn a_wrong_discipline_changes_nothing() {
     let mut kit = Kit::tun();

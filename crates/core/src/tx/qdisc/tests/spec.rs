@@ -208,7 +208,7 @@ fn statistics_are_what_tc_prints() {
     };
     assert_eq!(
         show.text(),
-        "qdisc tbf 1: dev eth0 root rate 8Mbit burst 2000b limit 20Kb\n \
+        "qdisc tbf 1: dev eth0 root rate 8Mbit burst 2000b lat 18.5ms\n \
          Sent 2000 bytes 2 pkt (dropped 10, overlimits 1 requeues 0) \n backlog 18000b 18p requeues 0\n"
     );
 }
