@@ -142,7 +142,7 @@ type Before = Vec<(String, String)>;
 fn carry_out(
     up: &mut Up,
     new: &Config,
-    (knobs, qdiscs): (&[(Setting, At)], &[(String, String, At)]),
+    (knobs, qdiscs): (&[(Setting, At)], &[Discipline]),
     before: &mut Before,
     changes: Changes,
     served: &[Arc<Served>],
@@ -273,9 +273,12 @@ fn changed_knobs(old: &Config, new: &Config) -> Vec<(Setting, At)> {
     come.cloned().chain(gone).collect()
 }
 
+/// A place for a discipline, what is asked for there, and where that was written.
+type Discipline = (String, String, At);
+
 /// Places whose disciplines are others now, and what is asked for there: what was asked for and is not
 /// any more is taken away.
-fn changed_qdiscs(old: &Config, new: &Config) -> Vec<(String, String, At)> {
+fn changed_qdiscs(old: &Config, new: &Config) -> Vec<Discipline> {
     let mut changed = Vec::new();
     for (was, is) in old.devices.iter().zip(&new.devices) {
         for ((place, is_now), (_, before)) in is.qdiscs().into_iter().zip(was.qdiscs()) {

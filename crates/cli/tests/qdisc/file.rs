@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
 use nix::sys::signal::{Signal, kill};
@@ -21,7 +21,7 @@ struct Up {
 const DEVICE: &str =
     "[[device]]\nname = \"t0\"\nbackend = \"tun\"\naddresses = [\"10.77.0.2/24\"]\n";
 
-fn write(dir: &PathBuf, knobs: &str, qdiscs: &str) {
+fn write(dir: &Path, knobs: &str, qdiscs: &str) {
     let text = format!("{knobs}{DEVICE}{qdiscs}[[service]]\nkind = \"echo\"\n");
     fs::write(dir.join("up.toml"), text).expect("a file");
 }
