@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::Insn;
 use crate::check::{self, CheckError, Code};
+use crate::helpers::Helper;
+use crate::insn::code::CALL;
 use crate::maps::{DefError, Kind, MEMORY_MAX, Map, MapDef};
 use crate::vm::{Action, RunFault};
 
@@ -29,6 +31,7 @@ pub struct Program {
     faults: AtomicU64,
     last: Mutex<Option<RunFault>>,
     lines: Mutex<VecDeque<String>>,
+    asks: bool,
 }
 
 /// What a program is made of.
@@ -153,6 +156,11 @@ impl Program {
             let def = &source.maps.get(map)?.def;
             (def.kind == Kind::Array && def.max_entries == 1).then_some(def.value_size)
         };
+        let asks = |insn: &Insn| {
+            let helper = Helper::from_number(insn.imm).filter(|_| insn.src() == 0);
+            insn.code == CALL && matches!(helper, Some(Helper::FibLookup | Helper::CheckMtu))
+        };
+        let asks = source.insns.iter().any(asks);
         let code = check::check(&source.insns, &source.entries, source.maps.len(), value);
         let code = code.map_err(LoadError::Check)?;
         let mut maps = Vec::new();
@@ -175,6 +183,7 @@ impl Program {
             faults: AtomicU64::new(0),
             last: Mutex::default(),
             lines: Mutex::default(),
+            asks,
         }))
     }
 
@@ -189,6 +198,10 @@ impl Program {
     /// Its license.
     pub fn license(&self) -> &str {
         &self.license
+    }
+    /// Whether it may ask for routes or interfaces ([`Env::fib`](crate::vm::Env)).
+    pub fn asks_routes(&self) -> bool {
+        self.asks
     }
     /// Its code.
     pub fn code(&self) -> &Code {

@@ -556,7 +556,7 @@ pub enum SetWord {
     Knob(Setting),
     /// A place for a queueing discipline, and which.
     Qdisc(String, String),
-    /// A map of an eBPF program, and an entry of it.
+    /// A map of an eBPF program, and an entry of it; or a device, and its program.
     Xdp(String, String),
     /// Anything else.
     Word(String),
@@ -575,6 +575,12 @@ impl FromStr for SetWord {
             && crate::xdp::map_name(path.trim()).is_some()
         {
             return Ok(SetWord::Xdp(path.trim().to_owned(), entry.trim().to_owned()));
+        }
+        if let Some((path, spec)) = s.split_once('=')
+            && crate::xdp::device_name(path.trim()).is_some()
+        {
+            let spec = crate::xdp::wanted(spec.trim())?;
+            return Ok(SetWord::Xdp(path.trim().to_owned(), spec));
         }
         // No word of a rule has an equals sign.
         if s.contains('=') { s.parse().map(SetWord::Knob) } else { Ok(SetWord::Word(s.to_owned())) }

@@ -39,6 +39,7 @@ pub fn get(args: GetArgs) -> ExitCode {
     // A name that no instance knows is wrong usage, whether or not one runs.
     if linerate_core::tx::qdisc::At::parse(&args.knob).is_none()
         && crate::xdp::map_name(&args.knob).is_none()
+        && crate::xdp::device_name(&args.knob).is_none()
         && ingress::place(&args.knob).is_none()
         && let Err(e) = linerate_core::table::Knobs::row(&args.knob)
     {

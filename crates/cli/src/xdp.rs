@@ -1,6 +1,8 @@
 //! eBPF programs of users: read from a file, shown, and their maps seen and filled.
 //!
-//! A map is a name like a knob's: `linerate get xdp.map.NAME` prints its entries, `linerate set
+//! The program of a device is a name like a knob's: `linerate set xdp.DEV=FILE[:SECTION]` gives a device of a
+//! running instance a program in place of the one that it has, `xdp.DEV=off` takes it away; that happens
+//! between two packets. A map is one, too: `linerate get xdp.map.NAME` prints its entries, `linerate set
 //! xdp.map.NAME='KEY VALUE'` sets one, `'KEY -'` takes it out.
 
 use std::fmt::Write as _;
@@ -14,7 +16,6 @@ use linerate_bpf::maps::{Kind, Map, Values};
 use linerate_bpf::object::Object;
 use linerate_bpf::prog::Program;
 use linerate_bpf::vm::Vm;
-use linerate_core::link::L2;
 use linerate_core::shard::Shard;
 use linerate_dev::ebpf;
 use linerate_gateway::control::Response;
@@ -43,12 +44,11 @@ pub struct Attached {
 /// # Errors
 /// A sentence that names the file.
 pub fn load(spec: &str, shards: usize) -> Result<(String, Arc<Program>), String> {
-    // A name may have a colon in it.
-    let (file, section) = match spec.rsplit_once(':') {
-        Some((file, section)) if !Path::new(spec).exists() => (file, Some(section)),
-        _ => (spec, None),
-    };
+    let (file, section) = parts(spec);
     let wrong = |why: &dyn std::fmt::Display| format!("{file}: {why}");
+    if file.is_empty() {
+        return Err("no file is named: FILE or FILE:SECTION, such as prog.o:xdp".to_owned());
+    }
     let opened = File::open(file).map_err(|e| wrong(&e))?;
     let mut bytes = Vec::new();
     opened.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(|e| wrong(&e))?;
@@ -59,10 +59,83 @@ pub fn load(spec: &str, shards: usize) -> Result<(String, Arc<Program>), String>
 
 /// Gives a device of a shard the program.
 pub fn attach(program: &Arc<Program>, shard: &mut Shard, dev: u8) {
-    let ethernet = shard.net.ifaces.get(usize::from(dev)).is_some_and(|i| i.l2 == L2::Ethernet);
     let cpu = u32::from(shard.net.cpu);
     let vm = Vm::new(Arc::clone(program), cpu, shard.net.rng.next_u64());
-    shard.attach_xdp(dev, Some(ebpf::program(vm, ethernet)));
+    ebpf::attach(vm, shard, dev);
+}
+
+/// What takes a device's program away.
+const OFF: &str = "off";
+
+/// What is to be the program of a device, as it goes to the instance: `off`, or a path that means the same
+/// there, of a file that can be loaded.
+///
+/// # Errors
+/// A sentence that names the file.
+pub fn wanted(spec: &str) -> Result<String, String> {
+    if spec == OFF {
+        return Ok(OFF.to_owned());
+    }
+    load(spec, 1)?;
+    let path = std::path::absolute(spec).map_err(|e| format!("{spec}: {e}"))?;
+    Ok(path.display().to_string())
+}
+
+/// Loads what [`wanted`] gave; `None` takes the program away.
+///
+/// # Errors
+/// A sentence that names the file.
+pub fn load_wanted(spec: &str, shards: usize) -> Result<Option<(String, Arc<Program>)>, String> {
+    if spec == OFF {
+        return Ok(None);
+    }
+    let (file, _) = parts(spec);
+    // A pipe would keep the loop waiting for whoever writes into it.
+    match std::fs::metadata(file) {
+        Ok(meta) if !meta.is_file() => Err(format!("{file}: it is no file")),
+        _ => load(spec, shards).map(Some),
+    }
+}
+
+/// A device of a shard has the program now, or none.
+pub fn change(program: Option<&Arc<Program>>, shard: &mut Shard, device: &str) {
+    let Some(dev) = shard.net.ifaces.iter().position(|i| i.name == device) else { return };
+    match program {
+        Some(program) => attach(program, shard, dev as u8),
+        None => shard.attach_xdp(dev as u8, None),
+    }
+}
+
+/// The list of programs with this one as the device's, or none; what the device has now.
+pub fn note(
+    attached: &mut Vec<Attached>,
+    device: &str,
+    program: Option<(String, Arc<Program>)>,
+) -> String {
+    attached.retain(|a| a.device != device);
+    let device = device.to_owned();
+    attached.extend(program.map(|(file, program)| Attached {
+        device: device.clone(),
+        file,
+        program,
+    }));
+    now(attached, &device)
+}
+
+/// The program that a device has now, as `get` prints it.
+pub fn now(attached: &[Attached], device: &str) -> String {
+    attached.iter().find(|a| a.device == device).map_or_else(
+        || OFF.to_owned(),
+        |Attached { file, program, .. }| format!("{file}:{}", program.name()),
+    )
+}
+
+/// The file of `FILE[:SECTION]`, and the section. A file's name may have a colon in it.
+fn parts(spec: &str) -> (&str, Option<&str>) {
+    match spec.rsplit_once(':') {
+        Some((file, section)) if !Path::new(spec).exists() => (file, Some(section)),
+        _ => (spec, None),
+    }
 }
 
 /// What is known of the programs, for a snapshot.
@@ -149,6 +222,19 @@ pub fn text(s: &Snapshot) -> String {
 /// The map that a name means, if it means one: `xdp.map.NAME`.
 pub fn map_name(knob: &str) -> Option<&str> {
     knob.strip_prefix("xdp.map.")
+}
+
+/// The device whose program a name means, if it means one: `xdp.DEV`.
+pub fn device_name(knob: &str) -> Option<&str> {
+    if map_name(knob).is_some() {
+        return None;
+    }
+    knob.strip_prefix("xdp.").filter(|device| !device.is_empty())
+}
+
+/// Why a device that is named cannot be meant.
+pub fn no_device(name: &str, have: &[&str]) -> String {
+    format!("no device is called {name}; there is {}", have.join(", "))
 }
 
 /// Answers `get` and `set` of a map; `None` if the name is none of a map.

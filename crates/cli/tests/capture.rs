@@ -393,3 +393,116 @@ fn packets_are_printed_one_a_line() {
         }
     });
 }
+
+/// A command in a mount namespace of its own, where a directory can be a small disk; `None` where there is
+/// none to be had.
+fn with_small_disk(runtime: &Runtime, script: &str) -> Option<Command> {
+    let disk = runtime.file("disk");
+    std::fs::create_dir_all(&disk).expect("a directory");
+    let mount = format!("mount -t tmpfs -o size=128k none {disk}");
+    let words = ["-Urm", "sh", "-c"];
+    let possible = Command::new("unshare").args(words).arg(&mount).stderr(Stdio::null()).status();
+    if !possible.is_ok_and(|s| s.success()) {
+        return None;
+    }
+    let mut command = Command::new("unshare");
+    command.args(words).arg(format!("{mount} && {script}")).env("XDG_RUNTIME_DIR", &runtime.0);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Some(command)
+}
+
+/// The disk is full: one sentence names the file and why, what is written is whole, and the instance goes on
+/// and loses nothing.
+#[test]
+fn a_small_disk_ends_the_capture_and_leaves_what_fits() {
+    const TEST: &str = "a_small_disk_ends_the_capture_and_leaves_what_fits";
+    beside(|runtime, instance| {
+        let (file, kept) = (runtime.file("disk/full.pcapng"), runtime.file("kept.pcapng"));
+        let linerate = env!("CARGO_BIN_EXE_linerate");
+        let script = format!(
+            "{linerate} capture --stage Link -w {file}; code=$?; cat {file} > {kept}; exit $code"
+        );
+        let Some(mut command) = with_small_disk(runtime, &script) else {
+            return skip(TEST, "no mount namespace with a disk of its own (unshare -Urm)");
+        };
+        let mut child = command.spawn().expect("unshare starts");
+        let mut errors = BufReader::new(child.stderr.take().expect("a pipe"));
+        let mut line = String::new();
+        errors.read_line(&mut line).expect("its word");
+        assert!(line.contains("listening on one"), "{line}");
+        instance.feed(4000);
+        let mut full = Running { child, errors };
+        let (said, code) = full.end();
+        assert_eq!(code, Some(1), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        for part in [file.as_str(), "the instance goes on", "No space left on device"] {
+            assert!(said.contains(part), "{said}");
+        }
+        let n = count(&kept);
+        assert!(n > 100 && std::fs::metadata(&kept).expect("a file").len() <= 128 << 10, "{n}");
+        match tsharks(&kept, "") {
+            Some(theirs) => assert_eq!(theirs, n),
+            None => skip(TEST, "tshark is not installed"),
+        }
+        // The path goes on: what is fed is taken, and another capture has all of it.
+        let file = runtime.file("next.pcapng");
+        let mut next = runtime.begin(&["--stage", "Link", "-c", "500", "-w", &file]);
+        instance.feed(500);
+        assert_eq!((next.end().1, count(&file)), (Some(0), 500));
+    });
+}
+
+/// Whoever reads a capture goes away: one sentence, and the instance goes on.
+#[test]
+fn a_closed_pipe_ends_the_capture() {
+    beside(|runtime, instance| {
+        for args in [&["--stage", "Link", "-w", "-"][..], &["--stage", "Link"]] {
+            let mut piped = runtime.begin(args);
+            drop(piped.child.stdout.take());
+            instance.feed(4000);
+            let (said, code) = piped.end();
+            assert!(said.lines().count() <= 1 && !said.contains("panicked"), "{said}");
+            if args.len() == 4 {
+                assert_eq!(code, Some(1), "{said}");
+                assert!(said.contains("writing to - ends here, the instance goes on"), "{said}");
+                assert!(said.contains("Broken pipe"), "{said}");
+            }
+            instance.wait_for("a tap stays behind", |i| {
+                i.feed(1);
+                !i.tapped.load(Ordering::SeqCst)
+            });
+        }
+    });
+}
+
+/// A client that does not read loses packets, which are counted and told; the instance keeps a bounded
+/// number for it, goes on, and serves others.
+#[test]
+fn a_client_that_stops_loses_packets_and_is_told() {
+    use nix::sys::signal::{Signal, kill};
+    beside(|runtime, instance| {
+        let file = runtime.file("stopped.pcapng");
+        let mut stopped = runtime.begin(&["--stage", "Link", "-w", &file]);
+        let pid = nix::unistd::Pid::from_raw(stopped.child.id() as i32);
+        kill(pid, Signal::SIGSTOP).expect("it runs");
+        const FED: u64 = 120_000;
+        instance.feed(FED);
+        // What waits for the client has a bound, and so has what the socket takes.
+        let waits = instance.captured.load(Ordering::SeqCst);
+        let record = linerate_core::tap::HEAD as u64 + 60;
+        assert!(waits * record < linerate_core::tap::PORT_BYTES as u64 + (8 << 20), "{waits}");
+        assert!(waits < FED, "nothing was lost: {waits}");
+        let mut next = runtime.begin(&["--stage", "Link", "-c", "10"]);
+        instance.feed(10);
+        assert_eq!(next.end().1, Some(0), "others are served");
+        kill(pid, Signal::SIGCONT).expect("it is there");
+        kill(pid, Signal::SIGINT).expect("it is there");
+        let (said, code) = stopped.end();
+        assert_eq!(code, Some(0), "{said}");
+        let numbers: Vec<u64> =
+            said.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let [kept, lost] = numbers[..] else { panic!("{said}") };
+        assert!(said.contains("lost to it") && lost > 0, "{said}");
+        assert_eq!((kept + lost, count(&file)), (FED + 10, kept), "{said}");
+    });
+}

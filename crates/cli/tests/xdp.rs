@@ -138,3 +138,139 @@ fn wrong_programs_are_refused() {
     assert!(none.contains("no program has a map drop4"), "{none}");
     up.end();
 }
+
+/// One ping after the other, in a shell of its own, until its standard input ends; what was lost of them.
+struct Pings {
+    child: std::process::Child,
+}
+
+impl Pings {
+    fn start(net: &Net, to: &str) -> Pings {
+        // A ping that is lost is waited for, so that a slow machine loses none.
+        let line = format!(
+            "n=0; lost=0; while ! read -t 0 line; do \
+             ping -q -c 1 -W 60 {to} > /dev/null || lost=$((lost + 1)); n=$((n + 1)); \
+             done; echo $n $lost"
+        );
+        let mut command = net.command(&["bash", "-c", &line]);
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        Pings { child: child.expect("bash starts") }
+    }
+    /// How many were sent, and how many of them were lost.
+    fn end(mut self) -> (u64, u64) {
+        drop(self.child.stdin.take());
+        let out = self.child.wait_with_output().expect("it ends");
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        let mut numbers = text.split_whitespace().map(|n| n.parse().expect("a number"));
+        (numbers.next().expect("sent"), numbers.next().expect("lost"))
+    }
+}
+
+/// Goal: the program of a running instance takes another's place between two packets: no packet is lost
+/// meanwhile, what was in the old one's maps is gone with it, and what can not be loaded changes nothing.
+#[test]
+fn a_program_is_replaced_while_packets_come() {
+    if let Some(why) = missing() {
+        return world::skip(&why);
+    }
+    let world = World::new();
+    let args = ["--dev", "v0", "--backend", "af_packet", "--queues", "2", "--addr", "10.9.0.2/24"];
+    let up = world.up(&world.server, &args);
+    let net = &world.server;
+    assert!((0..60).any(|_| world.client.output(&PING).status.success()), "it serves");
+    assert_eq!(ask(&world, net, &["get", "xdp.v0"]), "xdp.v0 = off\n");
+    let pings = Pings::start(&world.client, "10.9.0.2");
+    let (list, sample) = (object("drop.o"), object("sample.o"));
+    for round in 0..5 {
+        let said = ask(&world, net, &["set", &format!("xdp.v0={list}")]);
+        assert!(said.ends_with("drop.o:drop_list\n"), "{said}");
+        let entries = ask(&world, net, &["get", "xdp.map.drop4"]);
+        assert_eq!(entries, "xdp.map.drop4 = nothing\n", "round {round}");
+        ask(&world, net, &["set", "xdp.map.drop4=10.9.0.77/32 0"]);
+        let said = ask(&world, net, &["set", &format!("xdp.v0={sample}:xdp")]);
+        assert!(said.contains("sample.o:"), "{said}");
+        let gone = world.refused(&["get", "xdp.map.drop4"], 1);
+        assert!(gone.contains("no program has a map drop4"), "{gone}");
+        if round % 2 == 1 {
+            assert_eq!(ask(&world, net, &["set", "xdp.v0=off"]), "xdp.v0 = off\n");
+            assert_eq!(ask(&world, net, &["show", "xdp"]), "");
+        }
+    }
+    let (sent, lost) = pings.end();
+    assert!(sent > 0 && lost == 0, "{lost} of {sent} were lost");
+    let before = ask(&world, net, &["get", "xdp.v0"]);
+    let parts = object("parts.o");
+    for (word, says) in [
+        ("xdp.v0=/nowhere/prog.o".to_owned(), "No such file"),
+        ("xdp.v0=/bin/sh".to_owned(), "an object of another machine"),
+        ("xdp.v0=".to_owned(), "no file is named"),
+        (format!("xdp.v0={parts}"), "several programs"),
+        (format!("xdp.v0={parts}:lacking"), "is not provided here"),
+    ] {
+        let said = world.refused(&["set", &word], 2);
+        assert!(said.contains(says), "{word}: {said}");
+    }
+    let said = world.refused(&["set", &format!("xdp.v7={list}")], 1);
+    assert!(said.contains("no device is called v7; there is v0"), "{said}");
+    assert_eq!(ask(&world, net, &["get", "xdp.v0"]), before, "nothing was changed");
+    // One that misbehaves loses its packets, and nothing else.
+    ask(&world, net, &["set", &format!("xdp.v0={parts}:first")]);
+    world.client.output(&PING);
+    let shown = ask(&world, net, &["show", "xdp"]);
+    assert!(shown.starts_with("v0: first of ") && shown.contains("map next"), "{shown}");
+    ask(&world, net, &["set", "xdp.v0=off"]);
+    assert!((0..60).any(|_| world.client.output(&PING).status.success()), "it serves again");
+    up.end();
+}
+
+/// Goal: a router's program asks for our routes and neighbours, and sends packets on by the device that
+/// they name, between two devices of one instance; the stack forwards what the program leaves to it.
+#[test]
+fn a_program_routes_between_two_devices() {
+    if let Some(why) = missing() {
+        return world::skip(&why);
+    }
+    let world = World::new();
+    let third = Net::new();
+    let pid = third.pid;
+    world.server.good(&format!("ip link add v2 type veth peer name v3 netns {pid}"));
+    world.server.good("ip link set v2 up");
+    third.good("ip link set v3 up");
+    third.good("ip addr add 10.8.0.1/24 dev v3");
+    third.good("ip route add default via 10.8.0.2");
+    world.client.good("ip route add 10.8.0.0/24 via 10.9.0.2");
+    let device = |name: &str, addr: &str| {
+        let file = object("route.o");
+        format!(
+            "[[device]]\nname = \"{name}\"\nbackend = \"af_packet\"\naddresses = [\"{addr}\"]\n\
+             xdp = \"{file}\"\n"
+        )
+    };
+    let text = format!(
+        "[knobs]\nnet.ipv4.ip_forward = 1\n{}{}",
+        device("v0", "10.9.0.2/24"),
+        device("v2", "10.8.0.2/24")
+    );
+    let path = world.dir.join("router.toml");
+    std::fs::write(&path, text).expect("a file");
+    let up = world.up(&world.server, &["--config", &path.display().to_string()]);
+    let ping = |to: &str| {
+        let words = ["ping", "-q", "-c", "1", "-W", "1", to];
+        (0..60).any(|_| world.client.output(&words).status.success())
+    };
+    assert!(ping("10.8.0.1"), "somebody forwards");
+    let redirected = || {
+        let json = ask(&world, &world.server, &["show", "xdp", "--json"]);
+        let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        [0, 1].map(|n| json["xdp"][n]["actions"]["redirect"].as_u64().expect("a number"))
+    };
+    // The neighbours are known by now: the programs do it, both ways.
+    let before = redirected();
+    for _ in 0..10 {
+        assert!(ping("10.8.0.1"));
+    }
+    let after = redirected();
+    assert!(after[0] >= before[0] + 10 && after[1] >= before[1] + 10, "{before:?} {after:?}");
+    assert!(ping("10.9.0.2"), "what is for the instance is the stack's");
+    up.end();
+}

@@ -101,8 +101,32 @@ macro_rules! path {
 pub fn receive(cx: &mut Shard, batch: &mut Batch) {
     if cx.net.rx_qdisc_on {
         tx::qdisc::ingress::enqueue(cx, batch);
+        without_napi(&mut cx.net, batch);
     }
     receive_now(cx, batch);
+}
+
+/// What a device without NAPI received: by its queueing discipline, if any device has one, into the input
+/// queue of this shard.
+pub fn receive_netif_rx(cx: &mut Shard, batch: &mut Batch) {
+    if cx.net.rx_qdisc_on {
+        return receive(cx, batch);
+    }
+    batch.now.drain(..).for_each(|pkt| rx::backlog::netif_rx(&mut cx.net, pkt));
+}
+
+/// Of what disciplines let go, packets of devices without NAPI go on by the input queue.
+fn without_napi(net: &mut Net, batch: &mut Batch) {
+    if !net.ifaces.iter().any(|iface| iface.netif_rx) {
+        return;
+    }
+    for pkt in std::mem::take(&mut batch.now) {
+        if net.ifaces.get(pkt.dev as usize).is_some_and(|iface| iface.netif_rx) {
+            rx::backlog::netif_rx(net, pkt);
+        } else {
+            batch.push(pkt);
+        }
+    }
 }
 
 /// What no queueing discipline on receive holds back.
@@ -244,6 +268,7 @@ fn rx_qdisc_timers(cx: &mut Shard) {
         if !tx::qdisc::ingress::due(&mut cx.net, &mut batch) {
             break;
         }
+        without_napi(&mut cx.net, &mut batch);
         receive_now(cx, &mut batch);
     }
 }

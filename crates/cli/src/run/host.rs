@@ -179,6 +179,24 @@ impl Host {
         }
     }
 
+    /// Answers `get` and `set` of the device's program.
+    fn answer_program(&mut self, shard: &mut Shard, knob: &str, spec: Option<&str>) -> Response {
+        let device = xdp::device_name(knob).unwrap_or_default();
+        let names: Vec<&str> = shard.net.ifaces.iter().map(|i| i.name.as_str()).collect();
+        if !names.contains(&device) {
+            return Response::Error(xdp::no_device(device, &names));
+        }
+        let value = match spec.map(|spec| xdp::load_wanted(spec, 1)) {
+            None => xdp::now(&self.xdp, device),
+            Some(Err(why)) => return Response::Error(why),
+            Some(Ok(loaded)) => {
+                xdp::change(loaded.as_ref().map(|(_, program)| program), shard, device);
+                xdp::note(&mut self.xdp, device, loaded)
+            }
+        };
+        Response::Value { knob: knob.to_owned(), value, note: None }
+    }
+
     fn serve_control(&mut self, shard: &mut Shard) {
         // Out of its place meanwhile, because the answers read the rest of us.
         let Some(mut control) = self.control.take() else { return };
@@ -189,10 +207,16 @@ impl Host {
             }
             Request::Set(knob, value) => match &self.ring_fixed {
                 Some(why) if is_ring_rx(&knob) => Response::Error(why.clone()),
+                _ if xdp::device_name(&knob).is_some() => {
+                    self.answer_program(shard, &knob, Some(&value))
+                }
                 _ => xdp::answer(&self.xdp, &knob, Some(&value)).unwrap_or_else(|| {
                     control::answer(shard, Request::Set(knob, value), Meta::default)
                 }),
             },
+            Request::Get(knob) if xdp::device_name(&knob).is_some() => {
+                self.answer_program(shard, &knob, None)
+            }
             Request::Get(knob) => xdp::answer(&self.xdp, &knob, None)
                 .unwrap_or_else(|| control::answer(shard, Request::Get(knob), Meta::default)),
             request => control::answer(shard, request, Meta::default),

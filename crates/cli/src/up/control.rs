@@ -1,6 +1,7 @@
 //! What an instance of several shards answers on its control socket.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use linerate_core::rx::ingress;
 use linerate_core::rx::steer::ntuple::{self, RuleAction, Rules};
@@ -56,6 +57,16 @@ pub(super) fn answer(up: &mut Up, request: Request) -> Response {
     if let Some(answer) = map {
         return answer;
     }
+    let wanted = match &request {
+        Request::Get(name) => Some((name, None)),
+        Request::Set(name, spec) => Some((name, Some(spec.as_str()))),
+        _ => None,
+    };
+    if let Some((name, spec)) = wanted
+        && let Some(device) = xdp::device_name(name)
+    {
+        return said(name, program(up, device, spec));
+    }
     match request {
         Request::Snapshot { sockets } => {
             Response::Snapshot(Box::new(snapshot(up, sockets.min(SOCKETS_MAX))))
@@ -81,6 +92,25 @@ pub(super) fn answer(up: &mut Up, request: Request) -> Response {
             Err(why) => Response::Error(why),
         },
     }
+}
+
+/// Gives a device another program, on every shard between two packets; what it has then.
+fn program(up: &Up, device: &str, spec: Option<&str>) -> Result<String, String> {
+    let mut plan = lock(&up.plan);
+    let names: Vec<&str> = plan.config.devices.iter().map(|d| d.name.as_str()).collect();
+    if !names.contains(&device) {
+        return Err(xdp::no_device(device, &names));
+    }
+    let Some(spec) = spec else { return Ok(xdp::now(&plan.xdp, device)) };
+    let shards = plan.config.queues.max(up.workers.shards());
+    let loaded = xdp::load_wanted(spec, shards)?;
+    let new = loaded.as_ref().map(|(_, program)| Arc::clone(program));
+    // Shards that are built from now on have it from the plan.
+    let now = xdp::note(&mut plan.xdp, device, loaded);
+    drop(plan);
+    let device = device.to_owned();
+    up.workers.ask_all(move |drive, _| xdp::change(new.as_ref(), &mut drive.shard, &device));
+    Ok(now)
 }
 
 /// Begins a capture on all shards; on none if one refuses.

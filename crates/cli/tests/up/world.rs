@@ -45,11 +45,11 @@ impl Drop for Ended {
 /// A namespace, held by a process that sleeps in it.
 pub struct Net {
     _holder: Ended,
-    pid: u32,
+    pub pid: u32,
 }
 
 impl Net {
-    fn new() -> Net {
+    pub fn new() -> Net {
         let mut holder = Command::new("unshare")
             .args(["--net", "--", "sh", "-c", "echo ready; exec cat"])
             .stdin(Stdio::piped())

@@ -104,7 +104,7 @@ pub struct Iface {
     /// Whether it hands its packets to the backlog instead of NAPI.
     pub netif_rx: bool,
     /// Its XDP program; set by [`Shard::attach_xdp`](crate::shard::Shard::attach_xdp).
-    pub xdp: Option<crate::rx::xdp::Program>,
+    pub xdp: Option<crate::rx::xdp::Attached>,
     /// Its rules at ingress; changed by [`Shard::tc_filter`](crate::shard::Shard::tc_filter).
     pub ingress: crate::rx::ingress::Chain,
     /// What its transmit queues were given as their discipline; `None` = what they have anyway.

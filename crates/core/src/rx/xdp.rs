@@ -4,6 +4,7 @@
 //! Linux:  include/net/xdp.h `bpf_prog_run_xdp`, net/core/dev.c `do_xdp_generic`
 //! drops:  Xdp, XdpAborted
 
+use crate::link::Iface;
 use crate::pkt::{Pkt, Skb, Verdict};
 use crate::shard::{Net, Shard};
 use crate::table::{Reason, count::id};
@@ -27,6 +28,17 @@ pub enum Action {
 
 /// A program: it may change the packet's bytes, and pull and push at its front.
 pub type Program = Box<dyn FnMut(&mut Skb) -> Action + Send>;
+
+/// One that may also ask the stack: for its routes, its neighbours, its devices.
+pub type Asking = Box<dyn FnMut(&mut Skb, &Net) -> Action + Send>;
+
+/// The program of a device.
+pub enum Attached {
+    /// One that needs the packet alone.
+    Plain(Program),
+    /// One that asks; it is away while it runs.
+    Asking(Option<Asking>),
+}
 
 /// What programs said in one batch: it is counted when the batch is through.
 #[derive(Default)]
@@ -60,7 +72,11 @@ pub fn do_xdp(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
     let Some(prog) = net.ifaces.get_mut(pkt.dev as usize).and_then(|i| i.xdp.as_mut()) else {
         return Verdict::Pass(pkt);
     };
-    match prog(&mut pkt) {
+    let action = match prog {
+        Attached::Plain(prog) => prog(&mut pkt),
+        Attached::Asking(_) => ask(net, &mut pkt),
+    };
+    match action {
         Action::Pass => {
             net.xdp.pass += 1;
             Verdict::Pass(pkt)
@@ -82,6 +98,21 @@ pub fn do_xdp(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
     }
 }
 
+/// Runs a program that asks the stack, which it is a part of: it is taken out meanwhile.
+#[inline(never)]
+fn ask(net: &mut Net, pkt: &mut Pkt) -> Action {
+    let place = |net: &mut Net, dev: u8, new: Option<Asking>| match net.ifaces.get_mut(dev as usize)
+    {
+        Some(Iface { xdp: Some(Attached::Asking(place)), .. }) => std::mem::replace(place, new),
+        _ => None,
+    };
+    let dev = pkt.dev;
+    let Some(mut prog) = place(net, dev, None) else { return Action::Aborted };
+    let action = prog(pkt, net);
+    place(net, dev, Some(prog));
+    action
+}
+
 #[cold]
 fn redirect(cx: &mut Shard, pkt: Pkt, action: Action) -> Verdict {
     match action {
@@ -97,6 +128,15 @@ fn redirect(cx: &mut Shard, pkt: Pkt, action: Action) -> Verdict {
 impl Shard {
     /// Gives a device an XDP program, or takes it away (`ip link set DEV xdp`).
     pub fn attach_xdp(&mut self, dev: u8, prog: Option<Program>) {
+        self.set_xdp(dev, prog.map(Attached::Plain));
+    }
+
+    /// Gives a device a program that asks the stack for routes and neighbours.
+    pub fn attach_xdp_asking(&mut self, dev: u8, prog: Asking) {
+        self.set_xdp(dev, Some(Attached::Asking(Some(prog))));
+    }
+
+    fn set_xdp(&mut self, dev: u8, prog: Option<Attached>) {
         if let Some(iface) = self.net.ifaces.get_mut(dev as usize) {
             iface.xdp = prog;
         }

@@ -138,7 +138,8 @@ const FRAMES_IN: Stages = Stages::of(&[
     Stage::Backlog,
     Stage::Ingress,
 ]);
-/// The same on the way out, Neigh's end included.
+/// The same on the way out, Neigh's end included. A packet leaves Qdisc when it is taken from the queue,
+/// Gso as what it is cut into, and Xmit when the device has taken it.
 const FRAMES_OUT: Stages = Stages::of(&[Stage::Qdisc, Stage::Gso, Stage::Xmit]);
 
 /// What a copy of the packet begins with.

@@ -115,6 +115,76 @@ fn each_transmit_stage_shows_the_packet_it_sees() {
     }
 }
 
+/// The last stages: what waits is a super-packet, which leaves Gso as segments, or as it is where the device
+/// cuts it; each is seen once at each point, and checksums are those of the wire.
+#[test]
+fn the_last_stages_show_super_packets_before_and_segments_after() {
+    for device_cuts in [false, true] {
+        let mut kit = Kit::tun();
+        kit.cx.net.ifaces[0].features.tx_csum = device_cuts;
+        kit.cx.net.ifaces[0].features.uso = device_cuts;
+        let stages = [Stage::Qdisc, Stage::Gso, Stage::Xmit];
+        let port = tap(&mut kit, spec(&stages, &[Point::Before, Point::After], ""));
+        let id = kit.cx.udp_bind(UdpBind { port: 53, ..Default::default() }).expect("bound");
+        let segment = SendTo { gso_size: 400, ..to(7) };
+        kit.cx.udp_send(id, segment, &[&[9; 1000]]).expect("sent");
+        let sent = kit.tx();
+        let seen = drain(&port);
+        let at = |stage, point| -> Vec<&[u8]> {
+            let at = seen.iter().filter(|s| (s.head.stage, s.head.point) == (stage, point));
+            at.map(|s| s.bytes.as_slice()).collect()
+        };
+        let whole = at(Stage::Qdisc, Point::Before);
+        assert_eq!((whole.len(), whole[0].len()), (1, 1028));
+        assert_eq!(at(Stage::Qdisc, Point::After), whole);
+        assert_eq!(at(Stage::Gso, Point::Before), whole);
+        let after = at(Stage::Gso, Point::After);
+        if device_cuts {
+            assert_eq!((sent.len(), &after), (1, &whole));
+        } else {
+            assert_eq!(sent.iter().map(Vec::len).collect::<Vec<_>>(), [428, 428, 228]);
+            assert_eq!(after, sent);
+        }
+        assert_eq!(at(Stage::Xmit, Point::Before), after);
+        assert_eq!(at(Stage::Xmit, Point::After), after, "the device took them");
+        kit.conserved();
+    }
+}
+
+/// What a program changes is seen: the packet as it came before Xdp, and as it goes on after.
+#[test]
+fn a_program_is_seen_from_both_sides() {
+    let mut kit = bound(Kit::tun());
+    let port = tap(&mut kit, spec(&[Stage::Xdp], &[Point::Before, Point::After], ""));
+    kit.cx.attach_xdp(
+        0,
+        Some(Box::new(|pkt| {
+            if pkt.head()[19] == 9 {
+                return crate::rx::xdp::Action::Drop;
+            }
+            pkt.head_mut()[8] -= 1;
+            crate::rx::xdp::Action::Pass
+        })),
+    );
+    let packet = udp4(PEER, US, 1, 53, b"data");
+    kit.rx(&packet);
+    let mut other = packet.clone();
+    other[19] = 9;
+    kit.rx(&other);
+    let seen = drain(&port);
+    let said: Vec<_> = seen.iter().map(|s| (s.head.point, s.head.said)).collect();
+    let want = [
+        (Point::After, None),
+        (Point::Before, Some(Said::Pass)),
+        (Point::Before, Some(Said::Dropped(Reason::Xdp))),
+    ];
+    assert_eq!(said, want);
+    assert_eq!((&seen[1].bytes, &seen[2].bytes), (&packet, &other), "as they came");
+    let mut changed = packet;
+    changed[8] -= 1;
+    assert_eq!(seen[0].bytes, changed);
+}
+
 /// A packet that the stage drops has the reason in its record; one that is dropped elsewhere has it at
 /// the point `drop`.
 #[test]

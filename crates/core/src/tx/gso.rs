@@ -15,6 +15,7 @@ use crate::link::Iface;
 use crate::pkt::{Csum, Cursor, Gso, GsoKind, HEADROOM, LARGE, Pkt, Pool, SMALL, Skb, Verdict};
 use crate::shard::Net;
 use crate::table::{Knobs, Reason, Stage, count::id};
+use crate::tap::Point;
 use crate::trace::{self, Said};
 use crate::wire::{IPPROTO_TCP, IPPROTO_UDP, TcpFlags};
 
@@ -159,6 +160,9 @@ fn skb_gso_segment(net: &mut Net, mut pkt: Pkt, gso: Gso, device_sums: bool) -> 
     let segs = plan.segs();
     for n in 0..segs {
         let Some(seg) = plan.segment(&mut net.pool, &pkt, &mut at, n) else { break };
+        if net.taps.sees(Stage::Gso) {
+            net.tap_at(Stage::Gso, Point::After, &seg, None);
+        }
         xmit_one(net, pkt.dev, seg);
     }
     let flow = net.counts.flow(Stage::Gso);

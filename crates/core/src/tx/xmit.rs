@@ -9,6 +9,7 @@ use crate::link::{TxQueue, TxRing};
 use crate::pkt::{Pkt, Verdict};
 use crate::shard::Net;
 use crate::table::{Reason, Stage, count::id};
+use crate::tap::{Point, Stages};
 use crate::time::SEC;
 use crate::trace::{self, Said};
 
@@ -24,9 +25,11 @@ pub fn sch_direct_xmit(net: &mut Net, dev: u8, queue: u8, room: usize) -> Option
     let mut plain = 0;
     let offers = Offers::of(net.ifaces.get(dev as usize)?, &net.knobs);
     let bounds = Bounds::of(&net.knobs);
+    // Whoever captures here sees packets one by one.
+    let tapped = net.tapped(LAST);
     loop {
         let txq = net.ifaces.get_mut(dev as usize)?.txqs.get_mut(queue as usize)?;
-        let n = xmit_plain(txq, queue, room, offers, bounds);
+        let n = if tapped { 0 } else { xmit_plain(txq, queue, room, offers, bounds) };
         plain += n;
         moved += n;
         if txq.ring.len() >= room || txq.dql.avail(bounds).is_none() {
@@ -36,11 +39,18 @@ pub fn sch_direct_xmit(net: &mut Net, dev: u8, queue: u8, room: usize) -> Option
         // From here on the packet, and what it is cut into, belongs to this queue's ring.
         pkt.queue = queue;
         moved += 1;
+        if tapped {
+            net.tap_at(Stage::Qdisc, Point::After, &pkt, None);
+            net.tap_at(Stage::Gso, Point::Before, &pkt, None);
+        }
         trace::say(&mut net.trace, Stage::Qdisc, &pkt, Said::Pass);
         net.counts.flow(Stage::Gso).enter(1);
         match validate_xmit_skb(net, pkt) {
             Verdict::Pass(pkt) => {
                 net.counts.flow(Stage::Gso).pass(1);
+                if tapped {
+                    net.tap_at(Stage::Gso, Point::After, &pkt, None);
+                }
                 trace::say(&mut net.trace, Stage::Gso, &pkt, Said::Pass);
                 xmit_one(net, dev, pkt);
             }
@@ -66,6 +76,9 @@ pub fn sch_direct_xmit(net: &mut Net, dev: u8, queue: u8, room: usize) -> Option
     }
     Some(&mut net.ifaces[dev as usize].txqs[queue as usize].ring)
 }
+
+/// The stages between the queue and the ring.
+const LAST: Stages = Stages::of(&[Stage::Qdisc, Stage::Gso]);
 
 /// So few packets are moved sooner than lists change places, which have just been written.
 const FEW: usize = 4;
@@ -153,6 +166,9 @@ pub fn tx_done(net: &mut Net, pkt: Pkt, sent: bool) {
         net.kfree_skb_reason(Stage::Xmit, pkt, Reason::DevTxError);
         return;
     }
+    if net.tapped(XMIT) {
+        net.tap_at(Stage::Xmit, Point::After, &pkt, None);
+    }
     trace::say(&mut net.trace, Stage::Xmit, &pkt, Said::Pass);
     Sent { dev: pkt.dev, queue: pkt.queue, pkts: 1, bytes: pkt.len() as u64 }.count(net);
     net.pool.free(pkt);
@@ -162,8 +178,9 @@ pub fn tx_done(net: &mut Net, pkt: Pkt, sent: bool) {
 #[inline]
 pub fn tx_done_all(net: &mut Net, done: impl IntoIterator<Item = (Pkt, bool)>) {
     let mut all = Sent { dev: 0, queue: 0, pkts: 0, bytes: 0 };
+    let tapped = net.tapped(XMIT);
     for (pkt, sent) in done {
-        if !sent || pkt.trace != 0 {
+        if !sent || tapped || pkt.trace != 0 {
             tx_done(net, pkt, sent);
             continue;
         }
@@ -198,6 +215,8 @@ impl Net {
         txq.is_some_and(|txq| txq.dql.avail(bounds).is_none() && !txq.qdisc.is_empty())
     }
 }
+
+const XMIT: Stages = Stages::of(&[Stage::Xmit]);
 
 /// What a device took.
 struct Sent {

@@ -7,7 +7,6 @@
 use std::io;
 
 use linerate_core::path;
-use linerate_core::rx::backlog::netif_rx;
 use linerate_core::table::{Reason, Stage, count::id};
 use linerate_core::tap;
 use linerate_core::time::{Instant, MS, US};
@@ -150,9 +149,7 @@ impl Drive {
         }
         let shard = &mut self.shard;
         if shard.net.ifaces[number as usize].netif_rx {
-            for pkt in self.batch.now.drain(..) {
-                netif_rx(&mut shard.net, pkt);
-            }
+            path::receive_netif_rx(shard, &mut self.batch);
         } else {
             path::receive(shard, &mut self.batch);
         }

@@ -332,8 +332,11 @@ impl Chain {
             let why = "rules of one preference have one protocol and kind";
             return Err(RuleError::new(&prio.to_string(), why));
         }
-        let free = self.0.iter().filter(same).map(|r| r.handle).max().unwrap_or(0) + 1;
-        let handle = wanted.handle.unwrap_or(free);
+        let last = self.0.iter().filter(same).map(|r| r.handle).max().unwrap_or(0);
+        let Some(handle) = wanted.handle.or(last.checked_add(1)) else {
+            let why = "no handle is free behind 0xffffffff: name one";
+            return Err(RuleError::new(&prio.to_string(), why));
+        };
         let (flower, what) = (wanted.flower, wanted.what.clone());
         let rule = Rule { prio, handle, flower, what, actions, installed: now };
         if let Some(old) = self.0.iter_mut().find(|r| r.prio == prio && r.handle == handle) {

@@ -249,3 +249,107 @@ fn what_is_wrong_is_named() {
     (1..RULES_MAX).for_each(|_| rule(&mut kit, many));
     assert!(kit.cx.tc_filter("tun0", many).is_err(), "rules are bounded");
 }
+
+/// Whatever the words, with whatever numbers: a rule or a sentence; and whatever rules there are: packets of
+/// any bytes go on or are dropped, and none is lost without a count.
+#[test]
+fn any_words_are_a_rule_or_refused_and_any_packet_goes_through_it() {
+    const NUMBERS: [&str; 12] = [
+        "0",
+        "1",
+        "10",
+        "255",
+        "256",
+        "65535",
+        "65536",
+        "0xffffffff",
+        "4294967296",
+        "-1",
+        "1-9",
+        "1/0",
+    ];
+    const KEYS: [&str; 16] = [
+        "ip_proto udp",
+        "ip_proto tcp",
+        "ip_proto icmp",
+        "dst_port",
+        "src_port",
+        "src_ip 10.0.0.1/8",
+        "dst_ip ::1",
+        "dst_mac 02:00:00:00:00:01",
+        "vlan_id",
+        "ip_tos",
+        "ip_ttl",
+        "tcp_flags",
+        "vlan_prio",
+        "src_mac",
+        "eth_type",
+        "colour",
+    ];
+    const ACTIONS: [&str; 10] = [
+        "drop",
+        "pass",
+        "continue",
+        "skbedit mark",
+        "sample group 1 rate",
+        "sample rate",
+        "mirred egress redirect dev tun1",
+        "mirred egress mirror dev tun1",
+        "mirred egress",
+        "fly",
+    ];
+    let mut rng = crate::rand::Rng::new(23);
+    let mut kit = kit();
+    kit.add_tun();
+    kit.cx.set_knob("dev.promisc", "on").expect("a knob");
+    let (mut good, mut through) = (0, 0);
+    for n in 0..20_000 {
+        let mut pick = |list: &[&'static str]| list[rng.below(list.len() as u64) as usize];
+        let mut words = vec![pick(&["add", "add", "add", "replace", "del", "list"])];
+        let place = pick(&["prio", "handle", "", "", "pref"]);
+        if !place.is_empty() {
+            words.extend([place, pick(&NUMBERS)]);
+        }
+        words.extend(["protocol", pick(&["ip", "ipv6", "all", "arp", "802.1q", "0x800", "foo"])]);
+        words.push(pick(&["flower", "flower", "matchall", "u32"]));
+        for _ in 0..n % 3 {
+            words.extend([pick(&KEYS), pick(&["", "", NUMBERS[n % 12], "udp"])]);
+        }
+        for _ in 0..=n % 2 {
+            words.extend([
+                "action",
+                pick(&ACTIONS),
+                pick(&["", "", "1", "7", "0xffffffff", "0"]),
+                pick(&["", "", "", "group 2", "rate 0", "pipe"]),
+            ]);
+        }
+        let text = words.join(" ");
+        if kit.cx.tc_filter("tun0", &text).is_ok() {
+            good += 1;
+        }
+        if n % 64 == 63 {
+            kit.cx.tc_filter("tun0", "del").expect("there may be none");
+        }
+        if n % 4 == 0 {
+            let mut packet = dns();
+            for _ in 0..rng.below(4) {
+                let at = rng.below(packet.len() as u64) as usize;
+                packet[at] = rng.below(256) as u8;
+            }
+            packet.truncate(rng.below(200) as usize);
+            if !packet.is_empty() {
+                kit.rx(&packet);
+                through += 1;
+            }
+        }
+        if n % 512 == 0 {
+            assert!(!kit.cx.tc_filter_show("tun0").expect("it is there").contains('\0'));
+            kit.tx();
+            kit.tx_on(1);
+        }
+    }
+    assert!(good > 1000 && through > 4000, "{good} rules, {through} packets");
+    kit.tx();
+    kit.tx_on(1);
+    kit.conserved();
+}

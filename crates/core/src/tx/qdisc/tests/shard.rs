@@ -276,3 +276,32 @@ fn knob_queues_tx_byte_queue_limits_hold_time() {
         kit.conserved();
     }
 }
+
+/// A device without NAPI has its discipline before the input queue; one that has none waits for no other.
+#[test]
+fn qdisc_ingress_lies_before_the_input_queue() {
+    let mut kit = Kit::tun();
+    kit.cx.net.ifaces[0].netif_rx = true;
+    kit.cx.set_knob("qdisc.tun0.ingress", "netem delay 20ms").expect("a sound specification");
+    let sock = udp(&mut kit);
+    let mut batch = crate::pkt::Batch::new();
+    let mut arrive = |kit: &mut Kit| {
+        let packet = udp4(PEER, US, 9, 53, b"late");
+        let mut pkt = kit.cx.net.pool.alloc().expect("a packet");
+        pkt.put(packet.len()).copy_from_slice(&packet);
+        pkt.dev = 0;
+        batch.push(pkt);
+        path::receive_netif_rx(&mut kit.cx, &mut batch);
+        path::process_backlog(&mut kit.cx, &mut batch, 64)
+    };
+    assert_eq!(arrive(&mut kit), 0, "it waits before the input queue");
+    kit.pass(20 * MS);
+    assert_eq!(kit.cx.net.backlog.len(), 1, "and then in it");
+    assert_eq!(path::process_backlog(&mut kit.cx, &mut crate::pkt::Batch::new(), 64), 1);
+    let got = kit.cx.udp_recv(sock).expect("its time has come");
+    kit.cx.udp_done(got);
+    kit.cx.set_knob("qdisc.tun0.ingress", "none").expect("it goes");
+    assert_eq!(arrive(&mut kit), 1);
+    let got = kit.cx.udp_recv(sock).expect("nothing holds it back");
+    kit.cx.udp_done(got);
+}
