@@ -121,17 +121,18 @@ impl File {
                 let mut out = io::stdout().lock();
                 out.write_all(blocks).and_then(|()| out.flush())
             }
-            Out::File(file, whole) => match file.write_all(blocks) {
-                Ok(()) => {
-                    *whole += blocks.len() as u64;
-                    Ok(())
+            Out::File(file, whole) => {
+                let (n, failed) = write(file, blocks);
+                *whole += if failed.is_some() { whole_blocks(blocks, n) } else { n } as u64;
+                match failed {
+                    None => Ok(()),
+                    Some(e) => {
+                        // What is there of a block is taken back; a pipe or a device has no length.
+                        let _ = file.set_len(*whole);
+                        Err(e)
+                    }
                 }
-                Err(e) => {
-                    // What is there of a block is taken back; a pipe or a device has no length.
-                    let _ = file.set_len(*whole);
-                    Err(e)
-                }
-            },
+            }
         };
         blocks.clear();
         written.map_err(|e| {
@@ -157,4 +158,30 @@ impl File {
         self.flush()?;
         Ok(self.packets)
     }
+}
+
+/// Writes all of it, or as much as fits: how much, and why not more.
+fn write(file: &mut fs::File, bytes: &[u8]) -> (usize, Option<io::Error>) {
+    let mut at = 0;
+    while at < bytes.len() {
+        match file.write(&bytes[at..]) {
+            Ok(0) => return (at, Some(io::ErrorKind::WriteZero.into())),
+            Ok(n) => at += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return (at, Some(e)),
+        }
+    }
+    (at, None)
+}
+
+/// The length of the blocks of pcapng that lie wholly in the first `written` bytes of `blocks`.
+fn whole_blocks(blocks: &[u8], written: usize) -> usize {
+    let mut at = 0;
+    while let Some(len) = blocks.get(at + 4..).and_then(<[u8]>::first_chunk)
+        && let next = at + (u32::from_ne_bytes(*len) as usize).max(12)
+        && next <= written
+    {
+        at = next;
+    }
+    at
 }
