@@ -23,20 +23,60 @@ fn silent(own: &Own) {
 #[test]
 fn half_open_connections_fill_their_queue() {
     let Some(own) = own("half_open_connections_fill_their_queue", &["nft"]) else { return };
-    let up = own.up(&["--serve", "discard", "--set", "net.ipv4.tcp_max_syn_backlog=8"]);
+    let up = own.up(&[
+        &["--serve", "discard", "--set", "net.ipv4.tcp_max_syn_backlog=8"][..],
+        &["--set", "net.ipv4.tcp_syncookies=0"],
+    ]
+    .concat());
     silent(&own);
     let case = Case { own: &own, rule: "R49", also: &[], options: &[] };
-    let syn = |i: u8| {
-        let src = Ipv4Addr::new(10, 77, 100, i);
-        let body = frames::tcp((src, 5000), (FAR, 9), (1000, 0, 2), 0);
-        Frame::to(&own.rig.far, "vb", src, FAR, 6, body).bytes()
-    };
-    let syns: Vec<Vec<u8>> = (1..=100).map(syn).collect();
+    let syns = syns_of_strangers(&own);
     let dose = || {
         frames::send(&own.rig.near, "va", &syns);
         std::thread::sleep(Duration::from_millis(20));
     };
     prove(&case, dose, Cure::Set(&mut || {}));
+    up.end();
+}
+
+fn syns_of_strangers(own: &Own) -> Vec<Vec<u8>> {
+    let syn = |i: u8| {
+        let src = Ipv4Addr::new(10, 77, 100, i);
+        let body = frames::tcp((src, 5000), (FAR, 9), (1000, 0, 2), 0);
+        Frame::to(&own.rig.far, "vb", src, FAR, 6, body).bytes()
+    };
+    (1..=100).map(syn).collect()
+}
+
+/// A flood fills the queue of half-open connections; who answers comes in all the same.
+#[test]
+fn more_connections_than_the_backlog_come_by_cookie() {
+    let Some(own) = own("more_connections_than_the_backlog_come_by_cookie", &["nft"]) else {
+        return;
+    };
+    let up = own.up(&[
+        &["--serve", "discard", "--set", "net.core.somaxconn=8"][..],
+        &["--set", "net.ipv4.tcp_synack_retries=0"],
+    ]
+    .concat());
+    silent(&own);
+    let case = Case { own: &own, rule: "R50", also: &[], options: &[] };
+    let syns = syns_of_strangers(&own);
+    let over = Cell::new(false);
+    let dose = || {
+        if !over.get() {
+            frames::send(&own.rig.near, "va", &syns);
+        }
+        let mut client = connect(&own.rig.near, (FAR, 9));
+        client.write_all(b"it is me").expect("it reads");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let found = prove(&case, dose, Cure::By(&mut || over.set(true)));
+    let netstat = own.ask(&["get", "--name", "t", "net.ipv4.tcp_syncookies"]);
+    assert!(netstat.contains('1'), "it is so from the start: {netstat}");
+    let evidence = found["evidence"].as_array().expect("a list");
+    let back = evidence.iter().find(|e| e["name"] == "SyncookiesRecv");
+    assert!(back.is_some_and(|e| e["to"].as_u64() > Some(0)), "clients came by cookie: {found:#}");
     up.end();
 }
 

@@ -585,7 +585,15 @@ counters! {
     TcpExtTCPAbortOnClose { Send, Events, "TcpExt:TCPAbortOnClose" }
     /// Connections given up after too many time-outs.
     TcpExtTCPAbortOnTimeout { Send, Events, "TcpExt:TCPAbortOnTimeout" }
-    /// Half-open connections beyond `tcp_max_syn_backlog`: SYNs dropped.
+    /// SYN cookies sent.
+    TcpExtSyncookiesSent { Send, Packets, "TcpExt:SyncookiesSent" }
+    /// Acknowledgements with a SYN cookie of ours, each a connection.
+    TcpExtSyncookiesRecv { Transport, Packets, "TcpExt:SyncookiesRecv" }
+    /// Acknowledgements to a listener that sends cookies, with none of ours.
+    TcpExtSyncookiesFailed { Transport, Packets, "TcpExt:SyncookiesFailed" }
+    /// Half-open connections beyond the listen backlog: SYNs answered by a cookie.
+    TcpExtTCPReqQFullDoCookies { Transport, Events, "TcpExt:TCPReqQFullDoCookies" }
+    /// Half-open connections beyond the listen backlog or `tcp_max_syn_backlog`: SYNs dropped.
     TcpExtTCPReqQFullDrop { Transport, Events, "TcpExt:TCPReqQFullDrop" }
     /// Segments retransmitted, SYNs included, that failed to be sent.
     TcpExtTCPRetransFail { Send, Segs, "TcpExt:TCPRetransFail" }

@@ -374,7 +374,9 @@ knobs! {
     tcp_moderate_rcvbuf: bool { path: "net.ipv4.tcp_moderate_rcvbuf", default: true, range: 0..=1, unit: "switch", scope: Net, takes: NextSocket, stage: SockQueue }
     /// Connections that may wait to be accepted, whatever the application asks for.
     somaxconn: u64 { path: "net.core.somaxconn", default: 4096, range: 0..=2147483647, unit: "connections", scope: Net, takes: Now, stage: Transport }
-    /// Half-open connections of one listener.
+    /// SYN cookies: 0 never, 1 when a listener has as many half-open connections as its backlog, 2 always.
+    tcp_syncookies: u64 { path: "net.ipv4.tcp_syncookies", default: 1, range: 0..=2, unit: "mode", scope: Net, takes: Now, stage: Transport }
+    /// Half-open connections of one listener, where SYN cookies are off.
     tcp_max_syn_backlog: u64 { path: "net.ipv4.tcp_max_syn_backlog", default: 1024, range: 1..=2147483647, unit: "connections", scope: Net, takes: Now, stage: Transport }
     /// Reset, instead of silence, when the accept queue overflows.
     tcp_abort_on_overflow: bool { path: "net.ipv4.tcp_abort_on_overflow", default: false, range: 0..=1, unit: "switch", scope: Net, takes: Now, stage: Transport }

@@ -104,6 +104,7 @@ impl Shard {
         }
         let none = SocketId { kind: SockKind::Listen, index: 0, generation: 0 };
         let (index, generation) = self.tcp.listeners.insert(Listener {
+            synq_overflow: None,
             id: none,
             addr: listen.addr,
             port,

@@ -51,6 +51,8 @@ pub(crate) struct Listener {
     pub pending: Ready,
     /// Half-open connections (`inet_csk_reqsk_queue_len`).
     pub qlen: u32,
+    /// When a SYN was last answered by a cookie (`tcp_synq_overflow`).
+    pub synq_overflow: Option<Instant>,
     /// Established, not accepted.
     pub accept: VecDeque<SocketId>,
     /// Held SYNs that the application was not given yet.
@@ -112,6 +114,15 @@ impl Shard {
             return Verdict::Drop(pkt, Reason::TcpReset);
         }
         if seg.flags.ack() {
+            if !seg.flags.syn()
+                && let Some(req) = self.cookie_check(found, tuple, hash, seg, &pkt)
+            {
+                if self.tcp.accept_queue_is_full(&self.net, req.listener) {
+                    return Verdict::Drop(pkt, Reason::TcpListenOverflow);
+                }
+                self.net.flow_begins(tuple.flow_key());
+                return self.tcp_v4_syn_recv_sock(req, seg, pkt);
+            }
             tcp_v4_send_reset(&mut self.net, tuple, seg);
             return Verdict::Drop(pkt, Reason::TcpFlags);
         }
@@ -133,8 +144,10 @@ impl Shard {
         pkt: Pkt,
         iss: Option<Seq>,
     ) -> Verdict {
-        if let Err(reason) = self.syn_admit(listener, tuple) {
-            return Verdict::Drop(pkt, reason);
+        match self.syn_admit(listener, tuple, iss.is_some()) {
+            Err(reason) => return Verdict::Drop(pkt, reason),
+            Ok(Admit::Cookie) => return self.cookie_send(listener, tuple, hash, seg, pkt),
+            Ok(Admit::Keep) => {}
         }
         let iss = iss.unwrap_or_else(|| self.tcp.secure_seq(tuple, self.net.now));
         let ts_offset = self.tcp.secure_ts_off(tuple);
@@ -183,8 +196,9 @@ impl Shard {
     }
 
     /// Whether one more half-open connection may be kept: bounded by listener, in all, and, where
-    /// they wait for a judgement, by destination.
-    fn syn_admit(&self, listener: u32, tuple: &Tuple) -> Result<(), Reason> {
+    /// they wait for a judgement, by destination. `bound`: to an older connection, so that the number
+    /// to begin with can not be a cookie.
+    fn syn_admit(&self, listener: u32, tuple: &Tuple, bound: bool) -> Result<Admit, Reason> {
         let (net, tcp) = (&self.net, &self.tcp);
         let l = tcp.listeners.at(listener).ok_or(Reason::NoSocket)?;
         let limit = l.limit(net);
@@ -201,73 +215,88 @@ impl Shard {
             if here >= (syn_max / 2).max(1) || waiting >= syn_max || all >= 2 * syn_max {
                 return Err(Reason::TcpReqQFull);
             }
-            return Ok(());
+            return Ok(Admit::Keep);
         }
-        if l.qlen as u64 >= limit.max(1) || l.qlen as u64 >= syn_max {
-            return Err(Reason::TcpReqQFull);
+        let full = l.qlen as u64 >= limit.max(1);
+        match net.knobs.tcp_syncookies {
+            0 if full || l.qlen as u64 >= syn_max => Err(Reason::TcpReqQFull),
+            2 if !bound => Ok(Admit::Cookie),
+            1 | 2 if full && bound => Err(Reason::TcpReqQFull),
+            1 | 2 if full => Ok(Admit::Cookie),
+            _ => Ok(Admit::Keep),
         }
-        Ok(())
     }
 
-    /// Sends, or sends again, the SYN-ACK of a half-open connection (`tcp_v4_send_synack`).
+    /// Sends, or sends again, the SYN-ACK of a half-open connection.
     pub(crate) fn send_synack(&mut self, index: u32) {
-        let rcvbuf = |tcp: &Sockets, id: SocketId| {
-            tcp.listeners.get(id.index, id.generation).map_or(0, |l| l.rcvbuf)
-        };
-        let Some(req) = self.tcp.reqs.at(index) else { return };
-        let mut tp = self.child(req, rcvbuf(&self.tcp, req.listener));
-        let opts = TcpOptions {
-            mss: Some(tp.advmss),
-            wscale: req
-                .opts
-                .wscale
-                .filter(|_| self.net.knobs.tcp_window_scaling)
-                .map(|_| tp.rcv_wscale),
-            sack_permitted: tp.sack_ok,
-            ts: tp.ts_ok.then(|| (tp.ts_now(self.net.now), req.ts_recent)),
-            ..TcpOptions::NONE
-        };
-        let bare = Bare {
-            seq: req.iss,
-            ack: req.irs + 1,
-            flags: TcpFlags::SYN | TcpFlags::ACK,
-            window: tp.rcv_wnd.min(65535) as u16,
-            tos: 0,
-            opts,
-        };
-        tp.orphan = true;
-        send_bare(&mut self.net, &tp.tuple, &bare);
+        let Shard { net, tcp, .. } = self;
+        let Some(req) = tcp.reqs.at(index) else { return };
+        let id = req.listener;
+        let rcvbuf = tcp.listeners.get(id.index, id.generation).map_or(0, |l| l.rcvbuf);
+        tcp_v4_send_synack(net, req, rcvbuf, None);
     }
+}
 
-    /// The connection that a half-open one becomes (`tcp_create_openreq_child`).
-    fn child(&self, req: &Req, rcvbuf: usize) -> Tcb {
-        let net = &self.net;
-        let mut tp = Tcb::new(net, req.tuple, req.hash);
-        if rcvbuf > 0 {
-            tp.rcvbuf = rcvbuf.min(1 << 30) as u32;
-            tp.rcvbuf_locked = true;
-        }
-        if let Some(way) = way_to(net, &req.tuple) {
-            (tp.dev, tp.pmtu) = (way.dev, way.mtu);
-        }
-        tp.advmss = advmss(&req.tuple, tp.pmtu);
-        tcp_select_initial_window(net, &mut tp);
-        tp.ts_offset = req.ts_offset;
-        (tp.irs, tp.iss) = (req.irs, req.iss);
-        tp.rcv_nxt = req.irs + 1;
-        tp.rcv_wup = tp.rcv_nxt;
-        tp.copied_seq = tp.rcv_nxt;
-        tp.snd_una = req.iss;
-        tp.snd_nxt = req.iss + 1;
-        tp.sndq.start(req.iss + 1);
-        tp.max_window = req.window as u32;
-        tp.take_options(net, &req.opts);
-        tp.ts_recent = if tp.ts_ok { req.ts_recent } else { 0 };
-        tp.lsndtime = req.sent_at;
-        tp.retransmits = req.retries;
-        tp
+/// What is done with a SYN that may be answered.
+enum Admit {
+    /// It becomes a half-open connection.
+    Keep,
+    /// It is answered and forgotten.
+    Cookie,
+}
+
+/// Sends the SYN-ACK of a half-open connection; with a timestamp that says more than the time, if one is
+/// given.
+pub(super) fn tcp_v4_send_synack(net: &mut Net, req: &Req, rcvbuf: usize, tsval: Option<u32>) {
+    let mut tp = child(net, req, rcvbuf);
+    let opts = TcpOptions {
+        mss: Some(tp.advmss),
+        wscale: req.opts.wscale.filter(|_| net.knobs.tcp_window_scaling).map(|_| tp.rcv_wscale),
+        sack_permitted: tp.sack_ok,
+        ts: tp.ts_ok.then(|| (tsval.unwrap_or(tp.ts_now(net.now)), req.ts_recent)),
+        ..TcpOptions::NONE
+    };
+    let bare = Bare {
+        seq: req.iss,
+        ack: req.irs + 1,
+        flags: TcpFlags::SYN | TcpFlags::ACK,
+        window: tp.rcv_wnd.min(65535) as u16,
+        tos: 0,
+        opts,
+    };
+    tp.orphan = true;
+    send_bare(net, &tp.tuple, &bare);
+}
+
+/// The connection that a half-open one becomes (`tcp_create_openreq_child`).
+fn child(net: &Net, req: &Req, rcvbuf: usize) -> Tcb {
+    let mut tp = Tcb::new(net, req.tuple, req.hash);
+    if rcvbuf > 0 {
+        tp.rcvbuf = rcvbuf.min(1 << 30) as u32;
+        tp.rcvbuf_locked = true;
     }
+    if let Some(way) = way_to(net, &req.tuple) {
+        (tp.dev, tp.pmtu) = (way.dev, way.mtu);
+    }
+    tp.advmss = advmss(&req.tuple, tp.pmtu);
+    tcp_select_initial_window(net, &mut tp);
+    tp.ts_offset = req.ts_offset;
+    (tp.irs, tp.iss) = (req.irs, req.iss);
+    tp.rcv_nxt = req.irs + 1;
+    tp.rcv_wup = tp.rcv_nxt;
+    tp.copied_seq = tp.rcv_nxt;
+    tp.snd_una = req.iss;
+    tp.snd_nxt = req.iss + 1;
+    tp.sndq.start(req.iss + 1);
+    tp.max_window = req.window as u32;
+    tp.take_options(net, &req.opts);
+    tp.ts_recent = if tp.ts_ok { req.ts_recent } else { 0 };
+    tp.lsndtime = req.sent_at;
+    tp.retransmits = req.retries;
+    tp
+}
 
+impl Shard {
     /// A segment for a half-open connection (`tcp_check_req`; RFC 9293 §3.10.7.4 in SYN-RECEIVED).
     pub(crate) fn tcp_check_req(&mut self, index: u32, seg: &Segment, pkt: Pkt) -> Verdict {
         let Some(req) = self.tcp.reqs.at(index) else {
@@ -319,7 +348,20 @@ impl Shard {
         if !flags.ack() {
             return Verdict::Drop(pkt, Reason::TcpFlags);
         }
-        self.tcp_v4_syn_recv_sock(index, seg, pkt)
+        let Shard { net, tcp, .. } = self;
+        let listener = tcp.reqs.at(index).map(|req| req.listener);
+        if listener.is_some_and(|l| tcp.accept_queue_is_full(net, l)) {
+            if net.knobs.tcp_abort_on_overflow {
+                tcp_v4_send_reset(net, &tuple, seg);
+                self.reqsk_drop(index);
+            }
+            // Otherwise it stays half-open: what the peer sends next tries again.
+            return Verdict::Drop(pkt, Reason::TcpListenOverflow);
+        }
+        match self.reqsk_unlink(index) {
+            Some(req) => self.tcp_v4_syn_recv_sock(*req, seg, pkt),
+            None => Verdict::Drop(pkt, Reason::NoSocket),
+        }
     }
 
     /// While a SYN is held, only its sender's reset says something: it has given up.
@@ -336,34 +378,19 @@ impl Shard {
     }
 
     /// The handshake is complete: a connection for the accept queue (`tcp_v4_syn_recv_sock`).
-    fn tcp_v4_syn_recv_sock(&mut self, index: u32, seg: &Segment, pkt: Pkt) -> Verdict {
+    pub(super) fn tcp_v4_syn_recv_sock(&mut self, req: Req, seg: &Segment, pkt: Pkt) -> Verdict {
         let Shard { net, tcp, .. } = self;
-        let Some(req) = tcp.reqs.at(index) else { return Verdict::Drop(pkt, Reason::NoSocket) };
-        let (lid, tuple) = (req.listener, req.tuple);
-        let Some(l) = tcp.listeners.get(lid.index, lid.generation) else {
+        let lid = req.listener;
+        let Some(l) = tcp.listeners.get_mut(lid.index, lid.generation) else {
             return Verdict::Drop(pkt, Reason::NoSocket);
         };
-        if l.accept.len() as u64 > l.limit(net) {
-            if net.knobs.tcp_abort_on_overflow {
-                tcp_v4_send_reset(net, &tuple, seg);
-                self.reqsk_drop(index);
-            }
-            // Otherwise it stays half-open: what the peer sends next tries again.
-            return Verdict::Drop(pkt, Reason::TcpListenOverflow);
-        }
-        let (rcvbuf, user) = (l.rcvbuf, l.user);
-        let Some(req) = self.tcp.reqs.at(index) else {
-            return Verdict::Drop(pkt, Reason::NoSocket);
-        };
-        let mut tp = Box::new(self.child(req, rcvbuf));
+        let mut tp = Box::new(child(net, &req, l.rcvbuf));
         tp.state = State::SynRecv;
         tp.listener = Some(lid);
-        tp.user = user;
-        self.reqsk_unlink(index);
-        self.net.counts.inc(id::TcpPassiveOpens);
-        tcp_ack_of_syn(&mut self.net, &mut tp, seg);
-        let conn = self.tcp.insert(tp);
-        let Shard { net, tcp, .. } = self;
+        tp.user = l.user;
+        net.counts.inc(id::TcpPassiveOpens);
+        tcp_ack_of_syn(net, &mut tp, seg);
+        let conn = tcp.insert(tp);
         if let (Some(tp), Some(l)) =
             (tcp.conns.at(conn), tcp.listeners.get_mut(lid.index, lid.generation))
         {
@@ -533,6 +560,14 @@ impl Shard {
             self.tcp.orphans += 1;
             self.tcp_settle(conn.index);
         }
+    }
+}
+
+impl Sockets {
+    /// Whether no connection may be added to those that wait for `accept` (`sk_acceptq_is_full`).
+    pub(super) fn accept_queue_is_full(&self, net: &Net, id: SocketId) -> bool {
+        let l = self.listeners.get(id.index, id.generation);
+        l.is_some_and(|l| l.accept.len() as u64 > l.limit(net))
     }
 }
 

@@ -21,6 +21,7 @@ mod recovery;
 mod rfs;
 mod sndq;
 mod sockets;
+mod syncookies;
 mod tcb;
 mod timer;
 mod timewait;

@@ -168,6 +168,11 @@ impl Sockets {
     pub(crate) fn secure_seq(&self, tuple: &Tuple, now: Instant) -> Seq {
         Seq((self.secure_hash(tuple, true, 1) as u32).wrapping_add((now.ns() >> 6) as u32))
     }
+    /// The two hashes of a SYN cookie: of both ends, and of both ends at a minute (`cookie_hash`).
+    pub(super) fn cookie_hash(&self, tuple: &Tuple, minute: Option<u32>) -> u32 {
+        let salt = minute.map_or(4, |minute| 5 | u64::from(minute) << 8);
+        self.secure_hash(tuple, true, salt) as u32
+    }
     /// Where the search for a local port begins (RFC 6056 §3.3.3).
     pub(crate) fn secure_port_offset(&self, tuple: &Tuple) -> u32 {
         self.secure_hash(&Tuple { lport: 0, ..*tuple }, true, 3) as u32

@@ -149,6 +149,7 @@ fn drop_tcp_req_q_full() {
     let mut p = Pair::new(9, GOOD);
     p.lose = Some(|_| true);
     p.watch = false;
+    p.shards[B].set_knob("net.ipv4.tcp_syncookies", "0").expect("a knob");
     p.shards[B].set_knob("net.ipv4.tcp_max_syn_backlog", "64").expect("a knob");
     p.listen_as(Listen { port: 80, backlog: 4096, ..Listen::default() });
     for port in 1..=5000 {

@@ -307,6 +307,7 @@ fn knob_net_ipv4_tcp_invalid_ratelimit() {
 fn knob_net_ipv4_tcp_max_syn_backlog() {
     for most in [1, 8, 64] {
         let mut p = with("net.ipv4.tcp_max_syn_backlog", &most.to_string());
+        p.shards[B].set_knob("net.ipv4.tcp_syncookies", "0").expect("a knob");
         p.lose = Some(|_| true);
         p.listen_as(Listen { port: 80, backlog: 4096, ..Listen::default() });
         for port in 1..=100 {

@@ -9,6 +9,7 @@ mod knobs;
 mod moved;
 mod recovery;
 mod reuseport;
+mod syncookies;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
