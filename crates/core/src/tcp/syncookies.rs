@@ -5,6 +5,7 @@
 //! Linux:  net/ipv4/syncookies.c `cookie_v4_init_sequence`, `cookie_init_timestamp`, `cookie_v4_check`,
 //!         `cookie_timestamp_decode`; net/ipv6/syncookies.c
 //! RFCs:   4987 §3.6
+//! drops:  NoSocket
 //!
 //! ```text
 //! sequence number   (keyed hash of both ends) + the peer's number + (minutes << 24)
