@@ -573,6 +573,14 @@ counters! {
     TcpExtTCPLostRetransmit { Transport, Segs, "TcpExt:TCPLostRetransmit" }
     /// Congestion-window reductions undone by timestamps or DSACK.
     TcpExtTCPFullUndo { Transport, Events, "TcpExt:TCPFullUndo" }
+    /// The same within a recovery, before all of what was out is acknowledged.
+    TcpExtTCPPartialUndo { Transport, Events, "TcpExt:TCPPartialUndo" }
+    /// The same because all that was sent again arrived twice.
+    TcpExtTCPDSACKUndo { Transport, Events, "TcpExt:TCPDSACKUndo" }
+    /// The same after a time-out.
+    TcpExtTCPLossUndo { Transport, Events, "TcpExt:TCPLossUndo" }
+    /// Time-outs that what arrived afterwards showed to be spurious (F-RTO).
+    TcpExtTCPSpuriousRTOs { Transport, Events, "TcpExt:TCPSpuriousRTOs" }
     /// DSACKs sent for segments that came twice.
     TcpExtTCPDSACKOldSent { Send, Packets, "TcpExt:TCPDSACKOldSent" }
     /// DSACKs sent for out-of-order segments that came twice.

@@ -7,6 +7,7 @@
 
 use super::input::Segment;
 use super::output::tcp_sync_mss;
+use super::rack::tcp_rack_update_reo_wnd;
 use super::sndq::{FIN, LOST, RETRANS, SACKED, TxSeg};
 use super::timer::{Rtx, check_probe_timer, rearm_rto, schedule_loss_probe, set_rtx};
 use super::{TCP_RTO_MAX_US, Tcb, recovery};
@@ -36,8 +37,10 @@ pub(crate) struct Acked {
     pub retrans_acked: bool,
     /// Segments delivered before.
     pub prior_delivered: u32,
-    /// Segments lost before.
+    /// Segments ever lost before.
     pub prior_lost: u32,
+    /// Something arrived that was sent once, before recovery began (`FLAG_ORIG_SACK_ACKED`).
+    pub orig_sacked: bool,
 }
 
 /// Takes the acknowledgement of an acceptable segment in (`tcp_ack`).
@@ -46,8 +49,7 @@ pub(crate) struct Acked {
 /// Why the segment is to be dropped; a challenge is asked for already.
 pub(crate) fn tcp_ack(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Result<(), Reason> {
     let ack = seg.ack;
-    let mut a =
-        Acked { prior_delivered: tp.delivered, prior_lost: tp.lost_out, ..Acked::default() };
+    let mut a = Acked { prior_delivered: tp.delivered, prior_lost: tp.lost, ..Acked::default() };
     if ack.gt(tp.snd_nxt) {
         tp.challenge = true;
         return Err(Reason::TcpInvalidAck);
@@ -69,6 +71,7 @@ pub(crate) fn tcp_ack(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Result<(), 
     tp.rcv_tstamp = net.now;
     let window_moved = tcp_ack_update_window(tp, seg);
     let was_out = tp.packets_out;
+    let prior_fack = tp.snd_fack;
     if tp.sack_ok && !seg.opts.sack.is_empty() {
         tcp_sacktag_write_queue(net, tp, seg, &mut a);
     }
@@ -77,10 +80,11 @@ pub(crate) fn tcp_ack(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Result<(), 
         tp.retransmits = 0;
         tp.stall_at = Instant::NEVER;
         tp.err_soft = None;
-        tcp_clean_rtx_queue(net, tp, ack, &mut a);
+        tcp_clean_rtx_queue(net, tp, ack, prior_fack, &mut a);
     }
     tcp_ack_update_rtt(net, tp, seg, &a);
     a.duplicate = !a.advanced && !window_moved && seg.len == 0 && was_out > 0;
+    tcp_rack_update_reo_wnd(tp, a.dsack);
     recovery::tcp_process_tlp_ack(net, tp, ack, &a);
     if was_out > 0 {
         if a.advanced {
@@ -181,9 +185,9 @@ pub(crate) fn tcp_sndbuf_expand(net: &Net, tp: &mut Tcb) {
 }
 
 /// Removes what is acknowledged for good from the record of what is under way (`tcp_clean_rtx_queue`).
-fn tcp_clean_rtx_queue(net: &mut Net, tp: &mut Tcb, ack: Seq, a: &mut Acked) {
+fn tcp_clean_rtx_queue(net: &mut Net, tp: &mut Tcb, ack: Seq, prior_fack: Seq, a: &mut Acked) {
     let now = net.now;
-    let mut first_sent = None;
+    let (mut first_sent, was_out) = (None, tp.packets_out);
     while let Some(&t) = tp.sndq.rtx.front() {
         let (segs, whole) = if t.end().le(ack) {
             (t.segs as u32, true)
@@ -201,10 +205,16 @@ fn tcp_clean_rtx_queue(net: &mut Net, tp: &mut Tcb, ack: Seq, a: &mut Acked) {
         if t.has(SACKED) {
             tp.sacked_out = tp.sacked_out.saturating_sub(segs);
         } else {
-            tp.delivered = tp.delivered.wrapping_add(segs);
-            net.counts.inc_by(id::TcpExtTCPDelivered, segs as u64);
+            if tp.sack_ok {
+                tcp_count_delivered(net, tp, segs);
+            }
             if t.retrans == 0 {
                 first_sent.get_or_insert(t.sent);
+                a.orig_sacked |= t.end().le(tp.high_seq);
+                if tp.sack_ok && t.seq.lt(prior_fack) {
+                    // A hole closed by itself behind what arrived before: the path reorders.
+                    tcp_check_sack_reordering(tp, t.seq);
+                }
             }
             rack_advance(tp, &part, now);
         }
@@ -235,9 +245,10 @@ fn tcp_clean_rtx_queue(net: &mut Net, tp: &mut Tcb, ack: Seq, a: &mut Acked) {
         front.len -= ack - front.seq;
         front.seq = ack;
     }
-    if !tp.sack_ok && a.advanced && tp.sacked_out > 0 {
-        // Without SACK `sacked_out` counts duplicate acknowledgements; it can not exceed what is out.
-        tp.sacked_out = tp.sacked_out.min(tp.packets_out);
+    if !tp.sack_ok {
+        tcp_remove_reno_sacks(net, tp, was_out - tp.packets_out);
+        // What of it arrived before the hole was filled nobody can tell.
+        a.orig_sacked &= !a.retrans_acked;
     }
     if !a.retrans_acked {
         a.rtt_us = first_sent.map(|sent| us_since(now, sent));
@@ -247,6 +258,21 @@ fn tcp_clean_rtx_queue(net: &mut Net, tp: &mut Tcb, ack: Seq, a: &mut Acked) {
     tp.snd_sml = tp.snd_sml.max(ack);
     tp.snd_fack = tp.snd_fack.max(ack);
     tp.sndq.ack_to(&mut net.pool, ack);
+}
+
+fn tcp_count_delivered(net: &Net, tp: &mut Tcb, segs: u32) {
+    tp.delivered = tp.delivered.wrapping_add(segs);
+    net.counts.inc_by(id::TcpExtTCPDelivered, segs as u64);
+}
+
+/// Without SACK `sacked_out` counts duplicates, each of which was a delivery: of what is acknowledged now
+/// one segment filled the hole, and the others take duplicates with them (`tcp_remove_reno_sacks`).
+fn tcp_remove_reno_sacks(net: &Net, tp: &mut Tcb, acked: u32) {
+    if acked > 0 {
+        tcp_count_delivered(net, tp, acked.saturating_sub(tp.sacked_out).max(1));
+        tp.sacked_out = tp.sacked_out.saturating_sub(acked - 1);
+    }
+    tp.sacked_out = tp.sacked_out.min(tp.packets_out);
 }
 
 fn us_since(now: Instant, then: Instant) -> u32 {
@@ -274,7 +300,7 @@ fn tcp_sacktag_write_queue(net: &mut Net, tp: &mut Tcb, seg: &Segment, a: &mut A
     for (i, &(left, right)) in blocks.iter().enumerate() {
         let (left, right) = (Seq(left), Seq(right));
         if i == 0 && is_dsack(seg, left, right, blocks.get(1)) {
-            tcp_dsack_seen(net, tp, right, a);
+            tcp_dsack_seen(net, tp, (left, right), a);
             continue;
         }
         // What does not lie in the flight is no report of it (`tcp_is_sackblock_valid`).
@@ -294,15 +320,25 @@ fn is_dsack(seg: &Segment, left: Seq, right: Seq, second: Option<&(u32, u32)>) -
     left.lt(seg.ack) || second.is_some_and(|&(l, r)| Seq(l).le(left) && right.le(Seq(r)))
 }
 
-fn tcp_dsack_seen(net: &Net, tp: &mut Tcb, right: Seq, a: &mut Acked) {
+/// What arrived twice, was it what we sent twice? (`tcp_dsack_seen`, `tcp_check_dsack`)
+fn tcp_dsack_seen(net: &Net, tp: &mut Tcb, (left, right): (Seq, Seq), a: &mut Acked) {
     net.counts.inc(id::TcpExtTCPDSACKRecv);
+    let bytes = right - left;
+    if left.ge(right) || bytes > tp.max_window {
+        return;
+    }
+    // Super-packets are reported as a whole.
+    let segs = bytes.div_ceil((tp.mss_cache as u32).max(1)).min(i32::MAX as u32);
+    tp.dsack_dups = tp.dsack_dups.saturating_add(segs);
+    if tp.dsack_dups > tp.total_retrans {
+        // More than we ever sent twice: the network duplicates packets, and reports mean nothing.
+        return;
+    }
     a.dsack = true;
-    tp.reord_seen = true;
-    if let Some(marker) = tp.undo_marker
-        && tp.undo_retrans > 0
-        && right.gt(marker)
-    {
-        tp.undo_retrans -= 1;
+    // What this recovery sent again lies between its beginning and its end.
+    let ours = tp.undo_marker.is_some_and(|marker| right.gt(marker) && right.le(tp.high_seq));
+    if ours && tp.undo_retrans > 0 {
+        tp.undo_retrans = (tp.undo_retrans - segs as i32).max(0);
     }
 }
 
@@ -353,10 +389,10 @@ fn sack_one(net: &Net, tp: &mut Tcb, i: usize, now: Instant, a: &mut Acked) {
     t.flags = t.flags & !(LOST | RETRANS) | SACKED;
     let t = *t;
     tp.sacked_out += segs;
-    tp.delivered = tp.delivered.wrapping_add(segs);
-    net.counts.inc_by(id::TcpExtTCPDelivered, segs as u64);
+    tcp_count_delivered(net, tp, segs);
     a.sacked = true;
     if t.retrans == 0 {
+        a.orig_sacked |= t.end().le(tp.high_seq);
         a.sack_rtt_us.get_or_insert(us_since(now, t.sent));
         if t.end().lt(tp.snd_fack) && t.seq.ge(tp.snd_una) {
             // It arrived after a later one, and was sent once: the path reorders.

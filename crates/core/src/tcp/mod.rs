@@ -15,6 +15,7 @@ mod moved;
 mod opts;
 mod output;
 mod ports;
+mod rack;
 mod rcvq;
 mod rcvwin;
 mod recovery;
@@ -25,6 +26,7 @@ mod syncookies;
 mod tcb;
 mod timer;
 mod timewait;
+mod undo;
 
 pub use crate::sock::error::TcpError;
 pub use api::{Connect, HeldSyn, Listen, Refuse, RxState};
@@ -284,6 +286,8 @@ pub(crate) struct Tcb {
     pub undo_marker: Option<Seq>,
     /// Retransmissions not yet reported as duplicates (DSACK).
     pub undo_retrans: i32,
+    /// Segments ever reported as duplicates.
+    pub dsack_dups: u32,
     /// Our timestamp clock at the first retransmission (Eifel); 0 = none.
     pub retrans_stamp: u32,
     /// Congestion window before the reduction.
@@ -300,12 +304,22 @@ pub(crate) struct Tcb {
     pub reord_seen: bool,
     /// F-RTO: the first ACKs after a timeout decide whether it was spurious.
     pub frto: bool,
+    /// F-RTO: new data goes first (RFC 5682 §3.1, step 2b).
+    pub frto_new: bool,
+    /// Segments ever thought to be lost.
+    pub lost: u32,
     /// RACK: when the latest delivered segment was sent.
     pub rack_sent: Instant,
     /// RACK: the end of that segment.
     pub rack_end: Seq,
     /// RACK: the round trip of that segment, in microseconds.
     pub rack_rtt_us: u32,
+    /// RACK: the reordering window is so many quarters of the least round trip.
+    pub rack_reo_mult: u8,
+    /// RACK: after so many more recoveries it is one again.
+    pub rack_persist: u8,
+    /// RACK: reports of duplicates count again when this is acknowledged.
+    pub rack_dsack_round: Option<Seq>,
     /// Tail loss probe: SND.NXT when it was sent, while it is not answered.
     pub tlp_high_seq: Option<Seq>,
     /// Whether that probe was a retransmission.

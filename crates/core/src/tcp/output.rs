@@ -39,15 +39,30 @@ const QUANTUM_PKTS: usize = 32;
 pub(crate) fn tcp_push(net: &mut Net, tp: &mut Tcb) -> Pushed {
     let mut said = Pushed::Done;
     if tp.state.synchronized() {
-        said = tcp_xmit_retransmit_queue(net, tp);
-        if said == Pushed::Done {
-            said = tcp_write_xmit(net, tp);
-        }
+        said = tcp_xmit_recovery(net, tp);
     }
     if tp.ack_now {
         tcp_send_ack(net, tp);
     }
     said
+}
+
+/// What is lost goes first, then what is new; only while F-RTO asks whether a timeout was spurious it is
+/// the other way round (RFC 5682 §3.1 step 2b; `tcp_xmit_recovery`).
+fn tcp_xmit_recovery(net: &mut Net, tp: &mut Tcb) -> Pushed {
+    if tp.frto_new {
+        let said = tcp_write_xmit(net, tp);
+        if said == Pushed::Throttled {
+            return said;
+        }
+        tp.frto_new = false;
+        if tp.snd_nxt.gt(tp.high_seq) {
+            return said;
+        }
+        tp.frto = false;
+    }
+    let said = tcp_xmit_retransmit_queue(net, tp);
+    if said == Pushed::Done { tcp_write_xmit(net, tp) } else { said }
 }
 
 /// Sends what windows, congestion control and Nagle's algorithm allow (`tcp_write_xmit`).

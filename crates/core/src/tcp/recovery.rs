@@ -1,17 +1,23 @@
-//! Loss: finding it, sending again, and taking it back if there was none.
+//! Loss: what follows from it, and sending again. By when it is one: [`super::rack`]; what turns out to
+//! have been none: [`super::undo`].
 //!
-//! before: [`super::ack`], [`super::timer`]   after: [`super::output`]
+//! before: [`super::ack`], [`super::timer`]   after: [`super::undo`], [`super::output`]
 //! Linux:  net/ipv4/tcp_input.c `tcp_fastretrans_alert`, `tcp_enter_loss`, `tcp_cwnd_reduction`;
-//!         tcp_recovery.c `tcp_rack_detect_loss`; tcp_output.c `tcp_xmit_retransmit_queue`, `tcp_send_loss_probe`
-//! RFCs:   8985 (RACK-TLP), 6937 (PRR), 6582 (NewReno), 6298 §5, 3522 and 4015 (Eifel), 2883, 3042
+//!         tcp_output.c `tcp_xmit_retransmit_queue`, `tcp_send_loss_probe`
+//! RFCs:   8985 §7 (TLP), 6937 (PRR), 6582 (NewReno), 6298 §5, 3042
 
 use super::ack::Acked;
 use super::cc;
 use super::input::Segment;
 use super::output::{Pushed, send_new, tcp_current_mss, tcp_transmit_skb, way_is_full};
+use super::rack::tcp_rack_mark_lost;
 use super::sndq::{FIN, LOST, RETRANS, SACKED};
 use super::timer::{
     Rtx, orphan_retries, rearm_rto, rto_ns, set_rtx, tcp_syn_timer, tcp_write_err, user_timeout,
+};
+use super::undo::{
+    tcp_init_undo, tcp_leave_recovery, tcp_process_loss, tcp_try_undo_dsack, tcp_try_undo_partial,
+    tcp_try_undo_recovery,
 };
 use super::{CaState, TCP_REORDERING, TCP_RTO_MAX_US, Tcb};
 use crate::seq::Seq;
@@ -22,28 +28,41 @@ use crate::wire::tcp::TcpFlags;
 
 /// Looks at what an acknowledgement means for recovery (`tcp_fastretrans_alert`).
 pub(crate) fn tcp_fastretrans_alert(net: &mut Net, tp: &mut Tcb, seg: &Segment, a: &Acked) {
-    if tp.ca_state == CaState::Open && tp.sacked_out == 0 && tp.lost_out == 0 && !a.duplicate {
+    let quiet = tp.ca_state == CaState::Open && tp.sacked_out == 0 && tp.lost_out == 0;
+    if quiet && !a.duplicate && !a.dsack {
         return;
     }
-    if tp.ca_state >= CaState::Recovery && tp.snd_una.ge(tp.high_seq) {
-        tcp_end_recovery(net, tp, seg);
+    if tp.ca_state == CaState::Recovery && tp.snd_una.ge(tp.high_seq) {
+        if tcp_try_undo_recovery(net, tp, seg) {
+            return;
+        }
+        tcp_end_cwnd_reduction(tp);
+        tcp_leave_recovery(tp);
     }
     match tp.ca_state {
         CaState::Recovery => {
-            if a.advanced {
-                // A part of what was sent again arrived: was it needed at all?
-                if packet_delayed(tp, seg) && tp.undo_marker.is_some() {
-                    tcp_undo_cwnd_reduction(net, tp);
-                    tp.ca_state = CaState::Disorder;
-                }
-            } else if !tp.sack_ok && a.duplicate {
-                tp.sacked_out = (tp.sacked_out + 1).min(tp.packets_out);
+            if a.advanced && tcp_try_undo_partial(net, tp, seg) {
+                return;
+            }
+            if !a.advanced && !tp.sack_ok && a.duplicate {
+                tcp_add_reno_sack(net, tp);
+            }
+            if tcp_try_undo_dsack(net, tp) {
+                tcp_try_keep_open(tp);
             }
             tcp_identify_packet_loss(net, tp, a);
+            // If there is loss beside what was none, recovery begins anew.
+            if tp.ca_state != CaState::Recovery && tp.lost_out > 0 {
+                tcp_enter_recovery(net, tp);
+            }
+            return;
         }
         CaState::Loss => {
             tcp_process_loss(net, tp, seg, a);
-            tcp_identify_packet_loss(net, tp, a);
+            let again = tcp_identify_packet_loss(net, tp, a);
+            if tp.ca_state == CaState::Loss && !again {
+                return;
+            }
         }
         CaState::Open | CaState::Disorder => {
             if !tp.sack_ok {
@@ -51,79 +70,45 @@ pub(crate) fn tcp_fastretrans_alert(net: &mut Net, tp: &mut Tcb, seg: &Segment, 
                     tp.sacked_out = 0;
                 }
                 if a.duplicate {
-                    tp.sacked_out = (tp.sacked_out + 1).min(tp.packets_out);
+                    tcp_add_reno_sack(net, tp);
                 }
             }
+            tcp_try_undo_dsack(net, tp);
             tcp_identify_packet_loss(net, tp, a);
-            if tp.lost_out > 0 {
-                tcp_enter_recovery(net, tp);
-            } else {
-                tcp_try_keep_open(tp);
-            }
         }
     }
-}
-
-fn tcp_try_keep_open(tp: &mut Tcb) {
-    let clean = tp.sacked_out == 0 && tp.lost_out == 0 && tp.retrans_out == 0;
-    tp.ca_state = if clean { CaState::Open } else { CaState::Disorder };
-    if clean {
-        tp.undo_marker = None;
-        tp.retrans_stamp = 0;
-    }
-}
-
-/// Everything that was out when recovery began is acknowledged (`tcp_try_undo_recovery`,
-/// `tcp_end_cwnd_reduction`).
-fn tcp_end_recovery(net: &mut Net, tp: &mut Tcb, seg: &Segment) {
-    if tcp_may_undo(tp, seg) {
-        net.counts.inc(id::TcpExtTCPFullUndo);
-        tcp_undo_cwnd_reduction(net, tp);
-    } else if tp.ca_state == CaState::Recovery {
-        tp.snd_cwnd = tp.snd_ssthresh.max(2);
-        tp.snd_cwnd_cnt = 0;
-    }
-    tp.undo_marker = None;
-    tp.retrans_stamp = 0;
-    tp.frto = false;
-    if !tp.sack_ok {
-        tp.sacked_out = 0;
-    }
-    tcp_try_keep_open(tp);
-}
-
-/// After a timeout: an acknowledgement of what was not sent again shows that it was spurious
-/// (`tcp_process_loss`; RFC 3522, 4015).
-fn tcp_process_loss(net: &mut Net, tp: &mut Tcb, seg: &Segment, a: &Acked) {
-    if (a.advanced || a.dsack) && tcp_may_undo(tp, seg) {
-        tcp_undo_cwnd_reduction(net, tp);
-        tp.retransmits = 0;
-        tp.frto = false;
-        tp.retrans_stamp = 0;
+    if tp.lost_out > 0 {
+        tcp_enter_recovery(net, tp);
+    } else {
         tcp_try_keep_open(tp);
     }
 }
 
-/// Whether the acknowledgement answers the first sending, not the second (Eifel).
-fn packet_delayed(tp: &Tcb, seg: &Segment) -> bool {
-    let Some((_, ecr)) = seg.opts.ts else { return false };
-    tp.ts_ok && tp.retrans_stamp != 0 && ecr != 0 && Seq(ecr).lt(Seq(tp.retrans_stamp))
-}
-
-fn tcp_may_undo(tp: &Tcb, seg: &Segment) -> bool {
-    tp.undo_marker.is_some() && (tp.undo_retrans == 0 || packet_delayed(tp, seg))
-}
-
-/// The reduction was a mistake (`tcp_undo_cwnd_reduction`).
-fn tcp_undo_cwnd_reduction(net: &Net, tp: &mut Tcb) {
-    for t in &mut tp.sndq.rtx {
-        t.flags &= !LOST;
+pub(super) fn tcp_try_keep_open(tp: &mut Tcb) {
+    let clean = tp.sacked_out == 0 && tp.lost_out == 0 && tp.retrans_out == 0;
+    tp.ca_state = if clean { CaState::Open } else { CaState::Disorder };
+    if clean {
+        tp.retrans_stamp = 0;
     }
-    tp.lost_out = 0;
-    tp.snd_cwnd = cc::undo_cwnd(tp, net.now);
-    tp.snd_ssthresh = tp.snd_ssthresh.max(tp.prior_ssthresh);
-    tp.undo_marker = None;
-    tp.reord_seen = true;
+}
+
+/// Without SACK: a duplicate acknowledgement says that one more segment arrived; at most all but those
+/// that are lost (`tcp_add_reno_sack`, `tcp_limit_reno_sacked`).
+pub(super) fn tcp_add_reno_sack(net: &Net, tp: &mut Tcb) {
+    let holes = tp.lost_out.max(1);
+    if tp.sacked_out + holes < tp.packets_out {
+        tp.sacked_out += 1;
+        tp.delivered = tp.delivered.wrapping_add(1);
+        net.counts.inc(id::TcpExtTCPDelivered);
+    }
+}
+
+/// Recovery ends with the window at the threshold, unless it was a mistake (`tcp_end_cwnd_reduction`).
+fn tcp_end_cwnd_reduction(tp: &mut Tcb) {
+    if tp.undo_marker.is_some() {
+        tp.snd_cwnd = tp.snd_ssthresh.max(2);
+        tp.snd_cwnd_cnt = 0;
+    }
 }
 
 fn tcp_init_cwnd_reduction(net: &Net, tp: &mut Tcb) {
@@ -134,14 +119,16 @@ fn tcp_init_cwnd_reduction(net: &Net, tp: &mut Tcb) {
     tp.snd_cwnd_cnt = 0;
     tp.tlp_high_seq = None;
     tp.snd_ssthresh = cc::ssthresh(tp, net.now);
-    tp.undo_marker = Some(tp.snd_una);
-    tp.undo_retrans = if tp.retrans_out > 0 { tp.retrans_out as i32 } else { -1 };
+    tcp_init_undo(tp);
 }
 
 /// Fast recovery begins (`tcp_enter_recovery`).
 fn tcp_enter_recovery(net: &mut Net, tp: &mut Tcb) {
     let sack = tp.sack_ok;
     net.counts.inc(if sack { id::TcpExtTCPSackRecovery } else { id::TcpExtTCPRenoRecovery });
+    if tp.retrans_out == 0 {
+        tp.retrans_stamp = 0;
+    }
     tcp_init_cwnd_reduction(net, tp);
     tp.high_seq = tp.snd_nxt;
     tp.ca_state = CaState::Recovery;
@@ -151,7 +138,8 @@ fn tcp_enter_recovery(net: &mut Net, tp: &mut Tcb) {
 pub(crate) fn tcp_cong_control(net: &mut Net, tp: &mut Tcb, a: &Acked) {
     let delivered = tp.delivered.wrapping_sub(a.prior_delivered);
     if tp.ca_state == CaState::Recovery {
-        tcp_cwnd_reduction(tp, delivered, a);
+        let lost = tp.lost.wrapping_sub(a.prior_lost);
+        tcp_cwnd_reduction(tp, delivered, a.advanced && lost == 0);
     } else if a.advanced || tp.reord_seen && delivered > 0 {
         let left = cc::cong_avoid(tp, net.now, delivered, a.rtt_us.or(a.sack_rtt_us));
         if left {
@@ -160,9 +148,10 @@ pub(crate) fn tcp_cong_control(net: &mut Net, tp: &mut Tcb, a: &Acked) {
     }
 }
 
-/// Proportional rate reduction (RFC 6937; `tcp_cwnd_reduction`).
-fn tcp_cwnd_reduction(tp: &mut Tcb, delivered: u32, a: &Acked) {
-    if delivered == 0 && tp.sack_ok {
+/// Proportional rate reduction (RFC 6937; `tcp_cwnd_reduction`). `safe`: the acknowledgement moved SND.UNA,
+/// and found no further loss.
+fn tcp_cwnd_reduction(tp: &mut Tcb, delivered: u32, safe: bool) {
+    if delivered == 0 {
         return;
     }
     let pipe = tp.in_flight();
@@ -172,28 +161,27 @@ fn tcp_cwnd_reduction(tp: &mut Tcb, delivered: u32, a: &Acked) {
         let due = sum.div_ceil(tp.prior_cwnd.max(1) as u64) as u32;
         due.saturating_sub(tp.prr_out)
     } else {
-        let mut n = tp.prr_delivered.saturating_sub(tp.prr_out).max(delivered);
-        if a.advanced && tp.lost_out <= a.prior_lost {
-            n += 1;
-        }
-        n.min(tp.snd_ssthresh - pipe)
+        let due = tp.prr_delivered.saturating_sub(tp.prr_out).max(delivered);
+        (due + u32::from(safe)).min(tp.snd_ssthresh - pipe)
     };
+    // What began recovery is sent again whatever comes.
     let first = u32::from(tp.prr_out == 0);
     tp.snd_cwnd = pipe + sndcnt.max(first);
 }
 
-/// Marks what must be lost by now (`tcp_identify_packet_loss`).
-fn tcp_identify_packet_loss(net: &mut Net, tp: &mut Tcb, a: &Acked) {
+/// Marks what must be lost by now; true if something was that had been sent again
+/// (`tcp_identify_packet_loss`).
+fn tcp_identify_packet_loss(net: &mut Net, tp: &mut Tcb, a: &Acked) -> bool {
     if tp.sndq.rtx.is_empty() {
-        return;
+        return false;
     }
-    if tp.sack_ok {
-        if tp.sacked_out > 0 || tp.ca_state >= CaState::Recovery {
-            tcp_rack_mark_lost(net, tp);
-        }
-    } else {
+    let retrans = tp.retrans_out;
+    if !tp.sack_ok {
         tcp_newreno_mark_lost(net, tp, a);
+    } else if tp.sacked_out > 0 || tp.ca_state >= CaState::Recovery {
+        tcp_rack_mark_lost(net, tp);
     }
+    tp.sack_ok && tp.retrans_out < retrans
 }
 
 /// Without SACK: the first segment is lost after three duplicates, and after each partial
@@ -211,7 +199,7 @@ fn tcp_newreno_mark_lost(net: &mut Net, tp: &mut Tcb, a: &Acked) {
     tcp_mark_skb_lost(net, tp, 0);
 }
 
-fn tcp_mark_skb_lost(net: &Net, tp: &mut Tcb, i: usize) {
+pub(super) fn tcp_mark_skb_lost(net: &Net, tp: &mut Tcb, i: usize) {
     let Some(t) = tp.sndq.rtx.get_mut(i) else { return };
     let segs = t.segs as u32;
     if t.has(SACKED) {
@@ -221,70 +209,23 @@ fn tcp_mark_skb_lost(net: &Net, tp: &mut Tcb, i: usize) {
         t.flags &= !RETRANS;
         tp.retrans_out = tp.retrans_out.saturating_sub(segs);
         net.counts.inc_by(id::TcpExtTCPLostRetransmit, segs as u64);
+        tp.lost = tp.lost.wrapping_add(segs);
     }
     if !t.has(LOST) {
         t.flags |= LOST;
         tp.lost_out += segs;
+        tp.lost = tp.lost.wrapping_add(segs);
     }
-}
-
-/// Marks what was sent long enough before something that was delivered (RFC 8985 §6.2 step 5;
-/// `tcp_rack_mark_lost`). What is not due yet is looked at again by a timer.
-fn tcp_rack_mark_lost(net: &mut Net, tp: &mut Tcb) {
-    if let Some(wait_us) = tcp_rack_detect_loss(net, tp) {
-        let at = net.now.plus((wait_us as u64 + 1) * 1000);
-        let rto_at = net.now.plus(rto_ns(tp));
-        if at < rto_at {
-            set_rtx(tp, Rtx::Reorder, at);
-        }
-    } else if tp.rtx_kind == Rtx::Reorder {
-        rearm_rto(net, tp);
-    }
-}
-
-/// The time that a segment may arrive late without being lost, in microseconds (RFC 8985 §6.2 step 4).
-fn tcp_rack_reo_wnd(tp: &Tcb) -> u32 {
-    if !tp.reord_seen && (tp.ca_state >= CaState::Recovery || tp.sacked_out >= tp.reordering) {
-        // Three duplicates and no reordering so far: as RFC 5681 has it.
-        return 0;
-    }
-    let quarter = if tp.min_rtt_us == u32::MAX { 0 } else { tp.min_rtt_us >> 2 };
-    quarter.min(tp.srtt_us8 >> 3)
-}
-
-fn tcp_rack_detect_loss(net: &Net, tp: &mut Tcb) -> Option<u32> {
-    let reo_wnd = tcp_rack_reo_wnd(tp);
-    let (rack_sent, rack_end) = (tp.rack_sent, tp.rack_end);
-    let due = tp.rack_rtt_us as u64 + reo_wnd as u64;
-    let mut wait = None;
-    for i in 0..tp.sndq.rtx.len() {
-        let Some(&t) = tp.sndq.rtx.get(i) else { break };
-        if t.has(SACKED) || t.has(LOST) && !t.has(RETRANS) {
-            continue;
-        }
-        let before = t.sent < rack_sent || t.sent == rack_sent && t.end().lt(rack_end);
-        if !before {
-            continue;
-        }
-        let elapsed = net.now.since(t.sent) / 1000;
-        if elapsed >= due {
-            tcp_mark_skb_lost(net, tp, i);
-        } else {
-            let left = (due - elapsed) as u32;
-            wait = Some(wait.map_or(left, |w: u32| w.max(left)));
-        }
-    }
-    wait
 }
 
 /// The reordering window is over (`tcp_rack_reo_timeout`).
 pub(crate) fn tcp_rack_reo_timeout(net: &mut Net, tp: &mut Tcb) {
-    let lost = tp.lost_out;
+    let pipe = tp.in_flight();
     tcp_rack_mark_lost(net, tp);
-    if tp.lost_out > lost {
+    if tp.in_flight() != pipe {
         if tp.ca_state < CaState::Recovery {
             tcp_enter_recovery(net, tp);
-            tp.snd_cwnd = tp.snd_cwnd.min(tp.in_flight() + 1).max(1);
+            tcp_cwnd_reduction(tp, 1, false);
         }
         tp.push = true;
     }
@@ -429,9 +370,9 @@ pub(crate) fn tcp_retransmit_timer(net: &mut Net, tp: &mut Tcb) {
 
 /// All that is out counts as lost, and the window begins anew (`tcp_enter_loss`).
 fn tcp_enter_loss(net: &mut Net, tp: &mut Tcb) {
-    let first = tp.ca_state <= CaState::Disorder
-        || tp.high_seq.le(tp.snd_una)
-        || tp.ca_state == CaState::Loss && tp.retransmits == 0;
+    let new = tp.ca_state <= CaState::Disorder;
+    let first =
+        new || tp.high_seq.le(tp.snd_una) || tp.ca_state == CaState::Loss && tp.retransmits == 0;
     if first {
         tcp_init_cwnd_reduction(net, tp);
         tp.retrans_stamp = 0;
@@ -454,6 +395,9 @@ fn tcp_enter_loss(net: &mut Net, tp: &mut Tcb) {
             tp.lost_out += t.segs as u32;
         }
     }
+    // Whether the timeout was spurious shows in what is acknowledged next: asked once (RFC 5682 §2.1).
+    tp.frto = new || tp.retransmits > 0;
+    tp.frto_new = false;
     if reneged || !tp.sack_ok {
         tp.sacked_out = 0;
     }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::table::count::Counter as C;
 use crate::tcp::CaState;
 
 const MSS: u32 = 1460;
@@ -16,10 +17,11 @@ struct Sender {
 
 impl Sender {
     /// `cwnd` segments are under way, all sent at one moment, and plenty waits.
-    fn new(cwnd: u32) -> Sender {
+    fn new(cwnd: u32, sack: bool) -> Sender {
         let mut p = Pair::new(60, Fate { delay: 20 * MS, ..GOOD });
         for shard in &mut p.shards {
             shard.set_knob("net.ipv4.tcp_timestamps", "0").expect("a knob");
+            shard.set_knob("net.ipv4.tcp_sack", if sack { "1" } else { "0" }).expect("a knob");
             shard.set_knob("net.ipv4.tcp_slow_start_after_idle", "0").expect("a knob");
         }
         let (a, _) = p.connected();
@@ -40,7 +42,7 @@ impl Sender {
     fn tp(&mut self) -> &mut Tcb {
         self.p.tcb(A, self.a)
     }
-    /// A round trip later, A is told that it was sent `upto` segments, and those from the first to before the second
+    /// A is told of the first `upto` segments, and beyond them of those from the first to before the second
     /// of each of `sacked`; returns how many it sends then.
     fn acknowledge(&mut self, upto: u32, sacked: &[(u32, u32)]) -> u32 {
         let at = |n: u32| self.una.wrapping_add(n * MSS);
@@ -63,30 +65,130 @@ impl Sender {
 }
 
 /// RFC 6937 §3: while more is in the network than it may hold afterwards, recovery sends in proportion
-/// to what is delivered, new data and old together; it ends with the window at the threshold.
+/// to what is delivered, new data and old together; it ends with the window at the threshold. Without SACK
+/// each duplicate tells of a delivery.
 #[test]
 fn recovery_sends_in_proportion_to_what_arrives() {
-    let mut s = Sender::new(20);
-    s.p.now = s.p.now.plus(40 * MS);
-    // Two segments behind a hole: two new ones keep the acknowledgements coming (RFC 3042).
-    assert_eq!((s.acknowledge(0, &[(1, 2)]), s.acknowledge(0, &[(1, 3)])), (1, 1));
-    let mut sent = 0;
-    for delivered in 1..=17 {
-        sent += s.acknowledge(0, &[(1, 3 + delivered)]);
-        // 14 of 20 segments are to stay in the network: seven go for each ten that leave it; once that
-        // many are left, one for one.
-        let due = if delivered <= 14 { (14 * delivered).div_ceil(20) } else { delivered - 5 };
-        assert_eq!(sent, due, "after {delivered}");
+    for sack in [true, false] {
+        let mut s = Sender::new(20, sack);
+        s.p.now = s.p.now.plus(40 * MS);
+        let behind_the_hole = |s: &mut Sender, n: u32| {
+            let block = [(1, 1 + n)];
+            s.acknowledge(0, if sack { &block } else { &[] })
+        };
+        // Two segments behind a hole: two new ones keep the acknowledgements coming (RFC 3042).
+        assert_eq!((behind_the_hole(&mut s, 1), behind_the_hole(&mut s, 2)), (1, 1));
+        let mut sent = 0;
+        for delivered in 1..=17u32 {
+            sent += behind_the_hole(&mut s, 2 + delivered);
+            // 14 of 20 segments are to stay in the network: seven go for each ten that leave it; once
+            // that many are left, one for one.
+            let due = if delivered <= 14 { (14 * delivered).div_ceil(20) } else { delivered - 5 };
+            assert_eq!(sent, due, "after {delivered}, SACK {sack}");
+            let tp = s.tp();
+            assert_eq!((tp.ca_state, tp.prior_cwnd), (CaState::Recovery, 20));
+            assert_eq!((tp.snd_ssthresh, tp.prr_out, tp.prr_delivered), (14, due, delivered));
+            assert_eq!(tp.in_flight(), 19 - delivered + due);
+            assert!(tp.snd_cwnd <= 20 && tp.snd_cwnd >= 14);
+        }
+        assert_eq!(s.tp().retrans_out, 1, "the first of them was the lost one");
+        // The hole is filled: recovery is over, and as much may be under way as it was to come to.
+        s.acknowledge(22, &[]);
+        if !sack {
+            // Duplicates of what was sent again may be on their way: RFC 6582 §4.1 waits for more.
+            assert_eq!(s.tp().ca_state, CaState::Recovery);
+            s.acknowledge(23, &[]);
+        }
         let tp = s.tp();
-        assert_eq!((tp.ca_state, tp.prior_cwnd), (CaState::Recovery, 20));
-        assert_eq!((tp.snd_ssthresh, tp.prr_out, tp.prr_delivered), (14, due, delivered));
-        assert_eq!(tp.in_flight(), 19 - delivered + due);
-        assert!(tp.snd_cwnd <= 20 && tp.snd_cwnd >= 14);
+        assert_eq!((tp.ca_state, tp.snd_cwnd, tp.snd_ssthresh), (CaState::Open, 14, 14));
+        assert_eq!(tp.in_flight(), 14);
     }
-    assert_eq!(s.tp().retrans_out, 1, "the first of them was the lost one");
-    // The hole is filled: recovery is over, and as much may be under way as it was to come to.
+}
+
+/// A recovery of which what was sent again had only been late, and that is over.
+fn recovered() -> Sender {
+    let mut s = Sender::new(20, true);
+    s.p.now = s.p.now.plus(40 * MS);
+    for n in 1..=3 {
+        s.acknowledge(0, &[(1, 1 + n)]);
+    }
+    assert_eq!((s.tp().ca_state, s.tp().retrans_out), (CaState::Recovery, 1));
     s.acknowledge(22, &[]);
+    assert!(s.tp().ca_state == CaState::Open && s.tp().snd_cwnd <= 15, "a round trip behind 14");
+    s
+}
+
+/// What was sent again arrived twice, as is told when recovery is over already: the first had only been
+/// late, and the window is what it was (RFC 3708).
+#[test]
+fn a_dsack_after_recovery_undoes_it() {
+    let mut s = recovered();
+    s.acknowledge(22, &[(0, 1)]);
     let tp = s.tp();
-    assert_eq!((tp.ca_state, tp.snd_cwnd, tp.snd_ssthresh), (CaState::Open, 14, 14));
-    assert_eq!(tp.in_flight(), 14);
+    assert_eq!((tp.ca_state, tp.snd_cwnd), (CaState::Open, 20));
+    assert!(tp.snd_ssthresh >= 20, "slow start goes on to {}", tp.snd_ssthresh);
+    assert_eq!(s.p.count(A, C::TcpExtTCPDSACKUndo), 1);
+    // It is told once.
+    s.acknowledge(22, &[(0, 1)]);
+    assert_eq!(s.p.count(A, C::TcpExtTCPDSACKUndo), 1);
+}
+
+/// A network that duplicates packets makes the same reports: of what was sent once, or more than were
+/// sent twice. They undo nothing.
+#[test]
+fn duplicates_of_the_network_undo_nothing() {
+    for first in [(24, 25), (22, 23)] {
+        let mut s = recovered();
+        s.acknowledge(25, &[first]);
+        // By now more was reported than was sent again.
+        s.acknowledge(25, &[(0, 1)]);
+        assert_eq!(s.p.count(A, C::TcpExtTCPDSACKRecv), 2);
+        assert_eq!(s.p.count(A, C::TcpExtTCPDSACKUndo), 0);
+        assert!(s.tp().snd_cwnd < 20);
+    }
+}
+
+/// After a timeout, before anything but the first segment is sent again.
+fn timed_out(sack: bool) -> Sender {
+    let mut s = Sender::new(10, sack);
+    let a = s.a;
+    assert!(s.p.until(60 * SEC, |p| p.tcb(A, a).ca_state == CaState::Loss), "a timeout");
+    s.p.run(US);
+    let tp = s.tp();
+    assert_eq!((tp.snd_cwnd, tp.retrans_out, tp.lost_out), (1, 1, tp.packets_out));
+    s
+}
+
+/// RFC 5682 §3.1: the acknowledgement of the segment that was sent again lets new data go; if the next
+/// one covers what was sent once, the timeout was spurious, and nothing was lost.
+#[test]
+fn frto_finds_a_spurious_timeout_without_timestamps() {
+    for sack in [true, false] {
+        let mut s = timed_out(sack);
+        let (out, resent) = (s.tp().packets_out, s.p.count(A, C::TcpRetransSegs));
+        assert_eq!(s.acknowledge(1, &[]), 2);
+        let tp = s.tp();
+        assert_eq!((tp.ca_state, tp.packets_out, tp.retrans_out), (CaState::Loss, out + 1, 0));
+        s.acknowledge(2, &[]);
+        let tp = s.tp();
+        assert_eq!((tp.ca_state, tp.lost_out), (CaState::Open, 0), "SACK {sack}");
+        assert!(tp.snd_cwnd >= 10, "{} again", tp.snd_cwnd);
+        assert_eq!(s.p.count(A, C::TcpExtTCPSpuriousRTOs), 1);
+        assert_eq!(s.p.count(A, C::TcpRetransSegs), resent, "nothing more was sent again");
+    }
+}
+
+/// The other outcome: new data arrives, and what was before it does not. Then it is lost.
+#[test]
+fn frto_goes_on_sending_again_after_a_true_timeout() {
+    for sack in [true, false] {
+        let mut s = timed_out(sack);
+        let (out, resent) = (s.tp().packets_out, s.p.count(A, C::TcpRetransSegs));
+        assert_eq!(s.acknowledge(1, &[]), 2);
+        let block = [(out, out + 1)];
+        assert!(s.acknowledge(1, if sack { &block } else { &[] }) > 0);
+        assert!(s.p.count(A, C::TcpRetransSegs) > resent, "SACK {sack}");
+        assert_eq!(s.p.count(A, C::TcpExtTCPSpuriousRTOs), 0);
+        assert!(s.tp().snd_cwnd < 10 && s.tp().lost_out > 0);
+    }
 }

@@ -1,0 +1,82 @@
+//! RACK: a segment is lost if one that was sent a reordering window later has arrived.
+//!
+//! before: [`super::ack`]   after: [`super::recovery`]
+//! Linux:  net/ipv4/tcp_recovery.c `tcp_rack_mark_lost`, `tcp_rack_detect_loss`, `tcp_rack_update_reo_wnd`
+//! RFCs:   8985 §6.2
+
+use super::recovery::tcp_mark_skb_lost;
+use super::sndq::{LOST, RETRANS, SACKED};
+use super::timer::{Rtx, rearm_rto, rto_ns, set_rtx};
+use super::{CaState, Tcb};
+use crate::shard::Net;
+
+/// Recoveries without a DSACK after which the reordering window is the least one again.
+const RECOVERY_THRESH: u8 = 16;
+
+/// Round trips in which a duplicate was reported make the reordering window longer, a quarter of the
+/// least round trip each (RFC 8985 §6.2 step 4; `tcp_rack_update_reo_wnd`).
+pub(super) fn tcp_rack_update_reo_wnd(tp: &mut Tcb, dsack: bool) {
+    tp.rack_dsack_round = tp.rack_dsack_round.filter(|round| tp.snd_una.lt(*round));
+    if dsack && tp.reord_seen && tp.rack_dsack_round.is_none() {
+        tp.rack_dsack_round = Some(tp.snd_nxt);
+        tp.rack_reo_mult = tp.rack_reo_mult.saturating_add(1);
+        tp.rack_persist = RECOVERY_THRESH;
+    }
+}
+
+/// A recovery ended that was none too many.
+pub(super) fn tcp_rack_recovered(tp: &mut Tcb) {
+    tp.rack_persist = tp.rack_persist.saturating_sub(1);
+    if tp.rack_persist == 0 {
+        tp.rack_reo_mult = 1;
+    }
+}
+
+/// Marks what was sent long enough before something that was delivered (RFC 8985 §6.2 step 5;
+/// `tcp_rack_mark_lost`). What is not due yet is looked at again by a timer.
+pub(super) fn tcp_rack_mark_lost(net: &mut Net, tp: &mut Tcb) {
+    if let Some(wait_us) = tcp_rack_detect_loss(net, tp) {
+        let at = net.now.plus((wait_us as u64 + 1) * 1000);
+        let rto_at = net.now.plus(rto_ns(tp));
+        if at < rto_at {
+            set_rtx(tp, Rtx::Reorder, at);
+        }
+    } else if tp.rtx_kind == Rtx::Reorder {
+        rearm_rto(net, tp);
+    }
+}
+
+/// The time that a segment may arrive late without being lost, in microseconds (RFC 8985 §6.2 step 4).
+fn tcp_rack_reo_wnd(tp: &Tcb) -> u32 {
+    if !tp.reord_seen && (tp.ca_state >= CaState::Recovery || tp.sacked_out >= tp.reordering) {
+        // Three duplicates and no reordering so far: as RFC 5681 has it.
+        return 0;
+    }
+    let quarter = if tp.min_rtt_us == u32::MAX { 0 } else { tp.min_rtt_us >> 2 };
+    quarter.saturating_mul(tp.rack_reo_mult as u32).min(tp.srtt_us8 >> 3)
+}
+
+fn tcp_rack_detect_loss(net: &Net, tp: &mut Tcb) -> Option<u32> {
+    let reo_wnd = tcp_rack_reo_wnd(tp);
+    let (rack_sent, rack_end) = (tp.rack_sent, tp.rack_end);
+    let due = tp.rack_rtt_us as u64 + reo_wnd as u64;
+    let mut wait = None;
+    for i in 0..tp.sndq.rtx.len() {
+        let Some(&t) = tp.sndq.rtx.get(i) else { break };
+        if t.has(SACKED) || t.has(LOST) && !t.has(RETRANS) {
+            continue;
+        }
+        let before = t.sent < rack_sent || t.sent == rack_sent && t.end().lt(rack_end);
+        if !before {
+            continue;
+        }
+        let elapsed = net.now.since(t.sent) / 1000;
+        if elapsed >= due {
+            tcp_mark_skb_lost(net, tp, i);
+        } else {
+            let left = (due - elapsed) as u32;
+            wait = Some(wait.map_or(left, |w: u32| w.max(left)));
+        }
+    }
+    wait
+}
