@@ -17,6 +17,7 @@ use linerate_bpf::object::Object;
 use linerate_bpf::prog::Program;
 use linerate_bpf::vm::Vm;
 use linerate_core::shard::Shard;
+use linerate_core::table::Stage;
 use linerate_dev::ebpf;
 use linerate_gateway::control::Response;
 use linerate_gateway::control::snapshot::{Snapshot, XdpMapRow, XdpRow};
@@ -215,6 +216,11 @@ pub fn text(s: &Snapshot) -> String {
             }
             out.push('\n');
         }
+    }
+    let stage = s.stages.iter().find(|row| row.name == Stage::Xdp.name());
+    if let Some(row) = stage.filter(|row| row.ns_pkts > 0 && !s.xdp.is_empty()) {
+        let (each, n) = (row.ns / row.ns_pkts, row.ns_pkts);
+        let _ = writeln!(out, "stage Xdp: {each} ns a packet, over {n} packets that were timed");
     }
     out
 }

@@ -274,3 +274,40 @@ fn a_program_routes_between_two_devices() {
     assert!(ping("10.9.0.2"), "what is for the instance is the stack's");
     up.end();
 }
+
+/// Goal: programs that the kernel's verifier lets nobody run do no harm here: each loses the packets that it
+/// was given, what it did is said with its instruction, and the instance goes on.
+#[test]
+fn programs_that_misbehave_lose_packets_and_nothing_else() {
+    if let Some(why) = missing() {
+        return world::skip(&why);
+    }
+    let world = World::new();
+    let net = &world.server;
+    let file = object("bad.o");
+    let first = format!("{file}:outside");
+    let args = ["--dev", "v0", "--backend", "af_packet", "--addr", "10.9.0.2/24", "--xdp", &first];
+    let up = world.up(net, &args);
+    for (name, says) in [
+        ("outside", "instruction 1: reads 1 bytes at offset "),
+        ("beyond", "instruction 10: writes 8 bytes at a value of map 0"),
+        ("nowhere", "instruction 7: reads 8 bytes at null"),
+        ("forever", "ran for more instructions than a packet may take"),
+        ("odd", "returned 77, which is no XDP action"),
+    ] {
+        ask(&world, net, &["set", &format!("xdp.v0={file}:{name}")]);
+        assert!(!world.client.output(&PING).status.success(), "{name} passes nothing");
+        let mut shown = String::new();
+        let ran = (0..60).any(|_| {
+            world.client.output(&PING);
+            shown = ask(&world, net, &["show", "xdp"]);
+            shown.contains("faults, the last: ")
+        });
+        assert!(ran && shown.contains(says), "{name}: {shown}");
+        assert!(shown.contains("pass 0  drop 0  tx 0  redirect 0  aborted "), "{shown}");
+    }
+    ask(&world, net, &["set", "xdp.v0=off"]);
+    assert!((0..60).any(|_| world.client.output(&PING).status.success()), "it serves");
+    let said = up.end();
+    assert!(!said.contains("panicked"), "{said}");
+}

@@ -286,6 +286,23 @@ fn any_words_are_a_rule_or_refused_and_any_packet_goes_through_it() {
         "eth_type",
         "colour",
     ];
+    const SOUND: [&str; 6] = [
+        "",
+        "ip_proto udp dst_port 53",
+        "ip_proto udp src_port 1-9",
+        "src_ip 10.0.0.1/8",
+        "ip_ttl 64/0xf0",
+        "ip_tos 0",
+    ];
+    const WHOLE: [&str; 7] = [
+        "drop",
+        "pass",
+        "continue",
+        "skbedit mark 7",
+        "sample rate 2 group 1",
+        "mirred egress redirect dev tun1",
+        "mirred egress mirror dev tun1",
+    ];
     const ACTIONS: [&str; 10] = [
         "drop",
         "pass",
@@ -305,7 +322,7 @@ fn any_words_are_a_rule_or_refused_and_any_packet_goes_through_it() {
     let (mut good, mut through) = (0, 0);
     for n in 0..20_000 {
         let mut pick = |list: &[&'static str]| list[rng.below(list.len() as u64) as usize];
-        let mut words = vec![pick(&["add", "add", "add", "replace", "del", "list"])];
+        let mut words = vec![pick(&["add", "add", "add", "add", "replace", "list"])];
         let place = pick(&["prio", "handle", "", "", "pref"]);
         if !place.is_empty() {
             words.extend([place, pick(&NUMBERS)]);
@@ -315,7 +332,8 @@ fn any_words_are_a_rule_or_refused_and_any_packet_goes_through_it() {
         for _ in 0..n % 3 {
             words.extend([pick(&KEYS), pick(&["", "", NUMBERS[n % 12], "udp"])]);
         }
-        for _ in 0..=n % 2 {
+        words.extend(["action", pick(&WHOLE)]);
+        if n % 3 == 0 {
             words.extend([
                 "action",
                 pick(&ACTIONS),
@@ -323,7 +341,9 @@ fn any_words_are_a_rule_or_refused_and_any_packet_goes_through_it() {
                 pick(&["", "", "", "group 2", "rate 0", "pipe"]),
             ]);
         }
-        let text = words.join(" ");
+        // Every other one is a rule for sure, if there is room for it.
+        let sound = ["add protocol ip flower", pick(&SOUND), "action", pick(&WHOLE)].join(" ");
+        let text = if n % 2 == 0 { sound } else { words.join(" ") };
         if kit.cx.tc_filter("tun0", &text).is_ok() {
             good += 1;
         }
