@@ -22,8 +22,12 @@ use linerate_bpf::vm::{Action, Env, Packet, Vm};
 fn main() {
     let mut args = std::env::args().skip(1);
     let what = args.next().unwrap_or_else(|| "filter".to_owned());
-    let runs: u32 = args.next().map_or(100_000, |a| a.parse().expect("a number"));
-    let insns = match what.as_str() {
+    work(&what, args.next().map_or(100_000, |a| a.parse().expect("a number")));
+}
+
+/// Runs a program so many times.
+pub fn work(what: &str, runs: u64) {
+    let insns = match what {
         "filter" => filter::filter(),
         "trivial" => {
             let mut asm = Asm::new();
@@ -33,7 +37,7 @@ fn main() {
         }
         other => panic!("{other}: one of trivial, filter"),
     };
-    let mut source = Source { name: what.clone(), insns, ..Source::default() };
+    let mut source = Source { name: what.to_owned(), insns, ..Source::default() };
     if let Some(at) = source.insns.iter().position(|i| i.code == LD_IMM64) {
         source.insns[at] = source.insns[at].with_src(PSEUDO_MAP);
         let (name, kind) = ("flows".to_owned(), Kind::Hash);
@@ -45,7 +49,7 @@ fn main() {
     let mut vm = Vm::new(Program::load(source, 1).expect("a sound program"), 0, 1);
     let mut memory = [0; 1024];
     memory[256..316].copy_from_slice(&frame());
-    for now in 0..runs.into() {
+    for now in 0..runs {
         let mut packet = Packet::new(&mut memory, 256, 316);
         let said = vm.xdp(&mut packet, Env { now, ifindex: 1, ..Env::default() });
         assert_eq!(said, Action::Pass, "the program passes this packet");

@@ -59,3 +59,22 @@ fn bench_path_runs_every_kind_of_case() {
         }
     }
 }
+
+/// Programs run here and in the kernel; idle stages are differences, which may be nothing.
+#[test]
+fn bench_path_measures_programs_and_idle_stages() {
+    let programs = cases("xdp-vm", &["--packets", "4000"]);
+    let (ours, theirs): (Vec<_>, Vec<_>) = programs.iter().partition(|c| c["who"] == "linerate");
+    assert_eq!((ours.len(), theirs.len()), (2, 2), "{programs:?}");
+    ours.into_iter().for_each(ran);
+    for kernel in theirs {
+        assert!(kernel["note"].is_string(), "it says how, or why not: {kernel}");
+    }
+    let idle = cases("idle", &["--packets", "4096"]);
+    assert_eq!(idle.len(), 8, "{idle:?}");
+    for case in &idle {
+        assert!(case["ns_median"].is_number(), "{case}");
+    }
+    let held = idle.iter().filter(|c| c["target_ns"] == 1.0).count();
+    assert_eq!(held, 4, "stages that nobody uses have a target: {idle:?}");
+}

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The first argument says what each packet does: `drop` and `swap` at the XDP hook, `receive` to a
-//! UDP socket, `echo` back out, `send` from a UDP socket; or it is a queueing discipline's name, into
+//! UDP socket, `echo` back out, `send` from a UDP socket, `idle-xdp` nothing at a stage; or it is a queueing discipline's name, into
 //! which packets of 64 flows go and out of which they come. Then how many packets, and how many in a batch.
 
 #![forbid(unsafe_code)]
@@ -29,6 +29,7 @@ use linerate_core::tx::xmit::tx_done_all;
 use linerate_core::udp::api::UdpBind;
 use linerate_core::udp::output::SendTo;
 use linerate_core::wire::{ETH_P_IP, EthHdr, IPPROTO_UDP, Ipv4Hdr, Mac, UdpHdr};
+use linerate_core::{rx, tap};
 
 const LOCAL: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 const PEER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
@@ -41,15 +42,23 @@ fn main() {
     let what = args.next().unwrap_or_else(|| "receive".to_owned());
     let mut number = |default: u64| args.next().map_or(default, |a| a.parse().expect("a number"));
     let (packets, size) = (number(100_000), number(32).max(1));
-    if let Ok(tree) = Tree::parse(&what) {
+    work(&what, packets, size);
+}
+
+/// Does `what` to so many packets, of which `size` are in a batch.
+pub fn work(what: &str, packets: u64, size: u64) {
+    if let Ok(tree) = Tree::parse(what) {
         return queue(tree, packets / size, size as usize);
     }
+    if let Some(stage) = what.strip_prefix("idle-") {
+        return idle(stage, packets / size, size);
+    }
     let (mut shard, sock) = stack();
-    match what.as_str() {
+    match what {
         "drop" => shard.attach_xdp(0, Some(Box::new(|_| Action::Drop))),
         "swap" => shard.attach_xdp(0, Some(Box::new(swap))),
         "receive" | "echo" | "send" => {}
-        other => panic!("{other}: drop, swap, receive, echo, send, or a discipline"),
+        other => panic!("{other}: drop, swap, receive, echo, send, idle-STAGE, or a discipline"),
     }
     let frame = frame();
     let mut batch = Batch::new();
@@ -101,6 +110,42 @@ fn queue(tree: Tree, turns: u64, size: usize) {
         pkts.extend((0..size).map(|_| sched.dequeue(&mut env).0.expect("none has to wait")));
         flow.release(size as u64);
         flow.pass(size as u64);
+    }
+}
+
+/// A loop over a batch as the spine has it, with a stage alone in it that has nothing to do.
+fn idle(stage: &str, turns: u64, size: u64) {
+    let (mut shard, _) = stack();
+    let (mut now, mut batch) = (Vec::new(), Batch::new());
+    ring(&mut shard, &mut batch, &frame(), size);
+    now.append(&mut batch.now);
+    let mut next = Vec::new();
+    let none = |_: &mut Shard, pkt| Verdict::Pass(pkt);
+    let mut pass = |cx: &mut Shard, run: fn(&mut Shard, Pkt) -> Verdict| {
+        for pkt in now.drain(..) {
+            match run(cx, pkt) {
+                Verdict::Pass(pkt) => next.push(pkt),
+                _ => panic!("nothing happens here"),
+            }
+        }
+        std::mem::swap(&mut now, &mut next);
+    };
+    for _ in 0..turns {
+        match stage {
+            "none" => pass(&mut shard, none),
+            "xdp" => pass(&mut shard, |cx, pkt| rx::xdp::do_xdp(cx, pkt)),
+            "ingress" => pass(&mut shard, |cx, pkt| rx::ingress::sch_handle_ingress(cx, pkt)),
+            "tap" => {
+                pass(&mut shard, none);
+                tap::batch(&mut shard.net, Stage::Gro, tap::Point::Before, &[]);
+                tap::batch(&mut shard.net, Stage::Gro, tap::Point::After, &[]);
+            }
+            "qdisc" => {
+                pass(&mut shard, none);
+                path::qdisc_run(&mut shard.net, 0, 0, 1024);
+            }
+            other => panic!("{other}: none, xdp, ingress, tap or qdisc"),
+        }
     }
 }
 

@@ -48,6 +48,8 @@ pub(super) struct Near<'a> {
     /// The address of the packet's memory.
     base: u64,
     stack: &'a mut [u8],
+    /// The first fields of `struct xdp_md`: where the packet begins and ends, and its metadata.
+    ends: [u64; 3],
 }
 
 impl Near<'_> {
@@ -71,6 +73,14 @@ impl Near<'_> {
         self.stack_at::<N>(addr).map(|bytes| le(bytes))
     }
 
+    /// Reads the four bytes of a field of `struct xdp_md` that tells where the packet is.
+    #[inline(always)]
+    pub fn end(&self, addr: u64) -> Option<u64> {
+        let at = addr.wrapping_sub(TAG_CTX << TAG);
+        // A field, and not the middle of one.
+        self.ends.get(at.rotate_right(2) as usize).copied()
+    }
+
     /// Writes the `N` low bytes of `value`, at most eight; false if they do not lie here.
     #[inline(always)]
     pub fn store<const N: usize>(&mut self, addr: u64, value: u64) -> bool {
@@ -90,10 +100,11 @@ impl Mem<'_, '_> {
     #[inline]
     pub fn near(&mut self) -> Near<'_> {
         let packet = &mut *self.packet;
+        let ends = [packet.data, packet.end, packet.meta].map(|at| PACKET_BASE + at as u64);
         let base = PACKET_BASE + packet.meta as u64;
         let window = packet.mem.get_mut(packet.meta..packet.end).unwrap_or_default();
         let stack = self.stack.get_mut(..self.top).unwrap_or_default();
-        Near { packet: window, base, stack }
+        Near { packet: window, base, stack, ends }
     }
 
     #[inline(always)]

@@ -70,6 +70,8 @@ enum Why {
     Exit,
     /// It was a jump back for which there is no fuel.
     Fuel,
+    /// There is no such instruction.
+    Unknown,
 }
 
 /// What the run goes on with.
@@ -109,6 +111,7 @@ impl Run<'_, '_, '_> {
                 }
                 Why::Exit => self.exit(&mut r, &mut depth),
                 Why::Fuel => Err(fuel(Bad::Fuel)),
+                Why::Unknown => unreachable!("opcode {:#x} was checked", op.code),
             };
             match next {
                 Ok(Next::At(to)) => pc = to,
@@ -204,11 +207,17 @@ fn straight(
     fuel: &mut u64,
 ) -> Why {
     let mut pc = *place;
-    let why = loop {
+    loop {
         // Checked: a program does not run beyond its end.
         let op = &ops[pc];
         pc += 1;
         let (d, s) = (op.dst as usize & 15, op.src as usize & 15);
+        macro_rules! stop {
+            ($why:expr) => {{
+                *place = pc;
+                return $why;
+            }};
+        }
         macro_rules! alu {
             ($b:expr, $f:expr) => {
                 r[d] = both::<u64>(r[d], $b, $f)
@@ -226,7 +235,7 @@ fn straight(
                     if to < pc {
                         match fuel.checked_sub((pc - to) as u64) {
                             Some(left) => *fuel = left,
-                            None => break Why::Fuel,
+                            None => stop!(Why::Fuel),
                         }
                     }
                     pc = to;
@@ -237,7 +246,7 @@ fn straight(
             ($n:literal, $kind:ty) => {{
                 match near.load::<$n>(r[s].wrapping_add_signed(i64::from(op.off))) {
                     Some(value) => r[d] = value as $kind as u64,
-                    None => break Why::Far,
+                    None => stop!(Why::Far),
                 }
             }};
         }
@@ -245,7 +254,7 @@ fn straight(
             ($n:literal, $value:expr) => {{
                 let at = r[d].wrapping_add_signed(i64::from(op.off));
                 if !near.store::<$n>(at, $value) {
-                    break Why::Far;
+                    stop!(Why::Far);
                 }
             }};
         }
@@ -369,7 +378,13 @@ fn straight(
             0xd6 => jump!(r[d] as i32 <= k as i32),
             0xde => jump!(r[d] as i32 <= r[s] as i32),
 
-            0x61 => load!(4, u32),
+            0x61 => {
+                let at = r[s].wrapping_add_signed(i64::from(op.off));
+                match near.load::<4>(at).or_else(|| near.end(at)) {
+                    Some(value) => r[d] = value,
+                    None => stop!(Why::Far),
+                }
+            }
             0x69 => load!(2, u16),
             0x71 => load!(1, u8),
             0x79 => load!(8, u64),
@@ -388,15 +403,13 @@ fn straight(
                 r[d] = k;
                 pc += 1;
             }
-            0xc3 | 0xdb => break Why::Atomic,
-            CALL => break Why::Call,
-            CALL_FN => break Why::CallFn,
-            EXIT => break Why::Exit,
-            code => unreachable!("opcode {code:#x} was checked"),
+            0xc3 | 0xdb => stop!(Why::Atomic),
+            CALL => stop!(Why::Call),
+            CALL_FN => stop!(Why::CallFn),
+            EXIT => stop!(Why::Exit),
+            _ => stop!(Why::Unknown),
         }
-    };
-    *place = pc;
-    why
+    }
 }
 
 /// A load or store of memory that lies elsewhere than packet and stack.

@@ -108,3 +108,25 @@ fn classic() {
     }
     println!("    {:<58} {sum:>9}", "these together, of 950 to the wire");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::case::{Parts, Row};
+    use super::*;
+
+    #[test]
+    fn what_takes_longer_than_its_target_is_named() {
+        let case = |name: &str, target: Option<f64>, ns: &[f64]| {
+            let row = Row { target_ns: target, ..Row::new(name) };
+            Measured::new(row, ns.to_vec(), Parts::default())
+        };
+        let measured = vec![
+            case("within", Some(10.0), &[12.0, 9.0, 9.5]),
+            case("beyond", Some(10.0), &[9.0, 10.5, 11.0]),
+            case("without a target", None, &[100.0]),
+            case("could not run", Some(1.0), &[]),
+        ];
+        let run = Run { measured, ghz: (1.0, 1.0), pinned: None, rounds: 3, packets: 1 };
+        assert_eq!(run.missed(), ["beyond: 10.5 ns, of 10 at the most"]);
+    }
+}

@@ -50,6 +50,15 @@ pub(super) struct Vars {
     pub(super) ldelay: u64,
 }
 
+impl Vars {
+    /// A queue that is found empty is not late, and drops no more.
+    #[inline]
+    pub(super) fn found_empty(&mut self) {
+        self.first_above = None;
+        self.dropping = false;
+    }
+}
+
 /// What the algorithm counts (`struct codel_stats`).
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counts {
@@ -70,13 +79,35 @@ pub(super) struct Codel<'a> {
 
 impl Codel<'_> {
     /// The packet that goes next; those before it that were late are dropped (`codel_dequeue`).
+    #[inline(always)]
     pub(super) fn dequeue(
         &mut self,
         cx: &mut Cx<'_>,
         mut pop: impl FnMut() -> Option<(Item, u64)>,
     ) -> Option<Item> {
+        let (mut item, late) = self.next(cx.now, &mut pop);
+        if self.vars.dropping || late {
+            item = self.dequeue_late(cx, item, late, pop);
+        }
+        if let Some(item) = &mut item
+            && self.params.ce_threshold.is_some_and(|most| self.vars.ldelay > most)
+            && set_ce(&mut item.pkt)
+        {
+            self.counts.ce_mark += 1;
+        }
+        item
+    }
+
+    /// The queue is, or comes, into the state of dropping, or leaves it.
+    #[inline(never)]
+    fn dequeue_late(
+        &mut self,
+        cx: &mut Cx<'_>,
+        mut item: Option<Item>,
+        mut late: bool,
+        mut pop: impl FnMut() -> Option<(Item, u64)>,
+    ) -> Option<Item> {
         let now = cx.now;
-        let (mut item, mut late) = self.next(now, &mut pop);
         if self.vars.dropping {
             if !late {
                 self.vars.dropping = false;
@@ -102,12 +133,6 @@ impl Codel<'_> {
             }
             self.begin(now);
         }
-        if let Some(item) = &mut item
-            && self.params.ce_threshold.is_some_and(|most| self.vars.ldelay > most)
-            && set_ce(&mut item.pkt)
-        {
-            self.counts.ce_mark += 1;
-        }
         item
     }
 
@@ -124,6 +149,7 @@ impl Codel<'_> {
     }
 
     /// The next packet, and whether it is late (`codel_should_drop`).
+    #[inline(always)]
     fn next(
         &mut self,
         now: Instant,

@@ -154,19 +154,25 @@ impl Ops for FqCodel {
                 continue;
             }
             let Flow { list, bytes, vars, .. } = flow;
-            let (all, len, memory) = (&mut self.bytes, &mut self.len, &mut self.memory);
-            let pop = || {
-                let item = list.pop_front()?;
-                *bytes -= item.len as u64;
-                *all -= item.len as u64;
-                *len -= 1;
-                *memory -= item.pkt.truesize() as u64;
-                Some((item, *all))
-            };
-            let (params, counts) = (&self.config.codel, &mut self.counts);
-            if let Some(item) = (Codel { params, mtu: self.mtu, vars, counts }).dequeue(cx, pop) {
-                flow.deficit -= item.len as i64;
-                return Some(item);
+            if list.is_empty() {
+                // Where flows are many and send little, that is every second look.
+                vars.found_empty();
+            } else {
+                let (all, len, memory) = (&mut self.bytes, &mut self.len, &mut self.memory);
+                let pop = || {
+                    let item = list.pop_front()?;
+                    *bytes -= item.len as u64;
+                    *all -= item.len as u64;
+                    *len -= 1;
+                    *memory -= item.pkt.truesize() as u64;
+                    Some((item, *all))
+                };
+                let (params, counts) = (&self.config.codel, &mut self.counts);
+                let mut codel = Codel { params, mtu: self.mtu, vars, counts };
+                if let Some(item) = codel.dequeue(cx, pop) {
+                    flow.deficit -= item.len as i64;
+                    return Some(item);
+                }
             }
             // A new flow that is empty goes once through the old ones, so that it can not starve them
             // by coming anew.

@@ -186,14 +186,14 @@ impl Qdisc {
     }
 
     /// Takes a packet in.
-    #[inline]
+    #[inline(always)]
     pub fn enqueue(&mut self, cx: &mut Cx<'_>, item: Item) {
         let before = cx.dropped.len();
         each!(&mut self.kind, q => q.enqueue(cx, item));
         self.stats.drops += (cx.dropped.len() - before) as u64;
     }
     /// The next packet that may go now.
-    #[inline]
+    #[inline(always)]
     pub fn dequeue(&mut self, cx: &mut Cx<'_>) -> Option<Item> {
         let before = cx.dropped.len();
         let item = each!(&mut self.kind, q => q.dequeue(cx));

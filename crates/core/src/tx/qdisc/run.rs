@@ -87,41 +87,48 @@ impl Sched {
 
     /// Takes a packet in, which the stage has counted as entered, or refuses it; and how many that had
     /// been taken in before have been dropped.
+    #[inline]
     pub fn enqueue(&mut self, env: &mut Env<'_>, pkt: Pkt) -> (Verdict, u64) {
         let this: *const Skb = &raw const *pkt;
         let item = Item::new(pkt, env.now);
-        let mut refused = None;
-        let ((), dropped) = self.run(env, |qdisc, cx| {
-            qdisc.enqueue(cx, item);
-            let at = cx.dropped.iter().position(|(pkt, _)| std::ptr::eq(&raw const **pkt, this));
-            refused = at.map(|at| cx.dropped.remove(at));
-        });
-        let verdict = match refused {
+        self.run(env, |qdisc, cx| qdisc.enqueue(cx, item));
+        if !self.dropped.is_empty() {
+            return self.enqueue_dropped(env, this);
+        }
+        env.counts.flow(Stage::Qdisc).hold(1);
+        (Verdict::Held, 0)
+    }
+
+    /// The packet `this`, or others, have been dropped when it came.
+    #[cold]
+    fn enqueue_dropped(&mut self, env: &mut Env<'_>, this: *const Skb) -> (Verdict, u64) {
+        let at = self.dropped.iter().position(|(pkt, _)| std::ptr::eq(&raw const **pkt, this));
+        let verdict = match at.map(|at| self.dropped.remove(at)) {
             Some((pkt, why)) => Verdict::Drop(pkt, why),
             None => {
                 env.counts.flow(Stage::Qdisc).hold(1);
                 Verdict::Held
             }
         };
-        (verdict, dropped)
+        (verdict, self.free_dropped(env))
     }
 
     /// The next packet that may go now, which is still counted as held; and how many others have left.
+    #[inline]
     pub fn dequeue(&mut self, env: &mut Env<'_>) -> (Option<Pkt>, u64) {
         self.watchdog = Instant::NEVER;
-        let (item, dropped) = self.run(env, Qdisc::dequeue);
+        let item = self.run(env, Qdisc::dequeue);
         debug_assert!(
             item.is_some() || self.qdisc.len() == 0 || self.watchdog != Instant::NEVER,
             "a discipline in which packets wait says when the first may go"
         );
+        let dropped = if self.dropped.is_empty() { 0 } else { self.free_dropped(env) };
         (item.map(|item| item.pkt), dropped)
     }
 
-    fn run<T>(
-        &mut self,
-        env: &mut Env<'_>,
-        act: impl FnOnce(&mut Qdisc, &mut Cx<'_>) -> T,
-    ) -> (T, u64) {
+    /// What the discipline gives up stays in `dropped`.
+    #[inline(always)]
+    fn run<T>(&mut self, env: &mut Env<'_>, act: impl FnOnce(&mut Qdisc, &mut Cx<'_>) -> T) -> T {
         let mut cx = Cx {
             now: env.now,
             pool: env.pool,
@@ -134,21 +141,27 @@ impl Sched {
         let done = act(&mut self.qdisc, &mut cx);
         let (made, taken) = (cx.made, cx.taken);
         self.watchdog = self.watchdog.min(cx.watchdog);
-        let flow = env.counts.flow(Stage::Qdisc);
         if made + taken > 0 {
+            let flow = env.counts.flow(Stage::Qdisc);
             flow.make(made);
             flow.hold(made);
             flow.release(taken);
             flow.take(taken);
         }
+        done
+    }
+
+    /// Counts and frees what was given up; how many those were.
+    #[cold]
+    fn free_dropped(&mut self, env: &mut Env<'_>) -> u64 {
         let dropped = self.dropped.len() as u64;
         for (pkt, why) in self.dropped.drain(..) {
-            flow.release(1);
+            env.counts.flow(Stage::Qdisc).release(1);
             env.counts.dropped(Stage::Qdisc, why);
             trace::say(env.trace, Stage::Qdisc, &pkt, Said::Dropped(why));
             env.pool.free(pkt);
         }
-        (done, dropped)
+        dropped
     }
 
     /// Drops all that waits: another discipline takes its place. Returns how many there were.
