@@ -133,8 +133,8 @@ fn idle(stage: &str, turns: u64, size: u64) {
     for _ in 0..turns {
         match stage {
             "none" => pass(&mut shard, none),
-            "xdp" => pass(&mut shard, |cx, pkt| rx::xdp::do_xdp(cx, pkt)),
-            "ingress" => pass(&mut shard, |cx, pkt| rx::ingress::sch_handle_ingress(cx, pkt)),
+            "xdp" => pass(&mut shard, rx::xdp::do_xdp),
+            "ingress" => pass(&mut shard, rx::ingress::sch_handle_ingress),
             "tap" => {
                 pass(&mut shard, none);
                 tap::batch(&mut shard.net, Stage::Gro, tap::Point::Before, &[]);
