@@ -15,16 +15,27 @@ const BOTTOM: f64 = 180.0;
 pub struct Svg {
     plots: String,
     n: usize,
+    /// Where the first plot begins, below what stands above all of them.
+    begin: f64,
 }
 
 impl Svg {
     /// Without any.
     pub fn new() -> Svg {
-        Svg { plots: String::new(), n: 0 }
+        Svg { plots: String::new(), n: 0, begin: 0.0 }
+    }
+    /// Without any, below some lines of text.
+    pub fn below(text: &str) -> Svg {
+        let (mut plots, mut y) = (String::new(), 20);
+        for line in text.lines() {
+            let _ = writeln!(plots, "<text x=\"12\" y=\"{y}\" fill=\"#555\">{}</text>", esc(line));
+            y += 16;
+        }
+        Svg { plots, n: 0, begin: f64::from(y - 4) }
     }
     /// One more, below the others.
     pub fn plot(&mut self, title: &str, draw: impl FnOnce(&mut String)) {
-        let top = (H + 30.0) * self.n as f64;
+        let top = self.begin + (H + 30.0) * self.n as f64;
         let _ = writeln!(
             self.plots,
             "<text x=\"{LEFT}\" y=\"{:.0}\" font-size=\"14\">{}</text><g transform=\"translate(0 {:.0})\">",
@@ -38,7 +49,7 @@ impl Svg {
     }
     /// The file.
     pub fn end(self) -> String {
-        let height = (H + 30.0) * self.n as f64;
+        let height = self.begin + (H + 30.0) * self.n as f64;
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {W} {height}\" width=\"{W}\" \
              font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n\
@@ -94,6 +105,19 @@ pub fn columns(out: &mut String, what: &str, names: &[String], values: &[f64], c
             if names.len() <= 12 { number(*v) } else { String::new() },
             BOTTOM + 16.0,
             esc(name)
+        );
+    }
+}
+
+/// A word at the foot of each of a few columns.
+pub fn notes(out: &mut String, notes: &[String]) {
+    let step = (RIGHT - LEFT) / notes.len().max(1) as f64;
+    for (i, note) in notes.iter().enumerate().filter(|_| notes.len() <= 6) {
+        let (x, y) = (LEFT + step * (i as f64 + 0.5), BOTTOM - 8.0);
+        let _ = writeln!(
+            out,
+            "<text x=\"{x:.1}\" y=\"{y}\" text-anchor=\"middle\" font-size=\"11\">{}</text>",
+            esc(note)
         );
     }
 }

@@ -20,7 +20,7 @@ Examples:
   linerate whatif --nic 4x1024 --cpus 16 --rate 2.5Mpps --size 64 --flows 10000
   linerate whatif --rate 1Mpps --app 1000 --cpus 4 --sweep rps_cpus=0,3,f
   linerate whatif --rate 2Mpps --arrivals burst=1000 --sweep ring=256,512,1024,2048 --html rings.html
-  linerate whatif --learn --check")]
+  linerate whatif --learn --check --nic 2x1024 --cpus 2 --sweep ring=256,1024,4096")]
 pub struct WhatifArgs {
     /// The card: receive queues, and how many packets the ring of each holds
     #[arg(long, value_name = "QUEUESxRING", default_value = "1x1024")]
@@ -43,11 +43,12 @@ pub struct WhatifArgs {
     /// What the application does with each packet, in nanoseconds
     #[arg(long, value_name = "NS")]
     pub app: Option<f64>,
-    /// What something costs, in nanoseconds: a stage by its name for each packet, `turn` of the loop,
-    /// `irq`; repeatable
+    /// What something costs, in nanoseconds: a stage by its name for each packet, a `turn` of the loop, a look at
+    /// a ring (`poll`), a packet out of its socket (`read`), one of a flow not seen lately (`miss`), a `byte`
+    /// of a frame, an interrupt (`irq`); repeatable
     #[arg(long, value_name = "WHAT=NS", value_parser = cost)]
     pub cost: Vec<(What, f64)>,
-    /// Measure first what stages cost on this machine
+    /// Measure first what everything costs on this machine
     #[arg(long)]
     pub learn: bool,
     /// Set a knob; repeatable (`linerate show knobs` and `explain` know their names)
@@ -62,9 +63,9 @@ pub struct WhatifArgs {
     /// What arrival times and flows follow from
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Run the same machine for real as well, without interrupts, one thread for each processor, and compare
-    /// where drops begin; fail if that differs by more than 20 %
-    #[arg(long, conflicts_with = "sweep")]
+    /// Run the same machine for real as well, without interrupts, one thread for each processor with a queue, and
+    /// compare at which rate and at which stage drops begin; fail if rates differ by more than 20 %
+    #[arg(long, conflicts_with_all = ["html", "svg"])]
     pub check: bool,
     /// Print JSON
     #[arg(long)]
@@ -113,7 +114,11 @@ impl FromStr for Rate {
         };
         let rate: f64 = number.trim().parse().map_err(|_| wrong())?;
         let rate = rate * factor;
-        if (1.0..=1e9).contains(&rate) { Ok(Rate(rate)) } else { Err(wrong()) }
+        if (1.0..=1e9).contains(&rate) {
+            Ok(Rate(rate))
+        } else {
+            Err(format!("a rate is 1 pps to 1 Gpps, and {text} is not"))
+        }
     }
 }
 
@@ -136,6 +141,10 @@ fn arrivals(text: &str) -> Result<Arrivals, String> {
 pub enum What {
     Stage(Stage),
     Turn,
+    Poll,
+    Read,
+    Miss,
+    Byte,
     Irq,
 }
 
@@ -147,10 +156,17 @@ fn cost(text: &str) -> Result<(What, f64), String> {
     }
     let what = match name {
         "turn" => What::Turn,
+        "poll" => What::Poll,
+        "read" => What::Read,
+        "miss" => What::Miss,
+        "byte" => What::Byte,
         "irq" => What::Irq,
         _ => What::Stage(Stage::by_name(name).ok_or_else(|| {
             let all: Vec<&str> = Stage::ROWS.iter().map(|r| r.name).collect();
-            format!("{name:?} is neither turn nor irq nor a stage: {}", all.join(", "))
+            format!(
+                "{name:?} is none of turn, poll, read, miss, byte, irq, nor a stage: {}",
+                all.join(", ")
+            )
         })?),
     };
     Ok((what, ns))
@@ -161,6 +177,10 @@ pub fn put(costs: &mut Costs, what: What, ns: f64) {
     match what {
         What::Stage(stage) => costs.stage[stage as usize] = ns,
         What::Turn => costs.turn = ns,
+        What::Poll => costs.poll = ns,
+        What::Read => costs.read = ns,
+        What::Miss => costs.miss = ns,
+        What::Byte => costs.byte = ns,
         What::Irq => costs.irq = ns,
     }
 }
@@ -177,6 +197,9 @@ impl FromStr for Sweep {
     fn from_str(text: &str) -> Result<Sweep, String> {
         let (what, values) = text.split_once('=').ok_or("write WHAT=A,B,…")?;
         let values: Vec<String> = values.split(',').map(|v| v.trim().to_owned()).collect();
+        if what.is_empty() {
+            return Err("write what is to vary before the =, as ring=256,1024".to_owned());
+        }
         if values.len() > 100 || values.iter().any(String::is_empty) {
             return Err("a sweep has 1 to 100 values, none of them empty".to_owned());
         }

@@ -17,7 +17,9 @@ mod tests;
 mod text;
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use linerate_sim::machine::{self, Costs, Outcome, Spec};
 
@@ -47,19 +49,31 @@ pub fn main(args: &WhatifArgs) -> ExitCode {
 
 fn run(args: &WhatifArgs) -> Result<ExitCode, String> {
     let mut spec = spec(args)?;
-    if args.learn {
-        progress("learning what stages cost here");
-        spec.costs = learn(&spec, args)?;
-    }
-    if args.check {
-        return check::run(&spec, args);
-    }
-    let answers = match &args.sweep {
-        None => vec![answer(None, spec, 0.0, 1.0)?],
-        Some(sweep) => sweep_all(&spec, sweep)?,
-    };
-    progress("");
+    let mut learnt_off = None;
     let pages: [(_, Draw); 2] = [(&args.html, page::page), (&args.svg, page::svg)];
+    pages.iter().filter_map(|(path, _)| path.as_deref()).try_for_each(writable)?;
+    if args.check {
+        if args.learn && !args.cost.is_empty() {
+            return Err(
+                "--check --learn: costs are learnt; leave --cost out, or --learn".to_owned()
+            );
+        }
+        return check::run(vary_all(&spec, args.sweep.as_ref())?, args);
+    }
+    if args.learn {
+        progress("learning what everything costs here");
+        let learnt = machine::learn(&spec, 0.0).map_err(|e| e.to_string())?;
+        spec.costs = Costs { app: spec.costs.app, ..learnt.costs };
+        say_costs(&mut spec.costs, args)?;
+        learnt_off = Some(learnt.off);
+    }
+    let specs = vary_all(&spec, args.sweep.as_ref())?;
+    let part = 1.0 / specs.len() as f64;
+    let each = specs.into_iter().enumerate();
+    let answers: Vec<Answer> = each
+        .map(|(i, (value, one))| answer(value, one, i as f64 * part, part))
+        .collect::<Result<_, _>>()?;
+    progress("");
     for (path, draw) in pages {
         let Some(path) = path else { continue };
         let text = draw(args, &answers);
@@ -68,6 +82,13 @@ fn run(args: &WhatifArgs) -> Result<ExitCode, String> {
     if args.json {
         crate::print_json(&text::json(args, &answers));
     } else {
+        if let Some(off) = learnt_off {
+            crate::print(&format!(
+                "costs, learnt here (no kind of turn is off by more than {:.0} %):\n{}",
+                off * 100.0,
+                text::costs(&spec.costs)
+            ));
+        }
         crate::print(&match args.sweep {
             None => text::one(&answers[0]),
             Some(ref sweep) => text::table(sweep, &answers),
@@ -118,50 +139,42 @@ fn say_costs(costs: &mut Costs, args: &WhatifArgs) -> Result<(), String> {
     Ok(())
 }
 
-/// Costs of this machine: the median of five measurements of each.
-fn learn(spec: &Spec, args: &WhatifArgs) -> Result<Costs, String> {
-    // One processor, whatever the machine on paper has.
-    let one = Spec { cpus: 1, queues: 1, time: 60_000_000, knobs: Vec::new(), ..spec.clone() };
-    let all: Result<Vec<Costs>, _> = (0..5).map(|_| machine::learn(&one)).collect();
-    let all = all.map_err(|e| e.to_string())?;
-    let median = |of: &dyn Fn(&Costs) -> f64| {
-        let mut values: Vec<f64> = all.iter().map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    };
-    let mut costs = spec.costs.clone();
-    for at in 0..costs.stage.len() {
-        costs.stage[at] = median(&|c| c.stage[at]);
-    }
-    costs.turn = median(&|c| c.turn);
-    say_costs(&mut costs, args)?;
-    Ok(costs)
-}
-
 /// Runs a machine; `from` and `part` say where its progress lies in that of all.
 fn answer(value: Option<String>, spec: Spec, from: f64, part: f64) -> Result<Answer, String> {
     let name = value.clone().unwrap_or_default();
+    let mut last: Option<Instant> = None;
     let mut told = |done: f64| {
-        progress(&format!("{name} {:3.0} %", (from + done * part) * 100.0));
+        if last.is_none_or(|t| t.elapsed() >= Duration::from_millis(100)) {
+            last = Some(Instant::now());
+            progress(&format!("{name} {:5.1} %", (from + done * part) * 100.0));
+        }
     };
     let outcome = machine::run(&spec, &mut told).map_err(|e| e.to_string())?;
     Ok(Answer { value, spec, outcome })
 }
 
-fn sweep_all(spec: &Spec, sweep: &Sweep) -> Result<Vec<Answer>, String> {
-    let part = 1.0 / sweep.values.len() as f64;
-    // A wrong value is found before any machine runs.
-    let specs: Result<Vec<Spec>, String> = sweep
-        .values
-        .iter()
-        .map(|value| {
-            let mut one = spec.clone();
-            vary(&mut one, &sweep.what, value)?;
-            Ok(one)
-        })
-        .collect();
-    let each = specs?.into_iter().zip(&sweep.values).enumerate();
-    each.map(|(i, (one, value))| answer(Some(value.clone()), one, i as f64 * part, part)).collect()
+/// The machine for each value of the sweep, or the one there is: a wrong value is found before any runs.
+fn vary_all(spec: &Spec, sweep: Option<&Sweep>) -> Result<Vec<(Option<String>, Spec)>, String> {
+    let Some(sweep) = sweep else { return Ok(vec![(None, spec.clone())]) };
+    let vary_one = |value: &String| {
+        let mut one = spec.clone();
+        vary(&mut one, &sweep.what, value)?;
+        one.check().map_err(|e| format!("--sweep {}={value}: {e}", sweep.what))?;
+        Ok((Some(value.clone()), one))
+    };
+    sweep.values.iter().map(vary_one).collect()
+}
+
+/// Whether a file can be written: better known before a long run than after it.
+fn writable(path: &Path) -> Result<(), String> {
+    let new = !path.exists();
+    let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
+    opened.map_err(|e| format!("{}: {e}", path.display()))?;
+    if new {
+        // It stays empty if this fails, and is written later.
+        let _ = std::fs::remove_file(path);
+    }
+    Ok(())
 }
 
 /// Changes one thing of a machine.

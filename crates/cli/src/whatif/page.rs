@@ -4,15 +4,15 @@ use std::fmt::Write as _;
 
 use super::Answer;
 use super::args::WhatifArgs;
-use super::text::{busiest, machine, per_s, place, rate, time};
-use crate::draw::{H, Svg, W, columns, esc};
+use super::text::{busiest, common, machine, per_s, place, rate, time};
+use crate::draw::{H, Svg, W, columns, esc, notes};
 
 const STYLE: &str = "body{font:14px/1.5 sans-serif;margin:2em auto;max-width:56em;color:#222}\
 table{border-collapse:collapse}td,th{padding:.25em .8em;text-align:right;border-bottom:1px solid #ddd}\
 pre{background:#f6f6f4;padding:.8em}svg text{font:12px sans-serif;fill:#333}";
 
-/// What is drawn: title, values, colour.
-type Plot = (&'static str, Vec<f64>, &'static str);
+/// What is drawn: title, values, what is said of each beside its value, colour.
+type Plot = (&'static str, Vec<f64>, Vec<String>, &'static str);
 
 /// Title of the axis below, names below the columns, and the pictures.
 fn plots(args: &WhatifArgs, answers: &[Answer]) -> (String, Vec<String>, Vec<Plot>) {
@@ -22,30 +22,58 @@ fn plots(args: &WhatifArgs, answers: &[Answer]) -> (String, Vec<String>, Vec<Plo
         return (
             "cpu".to_owned(),
             names,
-            vec![("work of each processor, percent", busy, "#b7791f")],
+            vec![("work of each processor, percent", busy, Vec::new(), "#b7791f")],
         );
     };
     let names = answers.iter().map(|a| a.value.clone().unwrap_or_default()).collect();
     let of = |f: &dyn Fn(&Answer) -> f64| answers.iter().map(f).collect::<Vec<f64>>();
+    let first = |a: &Answer| a.outcome.first.map(|(stage, ..)| format!("at {}", stage.name()));
+    let first = answers.iter().map(|a| first(a).unwrap_or_default()).collect();
+    let work = |a: &Answer| {
+        let all: f64 = a.outcome.busy.iter().sum();
+        format!("all: {all:.1}")
+    };
     let plots = vec![
-        ("delivered, packets a second", of(&|a| per_s(&a.spec, a.outcome.delivered)), "#1e6f8e"),
-        ("lost, percent", of(&|a| a.outcome.lost() * 100.0), "#c0392b"),
         (
-            "latency, 99 of 100, µs",
-            of(&|a| a.outcome.latency.percentile(0.99) as f64 / 1e3),
-            "#7d5ba6",
+            "delivered, packets a second",
+            of(&|a| per_s(&a.spec, a.outcome.delivered)),
+            Vec::new(),
+            "#8fc1d4",
         ),
-        ("the busiest processor, percent", of(&|a| busiest(&a.outcome) * 100.0), "#b7791f"),
+        ("lost, percent, and where the first", of(&|a| a.outcome.lost() * 100.0), first, "#e3a49c"),
+        (
+            "latency that 99 of 100 packets do not exceed, µs",
+            of(&|a| a.outcome.latency.percentile(0.99) as f64 / 1e3),
+            Vec::new(),
+            "#bba8d3",
+        ),
+        (
+            "work of the busiest processor, percent; of all, in processors",
+            of(&|a| busiest(&a.outcome) * 100.0),
+            answers.iter().map(work).collect(),
+            "#dfbd86",
+        ),
     ];
     (sweep.what.clone(), names, plots)
+}
+
+/// What the machines have in common.
+fn head(args: &WhatifArgs, answers: &[Answer]) -> String {
+    match &args.sweep {
+        Some(sweep) => common(sweep, answers),
+        None => machine(&answers[0].spec),
+    }
 }
 
 /// The pictures alone, as one SVG.
 pub fn svg(args: &WhatifArgs, answers: &[Answer]) -> String {
     let (what, names, plots) = plots(args, answers);
-    let mut file = Svg::new();
-    for (title, values, colour) in plots {
-        file.plot(title, |out| columns(out, &what, &names, &values, colour));
+    let mut file = Svg::below(&head(args, answers));
+    for (title, values, said, colour) in plots {
+        file.plot(title, |out| {
+            columns(out, &what, &names, &values, colour);
+            notes(out, &said);
+        });
     }
     file.end()
 }
@@ -55,16 +83,17 @@ pub fn page(args: &WhatifArgs, answers: &[Answer]) -> String {
     let mut out = format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>linerate whatif</title>\
          <style>{STYLE}</style></head>\n<body><h1>What if</h1>\n<pre>{}</pre>\n",
-        esc(&machine(&answers[0].spec))
+        esc(&head(args, answers))
     );
     let (what, names, plots) = plots(args, answers);
-    for (title, values, colour) in plots {
+    for (title, values, said, colour) in plots {
         let title = esc(title);
         let _ = writeln!(
             out,
             "<h2>{title}</h2>\n<svg viewBox=\"0 0 {W} {H}\" width=\"{W}\" role=\"img\" aria-label=\"{title}\">"
         );
         columns(&mut out, &what, &names, &values, colour);
+        notes(&mut out, &said);
         out.push_str("</svg>\n");
     }
     match &args.sweep {

@@ -12,6 +12,11 @@ fn args(line: &str) -> WhatifArgs {
     Line::try_parse_from(words).unwrap_or_else(|e| panic!("{line}: {e}")).args
 }
 
+/// The machine of a command line.
+pub(super) fn spec_of(line: &str) -> Spec {
+    spec(&args(line)).expect("a machine")
+}
+
 #[test]
 fn rates_are_read_as_people_write_them() {
     for (text, pps) in
@@ -50,7 +55,10 @@ fn answers_are_shown_in_every_form() {
     let asked = args("--for 10 --rate 3M --sweep ring=64,1024 --seed 3");
     let base = spec(&asked).expect("a machine");
     let sweep = asked.sweep.as_ref().expect("a sweep");
-    let answers = sweep_all(&base, sweep).expect("answers");
+    let specs = vary_all(&base, Some(sweep)).expect("machines");
+    let all: Result<Vec<Answer>, String> =
+        specs.into_iter().map(|(value, one)| answer(value, one, 0.0, 1.0)).collect();
+    let answers = all.expect("answers");
     assert_eq!(answers.len(), 2);
     let table = text::table(sweep, &answers);
     assert!(table.contains("first lost") && table.lines().any(|l| l.trim().starts_with("1024 ")));

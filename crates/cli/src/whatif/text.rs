@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use linerate_core::table::{Reason, Stage};
-use linerate_sim::machine::{Arrivals, Latency, Outcome, Spec};
+use linerate_sim::machine::{Arrivals, Costs, Latency, Outcome, Spec};
 use serde_json::{Value, json};
 
 use super::Answer;
@@ -63,15 +63,42 @@ pub fn machine(spec: &Spec) -> String {
     let costs = &spec.costs;
     let _ = writeln!(
         out,
-        "a packet costs {} from ring to reader, {} of them the application's; a turn {}, an interrupt {}",
-        time(costs.packet()),
+        "a packet costs {} from ring to reader, {} of them the application's;\na turn {}, a look at a ring {}, an interrupt {}",
+        time(costs.packet(spec.frame)),
         time(costs.app),
         time(costs.turn),
+        time(costs.poll),
         time(costs.irq)
     );
     for (path, value) in &spec.knobs {
         let _ = writeln!(out, "{path} = {value}");
     }
+    out
+}
+
+/// What everything costs, each part with its unit.
+pub fn costs(costs: &Costs) -> String {
+    let path: f64 = costs.stage.iter().sum::<f64>()
+        - costs.stage[Stage::Steer as usize]
+        - costs.stage[Stage::Backlog as usize];
+    let mut out = String::new();
+    for (name, ns, unit) in [
+        ("turn of the loop", costs.turn, "a turn"),
+        ("look at a ring", costs.poll, "a look"),
+        ("ring to socket", path, "a packet"),
+        ("out of the socket", costs.read, "a packet"),
+        ("application", costs.app, "a packet"),
+        ("flow not seen lately", costs.miss, "a packet of one"),
+        ("frame", costs.byte, "a byte"),
+        ("interrupt", costs.irq, "an interrupt"),
+    ] {
+        let digits = if ns < 10.0 { 3 } else { 1 };
+        let _ = writeln!(out, "  {name:<20} {ns:>9.digits$} ns {unit}");
+    }
+    let stages = Stage::ALL.iter().map(|s| (s.name(), costs.stage[*s as usize]));
+    let stages: Vec<String> =
+        stages.filter(|(_, ns)| *ns > 0.0).map(|(name, ns)| format!("{name} {ns:.1}")).collect();
+    let _ = writeln!(out, "  stages, ns a packet: {}", stages.join(", "));
     out
 }
 
@@ -141,9 +168,16 @@ pub fn busiest(outcome: &Outcome) -> f64 {
     outcome.busy.iter().copied().fold(0.0, f64::max)
 }
 
+/// What several machines have in common, and what varies.
+pub fn common(sweep: &Sweep, answers: &[Answer]) -> String {
+    let mut spec = answers[0].spec.clone();
+    spec.knobs.retain(|knob| answers.iter().all(|a| a.spec.knobs.contains(knob)));
+    format!("{}varied: {} = {}\n", machine(&spec), sweep.what, sweep.values.join(", "))
+}
+
 /// Several machines.
 pub fn table(sweep: &Sweep, answers: &[Answer]) -> String {
-    let mut out = machine(&answers[0].spec);
+    let mut out = common(sweep, answers);
     let width = answers.iter().filter_map(|a| a.value.as_ref()).map(String::len).max();
     let width = width.unwrap_or(0).max(sweep.what.len());
     let _ = writeln!(
@@ -205,7 +239,8 @@ fn answer(answer: &Answer) -> Value {
             "size": spec.frame + 4, "flows": spec.flows, "arrivals": come(spec.arrivals),
             "seed": spec.seed, "time_ns": spec.time,
             "knobs": spec.knobs.iter().map(|(k, v)| (k.clone(), json!(v))).collect::<serde_json::Map<_, _>>(),
-            "cost_ns": { "stage": stages, "turn": spec.costs.turn, "irq": spec.costs.irq, "app": spec.costs.app },
+            "cost_ns": { "stage": stages, "turn": spec.costs.turn, "poll": spec.costs.poll,
+                "read": spec.costs.read, "miss": spec.costs.miss, "byte": spec.costs.byte, "irq": spec.costs.irq, "app": spec.costs.app },
         },
         "offered_per_s": per_s(spec, out.offered),
         "delivered_per_s": per_s(spec, out.delivered),

@@ -7,6 +7,8 @@ use linerate_core::table::stage::STAGES;
 use linerate_core::table::{Counter, Counts, Stage};
 use linerate_dev::drive::VirtualClock;
 
+use super::Spec;
+
 /// Nanoseconds that things take.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Costs {
@@ -14,6 +16,14 @@ pub struct Costs {
     pub stage: [f64; STAGES],
     /// A turn of the loop that had work.
     pub turn: f64,
+    /// A look at a queue's ring, whatever it gives.
+    pub poll: f64,
+    /// To take a packet out of its socket.
+    pub read: f64,
+    /// More for a packet of a flow that did not come lately.
+    pub miss: f64,
+    /// A byte of a frame that comes off a ring.
+    pub byte: f64,
     /// An interrupt, with what it takes to begin to poll.
     pub irq: f64,
     /// What the application does with a packet.
@@ -39,23 +49,34 @@ impl Default for Costs {
             (Stage::SockQueue, 9.0),
         ];
         of.iter().for_each(|(s, ns)| stage[*s as usize] = *ns);
-        Costs { stage, turn: 400.0, irq: 1000.0, app: 200.0 }
+        Costs {
+            stage,
+            turn: 450.0,
+            poll: 200.0,
+            read: 45.0,
+            miss: 40.0,
+            byte: 0.02,
+            irq: 1000.0,
+            app: 200.0,
+        }
     }
 }
 
 impl Costs {
     /// Whether all are numbers that a machine may have.
     pub(super) fn good(&self) -> bool {
-        let all = self.stage.iter().chain([&self.turn, &self.irq, &self.app]);
+        let all = [self.turn, self.poll, self.read, self.miss, self.byte, self.irq, self.app];
+        let all = self.stage.iter().chain(&all);
         all.into_iter().all(|ns| (0.0..=1e6).contains(ns))
     }
 
-    /// What a packet costs from the ring to the socket of the processor whose interrupt it came by, and
-    /// to its reader.
+    /// What a packet in a frame of so many bytes costs from the ring to the socket of the processor whose
+    /// interrupt it came by, and to its reader. What turns and looks cost comes on top.
     #[must_use]
-    pub fn packet(&self) -> f64 {
+    pub fn packet(&self, frame: usize) -> f64 {
         let path = Stage::ALL.iter().filter(|s| !matches!(s, Stage::Steer | Stage::Backlog));
-        path.map(|s| self.stage[*s as usize]).sum::<f64>() + self.app
+        let path: f64 = path.map(|s| self.stage[*s as usize]).sum();
+        path + self.byte * frame as f64 + self.read + self.app
     }
 }
 
@@ -65,7 +86,10 @@ pub(super) struct Meter {
     costs: Arc<Costs>,
     clock: VirtualClock,
     counts: Arc<Counts>,
+    /// Bytes of every frame.
+    frame: f64,
     seen: Arc<Mutex<Seen>>,
+    looks: Arc<[AtomicU64; 2]>,
     charged: Arc<AtomicU64>,
 }
 
@@ -73,6 +97,7 @@ pub(super) struct Meter {
 struct Seen {
     stage: [u64; STAGES],
     irqs: u64,
+    looks: [u64; 2],
     /// Parts of a nanosecond that were not charged yet.
     rest: f64,
     /// Something was charged in this turn.
@@ -80,9 +105,16 @@ struct Seen {
 }
 
 impl Meter {
-    pub fn new(costs: Costs, clock: VirtualClock, counts: Arc<Counts>) -> Meter {
-        let (seen, charged) = Default::default();
-        Meter { costs: Arc::new(costs), clock, counts, seen, charged }
+    pub fn new(spec: &Spec, clock: VirtualClock, counts: Arc<Counts>) -> Meter {
+        let (seen, looks, charged) = Default::default();
+        let costs = Arc::new(spec.costs.clone());
+        Meter { costs, clock, counts, frame: spec.frame as f64, seen, looks, charged }
+    }
+
+    /// A queue was looked at, and gave so many packets of flows that had not come lately.
+    pub fn looked(&self, missed: u64) {
+        self.looks[0].fetch_add(1, Relaxed);
+        self.looks[1].fetch_add(missed, Relaxed);
     }
 
     /// Nanoseconds charged until now.
@@ -95,24 +127,32 @@ impl Meter {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let mut ns = 0.0;
         for (at, stage) in Stage::ALL.iter().enumerate() {
-            if self.costs.stage[at] == 0.0 {
+            let mut each = self.costs.stage[at];
+            if *stage == Stage::Ring {
+                each += self.costs.byte * self.frame;
+            }
+            if each == 0.0 {
                 continue;
             }
             let flow = self.counts.flow(*stage).read();
             // What a full ring lost cost this processor nothing.
             let lost = if *stage == Stage::Ring { flow.dropped } else { 0 };
             let all = flow.entered - lost;
-            ns += (all - std::mem::replace(&mut seen.stage[at], all)) as f64 * self.costs.stage[at];
+            ns += (all - std::mem::replace(&mut seen.stage[at], all)) as f64 * each;
         }
         let irqs = self.counts.get(Counter::IrqRx);
         ns += (irqs - std::mem::replace(&mut seen.irqs, irqs)) as f64 * self.costs.irq;
+        for (at, each) in [self.costs.poll, self.costs.miss].into_iter().enumerate() {
+            let all = self.looks[at].load(Relaxed);
+            ns += (all - std::mem::replace(&mut seen.looks[at], all)) as f64 * each;
+        }
         self.spend(&mut seen, ns);
     }
 
-    /// Charges the application's work on so many packets.
+    /// Charges what it takes to read so many packets, and the application's work on them.
     pub fn charge_app(&self, packets: u64) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        self.spend(&mut seen, packets as f64 * self.costs.app);
+        self.spend(&mut seen, packets as f64 * (self.costs.read + self.costs.app));
     }
 
     /// The loop's turn is over: what is left of its work, and the turn itself if there was any.

@@ -7,19 +7,27 @@
 //! | file | what |
 //! |---|---|
 //! | `source.rs` | the card: its queues, what arrives when, and what finds the ring full |
+//! | `flows.rs` | who sends: flows, their frames, and which queue each comes by |
+//! | `time.rs` | what time it is, on paper and for a thread |
 //! | `meter.rs` | what the work of a processor costs |
 //! | `reader.rs` | the application: one reader on each processor |
 //! | `latency.rs` | how long packets took from their arrival until they were read |
-//! | `real.rs` | one processor of the same machine by the thread's own time, to compare with and to learn costs from |
+//! | `real.rs` | the same machine on threads, by their own time or by what is counted, to compare with |
+//! | `learn.rs` | what the work costs on this host |
+//! | `outcome.rs` | what became of what was offered |
 //!
 //! Not modelled: caches that processors share, the bus, the time that an interrupt takes to arrive,
 //! transmission.
 
+mod flows;
 mod latency;
+mod learn;
 mod meter;
+mod outcome;
 mod reader;
 mod real;
 mod source;
+mod time;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -28,22 +36,30 @@ use std::sync::Arc;
 use linerate_core::rx::steer::Mesh;
 use linerate_core::rx::steer::mesh::SHARDS_MAX;
 use linerate_core::shard::Shard;
-use linerate_core::table::{Counter, Reason, Stage};
+use linerate_core::table::{Reason, Stage};
 use linerate_dev::drive::{Drive, VirtualClock};
 
 pub use latency::Latency;
+pub use learn::{Learnt, learn};
 pub use meter::Costs;
-pub use real::{learn, real};
+pub use outcome::Outcome;
+pub use real::{counted, polls, real};
 pub use source::Arrivals;
 
+use flows::Flows;
 use meter::Meter;
+use outcome::{Reading, newly_dropped, sum_up};
 use reader::Reader;
-use source::{Clock, Flows, Source};
+use source::Source;
+use time::Clock;
 
 /// The readers' address.
 const ADDR: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 /// The readers' port.
 const PORT: u16 = 9;
+
+/// Packets that all rings together may hold: each that waits takes memory here, too.
+const RINGS_MAX: usize = 1 << 22;
 
 /// A machine, and what comes to it.
 #[derive(Clone, Debug)]
@@ -110,7 +126,11 @@ impl From<io::Error> for SpecError {
 }
 
 impl Spec {
-    fn check(&self) -> Result<(), SpecError> {
+    /// Whether such a machine can be; knobs are looked at when it runs.
+    ///
+    /// # Errors
+    /// A part of it is out of its range.
+    pub fn check(&self) -> Result<(), SpecError> {
         let wrong = |what, range| Err(SpecError::Range { what, range });
         if !(1..=SHARDS_MAX).contains(&self.queues) {
             return wrong("the number of queues", "1 to 64");
@@ -126,6 +146,9 @@ impl Spec {
         }
         if !(60..=1514).contains(&self.frame) {
             return wrong("the frame's size", "60 to 1514 bytes, the check sum not counted");
+        }
+        if self.queues * self.ring > RINGS_MAX {
+            return wrong("all rings together", "no more than 4194304 packets");
         }
         if !(1..=1_000_000).contains(&self.flows) {
             return wrong("the number of flows", "1 to 1000000");
@@ -143,36 +166,6 @@ impl Spec {
     }
 }
 
-/// What became of what was offered.
-#[derive(Clone, Debug, Default)]
-pub struct Outcome {
-    /// Packets that came to the card.
-    pub offered: u64,
-    /// Packets that were read.
-    pub delivered: u64,
-    /// Packets that were lost, by stage and reason, the most first.
-    pub drops: Vec<(Stage, Reason, u64)>,
-    /// Where the first was lost: stage, reason, processor, nanoseconds after the beginning.
-    pub first: Option<(Stage, Reason, usize, u64)>,
-    /// Share of its time that each processor worked, 0 to 1.
-    pub busy: Vec<f64>,
-    /// From arrival to reader.
-    pub latency: Latency,
-    /// Polls that ended with work left: by number of packets, by time.
-    pub squeezed: (u64, u64),
-    /// Interrupts.
-    pub irqs: u64,
-}
-
-impl Outcome {
-    /// Share of the packets offered that was lost, 0 to 1.
-    #[must_use]
-    pub fn lost(&self) -> f64 {
-        let lost: u64 = self.drops.iter().map(|(_, _, n)| n).sum();
-        if self.offered == 0 { 0.0 } else { lost as f64 / self.offered as f64 }
-    }
-}
-
 /// One processor.
 struct Cpu {
     drive: Drive,
@@ -183,6 +176,8 @@ struct Cpu {
     sources: Vec<Source>,
     /// Packets dropped, all stages, when that was last looked at.
     dropped: u64,
+    /// Where it lost its first packet of those that count, and when.
+    first: Option<(Stage, Reason, u64)>,
 }
 
 /// Runs the machine: `progress` is told now and then how much of it is done, 0 to 1.
@@ -194,8 +189,7 @@ pub fn run(spec: &Spec, progress: &mut dyn FnMut(f64)) -> Result<Outcome, SpecEr
     let mut cpus = build(spec)?;
     let end = spec.warm + spec.time;
     let mut begun: Option<Vec<Reading>> = (spec.warm == 0).then(|| read_all(&cpus));
-    let mut first = None;
-    let mut told = 0;
+    let mut told = 0_u64;
     loop {
         let clocks = cpus.iter().map(|c| c.clock.now());
         let Some((at, now)) = clocks.enumerate().min_by_key(|(_, now)| *now) else { break };
@@ -206,20 +200,26 @@ pub fn run(spec: &Spec, progress: &mut dyn FnMut(f64)) -> Result<Outcome, SpecEr
             begun = Some(read_all(&cpus));
             cpus.iter_mut().for_each(|c| c.app.latency = Latency::default());
         }
-        if now - told > end / 50 {
-            told = now;
+        told += 1;
+        if told % TOLD == 0 {
             progress(now as f64 / end as f64);
         }
         let others = cpus.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, c)| c.clock.now());
         let horizon = others.min().unwrap_or(end);
         cpus[at].turn(now, horizon, end)?;
-        if first.is_none() && begun.is_some() {
-            first = cpus[at].first_drop().map(|(stage, why)| (stage, why, at, now));
-        }
+        cpus[at].note_drop(begun.is_some());
     }
+    let after = read_all(&cpus);
     let before = begun.unwrap_or_else(|| read_all(&cpus));
-    Ok(sum_up(spec, &cpus, &before, first))
+    let each: Vec<(Reading, Reading)> = before.into_iter().zip(after).collect();
+    let firsts = cpus.iter().enumerate().filter_map(|(at, c)| c.first.map(|f| (f.0, f.1, at, f.2)));
+    let mut out = sum_up(&each, firsts.min_by_key(|f| f.3), spec.warm);
+    cpus.iter().for_each(|c| out.latency.add(&c.app.latency));
+    Ok(out)
 }
+
+/// Turns after which it is said how far the run is.
+const TOLD: u64 = 4096;
 
 /// The least that an idle processor moves on, in nanoseconds.
 const STEP: u64 = 500;
@@ -242,23 +242,13 @@ impl Cpu {
         Ok(())
     }
 
-    /// Which drop is new since this was last asked.
-    fn first_drop(&mut self) -> Option<(Stage, Reason)> {
-        let counts = &self.drive.shard.net.counts;
-        let dropped = |stage: &Stage| counts.flow(*stage).read().dropped;
-        let all: u64 = Stage::ALL.iter().map(dropped).sum();
-        if std::mem::replace(&mut self.dropped, all) == all {
-            return None;
+    /// Sees whether a packet was dropped; `counts`: those count by now.
+    fn note_drop(&mut self, counts: bool) {
+        let new = newly_dropped(&self.drive.shard, &mut self.dropped);
+        if let Some((stage, why)) = new.filter(|_| counts && self.first.is_none()) {
+            self.first = Some((stage, why, self.clock.now()));
         }
-        each_drop(&self.drive.shard).max_by_key(|(_, _, n)| *n).map(|(stage, why, _)| (stage, why))
     }
-}
-
-/// The drops of a shard, one by one.
-fn each_drop(shard: &Shard) -> impl Iterator<Item = (Stage, Reason, u64)> {
-    let counts = &shard.net.counts;
-    let pairs = Stage::ALL.iter().flat_map(|s| Reason::ALL.iter().map(move |r| (*s, *r)));
-    pairs.map(|(stage, why)| (stage, why, counts.drops_at(stage, why))).filter(|(_, _, n)| *n > 0)
 }
 
 /// A shard with the machine's knobs, its device's first queue and a reader.
@@ -276,7 +266,7 @@ fn build_cpu(
 ) -> Result<Cpu, SpecError> {
     let clock = VirtualClock::default();
     let shard = shard(spec, cpu)?;
-    let meter = Meter::new(spec.costs.clone(), clock.clone(), Arc::clone(&shard.net.counts));
+    let meter = Meter::new(spec, clock.clone(), Arc::clone(&shard.net.counts));
     let mut drive = Drive::with_clock(shard, clock.clone())?;
     if let Some(mesh) = mesh {
         drive.join(mesh, cpu as u8);
@@ -291,7 +281,7 @@ fn build_cpu(
         sources.push(Source::silent(spec, cpu, time.clone())?);
     }
     let app = attach(&mut drive, &sources, time, spec.costs.app)?;
-    Ok(Cpu { drive, app, clock, meter, sources, dropped: 0 })
+    Ok(Cpu { drive, app, clock, meter, sources, dropped: 0, first: None })
 }
 
 /// A shard with the machine's knobs.
@@ -318,63 +308,10 @@ fn attach(drive: &mut Drive, sources: &[Source], time: Clock, app: f64) -> io::R
     Ok(Reader::new(&mut drive.shard, PORT, time, app))
 }
 
-/// What a processor had counted at some time.
-struct Reading {
-    offered: u64,
-    delivered: u64,
-    busy: u64,
-    at: u64,
-    drops: Vec<(Stage, Reason, u64)>,
-    counters: [u64; 3],
-}
-
-/// The counters of an [`Outcome`], in the order of its fields.
-const COUNTERS: [Counter; 3] =
-    [Counter::SoftnetSqueezeBudget, Counter::SoftnetSqueezeTime, Counter::IrqRx];
-
 fn read_all(cpus: &[Cpu]) -> Vec<Reading> {
-    cpus.iter()
-        .map(|c| Reading {
-            offered: c.sources.iter().map(Source::offered).sum(),
-            delivered: c.app.delivered,
-            busy: c.meter.charged(),
-            at: c.clock.now(),
-            drops: each_drop(&c.drive.shard).collect(),
-            counters: COUNTERS.map(|id| c.drive.shard.net.counts.get(id)),
-        })
-        .collect()
-}
-
-fn sum_up(
-    spec: &Spec,
-    cpus: &[Cpu],
-    before: &[Reading],
-    first: Option<(Stage, Reason, usize, u64)>,
-) -> Outcome {
-    let after = read_all(cpus);
-    let mut out = Outcome { first, ..Outcome::default() };
-    let mut counters = [0; 3];
-    for ((was, is), cpu) in before.iter().zip(&after).zip(cpus) {
-        out.offered += is.offered - was.offered;
-        out.delivered += is.delivered - was.delivered;
-        let time = (is.at - was.at).max(1);
-        out.busy.push(((is.busy - was.busy) as f64 / time as f64).min(1.0));
-        out.latency.add(&cpu.app.latency);
-        (0..3).for_each(|i| counters[i] += is.counters[i] - was.counters[i]);
-        for (stage, why, n) in &is.drops {
-            let old = was.drops.iter().find(|d| (d.0, d.1) == (*stage, *why)).map_or(0, |d| d.2);
-            match out.drops.iter_mut().find(|d| (d.0, d.1) == (*stage, *why)) {
-                Some(sum) => sum.2 += n - old,
-                None => out.drops.push((*stage, *why, n - old)),
-            }
-        }
-    }
-    out.drops.retain(|d| d.2 > 0);
-    out.drops.sort_by_key(|d| std::cmp::Reverse(d.2));
-    out.squeezed = (counters[0], counters[1]);
-    out.irqs = counters[2];
-    out.first = out.first.map(|(s, r, cpu, at)| (s, r, cpu, at.saturating_sub(spec.warm)));
-    out
+    let read =
+        |c: &Cpu| Reading::of(&c.drive.shard, &c.app, &c.sources, c.clock.now(), c.meter.charged());
+    cpus.iter().map(read).collect()
 }
 
 #[cfg(test)]

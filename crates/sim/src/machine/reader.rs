@@ -9,8 +9,9 @@ use linerate_core::udp::api::{Datagram, UdpBind};
 use linerate_dev::drive::App;
 use linerate_dev::poller::{Event, Poller};
 
+use super::flows::STAMP;
 use super::latency::Latency;
-use super::source::{Clock, STAMP};
+use super::time::Clock;
 
 /// Datagrams that are read in a turn.
 const TURN: usize = 64;
@@ -21,6 +22,8 @@ pub(super) struct Reader {
     time: Clock,
     /// Steps of real work on each datagram, where the time is real.
     steps: u64,
+    /// It leaves everything in the socket.
+    pub holds: bool,
     /// When it has a turn, whatever happens.
     pub wake: u64,
     pub delivered: u64,
@@ -34,10 +37,10 @@ impl Reader {
         let sock = shard.udp_bind(bind).expect("a new shard has every port");
         let steps = match time {
             Clock::Virtual(..) => 0,
-            Clock::Thread => super::real::steps(work),
+            Clock::Thread(_) => super::real::steps(work),
         };
         let latency = Latency::default();
-        Reader { sock, time, steps, wake: u64::MAX, delivered: 0, latency }
+        Reader { sock, time, steps, holds: false, wake: u64::MAX, delivered: 0, latency }
     }
 
     fn read(&mut self, datagram: &Datagram) {
@@ -45,7 +48,7 @@ impl Reader {
         let came = came.and_then(|b| b.first_chunk::<8>()).map_or(0, |b| u64::from_ne_bytes(*b));
         match &self.time {
             Clock::Virtual(_, meter) => meter.charge_app(1),
-            Clock::Thread => super::real::chain(self.steps),
+            Clock::Thread(_) => super::real::chain(self.steps),
         }
         self.delivered += 1;
         self.latency.note(self.time.now().saturating_sub(came));
@@ -58,6 +61,9 @@ impl App for Reader {
             meter.charge();
         }
         while shard.poll_event().is_some() {}
+        if self.holds {
+            return Ok(false);
+        }
         for _ in 0..TURN {
             let Some(datagram) = shard.udp_recv(self.sock) else { return Ok(false) };
             self.read(&datagram);

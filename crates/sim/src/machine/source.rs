@@ -2,20 +2,17 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use linerate_core::pkt::{Batch, Pkt};
 use linerate_core::rand::Rng;
-use linerate_core::rx::steer::rss::{Rss, indir_table};
-use linerate_core::wire::{ETH_P_IP, EthHdr, IPPROTO_UDP, Ipv4Hdr, Mac, UdpHdr};
 use linerate_dev::device::{Caps, Counts, Device, Layer, Rings, RxCx};
-use linerate_dev::drive::VirtualClock;
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::meter::Meter;
-use super::{ADDR, PORT, Spec};
+use super::Spec;
+use super::flows::{Flows, HEADERS, OWN, STAMP, address, frame};
+use super::time::{Clock, ln};
 
 /// When packets come.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -32,103 +29,6 @@ impl Arrivals {
     pub(super) fn good(self) -> bool {
         !matches!(self, Arrivals::Bursts(n) if !(1..=65536).contains(&n))
     }
-}
-
-const OWN: Mac = Mac([2, 0, 0, 0, 0, 2]);
-const PEER: Mac = Mac([2, 0, 0, 0, 0, 1]);
-/// Bytes of all headers of a frame.
-const HEADERS: usize = EthHdr::LEN + Ipv4Hdr::LEN + UdpHdr::LEN;
-/// Where the time of a packet's arrival stands in its datagram.
-pub(super) const STAMP: std::ops::Range<usize> = 0..8;
-
-/// What time it is for a queue and a reader.
-#[derive(Clone)]
-pub(super) enum Clock {
-    /// The processor's on paper, and what moves it.
-    Virtual(VirtualClock, Meter),
-    /// The time that this thread had a processor.
-    Thread,
-}
-
-impl Clock {
-    pub fn now(&self) -> u64 {
-        match self {
-            Clock::Virtual(clock, _) => clock.now(),
-            Clock::Thread => thread_ns(),
-        }
-    }
-    /// What was done until now has cost what it does.
-    fn charge(&self) {
-        if let Clock::Virtual(_, meter) = self {
-            meter.charge();
-        }
-    }
-}
-
-/// Nanoseconds that this thread had a processor.
-pub(super) fn thread_ns() -> u64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-}
-
-/// The flows, and which queue each of them comes by.
-pub(super) struct Flows {
-    /// For each queue: source address, port and hash of its flows.
-    by_queue: Vec<Vec<(u32, u16, u32)>>,
-    all: usize,
-}
-
-impl Flows {
-    pub fn new(spec: &Spec) -> Flows {
-        let rss = Rss { indir: indir_table(&[], spec.queues), ..Rss::default() };
-        let hasher = rss.hasher();
-        let mut by_queue = vec![Vec::new(); spec.queues];
-        let mut frame = frame(spec.frame);
-        for n in 0..spec.flows {
-            // Other hosts of a /16, and ports: no two flows alike.
-            let addr = u32::from(Ipv4Addr::new(10, 9, 1, 0)) + (n % 60_000) as u32;
-            let port = 1024 + (n / 60_000) as u16;
-            address(&mut frame, addr, port);
-            let hash = hasher.of_frame(&frame, true);
-            by_queue[rss.queue_of(hash) as usize].push((addr, port, hash));
-        }
-        Flows { by_queue, all: spec.flows }
-    }
-}
-
-/// A datagram for the readers, from nobody yet; UDP without a checksum, as IPv4 allows.
-fn frame(len: usize) -> Vec<u8> {
-    let mut frame = vec![0x5a; len];
-    EthHdr { dst: OWN, src: PEER, ethertype: ETH_P_IP }.emit(&mut frame);
-    let udp = UdpHdr {
-        src_port: 0,
-        dst_port: PORT,
-        len: (len - EthHdr::LEN - Ipv4Hdr::LEN) as u16,
-        csum: 0,
-    };
-    udp.emit(&mut frame[EthHdr::LEN + Ipv4Hdr::LEN..]);
-    frame
-}
-
-/// Says from whom a frame is.
-fn address(frame: &mut [u8], src: u32, port: u16) {
-    let ip = Ipv4Hdr {
-        ihl_bytes: Ipv4Hdr::LEN,
-        tos: 0,
-        total_len: (frame.len() - EthHdr::LEN) as u16,
-        id: 0,
-        df: true,
-        mf: false,
-        frag_off_bytes: 0,
-        ttl: 64,
-        proto: IPPROTO_UDP,
-        csum: 0,
-        src: Ipv4Addr::from(src),
-        dst: ADDR,
-    };
-    ip.emit(&mut frame[EthHdr::LEN..]);
-    let at = EthHdr::LEN + Ipv4Hdr::LEN;
-    frame[at..at + 2].copy_from_slice(&port.to_be_bytes());
 }
 
 /// What a queue holds and expects.
@@ -148,24 +48,39 @@ struct State {
     room: usize,
     offered: u64,
     lost: u64,
-    /// It is kept full, whatever the rate: what it could be at the most is measured.
-    brim: bool,
+    /// So many come at the next look, and none otherwise, whatever the rate: what that costs is measured.
+    given: Option<u32>,
+    /// Which flow came last of those that share a place here.
+    recent: Vec<u32>,
+    /// Looks of the loop, and packets given to it of flows that had not come lately.
+    looks: u64,
+    missed: u64,
 }
+
+/// Places of [`State::recent`]: flows that a processor's caches hold beside everything else.
+const RECENT: usize = 1024;
 
 impl State {
     /// Brings the ring to where it is now. Packets leave it only when it is polled: until then it is
     /// enough to know who came.
     fn offer(&mut self, now: u64) {
-        if self.brim {
-            while self.ring.len() < self.room && !self.flows.is_empty() {
-                self.come(now);
-            }
-            return;
-        }
         if self.flows.is_empty() {
             return;
         }
-        let mut next = self.next.unwrap_or(now as f64 + self.gap * self.rng_unit());
+        if let Some(given) = self.given.as_mut() {
+            let given = std::mem::take(given);
+            for _ in 0..given {
+                self.come(now);
+                // Nobody waits for it, but it is a part of what an arrival costs.
+                std::hint::black_box(self.pause());
+            }
+            return;
+        }
+        // Numbers are drawn for packets alone: however often somebody looks, the same packets come.
+        let mut next = match self.next {
+            Some(at) => at,
+            None => now as f64 + self.gap * self.rng_unit(),
+        };
         while next <= now as f64 {
             self.come(next as u64);
             next += self.pause();
@@ -191,7 +106,7 @@ impl State {
     fn pause(&mut self) -> f64 {
         match self.arrivals {
             Arrivals::Even => self.gap,
-            Arrivals::Random => -self.rng_unit().ln() * self.gap,
+            Arrivals::Random => -ln(self.rng_unit()) * self.gap,
             Arrivals::Bursts(n) => {
                 if self.burst == 0 {
                     self.burst = n;
@@ -245,11 +160,14 @@ impl Source {
             next: None,
             burst: 0,
             rng: Rng::new(spec.seed ^ (queue as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
-            ring: VecDeque::with_capacity(spec.ring),
+            ring: VecDeque::new(),
             room: spec.ring,
             offered: 0,
             lost: 0,
-            brim: false,
+            given: None,
+            recent: vec![u32::MAX; RECENT],
+            looks: 0,
+            missed: 0,
         };
         Ok(Source {
             state: Arc::new(Mutex::new(state)),
@@ -260,9 +178,25 @@ impl Source {
         })
     }
 
-    /// From now on there is always a packet more.
-    pub fn keep_full(&self) {
-        lock(&self.state).brim = true;
+    /// So many packets come at the next look; from now on none come otherwise.
+    pub fn give(&self, packets: u32) {
+        lock(&self.state).given = Some(packets);
+    }
+
+    /// Looks of the loop so far.
+    pub fn looks(&self) -> u64 {
+        lock(&self.state).looks
+    }
+
+    /// Packets taken so far of flows that had not come lately.
+    pub fn missed(&self) -> u64 {
+        lock(&self.state).missed
+    }
+
+    /// The interrupt stays on: whoever sleeps wakes up.
+    pub fn stay_raised(&self) -> io::Result<()> {
+        rustix::io::write(&*self.irq, &1u64.to_ne_bytes())?;
+        Ok(())
     }
 
     /// The queue as a loop drives it.
@@ -335,18 +269,25 @@ impl Device for Queue {
         let mut state = lock(&self.state);
         state.offer(self.time.now());
         let n = state.ring.len().min(budget);
-        for i in 0..n {
-            let Some(mut pkt) = cx.pool.alloc() else { return Ok(i) };
+        let before = state.missed;
+        state.looks += 1;
+        let mut got = 0;
+        while got < n {
+            let Some(mut pkt) = cx.pool.alloc() else { break };
             let Some((came, flow)) = state.ring.pop_front() else { break };
             let (src, port, hash) = state.flows[flow as usize];
+            let last = std::mem::replace(&mut state.recent[flow as usize % RECENT], flow);
+            state.missed += u64::from(last != flow);
             let data = pkt.put(state.frame.len());
             data.copy_from_slice(&state.frame);
             address(data, src, port);
             data[HEADERS + STAMP.start..HEADERS + STAMP.end].copy_from_slice(&came.to_ne_bytes());
             (pkt.rx_time, pkt.dev, pkt.hash) = (cx.now, cx.dev, hash);
             out.push(pkt);
+            got += 1;
         }
-        Ok(n)
+        self.time.looked(state.missed - before);
+        Ok(got)
     }
 
     fn tx_burst(
