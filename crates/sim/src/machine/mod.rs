@@ -201,7 +201,7 @@ pub fn run(spec: &Spec, progress: &mut dyn FnMut(f64)) -> Result<Outcome, SpecEr
             cpus.iter_mut().for_each(|c| c.app.latency = Latency::default());
         }
         told += 1;
-        if told % TOLD == 0 {
+        if told.is_multiple_of(TOLD) {
             progress(now as f64 / end as f64);
         }
         let others = cpus.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, c)| c.clock.now());
