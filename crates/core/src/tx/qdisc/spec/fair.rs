@@ -165,11 +165,11 @@ pub(super) fn prio(words: &mut Words<'_>) -> Result<prio::Config, SpecError> {
 }
 
 fn codel_text(c: &codel::Params) -> String {
-    let mut out = format!("target {} interval {}", time(c.target), time(c.interval));
+    let mut out = format!("target {}", time(c.target));
     if let Some(ns) = c.ce_threshold {
         out += &format!(" ce_threshold {}", time(ns));
     }
-    out
+    out + &format!(" interval {}", time(c.interval))
 }
 
 pub(super) fn codel_options(c: &codel::Config) -> String {
@@ -179,7 +179,7 @@ pub(super) fn codel_options(c: &codel::Config) -> String {
 
 pub(super) fn fq_codel_options(c: &fq_codel::Config) -> String {
     let quantum = c.quantum.map_or_else(String::new, |n| format!(" quantum {n}"));
-    let ecn = if c.codel.ecn { " ecn" } else { " noecn" };
+    let ecn = if c.codel.ecn { " ecn" } else { "" };
     format!(
         "limit {}p flows {}{quantum} {} memory_limit {}{ecn} drop_batch {}",
         c.limit,
@@ -188,6 +188,11 @@ pub(super) fn fq_codel_options(c: &fq_codel::Config) -> String {
         size(c.memory_limit.into()),
         c.drop_batch
     )
+}
+
+/// tc says nothing of marks that there are not, although they are the default.
+pub(super) fn fq_codel_words(c: &fq_codel::Config) -> String {
+    fq_codel_options(c) + if c.codel.ecn { "" } else { " noecn" }
 }
 
 pub(super) fn fq_options(c: &fq::Config) -> String {
@@ -211,6 +216,24 @@ pub(super) fn fq_options(c: &fq::Config) -> String {
 }
 
 pub(super) fn sfq_options(c: &sfq::Config) -> String {
+    let mut out = sfq_sizes(c) + &format!(" divisor {}", c.divisor);
+    if c.perturb > 0 {
+        out += &format!(" perturb {}sec", c.perturb / SEC);
+    }
+    out
+}
+
+/// tc tells how many flows there may be only to those who ask for details, and writes a unit that it
+/// does not read.
+pub(super) fn sfq_words(c: &sfq::Config) -> String {
+    let mut out = sfq_sizes(c) + &format!(" flows {} divisor {}", c.flows, c.divisor);
+    if c.perturb > 0 {
+        out += &format!(" perturb {}", c.perturb / SEC);
+    }
+    out
+}
+
+fn sfq_sizes(c: &sfq::Config) -> String {
     let mut out = format!("limit {}p", c.limit);
     if let Some(n) = c.quantum {
         out += &format!(" quantum {}", size(n.into()));
@@ -218,10 +241,6 @@ pub(super) fn sfq_options(c: &sfq::Config) -> String {
     out += &format!(" depth {}", c.depth);
     if c.headdrop {
         out += " headdrop";
-    }
-    out += &format!(" flows {} divisor {}", c.flows, c.divisor);
-    if c.perturb > 0 {
-        out += &format!(" perturb {}", c.perturb / SEC);
     }
     out
 }

@@ -176,11 +176,16 @@ fn read_distribution(words: &mut Words<'_>) -> Result<Distribution, SpecError> {
 /// `[random] P [CORR]`, `state P13 [P31 [P32 [P23 [P14]]]]`, `gemodel P [R [1-H [1-K]]]`.
 fn netem_loss(words: &mut Words<'_>) -> Result<Loss, SpecError> {
     const ALL: u32 = u32::MAX;
-    let or = |words: &mut Words<'_>, name, default| match words.number_follows() {
-        true => words.percent(name),
-        false => Ok(default),
+    // What tc prints has names before the shares.
+    let or = |words: &mut Words<'_>, name: &'static str, default| {
+        words.skip(name.split(' ').next().unwrap_or_default());
+        match words.number_follows() {
+            true => words.percent(name),
+            false => Ok(default),
+        }
     };
     if words.skip("state") {
+        words.skip("p13");
         let p13 = words.percent("p13 of loss state")?;
         return Ok(Loss::State {
             p13,
@@ -191,6 +196,7 @@ fn netem_loss(words: &mut Words<'_>) -> Result<Loss, SpecError> {
         });
     }
     if words.skip("gemodel") {
+        words.skip("p");
         let p = words.percent("p of loss gemodel")?;
         return Ok(Loss::GeModel {
             p,
@@ -203,16 +209,16 @@ fn netem_loss(words: &mut Words<'_>) -> Result<Loss, SpecError> {
     Ok(Loss::Random(words.percent("loss")?, words.correlation("correlation of loss")?))
 }
 
-/// `RATE [PACKETOVERHEAD [CELLSIZE [CELLOVERHEAD]]]`.
+/// `RATE [PACKETOVERHEAD [CELLSIZE [CELLOVERHEAD]]]`, or with the names that tc prints.
 fn netem_rate(words: &mut Words<'_>, c: &mut netem::Config) -> Result<(), SpecError> {
     c.rate = words.rate("rate", RATES)?;
-    if words.number_follows() {
+    if words.skip("packetoverhead") || words.number_follows() {
         c.overhead = words.i32("packet overhead of rate", -65535..=65535)?;
     }
-    if words.number_follows() {
+    if words.skip("cellsize") || words.number_follows() {
         c.cell_size = words.u32("cell size of rate", 0..=65535)?;
     }
-    if words.number_follows() {
+    if words.skip("celloverhead") || words.number_follows() {
         c.cell_overhead = words.i32("cell overhead of rate", -65535..=65535)?;
     }
     Ok(())

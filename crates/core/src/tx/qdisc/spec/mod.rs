@@ -217,12 +217,15 @@ impl Spec {
     }
     /// As it would be asked for again.
     pub fn text(&self) -> String {
-        match (self, self.options()) {
-            (Spec::PfifoFast, _) => "pfifo_fast".to_owned(),
-            (Spec::Tbf(c), _) => format!("tbf {}", tbf_words(c)),
-            (_, options) if options.is_empty() => self.kind().to_owned(),
-            (_, options) => format!("{} {options}", self.kind()),
-        }
+        // What tc prints is not always all, and not always what it reads.
+        let words = match self {
+            Spec::PfifoFast => String::new(),
+            Spec::Tbf(c) => tbf_words(c),
+            Spec::Sfq(c) => fair::sfq_words(c),
+            Spec::FqCodel(c) => fair::fq_codel_words(c),
+            other => other.options(),
+        };
+        format!("{} {words}", self.kind()).trim_end().to_owned()
     }
     /// Its parameters, as tc prints them.
     pub fn options(&self) -> String {
@@ -245,29 +248,37 @@ impl Spec {
 
 /// What tc prints of a `tbf`: of its limit, how long what waits takes then.
 fn tbf_options(c: &tbf::Config) -> String {
-    let words = tbf_words(c);
-    let Some(ns) = c.latency() else { return words };
-    let (before, rest) =
-        words.split_once(" limit ").or(words.split_once(" latency ")).unwrap_or_default();
-    let after = rest.split_once(' ').map_or_else(String::new, |(_, after)| format!(" {after}"));
-    format!("{before} lat {}{after}", time(ns))
+    let mut out = tbf_rates(c);
+    out += &match c.latency() {
+        Some(ns) => format!(" lat {}", time(ns)),
+        None => format!(" limit {}", size(c.limit_bytes().into())),
+    };
+    if c.overhead > 0 {
+        out += &format!(" overhead {}", c.overhead);
+    }
+    out
 }
 
 /// The words by which it would be asked for.
 fn tbf_words(c: &tbf::Config) -> String {
-    let mut out = format!("rate {} burst {}", rate(c.rate), size(c.burst as u64));
-    if c.mpu > 0 {
-        out += &format!(" mpu {}", size(c.mpu as u64));
-    }
-    if c.peakrate > 0 {
-        out += &format!(" peakrate {} minburst {}", rate(c.peakrate), size(c.mtu as u64));
-    }
+    let mut out = tbf_rates(c);
     out += &match c.limit {
         tbf::Limit::Bytes(bytes) => format!(" limit {}", size(bytes as u64)),
         tbf::Limit::Latency(ns) => format!(" latency {}", time(ns)),
     };
+    if c.mpu > 0 {
+        out += &format!(" mpu {}", size(c.mpu as u64));
+    }
     if c.overhead > 0 {
         out += &format!(" overhead {}", c.overhead);
+    }
+    out
+}
+
+fn tbf_rates(c: &tbf::Config) -> String {
+    let mut out = format!("rate {} burst {}", rate(c.rate), size(c.burst as u64));
+    if c.peakrate > 0 {
+        out += &format!(" peakrate {} minburst {}", rate(c.peakrate), size(c.mtu as u64));
     }
     out
 }
@@ -296,12 +307,12 @@ fn netem_options(c: &netem::Config) -> String {
         Loss::None => String::new(),
         Loss::Random(share, corr) => pair("loss", (share, corr)),
         Loss::State { p13, p31, p32, p23, p14 } => {
-            let all = [p13, p31, p32, p23, p14].map(percent).join(" ");
-            format!(" loss state {all}")
+            let [p13, p31, p32, p23, p14] = [p13, p31, p32, p23, p14].map(percent);
+            format!(" loss state p13 {p13} p31 {p31} p32 {p32} p23 {p23} p14 {p14}")
         }
         Loss::GeModel { p, r, h, k1 } => {
-            let all = [p, r, u32::MAX - h, k1].map(percent).join(" ");
-            format!(" loss gemodel {all}")
+            let [p, r, h1, k1] = [p, r, u32::MAX - h, k1].map(percent);
+            format!(" loss gemodel p {p} r {r} 1-h {h1} 1-k {k1}")
         }
     };
     out += &pair("duplicate", c.duplicate);
@@ -309,9 +320,13 @@ fn netem_options(c: &netem::Config) -> String {
     out += &pair("corrupt", c.corrupt);
     if c.rate > 0 {
         out += &format!(" rate {}", rate(c.rate));
-        if c.overhead != 0 || c.cell_size != 0 {
-            out += &format!(" {} {} {}", c.overhead, c.cell_size, c.cell_overhead);
-        }
+        let more = [
+            ("packetoverhead", c.overhead.into()),
+            ("cellsize", i64::from(c.cell_size)),
+            ("celloverhead", c.cell_overhead.into()),
+        ];
+        let given = more.iter().filter(|(_, n)| *n != 0);
+        given.for_each(|(name, n)| out += &format!(" {name} {n}"));
     }
     if c.ecn {
         out += " ecn";

@@ -10,14 +10,15 @@ fn specifications_read_back() {
         ("tbf rate 1mbit burst 10k latency 70ms", "tbf rate 1Mbit burst 10Kb latency 70ms"),
         (
             "tbf rate 1500kbit buffer 2000 limit 3m peakrate 2mbit mtu 1540 overhead 4 mpu 64",
-            "tbf rate 1500Kbit burst 2000b mpu 64b peakrate 2Mbit minburst 1540b limit 3Mb overhead 4",
+            "tbf rate 1500Kbit burst 2000b peakrate 2Mbit minburst 1540b limit 3Mb mpu 64b overhead 4",
         ),
         ("netem delay 40ms 5ms loss 1%", "netem limit 1000 delay 40ms  5ms loss 1%"),
         (
             "netem delay 100ms 20ms 25% distribution normal loss 0.3% 25% duplicate 1% corrupt 0.1% \
              reorder 25% 50% gap 5 rate 5kbit 20 100 5 limit 50 seed 9",
             "netem limit 50 delay 100ms  20ms 25% distribution normal loss 0.3% 25% duplicate 1% \
-             reorder 25% 50% corrupt 0.1% rate 5Kbit 20 100 5 gap 5 seed 9",
+             reorder 25% 50% corrupt 0.1% rate 5Kbit packetoverhead 20 cellsize 100 \
+             celloverhead 5 gap 5 seed 9",
         ),
         ("prio", "prio bands 3 priomap 1 2 2 2 1 2 0 0 1 1 1 1 1 1 1 1"),
         ("prio bands 2", "prio bands 2 priomap 1 1 1 1 1 1 0 0 1 1 1 1 1 1 1 1"),
@@ -29,7 +30,7 @@ fn specifications_read_back() {
         ("codel", "codel limit 1000p target 5ms interval 100ms"),
         (
             "codel ecn target 2ms limit 50 ce_threshold 80us",
-            "codel limit 50p target 2ms interval 100ms ce_threshold 80us ecn",
+            "codel limit 50p target 2ms ce_threshold 80us interval 100ms ecn",
         ),
         (
             "fq maxrate 5mbit nopacing",
@@ -44,10 +45,16 @@ fn specifications_read_back() {
         (
             "fq_codel limit 1024 quantum 300 noecn flows 64 memory_limit 4m drop_batch 32",
             "fq_codel limit 1024p flows 64 quantum 300 target 5ms interval 100ms memory_limit 4Mb \
-             noecn drop_batch 32",
+             drop_batch 32 noecn",
         ),
-        ("netem loss gemodel 1% 10% 70% 0.1%", "netem limit 1000 loss gemodel 1% 10% 70% 0.1%"),
-        ("netem loss state 1%", "netem limit 1000 loss state 1% 99% 0% 100% 0%"),
+        (
+            "netem loss gemodel 1% 10% 70% 0.1%",
+            "netem limit 1000 loss gemodel p 1% r 10% 1-h 70% 1-k 0.1%",
+        ),
+        (
+            "netem loss state 1%",
+            "netem limit 1000 loss state p13 1% p31 99% p32 0% p23 100% p14 0%",
+        ),
         (
             "handle 1: tbf rate 8mbit burst 32k latency 50ms; parent 1: handle a: netem delay 1500us",
             "handle 1: tbf rate 8Mbit burst 32Kb latency 50ms; parent 1:1 handle a: netem limit 1000 delay 1.5ms",
