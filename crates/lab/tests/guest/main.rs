@@ -7,6 +7,7 @@ mod again;
 mod cards;
 mod initramfs;
 mod layers;
+mod qdiscs;
 mod qemu;
 
 use qemu::{Guest, part, parts};

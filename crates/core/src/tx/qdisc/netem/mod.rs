@@ -10,9 +10,11 @@
 mod copy;
 mod dist;
 mod loss;
+mod slot;
 
 pub use dist::Distribution;
 pub use loss::Loss;
+pub use slot::{Every, Slot};
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -27,6 +29,7 @@ use crate::tx::gso;
 use copy::skb_copy;
 use dist::Table;
 use loss::Model;
+use slot::Slots;
 
 /// A share of packets: all of them is 2^32 - 1 (`u32` of the kernel's interface).
 pub type Share = u32;
@@ -64,6 +67,8 @@ pub struct Config {
     pub cell_size: u32,
     /// Bytes that each cell counts beside its own.
     pub cell_overhead: i32,
+    /// When it is the link's turn; `None` = always.
+    pub slot: Option<Slot>,
     /// What all chance follows from.
     pub seed: Option<u64>,
 }
@@ -153,6 +158,9 @@ pub struct Netem {
     early: BinaryHeap<Reverse<Flight>>,
     order: u64,
     bytes: u64,
+    slots: Option<Slots>,
+    /// When a packet may go that could not the last time.
+    wait: Instant,
     /// When the last packet that waits leaves.
     last: Instant,
     /// What the packets come to when their time has come.
@@ -178,6 +186,8 @@ impl Netem {
             early: BinaryHeap::new(),
             order: 0,
             bytes: 0,
+            slots: config.slot.map(Slots::new),
+            wait: Instant::NEVER,
             last: Instant::ZERO,
             child,
             requeues: 0,
@@ -301,7 +311,12 @@ impl Netem {
         if let Some(item) = self.front.pop_front() {
             return Some(item);
         }
-        if self.next_at()? > now {
+        let at = self.next_at()?;
+        self.wait = match &mut self.slots {
+            Some(slots) => slots.open(at, now, &mut self.rng),
+            None => at,
+        };
+        if self.wait > now {
             return None;
         }
         let early = match (self.line.front(), self.early.peek()) {
@@ -313,6 +328,9 @@ impl Netem {
             true => self.early.pop()?.0,
             false => self.line.pop_front()?,
         };
+        if let Some(slots) = &mut self.slots {
+            slots.went(flight.item.len, now, &mut self.rng);
+        }
         Some(flight.item)
     }
 
@@ -347,10 +365,8 @@ impl Ops for Netem {
     fn dequeue(&mut self, cx: &mut Cx<'_>) -> Option<Item> {
         let Some(mut child) = self.child.take() else {
             let item = self.take(cx.now);
-            if item.is_none()
-                && let Some(at) = self.next_at()
-            {
-                cx.schedule(at);
+            if item.is_none() && self.waiting() > 0 {
+                cx.schedule(self.wait);
             }
             return item;
         };
@@ -358,10 +374,8 @@ impl Ops for Netem {
             child.enqueue(cx, item);
         }
         let item = child.dequeue(cx);
-        if item.is_none()
-            && let Some(at) = self.next_at()
-        {
-            cx.schedule(at);
+        if item.is_none() && self.waiting() > 0 {
+            cx.schedule(self.wait);
         }
         self.child = Some(child);
         item

@@ -4,7 +4,7 @@
 
 use super::{Spec, SpecError, Words, fair};
 use crate::time::{MS, SEC};
-use crate::tx::qdisc::netem::{self, Distribution, Loss};
+use crate::tx::qdisc::netem::{self, Distribution, Every, Loss, Slot};
 use crate::tx::qdisc::{fifo, tbf};
 
 /// The kinds, in the order in which they are told.
@@ -105,7 +105,7 @@ fn tbf_config(words: &mut Words<'_>) -> Result<tbf::Config, SpecError> {
 }
 
 const NETEM: &str =
-    "limit, delay, distribution, loss, duplicate, corrupt, reorder, gap, rate, ecn, seed";
+    "limit, delay, distribution, loss, duplicate, corrupt, reorder, gap, rate, slot, ecn, seed";
 /// Delays: to an hour.
 const DELAYS: std::ops::RangeInclusive<u64> = 0..=3600 * SEC;
 
@@ -140,6 +140,7 @@ fn netem_config(words: &mut Words<'_>) -> Result<netem::Config, SpecError> {
             }
             "gap" => c.gap = words.u32("gap", 0..=1_000_000)?,
             "rate" => netem_rate(words, &mut c)?,
+            "slot" => c.slot = Some(netem_slot(words)?),
             "ecn" => c.ecn = true,
             "seed" => c.seed = Some(words.number("seed", 0..=u64::MAX)?),
             other => return Err(unknown("netem", other, NETEM)),
@@ -207,6 +208,32 @@ fn netem_loss(words: &mut Words<'_>) -> Result<Loss, SpecError> {
     }
     words.skip("random");
     Ok(Loss::Random(words.percent("loss")?, words.correlation("correlation of loss")?))
+}
+
+/// `MIN [MAX] [packets N] [bytes N]`, `distribution NAME DELAY JITTER [packets N] [bytes N]`.
+fn netem_slot(words: &mut Words<'_>) -> Result<Slot, SpecError> {
+    let every = if words.skip("distribution") {
+        let dist = read_distribution(words)?;
+        let delay = words.time("delay of slot", 1000..=*DELAYS.end())?;
+        Every::Spread(dist, delay, words.time("jitter of slot", 0..=2147 * MS)?)
+    } else {
+        let low = words.time("delay of slot", 1000..=*DELAYS.end())?;
+        let high = match words.number_follows() {
+            true => words.time("longest delay of slot", low..=*DELAYS.end())?,
+            false => low,
+        };
+        Every::Within(low, high)
+    };
+    let mut slot = Slot { every, packets: 0, bytes: 0 };
+    loop {
+        match () {
+            () if words.skip("packets") => {
+                slot.packets = words.u32("packets of slot", 1..=1 << 30)?
+            }
+            () if words.skip("bytes") => slot.bytes = words.size("bytes of slot", 1..=1 << 30)?,
+            () => return Ok(slot),
+        }
+    }
 }
 
 /// `RATE [PACKETOVERHEAD [CELLSIZE [CELLOVERHEAD]]]`, or with the names that tc prints.

@@ -283,6 +283,22 @@ fn tbf_rates(c: &tbf::Config) -> String {
     out
 }
 
+fn slot_options(slot: &netem::Slot) -> String {
+    use netem::Every;
+    let mut out = match slot.every {
+        Every::Within(low, high) => format!(" slot {} {}", time(low), time(high)),
+        Every::Spread(dist, delay, jitter) => {
+            format!(" slot distribution {} {} {}", dist.name(), time(delay), time(jitter))
+        }
+    };
+    for (name, n) in [("packets", slot.packets), ("bytes", slot.bytes)] {
+        if n > 0 {
+            out += &format!(" {name} {n}");
+        }
+    }
+    out
+}
+
 fn netem_options(c: &netem::Config) -> String {
     use netem::Loss;
     let pair = |name: &str, (share, corr): (u32, u32)| match (share, corr) {
@@ -327,6 +343,9 @@ fn netem_options(c: &netem::Config) -> String {
         ];
         let given = more.iter().filter(|(_, n)| *n != 0);
         given.for_each(|(name, n)| out += &format!(" {name} {n}"));
+    }
+    if let Some(slot) = &c.slot {
+        out += &slot_options(slot);
     }
     if c.ecn {
         out += " ecn";

@@ -175,6 +175,47 @@ fn netem_rate_holds() {
     assert_eq!(rig.left[0].at.since(begun), 3 * 53 * 1000);
 }
 
+/// Packets leave when it is the link's turn, no more at once than a slot holds; the turns come as often
+/// as they were told to.
+#[test]
+fn netem_slots_gather_packets() {
+    let turns = |words: &str| {
+        let mut rig = Rig::new(&format!("netem limit 10000 {words} seed 6"));
+        let begun = rig.now;
+        (0..1000).for_each(|i| _ = rig.send(500, 1, i));
+        rig.drain();
+        rig.conserved();
+        let mut turns: Vec<(u64, usize)> = Vec::new();
+        for (i, left) in rig.left.iter().enumerate() {
+            assert_eq!(left.mark as usize, i, "in order");
+            let at = left.at.since(begun);
+            match turns.last_mut() {
+                Some((last, n)) if *last == at => *n += 1,
+                _ => turns.push((at, 1)),
+            }
+        }
+        turns
+    };
+    let five = turns("slot 10ms packets 5");
+    assert_eq!(five, (1..=200).map(|n| (n * 10 * MS, 5)).collect::<Vec<_>>());
+    // The packet that goes beyond them is the last.
+    let bytes = turns("slot 10ms bytes 1600");
+    assert!(bytes[..249].iter().all(|(_, n)| *n == 4), "{bytes:?}");
+    let gaps = |turns: &[(u64, usize)]| -> Vec<f64> {
+        turns.windows(2).map(|w| (w[1].0 - w[0].0) as f64 / 1e6).collect()
+    };
+    let spread = gaps(&turns("slot 5ms 15ms packets 1"));
+    let (mean, deviation) = mean_and_deviation(&spread);
+    assert!(spread.iter().all(|gap| (5.0..=15.0).contains(gap)));
+    assert!((mean - 10.0).abs() < 0.4 && (deviation - 2.89).abs() < 0.25, "{mean} {deviation}");
+    let normal = gaps(&turns("slot distribution normal 10ms 1ms packets 1"));
+    let (mean, deviation) = mean_and_deviation(&normal);
+    assert!((mean - 10.0).abs() < 0.15 && (deviation - 1.0).abs() < 0.1, "{mean} {deviation}");
+    // A delay is over before the turn comes.
+    let late = turns("delay 3ms slot 10ms packets 500");
+    assert_eq!(late, [(10 * MS, 500), (20 * MS, 500)]);
+}
+
 /// The same seed, the same fate; another, another.
 #[test]
 fn netem_chance_follows_from_the_seed() {

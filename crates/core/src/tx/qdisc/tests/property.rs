@@ -9,6 +9,7 @@ const SPECS: &[&str] = &[
     "tbf rate 10mbit burst 1600b limit 30k peakrate 20mbit mtu 1600b",
     "netem delay 5ms 5ms loss 5% duplicate 5% corrupt 5% reorder 10% gap 3 limit 50",
     "netem rate 5mbit delay 2ms limit 30 duplicate 10%",
+    "netem delay 2ms 1ms slot 1ms 4ms packets 3 bytes 4000 limit 50 reorder 10%",
     "prio",
     "sfq limit 40 flows 10 perturb 1",
     "sfq limit 40 depth 5 headdrop",

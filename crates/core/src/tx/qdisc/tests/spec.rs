@@ -51,6 +51,11 @@ fn specifications_read_back() {
             "netem loss gemodel 1% 10% 70% 0.1%",
             "netem limit 1000 loss gemodel p 1% r 10% 1-h 70% 1-k 0.1%",
         ),
+        ("netem slot 5ms packets 3", "netem limit 1000 slot 5ms 5ms packets 3"),
+        (
+            "netem delay 1ms slot distribution pareto 8ms 2ms packets 9 bytes 64k",
+            "netem limit 1000 delay 1ms slot distribution pareto 8ms 2ms packets 9 bytes 65536",
+        ),
         (
             "netem loss state 1%",
             "netem limit 1000 loss state p13 1% p31 99% p32 0% p23 100% p14 0%",
@@ -105,6 +110,8 @@ fn a_wrong_specification_is_refused_with_its_reason() {
         ("netem distribution normal", "netem: a distribution is of the jitter"),
         ("netem reorder 5%", "netem: what is to be reordered has to be delayed: delay TIME"),
         ("netem dealy 5ms", "netem has no parameter \"dealy\"; it takes limit, delay"),
+        ("netem slot 5ms 2ms", "longest delay of slot of netem can not be 2ms: it is from 5ms to"),
+        ("netem slot packets 5", "delay of slot can not be \"packets\": it is a time such as 5ms"),
         ("netem ecn", "netem: ecn marks what is to be lost: loss PERCENT"),
         ("fq_codel target 20s", "target of fq_codel can not be 20s: it is from 1us to 10s"),
         ("fq_codel flows 0", "flows of fq_codel can not be 0: it is from 1 to 65535"),
