@@ -485,7 +485,8 @@ fn a_client_that_stops_loses_packets_and_is_told() {
         let mut stopped = runtime.begin(&["--stage", "Link", "-w", &file]);
         let pid = nix::unistd::Pid::from_raw(stopped.child.id() as i32);
         kill(pid, Signal::SIGSTOP).expect("it runs");
-        const FED: u64 = 120_000;
+        // Twice what the instance keeps for a client at the most: its buffer, and the one on its way.
+        const FED: u64 = 300_000;
         instance.feed(FED);
         // What waits for the client has a bound, and so has what the socket takes.
         let waits = instance.captured.load(Ordering::SeqCst);
