@@ -218,18 +218,25 @@ fn captured(tshark: &str, file: &str, filter: &str) -> usize {
 
 pub fn recording(world: &World<'_>) -> Outcome {
     let [tshark, sh, ping, iperf3] = need(["tshark", "sh", "ping", "iperf3"])?;
-    let _server = world.host.in_internet(&[&iperf3, "-s"]);
-    world.host.until_listens(5201);
+    // One for each test: a server that ends a test resets who has come for the next one already.
+    let ports = ["5201", "5202", "5203", "5204"];
+    let servers = ports.map(|port| world.host.in_internet(&[&iperf3, "-s", "-1", "-p", port]));
+    for port in 5201..5205 {
+        world.host.until_listens(port);
+    }
     let file = world.dir().join("all.pcapng");
     let file = text(&file);
     let own = world.client(&["udp"]).join(" ");
     let mut script = "set -e".to_owned();
-    for server in SERVERS {
+    for (server, ports) in SERVERS.into_iter().zip(ports.chunks(2)) {
         let echo = at(server, ECHO);
         script.push_str(&format!("; {ping} -q -c 2 -i 0.05 -W 60 {server}; {own} {echo}"));
-        script.push_str(&format!("; {iperf3} -c {server} -n 3M; {iperf3} -R -c {server} -n 3M"));
+        for (port, way) in ports.iter().zip(["", " -R"]) {
+            script.push_str(&format!("; {iperf3} -c {server} -p {port} -n 3M{way}"));
+        }
     }
     world.run(&["--pcap", file], &[&sh, "-c", &script]).good();
+    drop(servers);
     assert_eq!(captured(&tshark, file, "_ws.malformed"), 0);
     for version in ["ip", "ipv6"] {
         let icmp = if version == "ip" { "icmp" } else { "icmpv6" };
