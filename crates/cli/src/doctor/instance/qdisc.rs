@@ -69,11 +69,15 @@ fn add(stats: &mut Counters, row: &QdiscRow) {
 }
 
 /// What rules ask of the parameters, which stand there as tc prints them: `limit 1000p`, `rate 20Mbit burst
-/// 16Kb limit 30Kb`.
+/// 16Kb lat 10ms`. What may wait so long at the most is a limit, too.
 fn options(text: &str) -> Counters {
     let mut known = Counters::default();
     let words: Vec<&str> = text.split_whitespace().collect();
+    let mut wait = None;
     for pair in words.windows(2) {
+        if pair[0] == "lat" {
+            wait = seconds(pair[1]);
+        }
         let name = match pair[0] {
             "rate" => "rate_bps",
             name @ ("limit" | "burst") => name,
@@ -83,7 +87,26 @@ fn options(text: &str) -> Counters {
             known.set(name, n);
         }
     }
+    if let (Some(wait), Some(rate), Some(burst)) = (wait, known.get("rate_bps"), known.get("burst"))
+    {
+        known.set("limit", burst.saturating_add((rate as f64 * wait) as u64));
+    }
     known
+}
+
+/// Seconds of a time as tc prints it.
+fn seconds(word: &str) -> Option<f64> {
+    let at = word.find(|c: char| c.is_ascii_alphabetic())?;
+    let (n, unit) = word.split_at(at);
+    let of = match unit {
+        "s" => 1.0,
+        "ms" => 1e-3,
+        "us" => 1e-6,
+        "ns" => 1e-9,
+        _ => return None,
+    };
+    let n = n.parse::<f64>().ok()?;
+    (n.is_finite() && n >= 0.0).then_some(n * of)
 }
 
 /// A number of packets or bytes, or of bytes in a second.
@@ -115,6 +138,9 @@ mod tests {
         assert_eq!((of(tbf, "burst"), of(tbf, "limit")), (Some(16 << 10), Some(30_720)));
         assert_eq!(of("limit 1000p", "limit"), Some(1000));
         assert_eq!(of("rate 20Mbit lat 10ms", "limit"), None);
+        assert_eq!(of("rate 20Mbit burst 16Kb lat 10ms", "limit"), Some((16 << 10) + 25_000));
+        assert_eq!(of("rate 8Mbit burst 4Kb lat 4.09ms", "limit"), Some(4096 + 4090));
+        assert_eq!(of("rate 8Mbit burst 4Kb lat long", "limit"), None);
         assert_eq!(of("bands 3 priomap  1 2 2", "limit"), None);
     }
 }
