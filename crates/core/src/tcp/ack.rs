@@ -95,6 +95,9 @@ pub(crate) fn tcp_ack(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Result<(), 
         if a.advanced {
             schedule_loss_probe(net, tp);
         }
+    } else if a.dsack {
+        // Nothing is under way any more, but what was may have been sent twice for nothing.
+        recovery::tcp_fastretrans_alert(net, tp, seg, &a);
     }
     tcp_ack_probe(net, tp, window_moved);
     if a.advanced {

@@ -221,7 +221,11 @@ impl Shard {
         match net.knobs.tcp_syncookies {
             0 if full || l.qlen as u64 >= syn_max => Err(Reason::TcpReqQFull),
             2 if !bound => Ok(Admit::Cookie),
-            1 | 2 if full && bound => Err(Reason::TcpReqQFull),
+            // As Linux keeps it, but not without a bound.
+            1 | 2 if full && bound && l.qlen as u64 >= limit.saturating_add(syn_max) => {
+                Err(Reason::TcpReqQFull)
+            }
+            1 | 2 if full && bound => Ok(Admit::Keep),
             1 | 2 if full => Ok(Admit::Cookie),
             _ => Ok(Admit::Keep),
         }

@@ -64,6 +64,18 @@ impl Ports {
         let i = lookup::reciprocal_scale(hash, members().count());
         members().nth(i).unwrap_or(found)
     }
+    /// Those that share the address and port of `at`, and it itself.
+    pub fn group<'a>(&'a self, all: &'a Slab<Listener>, at: u32) -> impl Iterator<Item = u32> + 'a {
+        let shared = all.at(at).filter(|l| l.reuseport).map(|l| (l.addr, l.port));
+        let list = match shared {
+            Some((_, 0)) => Some(&self.any),
+            Some((_, port)) => self.by_port.get(&port),
+            None => None,
+        };
+        let list = list.map_or(&[][..], Vec::as_slice);
+        let member = move |i: &u32| all.at(*i).map(|l| (l.addr, l.port)) == shared;
+        list.iter().copied().filter(member).chain(shared.is_none().then_some(at))
+    }
     /// Whether a listener with an overlapping address has the port and does not `share` it.
     pub fn taken(
         &self,

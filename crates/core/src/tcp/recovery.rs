@@ -423,7 +423,8 @@ pub(crate) fn tcp_send_loss_probe(net: &mut Net, tp: &mut Tcb) {
     let room = unsent > 0 && window as i32 > 0 && (window >= mss || window >= unsent);
     let sent = if room && !tp.fin_sent {
         tp.tlp_retrans = false;
-        send_new(net, tp, unsent.min(mss), false, mss)
+        let len = tp.sndq.loadable(tp.snd_nxt, unsent.min(mss) as usize) as u32;
+        send_new(net, tp, len, false, mss)
     } else {
         tp.tlp_retrans = true;
         retransmit_tail(net, tp)

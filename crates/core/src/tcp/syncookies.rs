@@ -61,6 +61,9 @@ impl Shard {
             // There is nowhere to keep them.
             opts = TcpOptions { mss: opts.mss, ..TcpOptions::NONE };
         }
+        // What is switched off here is not told: it would come back as what can not be ours.
+        opts.sack_permitted &= net.knobs.tcp_sack;
+        opts.wscale = opts.wscale.filter(|_| net.knobs.tcp_window_scaling);
         let ts_offset = tcp.secure_ts_off(tuple);
         let tsval = init_timestamp(net, &opts).wrapping_add(ts_offset);
         let req = Req {
@@ -102,9 +105,11 @@ impl Shard {
         }
         let Sockets { listen, listeners, .. } = &mut *tcp;
         let listener = listen.choose(listeners, found, tuple, pkt);
-        let l = listeners.at(listener)?;
-        let lid = l.id;
-        if net.now.since(l.synq_overflow?) > TCP_SYNCOOKIE_VALID {
+        let lid = listeners.at(listener)?.id;
+        // Another one of its group may have sent it.
+        let sent =
+            listen.group(listeners, listener).filter_map(|i| listeners.at(i)?.synq_overflow).max();
+        if net.now.since(sent?) > TCP_SYNCOOKIE_VALID {
             return None;
         }
         let (irs, iss) = (Seq(seg.seq.0.wrapping_sub(1)), Seq(seg.ack.0.wrapping_sub(1)));

@@ -121,7 +121,7 @@ fn tcp_try_undo_loss(net: &mut Net, tp: &mut Tcb, seg: &Segment, frto: bool) -> 
         net.counts.inc(id::TcpExtTCPSpuriousRTOs);
     }
     tp.retransmits = 0;
-    tp.frto = false;
+    (tp.frto, tp.frto_new) = (false, false);
     let hold = !tp.sack_ok && tp.snd_una == tp.high_seq;
     if !hold && (frto || tp.sack_ok) {
         tcp_try_keep_open(tp);

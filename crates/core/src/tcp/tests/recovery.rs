@@ -133,6 +133,21 @@ fn a_dsack_after_recovery_undoes_it() {
     assert_eq!(s.p.count(A, C::TcpExtTCPDSACKUndo), 1);
 }
 
+/// It is told when nothing is under way any more, too.
+#[test]
+fn a_dsack_that_comes_last_undoes_it() {
+    let mut s = recovered();
+    while s.tp().packets_out > 0 {
+        let (next, una) = (s.tp().snd_nxt.0, s.una);
+        s.acknowledge(next.wrapping_sub(una) / MSS, &[]);
+    }
+    let all = s.tp().snd_nxt.0.wrapping_sub(s.una) / MSS;
+    assert_eq!((all, s.p.count(A, C::TcpExtTCPDSACKUndo)), (200, 0));
+    s.tp().snd_cwnd = 15;
+    s.acknowledge(all, &[(0, 1)]);
+    assert_eq!((s.p.count(A, C::TcpExtTCPDSACKUndo), s.tp().snd_cwnd), (1, 20));
+}
+
 /// A network that duplicates packets makes the same reports: of what was sent once, or more than were
 /// sent twice. They undo nothing.
 #[test]

@@ -102,6 +102,43 @@ fn a_timestamp_says_every_combination() {
     }
 }
 
+/// What the listener has switched off is not kept, and does not make its own cookies strangers.
+#[test]
+fn a_cookie_says_only_what_is_on() {
+    for knob in ["net.ipv4.tcp_sack", "net.ipv4.tcp_window_scaling"] {
+        let mut p = always(39, false);
+        p.shards[B].set_knob(knob, "0").expect("a knob");
+        let listener = p.listen(80);
+        let (a, b) = p.connect_to(listener);
+        let tp = p.tcb(B, b);
+        assert_eq!(
+            (tp.sack_ok, tp.snd_wscale == 0),
+            (knob != "net.ipv4.tcp_sack", knob != "net.ipv4.tcp_sack")
+        );
+        assert_eq!(p.count(B, C::TcpOutRsts), 0);
+        exchange(&mut p, (a, b), [300_000; 2], 60 * SEC);
+    }
+}
+
+/// Listeners that share a port know of each other's cookies.
+#[test]
+fn a_group_takes_the_cookies_of_its_members() {
+    let mut p = always(40, false);
+    let shared = || Listen { port: 80, backlog: 16, reuseport: true, ..Listen::default() };
+    let first = p.listen_as(shared());
+    let second = p.listen_as(shared());
+    // The SYN goes to the first, what answers the SYN-ACK to the other.
+    let mut turn = 1;
+    let prog = Box::new(move |_: &_| {
+        turn = 1 - turn;
+        turn
+    });
+    assert!(p.shards[B].reuseport_attach_prog(first, prog));
+    p.connect(80);
+    assert!(p.until(SEC, |p| p.shards[B].tcp_accept(second).is_some()));
+    assert_eq!(p.count(B, C::TcpOutRsts), 0);
+}
+
 /// Without timestamps there is nowhere to keep the rest.
 #[test]
 fn without_timestamps_options_are_lost() {
