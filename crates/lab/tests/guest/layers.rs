@@ -179,12 +179,13 @@ echo '## loss-cured'; here
 #[test]
 fn sctp_with_damaged_packets_is_named() {
     let Some(parts) = parts("sctp_with_damaged_packets_is_named") else { return };
+    // As much as it can send would leave the emulated processors no time for anything else.
     let script = format!(
         "{LINK}
 ethtool -K va tx-checksum-sctp off > /dev/null 2>&1
 ip netns exec far socat -u SCTP-LISTEN:7,fork OPEN:/dev/null &
 sleep 2
-yes some words | socat -u - SCTP-CONNECT:10.0.0.2:7 &
+(while :; do head -c 2000 /dev/zero; usleep 10000; done) | socat -u - SCTP-CONNECT:10.0.0.2:7 &
 sleep 2
 echo '## well'; look
 tc qdisc add dev va root netem corrupt 10%
