@@ -115,7 +115,7 @@ impl Host {
             state: "ended".to_owned(),
             up_bytes: f.up_bytes,
             down_bytes: f.down_bytes,
-            rtt_us: f.info.as_ref().map_or(0, |i| i.rtt_us.into()),
+            rtt_us: f.info.as_ref().map_or(0, |i| i.rtt.into()),
             cwnd: f.info.as_ref().map_or(0, |i| i.snd_cwnd.into()),
             retrans: f.info.as_ref().map_or(0, |i| i.total_retrans.into()),
         };

@@ -63,6 +63,10 @@ errors! {
         WouldBlock = 11, "nothing can be done now: wait for the socket's event";
         /// Too many sockets (ENFILE).
         TooMany = 23, "too many sockets are open: close some";
+        /// An option's value is out of range (EINVAL).
+        Invalid = 22, "the option does not take this value";
+        /// No such option (ENOPROTOOPT).
+        NoOption = 92, "there is no such option";
     }
     /// Why a datagram was not sent.
     SendError {

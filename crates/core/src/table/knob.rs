@@ -371,7 +371,9 @@ knobs! {
     /// Memory of all TCP sockets: low, pressure, maximum.
     tcp_mem: [u64; 3] { path: "net.ipv4.tcp_mem", default: [32768, 49152, 65536], range: 0..=1073741824, unit: "pages of 4096 bytes", scope: Net, takes: Now, stage: SockQueue, why: "Linux derives it from the machine's memory; this is 256 MiB at the most" }
     /// Whether the receive buffer grows with what the application reads.
-    tcp_moderate_rcvbuf: bool { path: "net.ipv4.tcp_moderate_rcvbuf", default: true, range: 0..=1, unit: "switch", scope: Net, takes: NextSocket, stage: SockQueue }
+    tcp_moderate_rcvbuf: bool { path: "net.ipv4.tcp_moderate_rcvbuf", default: true, range: 0..=1, unit: "switch", scope: Net, takes: Now, stage: SockQueue }
+    /// Bytes that a TCP socket may have queued and not sent (TCP_NOTSENT_LOWAT of all sockets).
+    tcp_notsent_lowat: u64 { path: "net.ipv4.tcp_notsent_lowat", default: 4294967295, range: 0..=4294967295, unit: "bytes", scope: Net, takes: Now, stage: Send }
     /// Connections that may wait to be accepted, whatever the application asks for.
     somaxconn: u64 { path: "net.core.somaxconn", default: 4096, range: 0..=2147483647, unit: "connections", scope: Net, takes: Now, stage: Transport }
     /// SYN cookies: 0 never, 1 when a listener has as many half-open connections as its backlog, 2 always.

@@ -9,7 +9,9 @@ use super::input::Segment;
 use super::output::tcp_sync_mss;
 use super::rack::tcp_rack_update_reo_wnd;
 use super::sndq::{FIN, LOST, RETRANS, SACKED, TxSeg};
-use super::timer::{Rtx, check_probe_timer, rearm_rto, schedule_loss_probe, set_rtx};
+use super::timer::{
+    Rtx, check_probe_timer, rearm_rto, schedule_loss_probe, set_rtx, tcp_update_rto_time,
+};
 use super::{TCP_RTO_MAX_US, Tcb, recovery};
 use crate::link::L2;
 use crate::seq::Seq;
@@ -77,6 +79,9 @@ pub(crate) fn tcp_ack(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Result<(), 
     }
     if a.advanced {
         confirm_neighbour(net, tp);
+        if tp.retransmits > 0 {
+            tcp_update_rto_time(net, tp);
+        }
         tp.retransmits = 0;
         tp.stall_at = Instant::NEVER;
         tp.err_soft = None;
@@ -167,11 +172,11 @@ fn tcp_ack_probe(net: &Net, tp: &mut Tcb, window_moved: bool) {
 }
 
 /// Room came free: the application is told once a third of the buffer is (`tcp_new_space`).
-fn tcp_new_space(net: &mut Net, tp: &mut Tcb) {
+pub(super) fn tcp_new_space(net: &mut Net, tp: &mut Tcb) {
     if !tp.sndbuf_locked && !tp.pressure && tp.packets_out < tp.snd_cwnd {
         tcp_sndbuf_expand(net, tp);
     }
-    if tp.nospace && tp.send_space() >= tp.sndbuf as usize / 3 {
+    if tp.nospace && tp.writeable(net) {
         tp.nospace = false;
         tp.raise(net, Ready::OUT);
     }
@@ -409,7 +414,7 @@ fn sack_one(net: &Net, tp: &mut Tcb, i: usize, now: Instant, a: &mut Acked) {
 fn tcp_check_sack_reordering(tp: &mut Tcb, low: Seq) {
     let mss = (tp.mss_cache as u32).max(1);
     let dist = (tp.snd_fack - low).div_ceil(mss);
-    tp.reord_seen = true;
+    tp.reord_seen += 1;
     tp.reordering = tp.reordering.max(dist.min(300));
 }
 

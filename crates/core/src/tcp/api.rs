@@ -3,16 +3,18 @@
 use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 
-use super::info::{SockRow, SockStat, TcpInfo};
+use super::info::TcpInfo;
 use super::input::fin_wait2;
 use super::listen::Listener;
-pub use super::opts::{KeepAlive, TcpOpt};
+pub use super::opts::{KeepAlive, OptName, TcpOpt};
 use super::output::{
     advmss, tcp_select_initial_window, tcp_send_active_reset, tcp_send_syn, way_to,
 };
+use super::rows::{SockRow, SockStat};
 use super::timer::rearm_rto;
 use super::{State, Tcb};
 use crate::pkt::SendChunk;
+use crate::seq::Seq;
 use crate::shard::{Net, Shard};
 use crate::sock::error::{BindError, TcpError};
 use crate::sock::{Ready, Slab, SockKind, SocketId};
@@ -79,6 +81,16 @@ pub enum Refuse {
     Silent,
 }
 
+/// How data is sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SendMsg {
+    /// More follows at once: what fills no segment waits for it, for 200 ms or for a retransmission
+    /// timeout if that is longer (MSG_MORE).
+    pub more: bool,
+    /// A record ends here: no segment has what comes before and what comes after it (MSG_EOR).
+    pub eor: bool,
+}
+
 /// What can be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RxState {
@@ -117,6 +129,8 @@ impl Shard {
             qlen: 0,
             accept: Default::default(),
             held: Default::default(),
+            opts: Vec::new(),
+            defer_accept: 0,
         });
         let id = SocketId { index, generation, ..none };
         if let Some(l) = self.tcp.listeners.at_mut(index) {
@@ -162,13 +176,27 @@ impl Shard {
     /// # Errors
     /// [`TcpError`]: `NetUnreachable`, `NoPort`, `InUse`, `TooMany`.
     pub fn tcp_connect(&mut self, connect: Connect) -> Result<SocketId, TcpError> {
+        self.tcp_connect_with(connect, &[])
+    }
+    /// The same, of a socket that has been given options before.
+    ///
+    /// # Errors
+    /// As [`Shard::tcp_connect`], and `Invalid` where an option is out of range.
+    pub fn tcp_connect_with(
+        &mut self,
+        connect: Connect,
+        opts: &[TcpOpt],
+    ) -> Result<SocketId, TcpError> {
         let (tuple, hash, iss) = self.tcp_pick_ends(&connect)?;
         let Shard { net, tcp, .. } = self;
         let way = way_to(net, &tuple).ok_or(TcpError::NetUnreachable)?;
         let mut tp = Box::new(Tcb::new(net, tuple, hash));
+        for opt in opts {
+            tp.set_opt(net, *opt)?;
+        }
         tp.user = connect.user;
         (tp.dev, tp.pmtu) = (way.dev, way.mtu);
-        tp.advmss = advmss(&tuple, way.mtu);
+        tp.advmss = advmss(&tp, way.mtu);
         tcp_select_initial_window(net, &mut tp);
         tp.iss = iss.unwrap_or_else(|| tcp.secure_seq(&tuple, net.now));
         tp.ts_offset = tcp.secure_ts_off(&tuple);
@@ -246,11 +274,27 @@ impl Shard {
     /// # Errors
     /// `WouldBlock` without room, `Closed` after a shutdown, `NotConnected`, or the connection's own.
     pub fn tcp_send(&mut self, id: SocketId, data: &[u8]) -> Result<usize, TcpError> {
+        self.tcp_sendmsg(id, data, SendMsg::default())
+    }
+    /// The same, with what `sendmsg` can say beside.
+    ///
+    /// # Errors
+    /// As [`Shard::tcp_send`].
+    pub fn tcp_sendmsg(
+        &mut self,
+        id: SocketId,
+        data: &[u8],
+        msg: SendMsg,
+    ) -> Result<usize, TcpError> {
         let Shard { net, tcp, .. } = self;
         let tp = owned(&mut tcp.conns, id).ok_or(TcpError::NotConnected)?;
         tp.may_send()?;
-        let n = data.len().min(tp.send_space());
+        let n = data.len().min(tp.send_space(net));
         tp.sndq.push_copy(&mut net.pool, &data[..n]);
+        tp.more = msg.more;
+        if msg.eor && n == data.len() && n > 0 {
+            tp.end_record();
+        }
         tp.after_send(net);
         self.tcp_settle(id.index);
         if n == 0 && !data.is_empty() { Err(TcpError::WouldBlock) } else { Ok(n) }
@@ -258,7 +302,8 @@ impl Shard {
     /// Bytes that may be queued now. When less than a third of the buffer was left, OUT is raised
     /// once a third is free again.
     pub fn tcp_send_space(&self, id: SocketId) -> usize {
-        self.tcp_conn(id).map_or(0, |tp| if tp.may_send().is_ok() { tp.send_space() } else { 0 })
+        self.tcp_conn(id)
+            .map_or(0, |tp| if tp.may_send().is_ok() { tp.send_space(&self.net) } else { 0 })
     }
     /// Queues a whole chunk without copying; the queue may exceed its room by less than this chunk.
     ///
@@ -276,11 +321,12 @@ impl Shard {
         if let Err(err) = tp.may_send() {
             return Err((chunk, err));
         }
-        if tp.send_space() == 0 {
+        if tp.send_space(net) == 0 {
             tp.nospace = true;
             return Err((chunk, TcpError::WouldBlock));
         }
         tp.sndq.push_chunk(&mut net.pool, chunk);
+        tp.more = false;
         tp.after_send(net);
         self.tcp_settle(id.index);
         Ok(())
@@ -323,6 +369,7 @@ impl Shard {
         match tp.state {
             State::Close => {}
             State::SynSent => tp.done(net, None),
+            _ if !unread && tp.opts().is_some_and(|o| o.linger_s == Some(0)) => reset(net, tp),
             _ if unread => {
                 // RFC 2525 §2.17: the peer must learn that its data was not read.
                 net.counts.inc(id::TcpExtTCPAbortOnClose);
@@ -347,12 +394,20 @@ impl Shard {
         };
         tcp.orphans += 1;
         tp.orphan = true;
-        if tp.state.synchronized() || tp.state == State::SynRecv {
-            net.counts.inc(id::TcpExtTCPAbortOnData);
-            tcp_send_active_reset(net, tp);
-        }
-        tp.done(net, None);
+        reset(net, tp);
         self.tcp_settle(id.index);
+    }
+    /// Whether a connection that was closed is still sending, or waits for the answer to its FIN: what
+    /// a lingering close waits for (`sk_stream_wait_close`). False for one that is not closed.
+    pub fn tcp_closing(&self, id: SocketId) -> bool {
+        let tp = self.tcp.conns.get(id.index, id.generation).filter(|_| id.kind == SockKind::Tcp);
+        tp.is_some_and(|tp| {
+            tp.orphan && matches!(tp.state, State::FinWait1 | State::Closing | State::LastAck)
+        })
+    }
+    /// Why the connection failed, if it did; told once (SO_ERROR).
+    pub fn tcp_take_error(&mut self, id: SocketId) -> Option<TcpError> {
+        owned(&mut self.tcp.conns, id).and_then(|tp| tp.err.take())
     }
     /// Why the connection failed, if it did.
     pub fn tcp_error(&self, id: SocketId) -> Option<TcpError> {
@@ -369,9 +424,14 @@ impl Shard {
         };
         pending.map(std::mem::take).unwrap_or_default()
     }
-    /// A reading of the connection's state (TCP_INFO).
+    /// A reading of the state of a connection or a listener (TCP_INFO).
     pub fn tcp_info(&self, id: SocketId) -> Option<TcpInfo> {
-        self.tcp_conn(id).map(|tp| tp.info())
+        if id.kind == SockKind::Listen {
+            let l = self.tcp.listeners.get(id.index, id.generation)?;
+            let (unacked, sacked) = (l.accept.len() as u32, l.limit(&self.net) as u32);
+            return Some(TcpInfo { unacked, sacked, ..TcpInfo::of(State::Listen) });
+        }
+        self.tcp_conn(id).map(|tp| tp.info(self.net.now))
     }
     /// Local and remote address of a connection, or of a held SYN.
     pub fn tcp_addrs(&self, id: SocketId) -> Option<(SocketAddr, SocketAddr)> {
@@ -396,6 +456,15 @@ impl Shard {
             mem: (tcp.mem as u64).div_ceil(4096),
         }
     }
+}
+
+/// Resets a connection that its owner does not want any more.
+fn reset(net: &mut Net, tp: &mut Tcb) {
+    if tp.state.synchronized() || tp.state == State::SynRecv {
+        net.counts.inc(id::TcpExtTCPAbortOnData);
+        tcp_send_active_reset(net, tp);
+    }
+    tp.done(net, None);
 }
 
 /// A connection that the application may name: not one that it has closed.
@@ -432,17 +501,51 @@ impl Tcb {
         if queued as i32 <= 0 || self.state == State::Close { 0 } else { queued }
     }
     /// Bytes that may be queued now: by count, and by the memory that they hold.
-    pub(crate) fn send_space(&self) -> usize {
+    pub(crate) fn send_space(&self, net: &Net) -> usize {
         let sndbuf = self.sndbuf as usize;
         let by_bytes = sndbuf.saturating_sub(self.queued() as usize);
         let by_memory = (4 * sndbuf).saturating_sub(self.sndq.wmem());
         // Small writes may lie thinly in large chunks: the memory bounds those. When all connections
         // together have too much, each may still have its least (`tcp_wmem[0]`).
-        let floor = match self.pressure && self.queued() > 0 {
+        let floor = match self.short && self.queued() > 0 {
             true => (self.wmem_min as usize).saturating_sub(self.sndq.wmem()),
             false => usize::MAX,
         };
-        by_bytes.min(by_memory).min(floor)
+        // What is queued and not sent has its own limit (`sk_stream_memory_free`).
+        let unsent = match self.notsent_lowat(net) {
+            u32::MAX => usize::MAX,
+            most if self.notsent() >= most => 0,
+            most => (most - self.notsent()).max(self.mss_cache.into()) as usize,
+        };
+        by_bytes.min(by_memory).min(floor).min(unsent)
+    }
+    /// Whether the application is told that there is room: a third of the buffer, and half of what may
+    /// wait unsent (`sk_stream_is_writeable`).
+    pub(super) fn writeable(&self, net: &Net) -> bool {
+        let lowat = self.notsent_lowat(net);
+        let few = lowat == u32::MAX || u64::from(self.notsent()) * 2 < u64::from(lowat);
+        few && (lowat != u32::MAX || self.send_space(net) >= self.sndbuf as usize / 3)
+    }
+    /// A record ends with what is queued.
+    fn end_record(&mut self) {
+        let (end, una) = (self.sndq.end, self.snd_una);
+        let ends = &mut self.opts_mut().record_ends;
+        while ends.front().is_some_and(|old| old.le(una)) {
+            ends.pop_front();
+        }
+        ends.push_back(end);
+    }
+    /// Of what is not sent, what one segment may carry.
+    #[inline]
+    pub(super) fn record_left(&self, unsent: u32) -> u32 {
+        let Some(o) = self.opts() else { return unsent };
+        let next = o.record_ends.iter().find(|end| end.gt(self.snd_nxt));
+        next.map_or(unsent, |end| unsent.min(*end - self.snd_nxt))
+    }
+    /// Whether a record ends there.
+    #[inline]
+    pub(super) fn ends_record(&self, at: Seq) -> bool {
+        self.opts().is_some_and(|o| o.record_ends.contains(&at))
     }
     fn may_send(&self) -> Result<(), TcpError> {
         if let Some(err) = self.err {
@@ -454,8 +557,8 @@ impl Tcb {
             _ => Ok(()),
         }
     }
-    fn after_send(&mut self, _net: &mut Net) {
-        if self.send_space() < self.sndbuf as usize / 3 {
+    fn after_send(&mut self, net: &mut Net) {
+        if self.send_space(net) < self.sndbuf as usize / 3 {
             self.nospace = true;
         }
         self.push |= self.state.synchronized() && self.unsent();

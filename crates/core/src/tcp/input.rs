@@ -175,11 +175,14 @@ pub(crate) fn tcp_conn_rcv(cx: &mut Shard, index: u32, seg: &Segment, pkt: Pkt) 
     let Some(tp) = cx.tcp.conns.at_mut(index) else {
         return Verdict::Drop(pkt, Reason::NoSocket);
     };
-    tp.pressure = pressure;
+    (tp.pressure, tp.short) = (pressure, pressure);
     if pressure {
         tp.wmem_min = cx.net.knobs.tcp_wmem[0].min(1 << 30) as u32;
     }
     tp.segs_in = tp.segs_in.wrapping_add(seg.segs as u32);
+    if seg.len > 0 {
+        tp.data_segs_in = tp.data_segs_in.wrapping_add(seg.segs as u32);
+    }
     let verdict = tcp_rcv_state_process(&mut cx.net, tp, seg, pkt);
     cx.tcp_settle(index);
     verdict
@@ -509,8 +512,9 @@ pub(crate) fn tcp_init_transfer(net: &mut Net, tp: &mut Tcb) {
     tp.rcv_rtt_seq = tp.rcv_nxt + tp.rcv_wnd;
     tp.rcv_tstamp = net.now;
     tp.lsndtime = net.now;
-    if let Some(keep) = tp.keepalive {
-        tp.keep_at = tp.keep_at.min2(net.now.plus(keep.time_s as u64 * SEC));
+    if tp.keepalive {
+        let time = tp.keepalive_times(net).time_s as u64 * SEC;
+        tp.keep_at = tp.keep_at.min2(net.now.plus(time));
     }
 }
 
@@ -534,6 +538,9 @@ impl Tcb {
                 self.window_clamp = self.window_clamp.min(65535);
             }
         }
-        self.mss_clamp = opts.mss.unwrap_or(super::TCP_MSS_DEFAULT).max(super::TCP_MIN_SND_MSS);
+        let mss = opts.mss.unwrap_or(super::TCP_MSS_DEFAULT);
+        let most = self.opts().map_or(0, |o| o.user_mss);
+        let mss = if most > 0 { mss.min(most) } else { mss };
+        self.mss_clamp = mss.max(super::TCP_MIN_SND_MSS);
     }
 }

@@ -14,7 +14,7 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
-use super::api::{HeldSyn, Refuse};
+use super::api::{HeldSyn, Refuse, TcpOpt};
 use super::demux::Ref;
 use super::input::{Segment, tcp_ack_of_syn, tcp_conn_rcv};
 use super::output::{
@@ -57,6 +57,10 @@ pub(crate) struct Listener {
     pub accept: VecDeque<SocketId>,
     /// Held SYNs that the application was not given yet.
     pub held: VecDeque<SocketId>,
+    /// What its connections begin with.
+    pub opts: Vec<TcpOpt>,
+    /// SYN-ACKs sent again for which it waits for data (`rskq_defer_accept`).
+    pub defer_accept: u8,
 }
 
 /// A half-open connection (Linux: `struct tcp_request_sock`).
@@ -236,8 +240,9 @@ impl Shard {
         let Shard { net, tcp, .. } = self;
         let Some(req) = tcp.reqs.at(index) else { return };
         let id = req.listener;
-        let rcvbuf = tcp.listeners.get(id.index, id.generation).map_or(0, |l| l.rcvbuf);
-        tcp_v4_send_synack(net, req, rcvbuf, None);
+        if let Some(l) = tcp.listeners.get(id.index, id.generation) {
+            tcp_v4_send_synack(net, req, l, None);
+        }
     }
 }
 
@@ -251,8 +256,8 @@ enum Admit {
 
 /// Sends the SYN-ACK of a half-open connection; with a timestamp that says more than the time, if one is
 /// given.
-pub(super) fn tcp_v4_send_synack(net: &mut Net, req: &Req, rcvbuf: usize, tsval: Option<u32>) {
-    let mut tp = child(net, req, rcvbuf);
+pub(super) fn tcp_v4_send_synack(net: &mut Net, req: &Req, l: &Listener, tsval: Option<u32>) {
+    let mut tp = child(net, req, l);
     let opts = TcpOptions {
         mss: Some(tp.advmss),
         wscale: req.opts.wscale.filter(|_| net.knobs.tcp_window_scaling).map(|_| tp.rcv_wscale),
@@ -273,16 +278,20 @@ pub(super) fn tcp_v4_send_synack(net: &mut Net, req: &Req, rcvbuf: usize, tsval:
 }
 
 /// The connection that a half-open one becomes (`tcp_create_openreq_child`).
-fn child(net: &Net, req: &Req, rcvbuf: usize) -> Tcb {
+fn child(net: &mut Net, req: &Req, l: &Listener) -> Tcb {
     let mut tp = Tcb::new(net, req.tuple, req.hash);
-    if rcvbuf > 0 {
-        tp.rcvbuf = rcvbuf.min(1 << 30) as u32;
+    if l.rcvbuf > 0 {
+        tp.rcvbuf = l.rcvbuf.min(1 << 30) as u32;
         tp.rcvbuf_locked = true;
+    }
+    for opt in &l.opts {
+        let set = tp.set_opt(net, *opt);
+        debug_assert!(set.is_ok(), "the listener took it, so its connections do");
     }
     if let Some(way) = way_to(net, &req.tuple) {
         (tp.dev, tp.pmtu) = (way.dev, way.mtu);
     }
-    tp.advmss = advmss(&req.tuple, tp.pmtu);
+    tp.advmss = advmss(&tp, tp.pmtu);
     tcp_select_initial_window(net, &mut tp);
     tp.ts_offset = req.ts_offset;
     (tp.irs, tp.iss) = (req.irs, req.iss);
@@ -388,7 +397,7 @@ impl Shard {
         let Some(l) = tcp.listeners.get_mut(lid.index, lid.generation) else {
             return Verdict::Drop(pkt, Reason::NoSocket);
         };
-        let mut tp = Box::new(child(net, &req, l.rcvbuf));
+        let mut tp = Box::new(child(net, &req, l));
         tp.state = State::SynRecv;
         tp.listener = Some(lid);
         tp.user = l.user;

@@ -5,6 +5,7 @@
 mod ack;
 pub mod api;
 mod cc;
+mod chrono;
 mod demux;
 pub mod icmp;
 pub mod info;
@@ -20,6 +21,7 @@ mod rcvq;
 mod rcvwin;
 mod recovery;
 mod rfs;
+pub mod rows;
 mod sndq;
 mod sockets;
 mod syncookies;
@@ -31,9 +33,10 @@ mod undo;
 pub use crate::sock::error::TcpError;
 pub use api::{Connect, HeldSyn, Listen, Refuse, RxState};
 pub use icmp::{ErrKind, TcpQuote};
-pub use info::{SockRow, SockStat, TcpInfo};
+pub use info::{TCP_INFO_LEN, TcpInfo};
 pub use moved::Moved;
-pub use opts::{KeepAlive, TcpOpt};
+pub use opts::{KeepAlive, OptName, TcpOpt};
+pub use rows::{SockRow, SockStat};
 pub use sockets::Sockets;
 
 use std::net::{IpAddr, SocketAddr};
@@ -44,6 +47,8 @@ use crate::sock::{Ready, SocketId};
 use crate::time::Instant;
 
 use cc::Cc;
+use chrono::Chrono;
+use opts::SockOpts;
 use rcvq::RcvQ;
 use sndq::SndQ;
 use timer::Rtx;
@@ -182,6 +187,8 @@ pub(crate) struct Tcb {
     pub nodelay: bool,
     /// Only full segments are sent.
     pub cork: bool,
+    /// More was announced to come at once (MSG_MORE).
+    pub more: bool,
     /// The application waits for room to send.
     pub nospace: bool,
     /// The application has shut its sending side down: a FIN ends the queue.
@@ -300,8 +307,8 @@ pub(crate) struct Tcb {
     pub prr_out: u32,
     /// Duplicate threshold, in segments.
     pub reordering: u32,
-    /// Reordering was seen on this connection.
-    pub reord_seen: bool,
+    /// How often reordering was seen on this connection.
+    pub reord_seen: u32,
     /// F-RTO: the first ACKs after a timeout decide whether it was spurious.
     pub frto: bool,
     /// F-RTO: new data goes first (RFC 5682 §3.1, step 2b).
@@ -364,10 +371,11 @@ pub(crate) struct Tcb {
     pub sndbuf: u32,
     /// The application set `sndbuf`: it grows no more.
     pub sndbuf_locked: bool,
-    /// All of the shard's TCP sockets together hold too much.
+    /// All of the shard's TCP sockets together hold so much that none may grow.
     pub pressure: bool,
-    /// Memory that the send queue may have all the same (`tcp_wmem[0]`), in bytes; noted when
-    /// `pressure` is.
+    /// They hold too much: this one may have its least, and no more.
+    pub short: bool,
+    /// What the least is for the send queue (`tcp_wmem[0]`), in bytes; noted when `short` is.
     pub wmem_min: u32,
     /// Memory that this connection is charged with in the shard's sum.
     pub charged: usize,
@@ -392,8 +400,10 @@ pub(crate) struct Tcb {
     pub iss: Seq,
     /// IRS: the peer's first sequence number.
     pub irs: Seq,
-    /// Keepalive, if it is on.
-    pub keepalive: Option<KeepAlive>,
+    /// Whether the peer is probed when it is silent.
+    pub keepalive: bool,
+    /// What few connections have set.
+    pub opts: Option<Box<SockOpts>>,
     /// Microseconds that a reader that found nothing looks at the devices; `None` = as the knob says.
     pub busy_poll: Option<u32>,
     /// Limit of unacknowledged time in milliseconds; 0 = none.
@@ -402,8 +412,22 @@ pub(crate) struct Tcb {
     pub stall_at: Instant,
     /// Segments ever retransmitted.
     pub total_retrans: u32,
+    /// What its time goes by while there is something to send.
+    pub chrono: Chrono,
+    /// Retransmission timeouts, those of SYNs included.
+    pub total_rto: u16,
+    /// How often timeouts in a row began.
+    pub total_rto_recoveries: u16,
+    /// Milliseconds spent in them.
+    pub total_rto_ms: u32,
     /// Segments received.
     pub segs_in: u32,
+    /// Of these, segments with data.
+    pub data_segs_in: u32,
+    /// Segments with data sent.
+    pub data_segs_out: u32,
+    /// Packets that came out of order.
+    pub rcv_ooopack: u32,
     /// Segments sent.
     pub segs_out: u32,
     /// Segments delivered to the peer.

@@ -214,7 +214,7 @@ impl Shard {
             tp.pending = told;
             self.attach_child(index);
         } else {
-            let ready = told | tp.level();
+            let ready = told | tp.level(net);
             if ready.0 != 0 {
                 tp.raise(net, ready);
             }
@@ -342,6 +342,7 @@ impl Moved {
 impl Tcb {
     fn retime(&mut self, shift: i64) {
         self.ts_offset = self.ts_offset.wrapping_sub((shift / MS as i64) as u32);
+        self.chrono.retime(shift / MS as i64);
         let points = [
             &mut self.ts_recent_at,
             &mut self.rtx_at,
@@ -366,7 +367,7 @@ impl Tcb {
         self.cc.retime(shift);
     }
     /// What an application that looks at the connection for the first time would find.
-    fn level(&self) -> Ready {
+    fn level(&self, net: &Net) -> Ready {
         let mut ready = Ready::default();
         if self.rcvq.bytes() > 0 || self.fin_rcvd {
             ready |= Ready::IN;
@@ -374,7 +375,7 @@ impl Tcb {
         if self.fin_rcvd {
             ready |= Ready::RDHUP;
         }
-        if self.state.synchronized() && !self.fin_queued && self.send_space() > 0 {
+        if self.state.synchronized() && !self.fin_queued && self.send_space(net) > 0 {
             ready |= Ready::OUT;
         }
         if self.state == State::Close {

@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 
+use super::ack::tcp_new_space;
 use super::cc::tcp_cwnd_restart;
 use super::input::Segment;
 use super::rcvwin::TCP_DELACK_NS;
@@ -43,6 +44,9 @@ pub(crate) fn tcp_push(net: &mut Net, tp: &mut Tcb) -> Pushed {
     }
     if tp.ack_now {
         tcp_send_ack(net, tp);
+    }
+    if tp.nospace && tp.notsent_lowat(net) != u32::MAX {
+        tcp_new_space(net, tp);
     }
     said
 }
@@ -123,20 +127,21 @@ fn tcp_may_send(tp: &mut Tcb, mss: u32, most: u32) -> Option<(u32, bool)> {
         return None;
     }
     let cwnd_bytes = quota.max(1).saturating_mul(mss);
+    let unsent = tp.record_left(unsent);
     let mut len = unsent.min(window).min(cwnd_bytes).min(most);
     if len < unsent && len > mss {
         len -= len % mss;
     }
     len = tp.sndq.loadable(tp.snd_nxt, len as usize) as u32;
-    let last = len == unsent;
+    let last = tp.snd_nxt + len == tp.sndq.end;
     let fin = tp.fin_queued && last && window > len;
     if len < mss && !fin {
-        if !last {
+        if len < unsent {
             // The window leaves less than a segment (RFC 9293 §3.8.6.2.1).
             if tp.packets_out > 0 && len < tp.max_window / 2 {
                 return None;
             }
-        } else if tcp_nagle_check(tp) {
+        } else if last && tcp_nagle_check(tp) {
             return None;
         }
     }
@@ -149,14 +154,14 @@ fn tcp_nagle_check(tp: &Tcb) -> bool {
     if tp.fin_queued {
         return false;
     }
-    tp.cork || !tp.nodelay && tp.packets_out > 0 && tp.snd_sml.gt(tp.snd_una)
+    tp.cork || tp.more || !tp.nodelay && tp.packets_out > 0 && tp.snd_sml.gt(tp.snd_una)
 }
 
 /// Sends `len` new bytes, and the FIN, as one packet (`tcp_event_new_data_sent`).
 pub(crate) fn send_new(net: &mut Net, tp: &mut Tcb, len: u32, fin: bool, mss: u32) -> bool {
     let seq = tp.snd_nxt;
     let mut flags = TcpFlags::ACK;
-    if seq + len == tp.sndq.end && len > 0 {
+    if len > 0 && (seq + len == tp.sndq.end || tp.ends_record(seq + len)) {
         flags |= TcpFlags::PSH;
     }
     if fin {
@@ -276,6 +281,7 @@ pub(crate) fn tcp_transmit_skb(
             pkt.gso = Some(Gso { kind, size: mss as u16, segs: segs as u16, ecn: false });
         }
         tp.bytes_sent += len as u64;
+        tp.data_segs_out = tp.data_segs_out.wrapping_add(segs);
     }
     let opts = TcpOptions {
         ts: tp.ts_ok.then(|| (tp.ts_now(net.now), tp.ts_recent)),
@@ -440,12 +446,16 @@ pub(crate) fn tcp_send_syn(net: &mut Net, tp: &mut Tcb) -> bool {
 /// The window that a new connection announces, and its scale (`tcp_select_initial_window`).
 pub(crate) fn tcp_select_initial_window(net: &Net, tp: &mut Tcb) {
     let space = tp.rcvq.win_from_space(tp.rcvbuf);
-    tp.rcv_wnd = space.min(65535);
+    let (free, asked) = (tp.clamped(space), tp.clamped(u32::MAX));
+    tp.rcv_wnd = free.min(65535);
     tp.rcv_ssthresh = tp.rcv_wnd;
-    tp.window_clamp = space;
+    tp.window_clamp = free;
     tp.rcv_wscale = 0;
     if net.knobs.tcp_window_scaling {
-        let most = net.knobs.tcp_rmem[2].max(tp.rcvbuf as u64).max(65536);
+        // No larger than what the application will ever let it be.
+        let most = net.knobs.tcp_rmem[2].max(tp.rcvbuf as u64);
+        let most = if tp.rcvbuf_locked { space.into() } else { most };
+        let most = most.min(asked.into()).max(32768);
         tp.rcv_wscale = (most.ilog2() - 15).min(TCP_MAX_WSCALE as u32) as u8;
     }
 }
@@ -497,7 +507,9 @@ pub(crate) fn way_to(net: &Net, tuple: &Tuple) -> Option<Way> {
     Some(Way { dev: route.dev, mtu: route.mtu.clamp(68, 65535) })
 }
 
-/// MSS to be announced on a path of this MTU.
-pub(crate) fn advmss(tuple: &Tuple, mtu: u32) -> u16 {
-    mtu.saturating_sub(tuple.ip_hlen() + TCP_HLEN as u32).clamp(88, 65495) as u16
+/// MSS to be announced on a path of this MTU, not more than was asked for (`tcp_advertise_mss`).
+pub(crate) fn advmss(tp: &Tcb, mtu: u32) -> u16 {
+    let most = tp.opts().map_or(0, |o| o.user_mss);
+    let mss = mtu.saturating_sub(tp.tuple.ip_hlen() + TCP_HLEN as u32).clamp(88, 65495) as u16;
+    if most > 0 { mss.min(most) } else { mss }
 }

@@ -17,7 +17,7 @@ const RECOVERY_THRESH: u8 = 16;
 /// least round trip each (RFC 8985 §6.2 step 4; `tcp_rack_update_reo_wnd`).
 pub(super) fn tcp_rack_update_reo_wnd(tp: &mut Tcb, dsack: bool) {
     tp.rack_dsack_round = tp.rack_dsack_round.filter(|round| tp.snd_una.lt(*round));
-    if dsack && tp.reord_seen && tp.rack_dsack_round.is_none() {
+    if dsack && tp.reord_seen > 0 && tp.rack_dsack_round.is_none() {
         tp.rack_dsack_round = Some(tp.snd_nxt);
         tp.rack_reo_mult = tp.rack_reo_mult.saturating_add(1);
         tp.rack_persist = RECOVERY_THRESH;
@@ -48,7 +48,7 @@ pub(super) fn tcp_rack_mark_lost(net: &mut Net, tp: &mut Tcb) {
 
 /// The time that a segment may arrive late without being lost, in microseconds (RFC 8985 §6.2 step 4).
 fn tcp_rack_reo_wnd(tp: &Tcb) -> u32 {
-    if !tp.reord_seen && (tp.ca_state >= CaState::Recovery || tp.sacked_out >= tp.reordering) {
+    if tp.reord_seen == 0 && (tp.ca_state >= CaState::Recovery || tp.sacked_out >= tp.reordering) {
         // Three duplicates and no reordering so far: as RFC 5681 has it.
         return 0;
     }

@@ -117,7 +117,9 @@ pub(crate) fn tcp_data_queue(net: &mut Net, tp: &mut Tcb, seg: &Segment, mut pkt
     if tp.rcvq.num_sacks > 0 {
         tp.sack_remove();
     }
-    tp.raise(net, Ready::IN);
+    if tp.worth_reading() {
+        tp.raise(net, Ready::IN);
+    }
     verdict
 }
 
@@ -127,6 +129,7 @@ fn tcp_data_queue_ofo(net: &mut Net, tp: &mut Tcb, seg: &Segment, mut pkt: Pkt) 
     tp.enter_quickack();
     tp.ack_now = true;
     let (mut seq, mut end, mut fin) = (seg.seq, seg.end_seq, seg.flags.fin());
+    tp.rcv_ooopack = tp.rcv_ooopack.wrapping_add(seg.segs as u32);
     if !tp.rmem_schedule(net) {
         net.counts.flow(Stage::SockQueue).enter(1);
         net.kfree_skb_reason(Stage::SockQueue, pkt, Reason::TcpOfoDrop);
@@ -418,7 +421,7 @@ impl Tcb {
     /// (`tcp_rmem[0]`; `__sk_mem_raise_allocated`).
     fn rmem_schedule(&mut self, net: &mut Net) -> bool {
         let (limit, least) = (self.rcvbuf as usize, net.knobs.tcp_rmem[0] as usize);
-        let pressure = self.pressure;
+        let pressure = self.short;
         let fits = |rmem: usize| rmem <= limit && (!pressure || rmem < least);
         if fits(self.rcvq.rmem) {
             return true;
@@ -451,7 +454,7 @@ impl Tcb {
             let ratio = ((len as u64) << 8) / (pkt.truesize() as u64).max(1);
             let old = self.rcvq.scaling_ratio as u64;
             self.rcvq.scaling_ratio = ((old * 7 + ratio) / 8).clamp(8, 255) as u8;
-            self.window_clamp = self.rcvq.win_from_space(self.rcvbuf);
+            self.window_clamp = self.clamped(self.rcvq.win_from_space(self.rcvbuf));
         } else if segs <= 1
             && self.rcv_mss > 536
             && len < 536

@@ -94,7 +94,7 @@ impl Tcb {
         }
         let copied = self.copied_seq - self.rcvq_seq;
         if copied > self.rcvq_space {
-            if !self.rcvbuf_locked && !self.pressure {
+            if !self.rcvbuf_locked && net.knobs.tcp_moderate_rcvbuf && !self.pressure {
                 let was = self.rcvq_space.max(1) as u64;
                 // Room for what is in flight while the application reads, and for slow start.
                 let mut win = 2 * copied as u64 + 16 * self.advmss as u64;
@@ -103,7 +103,7 @@ impl Tcb {
                 let buf = self.rcvq.space_from_win(win).min(most) as u32;
                 if buf > self.rcvbuf {
                     self.rcvbuf = buf;
-                    self.window_clamp = self.rcvq.win_from_space(buf);
+                    self.window_clamp = self.clamped(self.rcvq.win_from_space(buf));
                 }
             }
             self.rcvq_space = copied;

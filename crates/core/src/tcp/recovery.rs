@@ -13,7 +13,8 @@ use super::output::{Pushed, send_new, tcp_current_mss, tcp_transmit_skb, way_is_
 use super::rack::tcp_rack_mark_lost;
 use super::sndq::{FIN, LOST, RETRANS, SACKED};
 use super::timer::{
-    Rtx, orphan_retries, rearm_rto, rto_ns, set_rtx, tcp_syn_timer, tcp_write_err, user_timeout,
+    Rtx, orphan_retries, rearm_rto, rto_ns, set_rtx, tcp_syn_timer, tcp_update_rto_stats,
+    tcp_write_err, user_timeout,
 };
 use super::undo::{
     tcp_init_undo, tcp_leave_recovery, tcp_process_loss, tcp_try_undo_dsack, tcp_try_undo_partial,
@@ -140,7 +141,7 @@ pub(crate) fn tcp_cong_control(net: &mut Net, tp: &mut Tcb, a: &Acked) {
     if tp.ca_state == CaState::Recovery {
         let lost = tp.lost.wrapping_sub(a.prior_lost);
         tcp_cwnd_reduction(tp, delivered, a.advanced && lost == 0);
-    } else if a.advanced || tp.reord_seen && delivered > 0 {
+    } else if a.advanced || tp.reord_seen > 0 && delivered > 0 {
         let left = cc::cong_avoid(tp, net.now, delivered, a.rtt_us.or(a.sack_rtt_us));
         if left {
             net.counts.inc(id::TcpExtTCPHystartDelayDetect);
@@ -359,7 +360,7 @@ pub(crate) fn tcp_retransmit_timer(net: &mut Net, tp: &mut Tcb) {
     }
     net.counts.inc(id::TcpExtTCPTimeouts);
     tcp_enter_loss(net, tp);
-    tp.retransmits = tp.retransmits.saturating_add(1);
+    tcp_update_rto_stats(tp);
     tp.sndq.split(0, 1);
     if tcp_retransmit_skb(net, tp, 0) {
         net.counts.inc(id::TcpExtTCPSlowStartRetrans);
@@ -423,7 +424,8 @@ pub(crate) fn tcp_send_loss_probe(net: &mut Net, tp: &mut Tcb) {
     let room = unsent > 0 && window as i32 > 0 && (window >= mss || window >= unsent);
     let sent = if room && !tp.fin_sent {
         tp.tlp_retrans = false;
-        let len = tp.sndq.loadable(tp.snd_nxt, unsent.min(mss) as usize) as u32;
+        let len = tp.record_left(unsent).min(mss) as usize;
+        let len = tp.sndq.loadable(tp.snd_nxt, len) as u32;
         send_new(net, tp, len, false, mss)
     } else {
         tp.tlp_retrans = true;

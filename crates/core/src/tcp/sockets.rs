@@ -249,6 +249,7 @@ impl Shard {
             tcp.dirty.push_back(index);
         }
         timer::note_idle(net, tcb);
+        tcb.chrono.set(tcb.held_by(), net.now);
         let next = tcb.rtx_at.min2(tcb.delack_at).min2(tcb.keep_at).min2(tcb.idle_at);
         // Lazily: a timer that fires too early is armed anew, which is cheaper than moving it on
         // every segment.

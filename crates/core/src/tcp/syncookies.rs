@@ -53,7 +53,7 @@ impl Shard {
             return Verdict::Drop(pkt, Reason::NoSocket);
         };
         l.synq_overflow = Some(net.now);
-        let (lid, rcvbuf) = (l.id, l.rcvbuf);
+        let lid = l.id;
         let (at, mss) = mss_of(tuple, seg.opts.mss.unwrap_or(super::TCP_MSS_DEFAULT));
         let mut opts = seg.opts;
         opts.mss = Some(mss);
@@ -84,7 +84,9 @@ impl Shard {
         };
         net.counts.inc(id::TcpExtTCPReqQFullDoCookies);
         net.counts.inc(id::TcpExtSyncookiesSent);
-        tcp_v4_send_synack(net, &req, rcvbuf, Some(tsval));
+        if let Some(l) = tcp.listeners.at(listener) {
+            tcp_v4_send_synack(net, &req, l, Some(tsval));
+        }
         net.pool.free(pkt);
         Verdict::Taken
     }

@@ -1,6 +1,7 @@
 //! A connection as it begins and ends, and what is read off its state everywhere.
 
 use super::cc::Cc;
+use super::chrono::{Chrono, Held};
 use super::rcvq::RcvQ;
 use super::sndq::SndQ;
 use super::timer::Rtx;
@@ -46,6 +47,7 @@ impl Tcb {
             quick: 16,
             nodelay: false,
             cork: false,
+            more: false,
             nospace: false,
             fin_queued: false,
             fin_sent: false,
@@ -103,7 +105,7 @@ impl Tcb {
             prr_delivered: 0,
             prr_out: 0,
             reordering: TCP_REORDERING,
-            reord_seen: false,
+            reord_seen: 0,
             frto: false,
             frto_new: false,
             lost: 0,
@@ -119,7 +121,7 @@ impl Tcb {
             rcv_ssthresh: 0,
             window_clamp: 0,
             rcvbuf,
-            rcvbuf_locked: !knobs.tcp_moderate_rcvbuf,
+            rcvbuf_locked: false,
             copied_seq: Seq(0),
             rcvq_space: 0,
             rcvq_seq: Seq(0),
@@ -135,6 +137,7 @@ impl Tcb {
             sndbuf,
             sndbuf_locked: false,
             pressure: false,
+            short: false,
             wmem_min: 0,
             charged: 0,
             id: none,
@@ -147,12 +150,20 @@ impl Tcb {
             listener: None,
             iss: Seq(0),
             irs: Seq(0),
-            keepalive: None,
+            keepalive: false,
+            opts: None,
             busy_poll: None,
             user_timeout_ms: 0,
             stall_at: Instant::NEVER,
             total_retrans: 0,
+            chrono: Chrono::default(),
+            total_rto: 0,
+            total_rto_recoveries: 0,
+            total_rto_ms: 0,
             segs_in: 0,
+            data_segs_in: 0,
+            data_segs_out: 0,
+            rcv_ooopack: 0,
             segs_out: 0,
             delivered: 0,
             bytes_sent: 0,
@@ -182,6 +193,26 @@ impl Tcb {
     #[inline]
     pub fn ts_now(&self, now: Instant) -> u32 {
         (now.ms() as u32).wrapping_add(self.ts_offset)
+    }
+    /// Bytes queued that were never sent.
+    #[inline]
+    pub fn notsent(&self) -> u32 {
+        let bytes = self.sndq.end - self.snd_nxt;
+        if bytes as i32 <= 0 || self.state == State::Close { 0 } else { bytes }
+    }
+    /// What holds sending back now.
+    pub fn held_by(&self) -> Held {
+        if self.notsent() > 0 {
+            let window = (self.wnd_end() - self.snd_nxt) as i32;
+            let short = window <= 0 || (window as u32) < self.notsent().min(self.mss_cache.into());
+            let free = self.in_flight() < self.snd_cwnd;
+            return if short && free { Held::Rwnd } else { Held::Busy };
+        }
+        match self.packets_out {
+            0 => Held::Idle,
+            _ if self.nospace && self.in_flight() < self.snd_cwnd => Held::Sndbuf,
+            _ => Held::Busy,
+        }
     }
     /// Whether something is queued that was never sent.
     #[inline]

@@ -13,13 +13,16 @@
 //!
 //! Linux: net/ipv4/tcp_timer.c. RFCs: 6298, 9293 §3.8.4, §3.8.6.1, 8985 §7.
 
-use super::output::{tcp_send_ack, tcp_send_active_reset, tcp_send_syn, tcp_xmit_probe_skb};
+use super::output::{
+    send_new, tcp_current_mss, tcp_send_ack, tcp_send_active_reset, tcp_send_syn,
+    tcp_xmit_probe_skb,
+};
 use super::recovery::{tcp_rack_reo_timeout, tcp_retransmit_timer, tcp_send_loss_probe};
 use super::{CaState, State, TCP_RTO_MAX_US, Tcb};
 use crate::shard::{Net, Shard};
 use crate::sock::error::TcpError;
 use crate::table::count::id;
-use crate::time::{Instant, SEC};
+use crate::time::{Instant, MS, SEC};
 
 /// What the retransmission timer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,17 +195,28 @@ fn tcp_probe_timer(net: &mut Net, tp: &mut Tcb) {
         tcp_write_err(net, tp);
         return;
     }
+    if tcp_write_wakeup(net, tp) {
+        (tp.probes_out, tp.backoff) = (0, 0);
+        return;
+    }
     net.counts.inc(id::TcpExtTCPWinProbe);
     tp.probes_out = tp.probes_out.saturating_add(1);
-    let window = tp.wnd_end() - tp.snd_nxt;
-    if window > 0 && window as i32 > 0 && tp.snd_nxt.lt(tp.sndq.end) {
-        // There is room by now: data is the better probe.
-        tp.push = true;
-    } else {
-        tcp_xmit_probe_skb(net, tp);
-    }
+    tcp_xmit_probe_skb(net, tp);
     tp.backoff = tp.backoff.saturating_add(1).min(15);
     set_rtx(tp, Rtx::Probe0, net.now.plus(rto_ns(tp).max(200_000_000)));
+}
+
+/// Where there is room in the window data is the better probe, and goes whatever held it back: so cork
+/// and MSG_MORE hold nothing for longer than this timer takes (`tcp_write_wakeup`).
+fn tcp_write_wakeup(net: &mut Net, tp: &mut Tcb) -> bool {
+    let window = tp.wnd_end() - tp.snd_nxt;
+    let (unsent, mss) = (tp.notsent(), tcp_current_mss(tp));
+    if window as i32 <= 0 || unsent == 0 || tp.leaving {
+        return false;
+    }
+    let len = tp.record_left(unsent).min(window).min(mss) as usize;
+    let len = tp.sndq.loadable(tp.snd_nxt, len) as u32;
+    send_new(net, tp, len, false, mss)
 }
 
 /// Whether the user's own limit of patience is reached (TCP_USER_TIMEOUT; RFC 5482).
@@ -238,10 +252,10 @@ fn tcp_keepalive_timer(net: &mut Net, tp: &mut Tcb) {
         tp.done(net, None);
         return;
     }
-    let Some(keep) = tp.keepalive else { return };
-    if !tp.state.synchronized() {
+    if !tp.keepalive || !tp.state.synchronized() {
         return;
     }
+    let keep = tp.keepalive_times(net);
     let (time, intvl) = (keep.time_s as u64 * SEC, keep.intvl_s as u64 * SEC);
     if tp.packets_out > 0 || tp.unsent() {
         // Data is under way: it is the probe.
@@ -269,10 +283,27 @@ fn tcp_keepalive_timer(net: &mut Net, tp: &mut Tcb) {
     tp.keep_at = net.now.plus(intvl);
 }
 
+/// A timeout is counted, and whether it is the first of several (`tcp_update_rto_stats`).
+pub(crate) fn tcp_update_rto_stats(tp: &mut Tcb) {
+    if tp.retransmits == 0 {
+        tp.total_rto_recoveries = tp.total_rto_recoveries.saturating_add(1);
+    }
+    tp.retransmits = tp.retransmits.saturating_add(1);
+    tp.total_rto = tp.total_rto.saturating_add(1);
+}
+
+/// Something arrived after timeouts: how long they took, from the first one (`tcp_update_rto_time`).
+pub(crate) fn tcp_update_rto_time(net: &Net, tp: &mut Tcb) {
+    if tp.stall_at != Instant::NEVER {
+        let ms = net.now.since(tp.stall_at) / MS;
+        tp.total_rto_ms = tp.total_rto_ms.saturating_add(ms.min(u32::MAX as u64) as u32);
+    }
+}
+
 /// The handshake of a connection that we open got no answer (`tcp_retransmit_timer` in SYN_SENT).
 pub(crate) fn tcp_syn_timer(net: &mut Net, tp: &mut Tcb) {
     let tries = if tp.state == State::SynSent {
-        net.knobs.tcp_syn_retries
+        tp.opts().filter(|o| o.syn_cnt > 0).map_or(net.knobs.tcp_syn_retries, |o| o.syn_cnt.into())
     } else {
         net.knobs.tcp_synack_retries
     };
@@ -286,7 +317,7 @@ pub(crate) fn tcp_syn_timer(net: &mut Net, tp: &mut Tcb) {
     net.counts.inc(id::TcpExtTCPTimeouts);
     net.counts.inc(id::TcpRetransSegs);
     net.counts.inc(id::TcpExtTCPSynRetrans);
-    tp.retransmits = tp.retransmits.saturating_add(1);
+    tcp_update_rto_stats(tp);
     tp.total_retrans += 1;
     tcp_send_syn(net, tp);
     tp.backoff = tp.backoff.saturating_add(1).min(15);

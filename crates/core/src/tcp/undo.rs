@@ -54,7 +54,7 @@ fn tcp_undo_cwnd_reduction(net: &Net, tp: &mut Tcb, unmark: bool) {
     tp.snd_cwnd = cc::undo_cwnd(tp, net.now);
     tp.snd_ssthresh = tp.snd_ssthresh.max(tp.prior_ssthresh);
     tp.undo_marker = None;
-    tp.reord_seen = true;
+    tp.reord_seen += 1;
 }
 
 /// Whether anything that is under way was sent more than once (`tcp_any_retrans_done`).
@@ -89,7 +89,7 @@ pub(super) fn tcp_try_undo_partial(net: &mut Net, tp: &mut Tcb, seg: &Segment) -
     if tp.undo_marker.is_none() || !tcp_packet_delayed(tp, seg) {
         return false;
     }
-    tp.reord_seen = true;
+    tp.reord_seen += 1;
     if tp.retrans_out > 0 {
         // What was sent again is still under way: nothing else is, and nothing is undone, until it arrived.
         return true;

@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use linerate_core::link::{Iface, TxQueue};
 use linerate_core::shard::Shard;
 use linerate_core::table::{Counter, Counts, Dir, Knobs, Reason, Stage};
+use linerate_core::tcp::SockRow;
 use linerate_core::tcp::State;
-use linerate_core::tcp::info::SockRow;
 use linerate_core::tx::dql::Bounds;
 use serde::{Deserialize, Serialize};
 
@@ -427,9 +427,9 @@ fn tcp_row(shard: &Shard, row: &SockRow) -> TcpRow {
         probes: info.as_ref().map_or(0, |i| i.probes.into()),
         info: info.map(|i| TcpInfoRow {
             cc: i.ca_name.to_owned(),
-            rtt_us: i.rtt_us.into(),
-            rttvar_us: i.rttvar_us.into(),
-            rto_us: i.rto_us.into(),
+            rtt_us: i.rtt.into(),
+            rttvar_us: i.rttvar.into(),
+            rto_us: i.rto.into(),
             cwnd: i.snd_cwnd.into(),
             // Above this, Linux calls it infinite (TCP_INFINITE_SSTHRESH).
             ssthresh: (i.snd_ssthresh < 0x7fff_ffff).then_some(i.snd_ssthresh.into()),
@@ -474,7 +474,7 @@ impl FlowRow {
             state: state.to_owned(),
             up_bytes: info.bytes_received,
             down_bytes: info.bytes_acked,
-            rtt_us: info.rtt_us.into(),
+            rtt_us: info.rtt.into(),
             cwnd: info.snd_cwnd.into(),
             retrans: info.total_retrans.into(),
         })

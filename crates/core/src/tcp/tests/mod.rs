@@ -7,6 +7,7 @@ mod handshake;
 mod hostile;
 mod knobs;
 mod moved;
+mod opts;
 mod recovery;
 mod reuseport;
 mod syncookies;
