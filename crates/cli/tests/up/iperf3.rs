@@ -296,6 +296,16 @@ fn hostile_clients_get_an_answer_and_change_nothing() {
     up.end();
 }
 
+/// Datagrams that the instance has sent.
+fn out_datagrams(world: &World) -> u64 {
+    let snmp = world.ask(&["show", "snmp"]);
+    let mut rows = snmp.lines().filter_map(|l| l.strip_prefix("Udp: "));
+    let (names, values) = (rows.next().expect("names"), rows.next().expect("values"));
+    let mut row = names.split(' ').zip(values.split(' '));
+    let (_, value) = row.find(|(name, _)| *name == "OutDatagrams").expect("the counter");
+    value.parse().expect("a number")
+}
+
 /// Queues come and go under the streams of a test, and none of them ends.
 #[test]
 fn a_test_survives_queues_that_come_and_go() {
@@ -305,11 +315,17 @@ fn a_test_survives_queues_that_come_and_go() {
     for words in ["-t 2 -P 4", "-t 2 -P 4 --bidir", "-n 8M -P 6 -u -b 5M -R"] {
         let words = format!("-c {SERVER_V4} {words}");
         let line = format!("iperf3 -J {words}");
+        let before = out_datagrams(&world);
         let line: Vec<&str> = line.split(' ').collect();
         let mut command = world.client.command(&line);
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("it starts");
         // From its beginning on, as far as that can be seen.
         until(|| world.ask(&["show", "flows"]).contains("ESTABLISHED"), "a test");
+        // A stream of datagrams begins with one each way that nobody sends again, and a queue that goes
+        // takes with it what is in it.
+        if words.contains("-u") {
+            until(|| out_datagrams(&world) >= before + 500, "streams of datagrams");
+        }
         for n in ["1", "3", "1", "2"] {
             assert!(world.ask(&["set", &format!("channels.combined={n}")]).contains(n));
         }
