@@ -268,7 +268,7 @@ pub(crate) fn tcp_transmit_skb(
     tp: &mut Tcb,
     seq: Seq,
     len: u32,
-    flags: TcpFlags,
+    mut flags: TcpFlags,
     mss: u32,
 ) -> bool {
     let Some(mut pkt) = net.pool.alloc() else { return false };
@@ -279,6 +279,8 @@ pub(crate) fn tcp_transmit_skb(
         if segs > 1 {
             let kind = if tp.tuple.local.is_ipv4() { GsoKind::Tcp4 } else { GsoKind::Tcp6 };
             pkt.gso = Some(Gso { kind, size: mss as u16, segs: segs as u16, ecn: false });
+            // The receiver's GRO need not wait for more, as Linux has it.
+            flags |= TcpFlags::PSH;
         }
         tp.bytes_sent += len as u64;
         tp.data_segs_out = tp.data_segs_out.wrapping_add(segs);

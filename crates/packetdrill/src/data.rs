@@ -1,0 +1,330 @@
+//! Reading and writing.
+//!
+//! Linux: net/ipv4/tcp.c `tcp_sendmsg_locked`, `tcp_recvmsg_locked`
+
+use std::io::IoSlice;
+use std::net::SocketAddr;
+
+use linerate_core::sock::SocketId;
+use linerate_core::sock::error::TcpError;
+use linerate_core::tcp::{State, TcpOpt};
+
+use crate::Errno;
+use crate::calls::Calls;
+use crate::epoll::Wakes;
+use crate::files::{File, Stand};
+
+/// Bytes that a pipe holds.
+pub(crate) const PIPE_SIZE: usize = 65536;
+
+/// The kernel's MSG_ZEROCOPY and MSG_FASTOPEN.
+const MSG_ZEROCOPY: i32 = 0x400_0000;
+const MSG_FASTOPEN: i32 = 0x2000_0000;
+/// Flags of reading and writing that change nothing here.
+const IDLE: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+
+/// What a read gave.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Got {
+    /// Bytes, all of them in the buffer unless `MSG_TRUNC` threw them away.
+    pub len: usize,
+    /// `msg_flags`.
+    pub flags: i32,
+    /// Control messages: level, type, data.
+    pub control: Vec<(i32, i32, Vec<u8>)>,
+}
+
+/// A write under way: it may take several turns.
+#[derive(Default)]
+pub(crate) struct Write {
+    /// Bytes that are queued already.
+    pub done: usize,
+    /// How often the socket had woken when there was no room: a writer that sleeps looks again only
+    /// once it is woken, which is when a third of the buffer is free (`sk_stream_wait_memory`).
+    slept: Option<Wakes>,
+}
+
+impl Calls {
+    /// Reads into `buf` what is there. EAGAIN if nothing is, or less than was insisted on
+    /// (`MSG_WAITALL`): then `done` of it is in the buffer already.
+    ///
+    /// # Errors
+    /// EAGAIN, ENOTCONN, EBADF, ENOTSOCK, EINVAL, and why the connection failed.
+    pub fn recv(
+        &mut self,
+        fd: i32,
+        buf: &mut [u8],
+        flags: i32,
+        done: &mut usize,
+    ) -> Result<Got, Errno> {
+        if let File::Pipe(id, false) = *self.files.get(fd)? {
+            let pipe = self.files.pipes.get_mut(&id).ok_or(libc::EBADF)?;
+            let n = buf.len().min(pipe.len());
+            if n == 0 && !buf.is_empty() {
+                return Err(libc::EAGAIN);
+            }
+            buf.iter_mut().zip(pipe.drain(..n)).for_each(|(to, from)| *to = from);
+            return Ok(Got { len: n, ..Got::default() });
+        }
+        let sock = self.files.sock(fd)?;
+        if flags & libc::MSG_ERRQUEUE != 0 {
+            return self.recv_errqueue(fd);
+        }
+        let id = match sock.stand {
+            Stand::New | Stand::Listens(_) => return Err(libc::ENOTCONN),
+            Stand::Connects(id) | Stand::Connected(id) => id,
+        };
+        let known = IDLE | libc::MSG_PEEK | libc::MSG_TRUNC | libc::MSG_WAITALL;
+        if flags & !known != 0 {
+            return Err(libc::EINVAL);
+        }
+        let want = buf.len();
+        let got = if flags & libc::MSG_PEEK != 0 {
+            self.peek(id, buf)
+        } else if flags & libc::MSG_TRUNC != 0 {
+            let there = self.stack.shard.tcp_readable(id).map(|rx| rx.bytes.min(want));
+            there.inspect(|n| self.stack.shard.tcp_consume(id, *n))
+        } else {
+            self.stack.shard.tcp_recv(id, &mut buf[*done..])
+        };
+        match got {
+            Ok(n) if n > 0 || want == 0 => {
+                *done += n;
+                let whole = *done == want || flags & libc::MSG_WAITALL == 0;
+                let ended = || self.stack.shard.tcp_readable(id).is_ok_and(|rx| rx.fin);
+                if whole || ended() {
+                    return Ok(Got { len: *done, control: self.inq(fd, id), ..Got::default() });
+                }
+                Err(libc::EAGAIN)
+            }
+            Ok(_) if *done > 0 => Ok(Got { len: *done, ..Got::default() }),
+            Ok(_) => self.nothing(fd, id),
+            Err(TcpError::WouldBlock) if *done == 0 && self.files.sock(fd)?.rd_shut => {
+                Ok(Got::default())
+            }
+            Err(TcpError::WouldBlock) => Err(libc::EAGAIN),
+            Err(_) if *done > 0 => Ok(Got { len: *done, ..Got::default() }),
+            Err(_) => self.nothing(fd, id),
+        }
+    }
+
+    /// Nothing will come any more: why is told once, then it is the end (`tcp_recvmsg_locked`).
+    fn nothing(&mut self, fd: i32, id: SocketId) -> Result<Got, Errno> {
+        let error = self.take_error(fd)?;
+        if error != 0 {
+            return Err(error);
+        }
+        match self.stack.shard.tcp_info(id) {
+            None => Err(libc::ENOTCONN),
+            Some(_) => Ok(Got { control: self.inq(fd, id), ..Got::default() }),
+        }
+    }
+
+    /// What the control messages of a read say: what is left to read (TCP_INQ).
+    fn inq(&mut self, fd: i32, id: SocketId) -> Vec<(i32, i32, Vec<u8>)> {
+        let told = self.files.sock(fd).map(|s| s.told.get(&(libc::SOL_TCP, TCP_INQ)).copied());
+        if told.ok().flatten().is_none_or(|on| on == 0) {
+            return Vec::new();
+        }
+        let rx = self.stack.shard.tcp_readable(id).unwrap_or_default();
+        // The end counts as one byte, so that a reader knows that there is a reason to read.
+        let left = if rx.bytes == 0 && rx.fin { 1 } else { rx.bytes as i32 };
+        vec![(libc::SOL_TCP, TCP_INQ, left.to_ne_bytes().to_vec())]
+    }
+
+    fn peek(&mut self, id: SocketId, buf: &mut [u8]) -> Result<usize, TcpError> {
+        let mut parts: Vec<IoSlice<'_>> = Vec::new();
+        let n = self.stack.shard.tcp_rx_slices(id, buf.len(), &mut parts)?;
+        let bytes = parts.iter().flat_map(|part| part.iter());
+        buf.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        Ok(n)
+    }
+
+    /// The next completion of the error queue.
+    fn recv_errqueue(&mut self, fd: i32) -> Result<Got, Errno> {
+        let sock = self.files.sock(fd)?;
+        let (level, name) = match sock.domain {
+            libc::AF_INET => (libc::SOL_IP, libc::IP_RECVERR),
+            _ => (libc::SOL_IPV6, libc::IPV6_RECVERR),
+        };
+        let err = sock.zerocopy.take().ok_or(libc::EAGAIN)?;
+        // The offender's address follows, of no family.
+        let data = err.into_iter().chain([0; 16]).collect();
+        Ok(Got { len: 0, flags: libc::MSG_ERRQUEUE, control: vec![(level, name, data)] })
+    }
+
+    /// Queues `data` from `write.done` on. EAGAIN while not all of it is queued.
+    ///
+    /// # Errors
+    /// EAGAIN, EPIPE, ENOTCONN, EOPNOTSUPP, EBADF, ENOTSOCK, and why the connection failed.
+    pub fn send(
+        &mut self,
+        fd: i32,
+        data: &[u8],
+        flags: i32,
+        write: &mut Write,
+    ) -> Result<usize, Errno> {
+        if let File::Pipe(id, true) = *self.files.get(fd)? {
+            let pipe = self.files.pipes.get_mut(&id).ok_or(libc::EBADF)?;
+            let rest = &data[write.done..];
+            let n = rest.len().min(PIPE_SIZE - pipe.len());
+            pipe.extend(&rest[..n]);
+            write.done += n;
+            return if write.done == data.len() { Ok(write.done) } else { Err(libc::EAGAIN) };
+        }
+        let sock = self.files.sock(fd)?;
+        if write.slept.is_some_and(|w| (w.write, w.all) == (sock.wakes.write, sock.wakes.all)) {
+            return Err(libc::EAGAIN);
+        }
+        write.slept = None;
+        let id = match sock.stand {
+            Stand::New | Stand::Listens(_) => return Err(libc::EPIPE),
+            Stand::Connects(id) | Stand::Connected(id) => id,
+        };
+        if flags & libc::MSG_OOB != 0 {
+            return Err(libc::EOPNOTSUPP);
+        }
+        let state = self.stack.shard.tcp_info(id).map(|info| info.state);
+        if matches!(state, Some(State::SynSent | State::SynRecv)) && !sock.wr_shut {
+            return Err(libc::EAGAIN);
+        }
+        if sock.wr_shut || matches!(state, None | Some(State::Close)) {
+            return self.broken(fd, write);
+        }
+        let more = flags & libc::MSG_MORE != 0;
+        if more && !sock.more && !sock.cork {
+            sock.more = true;
+            self.cork(id, true)?;
+        }
+        let n = match self.stack.shard.tcp_send(id, &data[write.done..]) {
+            Ok(n) => n,
+            Err(TcpError::WouldBlock) => 0,
+            Err(_) => return self.broken(fd, write),
+        };
+        write.done += n;
+        let sock = self.files.sock(fd)?;
+        sock.zerocopy.queued += n as u64;
+        let whole = write.done == data.len();
+        if whole && flags & MSG_ZEROCOPY != 0 && sock.zerocopy.on {
+            sock.zerocopy.sent();
+        }
+        let uncork = !more && std::mem::take(&mut sock.more) && !sock.cork;
+        if !whole {
+            write.slept = Some(sock.wakes);
+        }
+        if uncork {
+            self.cork(id, false)?;
+        }
+        if whole {
+            return Ok(write.done);
+        }
+        Err(libc::EAGAIN)
+    }
+
+    fn cork(&mut self, id: SocketId, on: bool) -> Result<(), Errno> {
+        self.stack.shard.tcp_set(id, TcpOpt::Cork(on)).map_err(|err| err.errno())
+    }
+
+    /// Writing is over: why is told once, then EPIPE (`sk_stream_error`).
+    fn broken(&mut self, fd: i32, write: &Write) -> Result<usize, Errno> {
+        if write.done > 0 {
+            return Ok(write.done);
+        }
+        match self.take_error(fd)? {
+            0 => Err(libc::EPIPE),
+            error => Err(error),
+        }
+    }
+
+    /// `sendto` and `sendmsg` with an address: only Fast Open looks at it.
+    ///
+    /// # Errors
+    /// As [`Calls::send`]; EOPNOTSUPP for Fast Open, which there is not.
+    pub fn send_to(
+        &mut self,
+        fd: i32,
+        data: &[u8],
+        flags: i32,
+        _to: Option<SocketAddr>,
+        write: &mut Write,
+    ) -> Result<usize, Errno> {
+        if flags & MSG_FASTOPEN != 0 {
+            return Err(libc::EOPNOTSUPP);
+        }
+        self.send(fd, data, flags, write)
+    }
+
+    /// `splice`: between a socket and a pipe, without offsets.
+    ///
+    /// # Errors
+    /// EINVAL unless one side is a pipe; as reading and writing.
+    pub fn splice(&mut self, from: i32, to: i32, len: usize) -> Result<usize, Errno> {
+        let pipes = [from, to].map(|fd| self.files.get(fd).map(|f| matches!(f, File::Pipe(..))));
+        let mut bytes = vec![0; len.min(PIPE_SIZE)];
+        match pipes {
+            [Ok(true), Ok(_)] => {
+                let File::Pipe(id, false) = *self.files.get(from)? else { return Err(libc::EBADF) };
+                let held = self.files.pipes.get(&id).ok_or(libc::EBADF)?;
+                let n = bytes.len().min(held.len());
+                bytes.iter_mut().zip(held).for_each(|(to, from)| *to = *from);
+                if n == 0 {
+                    return if len == 0 { Ok(0) } else { Err(libc::EAGAIN) };
+                }
+                let mut write = Write::default();
+                match self.send(to, &bytes[..n], 0, &mut write) {
+                    Err(libc::EAGAIN) if write.done == 0 => return Err(libc::EAGAIN),
+                    Ok(_) | Err(libc::EAGAIN) => {}
+                    Err(errno) => return Err(errno),
+                }
+                let pipe = self.files.pipes.get_mut(&id).ok_or(libc::EBADF)?;
+                pipe.drain(..write.done);
+                Ok(write.done)
+            }
+            [Ok(false), Ok(true)] => {
+                let File::Pipe(id, true) = *self.files.get(to)? else { return Err(libc::EBADF) };
+                let room = PIPE_SIZE - self.files.pipes.get(&id).ok_or(libc::EBADF)?.len();
+                bytes.truncate(room);
+                if bytes.is_empty() {
+                    return if len == 0 { Ok(0) } else { Err(libc::EAGAIN) };
+                }
+                let got = self.recv(from, &mut bytes, 0, &mut 0)?;
+                let pipe = self.files.pipes.get_mut(&id).ok_or(libc::EBADF)?;
+                pipe.extend(&bytes[..got.len]);
+                Ok(got.len)
+            }
+            [Ok(false), Ok(false)] => Err(libc::EINVAL),
+            [Err(errno), _] | [_, Err(errno)] => Err(errno),
+        }
+    }
+
+    /// `ioctl`: what is to be read (SIOCINQ), what is not acknowledged (SIOCOUTQ), what is not sent
+    /// (SIOCOUTQNSD).
+    ///
+    /// # Errors
+    /// EINVAL on a listener, ENOTTY, EBADF, ENOTSOCK.
+    pub fn ioctl(&mut self, fd: i32, request: u64) -> Result<i32, Errno> {
+        let sock = self.files.sock(fd)?;
+        let id = match sock.stand {
+            Stand::Listens(_) => return Err(libc::EINVAL),
+            Stand::New => None,
+            Stand::Connects(id) | Stand::Connected(id) => Some(id),
+        };
+        let shard = &self.stack.shard;
+        match request {
+            libc::FIONREAD => {
+                Ok(id.map_or(0, |id| shard.tcp_readable(id).unwrap_or_default().bytes as i32))
+            }
+            libc::TIOCOUTQ => Ok(id.map_or(0, |id| shard.tcp_queued(id) as i32)),
+            SIOCOUTQNSD => {
+                let info = id.and_then(|id| shard.tcp_info(id));
+                Ok(info.map_or(0, |info| info.notsent_bytes as i32))
+            }
+            _ => Err(libc::ENOTTY),
+        }
+    }
+}
+
+/// The kernel's TCP_INQ, which is also the type of its control message (TCP_CM_INQ).
+pub(crate) const TCP_INQ: i32 = 36;
+/// The kernel's SIOCOUTQNSD.
+const SIOCOUTQNSD: u64 = 0x894b;
