@@ -3,13 +3,9 @@
 //! that lie. A failure prints its seed; LINERATE_SEEDS=N runs more of them, LINERATE_SEED=S repeats
 //! one.
 
-#[path = "fuzz/frames.rs"]
-mod frames;
-#[path = "fuzz/world.rs"]
-mod world;
-
 use linerate_core::time::SEC;
-use world::World;
+use linerate_lab::fuzz::world::World;
+use linerate_lab::fuzz::{Draw, frames};
 
 fn seeds() -> std::ops::RangeInclusive<u64> {
     let var = |name| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
@@ -30,7 +26,7 @@ fn a_hostile_peer_changes_nothing_but_its_own_connections() {
     assert!(captured.len() > 200, "the captures were found");
     for seed in seeds() {
         let told = std::panic::catch_unwind(|| {
-            let mut world = World::new(seed, &captured);
+            let mut world = World::new(seed, Draw::seed(seed), &captured);
             world.storm();
             world.close(3600 * SEC);
         });

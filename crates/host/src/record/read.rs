@@ -161,7 +161,8 @@ fn next_block(file: &mut impl Read) -> io::Result<Block> {
     let Some(payload) = read_some(file, len as usize)? else {
         return Ok(Block::Bad("the file ends in the middle of a moment"));
     };
-    if crc32(&[&[kind], &payload]) != crc {
+    // No fuzzer guesses a checksum.
+    if crc32(&[&[kind], &payload]) != crc && !cfg!(fuzzing) {
         return Ok(Block::Bad("a moment whose checksum is wrong"));
     }
     let payload = match kind & DEFLATED {
