@@ -639,7 +639,11 @@ counters! {
     TcpExtTCPWinProbe { Send, Packets, "TcpExt:TCPWinProbe" }
     /// Segments whose delivery was confirmed.
     TcpExtTCPDelivered { Transport, Segs, "TcpExt:TCPDelivered" }
-    /// Times the slow start ended by a train of ACKs or by delay (HyStart).
+    /// Segments whose acknowledgements echoed a mark of congestion (ECN).
+    TcpExtTCPDeliveredCE { Transport, Segs, "TcpExt:TCPDeliveredCE" }
+    /// Congestion windows with which slow start ended because the delay grew (HyStart++), summed up.
+    TcpExtTCPHystartDelayCwnd { Transport, Segs, "TcpExt:TCPHystartDelayCwnd" }
+    /// Times that slow start ended because the delay grew (HyStart++).
     TcpExtTCPHystartDelayDetect { Transport, Events, "TcpExt:TCPHystartDelayDetect" }
     /// Packets that the reverse-path filter refused.
     TcpExtIPReversePathFilter { Route, Packets, "TcpExt:IPReversePathFilter" }

@@ -2,7 +2,7 @@
 
 use super::stage::Stage;
 
-pub use super::value::{CcName, DefaultQdisc, HashFields, KnobValue, Mask, Weights};
+pub use super::value::{CcName, CcNames, DefaultQdisc, HashFields, KnobValue, Mask, Weights};
 
 /// Where a knob applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -409,7 +409,17 @@ knobs! {
     /// Duplicate selective acknowledgements (RFC 2883).
     tcp_dsack: bool { path: "net.ipv4.tcp_dsack", default: true, range: 0..=1, unit: "switch", scope: Net, takes: Now, stage: Transport }
     /// The congestion control of new connections.
-    tcp_congestion_control: CcName { path: "net.ipv4.tcp_congestion_control", default: CcName::Cubic, range: 0..=1, unit: "cubic or reno", scope: Net, takes: NextSocket, stage: Send }
+    tcp_congestion_control: CcName { path: "net.ipv4.tcp_congestion_control", default: CcName::Cubic, range: 0..=0, unit: "reno, cubic or dctcp", scope: Net, takes: NextSocket, stage: Send }
+    /// The congestion controls that an application may choose (TCP_CONGESTION).
+    tcp_allowed_congestion_control: CcNames { path: "net.ipv4.tcp_allowed_congestion_control", default: CcNames::UNRESTRICTED, range: 0..=0, unit: "a list of reno, cubic and dctcp", scope: Net, takes: Now, stage: Send }
+    /// ECN (RFC 3168): 0 no, 1 asked for and granted, 2 granted to peers that ask for it.
+    tcp_ecn: u64 { path: "net.ipv4.tcp_ecn", default: 2, range: 0..=2, unit: "mode", scope: Net, takes: NextSocket, stage: Transport }
+    /// Whether a SYN that is repeated asks for ECN no more, since something on the way may not let it pass.
+    tcp_ecn_fallback: bool { path: "net.ipv4.tcp_ecn_fallback", default: true, range: 0..=1, unit: "switch", scope: Net, takes: Now, stage: Send }
+    /// How fast DCTCP believes in a change of the share of marked packets: the gain is 1/2^g (RFC 8257 §4.1).
+    dctcp_shift_g: u64 { path: "tcp_dctcp.dctcp_shift_g", default: 4, range: 0..=10, unit: "bits", scope: Net, takes: Now, stage: Transport }
+    /// The share of marked packets that DCTCP begins with: 1024 = a first mark halves the window.
+    dctcp_alpha_on_init: u64 { path: "tcp_dctcp.dctcp_alpha_on_init", default: 1024, range: 0..=1024, unit: "1/1024", scope: Net, takes: NextSocket, stage: Transport }
     /// Whether the congestion window shrinks after an idle time.
     tcp_slow_start_after_idle: bool { path: "net.ipv4.tcp_slow_start_after_idle", default: true, range: 0..=1, unit: "switch", scope: Net, takes: Now, stage: Send }
     /// Smallest retransmission time-out.

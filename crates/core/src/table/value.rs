@@ -173,22 +173,65 @@ pub enum CcName {
     Cubic,
     /// RFC 5681.
     Reno,
+    /// RFC 8257.
+    Dctcp,
+}
+
+impl CcName {
+    /// All that there are, as Linux sorts them: the one that needs nothing first.
+    pub const ALL: [CcName; 3] = [CcName::Reno, CcName::Cubic, CcName::Dctcp];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            CcName::Cubic => "cubic",
+            CcName::Reno => "reno",
+            CcName::Dctcp => "dctcp",
+        }
+    }
+    /// It wants its packets marked, whatever `tcp_ecn` says (`TCP_CONG_NEEDS_ECN`).
+    pub fn needs_ecn(self) -> bool {
+        self == CcName::Dctcp
+    }
 }
 
 impl KnobValue for CcName {
     fn parse(text: &str) -> Option<CcName> {
-        match text.trim() {
-            "cubic" => Some(CcName::Cubic),
-            "reno" => Some(CcName::Reno),
-            _ => None,
-        }
+        CcName::ALL.into_iter().find(|cc| cc.name() == text.trim())
     }
     fn show(&self) -> String {
-        match self {
-            CcName::Cubic => "cubic",
-            CcName::Reno => "reno",
+        self.name().to_owned()
+    }
+    fn in_range(&self, _: u64, _: u64) -> bool {
+        true
+    }
+}
+
+/// Several congestion control algorithms (`net.ipv4.tcp_allowed_congestion_control`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CcNames(u8);
+
+impl CcNames {
+    /// All but DCTCP, which takes more than its share where routers do not mark early.
+    pub const UNRESTRICTED: CcNames = CcNames(!(1 << CcName::Dctcp as u8));
+
+    /// Whether it is one of them.
+    pub fn has(self, name: CcName) -> bool {
+        self.0 & 1 << name as u8 != 0
+    }
+}
+
+impl KnobValue for CcNames {
+    fn parse(text: &str) -> Option<CcNames> {
+        let mut bits = 0;
+        for name in text.split_whitespace() {
+            bits |= 1 << CcName::parse(name)? as u8;
         }
-        .to_owned()
+        (bits > 0).then_some(CcNames(bits))
+    }
+    fn show(&self) -> String {
+        let names = CcName::ALL.into_iter().filter(|name| self.has(*name));
+        names.map(CcName::name).collect::<Vec<_>>().join(" ")
     }
     fn in_range(&self, _: u64, _: u64) -> bool {
         true

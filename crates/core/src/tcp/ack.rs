@@ -5,6 +5,7 @@
 //! RFCs:   9293 §3.10.7.4 (fifth check), 5961 §5, 2018, 2883, 6298, 7323 §4, 8985 §6
 //! drops:  TcpInvalidAck
 
+use super::ecn::{tcp_count_delivered_ce, tcp_ecn_rcv_ecn_echo};
 use super::input::Segment;
 use super::output::tcp_sync_mss;
 use super::rack::tcp_rack_update_reo_wnd;
@@ -41,6 +42,8 @@ pub(crate) struct Acked {
     pub prior_delivered: u32,
     /// Segments ever lost before.
     pub prior_lost: u32,
+    /// It echoes a mark of congestion (`FLAG_ECE`).
+    pub ece: bool,
     /// Something arrived that was sent once, before recovery began (`FLAG_ORIG_SACK_ACKED`).
     pub orig_sacked: bool,
 }
@@ -86,6 +89,10 @@ pub(crate) fn tcp_ack(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Result<(), 
         tp.stall_at = Instant::NEVER;
         tp.err_soft = None;
         tcp_clean_rtx_queue(net, tp, ack, prior_fack, &mut a);
+    }
+    a.ece = tcp_ecn_rcv_ecn_echo(tp, seg.flags);
+    if a.ece {
+        tcp_count_delivered_ce(net, tp, tp.delivered.wrapping_sub(a.prior_delivered));
     }
     tcp_ack_update_rtt(net, tp, seg, &a);
     a.duplicate = !a.advanced && !window_moved && seg.len == 0 && was_out > 0;

@@ -2,6 +2,8 @@
 //!
 //! Linux: include/uapi/linux/tcp.h `struct tcp_info`; net/ipv4/tcp.c `tcp_get_info`
 
+use super::cc::Cc;
+use super::ecn::Ecn;
 use super::rcvwin::TCP_DELACK_NS;
 use super::{State, Tcb, timer};
 use crate::sock::error::TcpError;
@@ -151,6 +153,9 @@ pub struct TcpInfo {
     pub accecn_fail_mode: u16,
     /// AccECN: 0.
     pub accecn_opt_seen: u16,
+    /// DCTCP's smoothed share of marked packets in 1/1024 (TCP_CC_INFO); `None` with another
+    /// congestion control.
+    pub dctcp_alpha: Option<u32>,
     /// Congestion control (TCP_CONGESTION).
     pub ca_name: &'static str,
     /// Bytes of receive buffer, true size (SO_RCVBUF).
@@ -231,6 +236,7 @@ impl TcpInfo {
             sndbuf_limited: 0,
             delivered: 0,
             delivered_ce: 0,
+            dctcp_alpha: None,
             bytes_sent: 0,
             bytes_retrans: 0,
             dsack_dups: 0,
@@ -376,7 +382,9 @@ impl Tcb {
             backoff: self.backoff,
             options: on(self.ts_ok, TcpInfo::TIMESTAMPS)
                 | on(self.sack_ok, TcpInfo::SACK)
-                | on(scaled, TcpInfo::WSCALE),
+                | on(scaled, TcpInfo::WSCALE)
+                | on(self.ecn.has(Ecn::OK), TcpInfo::ECN)
+                | on(self.ecn.has(Ecn::SEEN), TcpInfo::ECN_SEEN),
             snd_wscale: self.snd_wscale,
             rcv_wscale: self.rcv_wscale,
             rto: (timer::rto_ns(self) / 1000) as u32,
@@ -413,6 +421,11 @@ impl Tcb {
             rwnd_limited: busy[1],
             sndbuf_limited: busy[2],
             delivered: self.delivered,
+            delivered_ce: self.delivered_ce,
+            dctcp_alpha: match &self.cc {
+                Cc::Dctcp(dctcp) => Some(dctcp.alpha()),
+                _ => None,
+            },
             bytes_sent: self.bytes_sent,
             bytes_retrans: self.bytes_retrans,
             dsack_dups: self.dsack_dups,

@@ -7,6 +7,7 @@
 //! drops:  TcpHdr, TcpCsum, NoSocket, TcpFlags, TcpPaws, TcpInvalidSequence, TcpInvalidSyn, TcpReset, TcpInvalidAck, TcpOldData, TcpClose
 
 use super::ack::{rcv_rtt_measure_ts, tcp_ack, tcp_rtt_estimator, tcp_sndbuf_expand};
+use super::cc;
 use super::demux::Ref;
 use super::output::{tcp_send_syn, tcp_sync_mss, tcp_v4_send_reset};
 use super::rcvq::tcp_data_queue;
@@ -459,6 +460,7 @@ fn take_syn(net: &Net, tp: &mut Tcb, seg: &Segment) {
     tp.snd_wnd = seg.window as u32;
     tp.max_window = tp.snd_wnd;
     tp.take_options(net, &seg.opts);
+    tp.ecn_rcv_syn(seg.flags);
 }
 
 /// Our SYN is acknowledged: the connection is established (`tcp_finish_connect`, `tcp_init_transfer`).
@@ -501,6 +503,7 @@ pub(crate) fn tcp_init_transfer(net: &mut Net, tp: &mut Tcb) {
     tp.set_state(net, State::Established);
     let pmtu = tp.pmtu;
     tcp_sync_mss(tp, pmtu);
+    cc::init(net, tp);
     if !tp.sndbuf_locked {
         tcp_sndbuf_expand(net, tp);
     }

@@ -16,6 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::api::{HeldSyn, Refuse, TcpOpt};
 use super::demux::Ref;
+use super::ecn::{Ecn, tcp_ecn_create_request};
 use super::input::{Segment, tcp_ack_of_syn, tcp_conn_rcv};
 use super::output::{
     Bare, advmss, send_bare, tcp_select_initial_window, tcp_send_active_reset, tcp_v4_send_reset,
@@ -73,6 +74,8 @@ pub(crate) struct Req {
     pub opts: TcpOptions,
     pub window: u16,
     pub tos: u8,
+    /// It asked for ECN, and gets it.
+    pub ecn_ok: bool,
     pub retries: u8,
     /// It waits for a judgement; the packet to be quoted in an ICMP error.
     pub held: Option<Box<[u8]>>,
@@ -174,6 +177,7 @@ impl Shard {
             opts: seg.opts,
             window: seg.window,
             tos: pkt.tos,
+            ecn_ok: tcp_ecn_create_request(net, seg.flags, pkt.tos),
             retries: 0,
             held,
             ts_offset,
@@ -265,10 +269,11 @@ pub(super) fn tcp_v4_send_synack(net: &mut Net, req: &Req, l: &Listener, tsval: 
         ts: tp.ts_ok.then(|| (tsval.unwrap_or(tp.ts_now(net.now)), req.ts_recent)),
         ..TcpOptions::NONE
     };
+    let synack = TcpFlags::SYN | TcpFlags::ACK;
     let bare = Bare {
         seq: req.iss,
         ack: req.irs + 1,
-        flags: TcpFlags::SYN | TcpFlags::ACK,
+        flags: if req.ecn_ok { synack | TcpFlags::ECE } else { synack },
         window: tp.rcv_wnd.min(65535) as u16,
         tos: 0,
         opts,
@@ -294,6 +299,7 @@ fn child(net: &mut Net, req: &Req, l: &Listener) -> Tcb {
     tp.advmss = advmss(&tp, tp.pmtu);
     tcp_select_initial_window(net, &mut tp);
     tp.ts_offset = req.ts_offset;
+    tp.ecn.set(Ecn::OK, req.ecn_ok);
     (tp.irs, tp.iss) = (req.irs, req.iss);
     tp.rcv_nxt = req.irs + 1;
     tp.rcv_wup = tp.rcv_nxt;

@@ -7,6 +7,7 @@ pub mod api;
 mod cc;
 mod chrono;
 mod demux;
+mod ecn;
 pub mod icmp;
 pub mod info;
 pub mod input;
@@ -48,6 +49,7 @@ use crate::time::Instant;
 
 use cc::Cc;
 use chrono::Chrono;
+use ecn::Ecn;
 use opts::SockOpts;
 use rcvq::RcvQ;
 use sndq::SndQ;
@@ -129,6 +131,8 @@ pub(crate) enum CaState {
     Open = 0,
     /// Duplicate acknowledgements or SACKs came in.
     Disorder = 1,
+    /// The window shrinks because the path marks packets (ECN): nothing is lost.
+    Cwr = 2,
     /// Fast recovery.
     Recovery = 3,
     /// After a retransmission timeout.
@@ -211,6 +215,8 @@ pub(crate) struct Tcb {
     pub backoff: u8,
     /// Probes in a row that were not answered.
     pub probes_out: u8,
+    /// Explicit congestion notification: what is agreed on and owed.
+    pub ecn: Ecn,
     /// Type of service of what is sent.
     pub tos: u8,
     /// The device that the path leads to.
@@ -432,6 +438,8 @@ pub(crate) struct Tcb {
     pub segs_out: u32,
     /// Segments delivered to the peer.
     pub delivered: u32,
+    /// Of these, those whose acknowledgements echoed a mark of congestion.
+    pub delivered_ce: u32,
     /// Bytes sent, retransmissions included.
     pub bytes_sent: u64,
     /// Bytes retransmitted.

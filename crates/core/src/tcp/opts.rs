@@ -4,7 +4,7 @@
 //! Linux: net/ipv4/tcp.c `do_tcp_setsockopt`, `do_tcp_getsockopt`; net/core/sock.c `sk_setsockopt`
 
 use super::api::owned;
-use super::cc::Cc;
+use super::cc::{self, Cc};
 use super::{Earlier, State, TCP_RTO_MAX_US, TCP_TIMEOUT_INIT_US, Tcb, Tuple};
 use crate::seq::Seq;
 use crate::shard::{Net, Shard};
@@ -86,7 +86,8 @@ pub enum TcpOpt {
     /// Bytes of send buffer, whatever `net.core.wmem_max` says; it grows no more by itself
     /// (SO_SNDBUFFORCE).
     SndBufForce(usize),
-    /// Congestion control (TCP_CONGESTION).
+    /// Congestion control, one of those that `net.ipv4.tcp_allowed_congestion_control` names
+    /// (TCP_CONGESTION).
     Congestion(CcName),
     /// Milliseconds that sent data may stay unacknowledged; 0 = as `tcp_retries2` says
     /// (TCP_USER_TIMEOUT).
@@ -290,7 +291,8 @@ impl Shard {
     ///
     /// # Errors
     /// `NotConnected` if there is no such connection or listener; `Invalid` (EINVAL) where the value
-    /// is out of range.
+    /// is out of range; `NotPermitted` (EPERM) for a congestion control that
+    /// `net.ipv4.tcp_allowed_congestion_control` does not name.
     pub fn tcp_set(&mut self, id: SocketId, opt: TcpOpt) -> Result<(), TcpError> {
         if id.kind == SockKind::Listen {
             return self.listener_set(id, opt);
@@ -488,7 +490,15 @@ impl Tcb {
             TcpOpt::RcvBufForce(bytes) => self.set_rcvbuf(bytes),
             TcpOpt::SndBuf(bytes) => self.set_sndbuf(net.asked_sndbuf(bytes)),
             TcpOpt::SndBufForce(bytes) => self.set_sndbuf(bytes),
-            TcpOpt::Congestion(name) => self.cc = Cc::new(name),
+            TcpOpt::Congestion(name) => {
+                if !net.knobs.tcp_allowed_congestion_control.has(name) {
+                    return Err(TcpError::NotPermitted);
+                }
+                self.cc = Cc::new(name);
+                if self.state.synchronized() {
+                    cc::init(net, self);
+                }
+            }
             TcpOpt::UserTimeout(ms) => self.user_timeout_ms = within(ms, 0, i32::MAX as u32)?,
             TcpOpt::Tos(tos) => self.tos = tos,
             TcpOpt::BusyPoll(us) => self.busy_poll = us,

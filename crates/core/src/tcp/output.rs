@@ -8,11 +8,12 @@ use std::net::IpAddr;
 
 use super::ack::tcp_new_space;
 use super::cc::tcp_cwnd_restart;
+use super::ecn::{self, Ecn, tcp_ecn_send};
 use super::input::Segment;
 use super::rcvwin::TCP_DELACK_NS;
 use super::recovery::tcp_xmit_retransmit_queue;
 use super::sndq::{FIN, TxSeg};
-use super::{CaState, Earlier, State, TCP_MIN_SND_MSS, Tcb, Tuple, timer};
+use super::{Earlier, State, TCP_MIN_SND_MSS, Tcb, Tuple, timer};
 use crate::pkt::{Gso, GsoKind};
 use crate::seq::Seq;
 use crate::shard::Net;
@@ -199,7 +200,7 @@ pub(crate) fn send_new(net: &mut Net, tp: &mut Tcb, len: u32, fin: bool, mss: u3
         timer::rearm_rto(net, tp);
     }
     tp.packets_out += segs;
-    if tp.ca_state == CaState::Recovery {
+    if tp.in_cwnd_reduction() {
         // What recovery may send counts new data as well (RFC 6937 §3, prr_out).
         tp.prr_out += segs;
     }
@@ -268,17 +269,20 @@ pub(crate) fn tcp_transmit_skb(
     tp: &mut Tcb,
     seq: Seq,
     len: u32,
-    mut flags: TcpFlags,
+    flags: TcpFlags,
     mss: u32,
 ) -> bool {
     let Some(mut pkt) = net.pool.alloc() else { return false };
+    let (ecn_flags, ect) = tcp_ecn_send(tp, seq, len);
+    let mut flags = flags | ecn_flags;
     if len > 0 {
         let loaded = tp.sndq.load(&mut pkt, seq, len as usize);
         assert_eq!(loaded, len as usize, "what is sent lies in the send queue");
         let segs = len.div_ceil(mss);
         if segs > 1 {
+            let cwr = flags.any(TcpFlags::CWR);
             let kind = if tp.tuple.local.is_ipv4() { GsoKind::Tcp4 } else { GsoKind::Tcp6 };
-            pkt.gso = Some(Gso { kind, size: mss as u16, segs: segs as u16, ecn: false });
+            pkt.gso = Some(Gso { kind, size: mss as u16, segs: segs as u16, ecn: cwr });
             // The receiver's GRO need not wait for more, as Linux has it.
             flags |= TcpFlags::PSH;
         }
@@ -306,7 +310,7 @@ pub(crate) fn tcp_transmit_skb(
     let out = pkt.push(hlen);
     hdr.emit(out);
     opts.emit(&mut out[TCP_HLEN..]);
-    pkt.tos = tp.tos;
+    pkt.tos = tp.tos & !ecn::MASK | ect;
     tp.segs_out = tp.segs_out.wrapping_add(pkt.segs() as u32);
     finish(net, pkt, &tp.tuple);
     if flags.ack() {
@@ -437,7 +441,11 @@ pub(crate) fn tcp_send_syn(net: &mut Net, tp: &mut Tcb) -> bool {
         ts: tp.ts_ok.then(|| (tp.ts_now(net.now), tp.ts_recent)),
         ..TcpOptions::NONE
     };
-    let flags = if both { TcpFlags::SYN | TcpFlags::ACK } else { TcpFlags::SYN };
+    let flags = match both {
+        true if tp.ecn.has(Ecn::OK) => TcpFlags::SYN | TcpFlags::ACK | TcpFlags::ECE,
+        true => TcpFlags::SYN | TcpFlags::ACK,
+        false => TcpFlags::SYN | tp.ecn_syn_flags(net),
+    };
     let window = tp.rcv_wnd.min(65535) as u16;
     let ack = if both { tp.rcv_nxt } else { Seq(0) };
     let bare = Bare { seq: tp.iss, ack, flags, window, tos: tp.tos, opts };

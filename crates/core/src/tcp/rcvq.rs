@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use super::Tcb;
+use super::ecn::{tcp_data_ecn_check, tcp_ecn_accept_cwr};
 use super::input::{Segment, tcp_fin};
 use crate::pkt::{HEADROOM, Pkt, SMALL, Verdict};
 use crate::seq::Seq;
@@ -72,6 +73,7 @@ pub(crate) fn tcp_data_queue(net: &mut Net, tp: &mut Tcb, seg: &Segment, mut pkt
         net.pool.free(pkt);
         return Verdict::Taken;
     }
+    tcp_ecn_accept_cwr(tp, seg);
     if end.le(tp.rcv_nxt) {
         // All of it is old: our acknowledgement was lost, or the peer probes.
         net.counts.inc(id::TcpExtDelayedACKLost);
@@ -135,6 +137,7 @@ fn tcp_data_queue_ofo(net: &mut Net, tp: &mut Tcb, seg: &Segment, mut pkt: Pkt) 
         net.kfree_skb_reason(Stage::SockQueue, pkt, Reason::TcpOfoDrop);
         return Verdict::Queued;
     }
+    tcp_data_ecn_check(net, tp, pkt.tos);
     net.counts.inc(id::TcpExtTCPOFOQueue);
     let at = tp.rcvq.ooo.partition_point(|o| o.seq.le(seq));
     if let Some(before) = at.checked_sub(1).and_then(|i| tp.rcvq.ooo.get(i)) {
@@ -401,6 +404,9 @@ fn tcp_collapse(net: &mut Net, pkt: Pkt) -> Pkt {
 impl Tcb {
     fn queue_in_order(&mut self, net: &mut Net, seg: &Segment, pkt: Pkt) -> Verdict {
         let len = pkt.len();
+        if len > 0 {
+            tcp_data_ecn_check(net, self, pkt.tos);
+        }
         self.rcv_nxt = seg.end_seq;
         if len == 0 {
             // A FIN alone.

@@ -30,8 +30,16 @@ use crate::wire::tcp::TcpFlags;
 /// Looks at what an acknowledgement means for recovery (`tcp_fastretrans_alert`).
 pub(crate) fn tcp_fastretrans_alert(net: &mut Net, tp: &mut Tcb, seg: &Segment, a: &Acked) {
     let quiet = tp.ca_state == CaState::Open && tp.sacked_out == 0 && tp.lost_out == 0;
-    if quiet && !a.duplicate && !a.dsack {
+    if quiet && !a.duplicate && !a.dsack && !a.ece {
         return;
+    }
+    if a.ece {
+        tp.prior_ssthresh = 0;
+    }
+    if tp.ca_state == CaState::Cwr && tp.snd_una.gt(tp.high_seq) {
+        // Above what was out at the time: so that the peer has seen that the window shrank.
+        tcp_end_cwnd_reduction(tp);
+        tp.ca_state = CaState::Open;
     }
     if tp.ca_state == CaState::Recovery && tp.snd_una.ge(tp.high_seq) {
         if tcp_try_undo_recovery(net, tp, seg) {
@@ -54,7 +62,7 @@ pub(crate) fn tcp_fastretrans_alert(net: &mut Net, tp: &mut Tcb, seg: &Segment, 
             tcp_identify_packet_loss(net, tp, a);
             // If there is loss beside what was none, recovery begins anew.
             if tp.ca_state != CaState::Recovery && tp.lost_out > 0 {
-                tcp_enter_recovery(net, tp);
+                tcp_enter_recovery(net, tp, a.ece);
             }
             return;
         }
@@ -65,7 +73,7 @@ pub(crate) fn tcp_fastretrans_alert(net: &mut Net, tp: &mut Tcb, seg: &Segment, 
                 return;
             }
         }
-        CaState::Open | CaState::Disorder => {
+        CaState::Open | CaState::Disorder | CaState::Cwr => {
             if !tp.sack_ok {
                 if a.advanced {
                     tp.sacked_out = 0;
@@ -79,9 +87,27 @@ pub(crate) fn tcp_fastretrans_alert(net: &mut Net, tp: &mut Tcb, seg: &Segment, 
         }
     }
     if tp.lost_out > 0 {
-        tcp_enter_recovery(net, tp);
-    } else {
+        tcp_enter_recovery(net, tp, a.ece);
+        return;
+    }
+    if a.ece {
+        tcp_enter_cwr(net, tp);
+    }
+    if tp.ca_state != CaState::Cwr {
         tcp_try_keep_open(tp);
+    }
+}
+
+/// The path marks packets: the window shrinks as after a loss, once for all that is out (RFC 3168
+/// §6.1.2; `tcp_enter_cwr`).
+fn tcp_enter_cwr(net: &Net, tp: &mut Tcb) {
+    tp.prior_ssthresh = 0;
+    if tp.ca_state < CaState::Cwr {
+        tcp_init_cwnd_reduction(net, tp, false);
+        tp.prior_ssthresh = 0;
+        tp.undo_marker = None;
+        tp.high_seq = tp.snd_nxt;
+        tp.ca_state = CaState::Cwr;
     }
 }
 
@@ -106,45 +132,57 @@ pub(super) fn tcp_add_reno_sack(net: &Net, tp: &mut Tcb) {
 
 /// Recovery ends with the window at the threshold, unless it was a mistake (`tcp_end_cwnd_reduction`).
 fn tcp_end_cwnd_reduction(tp: &mut Tcb) {
-    if tp.undo_marker.is_some() {
+    if tp.undo_marker.is_some() || tp.ca_state == CaState::Cwr {
         tp.snd_cwnd = tp.snd_ssthresh.max(2);
         tp.snd_cwnd_cnt = 0;
     }
 }
 
-fn tcp_init_cwnd_reduction(net: &Net, tp: &mut Tcb) {
+fn tcp_init_cwnd_reduction(net: &Net, tp: &mut Tcb, lost: bool) {
     tp.prior_ssthresh = cc::current_ssthresh(tp);
     tp.prior_cwnd = tp.snd_cwnd;
     tp.prr_delivered = 0;
     tp.prr_out = 0;
     tp.snd_cwnd_cnt = 0;
     tp.tlp_high_seq = None;
-    tp.snd_ssthresh = cc::ssthresh(tp, net.now);
+    tp.snd_ssthresh = cc::ssthresh(tp, net.now, lost);
+    tp.ecn_queue_cwr();
     tcp_init_undo(tp);
 }
 
-/// Fast recovery begins (`tcp_enter_recovery`).
-fn tcp_enter_recovery(net: &mut Net, tp: &mut Tcb) {
+/// Fast recovery begins (`tcp_enter_recovery`). The window is not reduced twice where the path has
+/// marked packets of the same flight.
+fn tcp_enter_recovery(net: &mut Net, tp: &mut Tcb, ece: bool) {
     let sack = tp.sack_ok;
     net.counts.inc(if sack { id::TcpExtTCPSackRecovery } else { id::TcpExtTCPRenoRecovery });
     if tp.retrans_out == 0 {
         tp.retrans_stamp = 0;
     }
-    tcp_init_cwnd_reduction(net, tp);
+    if tp.in_cwnd_reduction() {
+        tp.prior_ssthresh = 0;
+        tcp_init_undo(tp);
+    } else {
+        tcp_init_cwnd_reduction(net, tp, true);
+        if ece {
+            tp.prior_ssthresh = 0;
+        }
+    }
     tp.high_seq = tp.snd_nxt;
     tp.ca_state = CaState::Recovery;
 }
 
 /// Moves the congestion window after an acknowledgement (`tcp_cong_control`).
 pub(crate) fn tcp_cong_control(net: &mut Net, tp: &mut Tcb, a: &Acked) {
+    cc::in_ack_event(net, tp);
     let delivered = tp.delivered.wrapping_sub(a.prior_delivered);
-    if tp.ca_state == CaState::Recovery {
+    if tp.in_cwnd_reduction() {
         let lost = tp.lost.wrapping_sub(a.prior_lost);
         tcp_cwnd_reduction(tp, delivered, a.advanced && lost == 0);
     } else if a.advanced || tp.reord_seen > 0 && delivered > 0 {
         let left = cc::cong_avoid(tp, net.now, delivered, a.rtt_us.or(a.sack_rtt_us));
         if left {
             net.counts.inc(id::TcpExtTCPHystartDelayDetect);
+            net.counts.inc_by(id::TcpExtTCPHystartDelayCwnd, tp.snd_cwnd as u64);
         }
     }
 }
@@ -225,7 +263,7 @@ pub(crate) fn tcp_rack_reo_timeout(net: &mut Net, tp: &mut Tcb) {
     tcp_rack_mark_lost(net, tp);
     if tp.in_flight() != pipe {
         if tp.ca_state < CaState::Recovery {
-            tcp_enter_recovery(net, tp);
+            tcp_enter_recovery(net, tp, false);
             tcp_cwnd_reduction(tp, 1, false);
         }
         tp.push = true;
@@ -375,7 +413,7 @@ fn tcp_enter_loss(net: &mut Net, tp: &mut Tcb) {
     let first =
         new || tp.high_seq.le(tp.snd_una) || tp.ca_state == CaState::Loss && tp.retransmits == 0;
     if first {
-        tcp_init_cwnd_reduction(net, tp);
+        tcp_init_cwnd_reduction(net, tp, true);
         tp.retrans_stamp = 0;
         cc::reset(tp);
     }
@@ -397,7 +435,8 @@ fn tcp_enter_loss(net: &mut Net, tp: &mut Tcb) {
         }
     }
     // Whether the timeout was spurious shows in what is acknowledged next: asked once (RFC 5682 §2.1).
-    tp.frto = new || tp.retransmits > 0;
+    tp.frto = tp.ca_state < CaState::Recovery || tp.retransmits > 0;
+    tp.ecn_queue_cwr();
     tp.frto_new = false;
     if reneged || !tp.sack_ok {
         tp.sacked_out = 0;
@@ -454,7 +493,7 @@ pub(crate) fn tcp_process_tlp_ack(net: &mut Net, tp: &mut Tcb, ack: Seq, a: &Ack
     }
     if tp.tlp_retrans && !a.dsack && ack.gt(high) {
         // The probe repaired a loss that nothing else told of: the window is reduced once.
-        tcp_init_cwnd_reduction(net, tp);
+        tcp_init_cwnd_reduction(net, tp, false);
         tp.snd_cwnd = tp.snd_ssthresh;
         tp.undo_marker = None;
         tp.tlp_high_seq = None;

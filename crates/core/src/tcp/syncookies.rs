@@ -15,6 +15,7 @@
 
 use std::net::IpAddr;
 
+use super::ecn::tcp_ecn_create_request;
 use super::input::Segment;
 use super::listen::{Req, tcp_v4_send_synack};
 use super::{Sockets, Tuple};
@@ -33,10 +34,11 @@ const MAX_SYNCOOKIE_AGE: u32 = 2;
 /// Nanoseconds after the last cookie in which one may come back (`TCP_SYNCOOKIE_VALID`).
 const TCP_SYNCOOKIE_VALID: u64 = MAX_SYNCOOKIE_AGE as u64 * 60 * SEC;
 const COOKIE_MASK: u32 = 0x00ff_ffff;
-/// Bits of the timestamp: the window scale with [`TS_OPT_WSCALE_MASK`] for none, SACK.
+/// Bits of the timestamp: the window scale with [`TS_OPT_WSCALE_MASK`] for none, SACK, ECN.
 const TSMASK: u32 = 0x3f;
 const TS_OPT_WSCALE_MASK: u32 = 0xf;
 const TS_OPT_SACK: u32 = 1 << 4;
+const TS_OPT_ECN: u32 = 1 << 5;
 
 impl Shard {
     /// Answers a SYN by a cookie; nothing of it stays (`cookie_v4_init_sequence`).
@@ -64,8 +66,9 @@ impl Shard {
         // What is switched off here is not told: it would come back as what can not be ours.
         opts.sack_permitted &= net.knobs.tcp_sack;
         opts.wscale = opts.wscale.filter(|_| net.knobs.tcp_window_scaling);
+        let ecn_ok = opts.ts.is_some() && tcp_ecn_create_request(net, seg.flags, pkt.tos);
         let ts_offset = tcp.secure_ts_off(tuple);
-        let tsval = init_timestamp(net, &opts).wrapping_add(ts_offset);
+        let tsval = init_timestamp(net, &opts, ecn_ok).wrapping_add(ts_offset);
         let req = Req {
             tuple: *tuple,
             hash,
@@ -75,6 +78,7 @@ impl Shard {
             opts,
             window: seg.window,
             tos: pkt.tos,
+            ecn_ok,
             retries: 0,
             held: None,
             ts_offset,
@@ -132,6 +136,7 @@ impl Shard {
             opts,
             window: seg.window,
             tos: pkt.tos,
+            ecn_ok: cookie_ecn_ok(net, seg, ts_offset),
             // When it was sent is not known, as if it had been sent twice (Karn).
             retries: 1,
             held: None,
@@ -186,14 +191,24 @@ fn minutes(now: Instant) -> u32 {
 }
 
 /// The latest time not after now whose last bits are the options (`cookie_init_timestamp`).
-fn init_timestamp(net: &Net, opts: &TcpOptions) -> u32 {
+fn init_timestamp(net: &Net, opts: &TcpOptions, ecn_ok: bool) -> u32 {
     let mut bits = opts.wscale.map_or(TS_OPT_WSCALE_MASK, u32::from);
     if opts.sack_permitted {
         bits |= TS_OPT_SACK;
     }
+    if ecn_ok {
+        bits |= TS_OPT_ECN;
+    }
     let now = net.now.ms() as u32;
     let ts = now & !TSMASK | bits;
     if ts > now { ts.wrapping_sub(TSMASK + 1) } else { ts }
+}
+
+/// Whether the peer's echo of our timestamp says that ECN was agreed on (`cookie_ecn_ok`).
+fn cookie_ecn_ok(net: &Net, seg: &Segment, offset: u32) -> bool {
+    let bits = seg.opts.ts.map_or(0, |(_, echo)| echo.wrapping_sub(offset) & TSMASK);
+    let ours = net.knobs.tcp_ecn > 0 || net.knobs.tcp_congestion_control.needs_ecn();
+    bits & TS_OPT_ECN != 0 && ours
 }
 
 /// The options that the peer's echo of our timestamp says (`cookie_timestamp_decode`). `None`: it can not be

@@ -2,6 +2,7 @@
 
 use super::cc::Cc;
 use super::chrono::{Chrono, Held};
+use super::ecn::Ecn;
 use super::rcvq::RcvQ;
 use super::sndq::SndQ;
 use super::timer::Rtx;
@@ -59,6 +60,7 @@ impl Tcb {
             retransmits: 0,
             backoff: 0,
             probes_out: 0,
+            ecn: Ecn::default(),
             tos: 0,
             dev: 0,
             mss_cache: TCP_MSS_DEFAULT,
@@ -166,6 +168,7 @@ impl Tcb {
             rcv_ooopack: 0,
             segs_out: 0,
             delivered: 0,
+            delivered_ce: 0,
             bytes_sent: 0,
             bytes_retrans: 0,
             bytes_acked: 0,
@@ -177,6 +180,11 @@ impl Tcb {
     #[inline]
     pub fn in_flight(&self) -> u32 {
         (self.packets_out + self.retrans_out).saturating_sub(self.sacked_out + self.lost_out)
+    }
+    /// The window shrinks step by step (`tcp_in_cwnd_reduction`).
+    #[inline]
+    pub fn in_cwnd_reduction(&self) -> bool {
+        matches!(self.ca_state, CaState::Recovery | CaState::Cwr)
     }
     /// What is left of the window that we announced (`tcp_receive_window`).
     #[inline]

@@ -12,6 +12,7 @@
 
 use super::ack::Acked;
 use super::cc;
+use super::ecn::Ecn;
 use super::input::Segment;
 use super::rack::tcp_rack_recovered;
 use super::recovery::{tcp_add_reno_sack, tcp_try_keep_open};
@@ -51,8 +52,14 @@ fn tcp_undo_cwnd_reduction(net: &Net, tp: &mut Tcb, unmark: bool) {
         }
         tp.lost_out = 0;
     }
-    tp.snd_cwnd = cc::undo_cwnd(tp, net.now);
-    tp.snd_ssthresh = tp.snd_ssthresh.max(tp.prior_ssthresh);
+    // Where the path marked packets too the reduction was none too many (`prior_ssthresh` is 0 then).
+    if tp.prior_ssthresh > 0 {
+        tp.snd_cwnd = cc::undo_cwnd(tp, net.now);
+        if tp.prior_ssthresh > tp.snd_ssthresh {
+            tp.snd_ssthresh = tp.prior_ssthresh;
+            tp.ecn.set(Ecn::QUEUE_CWR, false);
+        }
+    }
     tp.undo_marker = None;
     tp.reord_seen += 1;
 }

@@ -1,5 +1,6 @@
 //! CUBIC (RFC 9438; Linux: net/ipv4/tcp_cubic.c), with HyStart's delay rule to leave slow start.
 
+use super::hystart::{CSS_GROWTH_DIVISOR, Hystart, Pace};
 use super::{CongestionControl, Window, tcp_cong_avoid_ai, tcp_slow_start};
 use crate::time::{Instant, SEC};
 
@@ -9,10 +10,6 @@ const BETA: f32 = 0.7;
 const C: f32 = 0.4;
 /// Additive increase that makes it as fast as Reno: 3 (1 - beta) / (1 + beta) (RFC 9438 §4.3).
 const ALPHA: f32 = 3.0 * (1.0 - BETA) / (1.0 + BETA);
-/// HyStart does not look before the window has this many segments (`hystart_low_window`).
-const HYSTART_LOW_WINDOW: u32 = 16;
-/// Round trips that are looked at in each round (`HYSTART_MIN_SAMPLES`).
-const HYSTART_MIN_SAMPLES: u8 = 8;
 
 /// State of CUBIC.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,40 +26,15 @@ pub(crate) struct Cubic {
     w_est: f32,
     /// When this epoch of congestion avoidance began.
     epoch: Option<Instant>,
-    /// Least round trip ever, in microseconds.
-    delay_min_us: u32,
-    /// Least round trip in this round, in microseconds.
-    round_min_us: u32,
-    /// Round trips looked at in this round.
-    samples: u8,
-    /// When this round of HyStart began.
-    round: Instant,
+    /// How slow start finds its end.
+    hystart: Hystart,
 }
 
 impl Cubic {
     /// The clock began at another time (see [`super::Cc::retime`]).
     pub fn retime(&mut self, shift: i64) {
         self.epoch = self.epoch.map(|at| at.shifted(shift));
-        self.round = self.round.shifted(shift);
     }
-    /// Whether the delay has grown so much that the queue on the way must be filling (`hystart_update`).
-    fn hystart(&mut self, w: &Window) -> bool {
-        let Some(rtt) = w.rtt_us else { return false };
-        if self.delay_min_us == 0 || rtt < self.delay_min_us {
-            self.delay_min_us = rtt;
-        }
-        if w.now.since(self.round) >= w.srtt_us as u64 * 1000 {
-            (self.round, self.samples, self.round_min_us) = (w.now, 0, u32::MAX);
-        }
-        if self.samples < HYSTART_MIN_SAMPLES {
-            self.samples += 1;
-            self.round_min_us = self.round_min_us.min(rtt);
-            return false;
-        }
-        let margin = (self.delay_min_us >> 3).clamp(4_000, 16_000);
-        w.cwnd >= HYSTART_LOW_WINDOW && self.round_min_us > self.delay_min_us + margin
-    }
-
     /// After how many delivered segments the window grows by one (`bictcp_update`).
     fn update(&mut self, w: &Window, acked: u32) -> u32 {
         let cwnd = w.cwnd as f32;
@@ -110,9 +82,16 @@ impl CongestionControl for Cubic {
     }
     fn cong_avoid(&mut self, w: &mut Window, mut acked: u32) -> bool {
         if w.cwnd < w.ssthresh {
-            if self.hystart(w) {
-                w.ssthresh = w.cwnd;
-                return true;
+            match self.hystart.ack(w) {
+                Pace::Over => {
+                    (w.ssthresh, w.cnt) = (w.cwnd, 0);
+                    return true;
+                }
+                Pace::Conservative => {
+                    tcp_cong_avoid_ai(w, CSS_GROWTH_DIVISOR, acked);
+                    return false;
+                }
+                Pace::Double => {}
             }
             acked = tcp_slow_start(w, acked);
             if acked == 0 {
@@ -124,7 +103,7 @@ impl CongestionControl for Cubic {
         false
     }
     fn reset(&mut self) {
-        *self = Cubic { delay_min_us: self.delay_min_us, ..Cubic::default() };
+        *self = Cubic::default();
     }
 }
 

@@ -3,13 +3,19 @@
 //! Linux: net/ipv4/tcp_cong.c (`struct tcp_congestion_ops`). RFCs: 5681, 9438, 6928.
 
 mod cubic;
+mod dctcp;
+mod hystart;
 mod reno;
 
+use super::ecn::Ecn;
 use super::{CaState, TCP_INFINITE_SSTHRESH, TCP_INIT_CWND, Tcb};
+use crate::seq::Seq;
+use crate::shard::Net;
 use crate::table::knob::CcName;
 use crate::time::Instant;
 
 pub(crate) use cubic::Cubic;
+pub(crate) use dctcp::{Dctcp, Delivery};
 pub(crate) use reno::Reno;
 
 /// The window, as an algorithm sees and moves it. All in segments.
@@ -27,6 +33,10 @@ pub(crate) struct Window {
     pub srtt_us: u32,
     /// The round trip of this acknowledgement in microseconds, if it was measured.
     pub rtt_us: Option<u32>,
+    /// SND.UNA and SND.NXT: rounds are counted by them.
+    pub una: Seq,
+    /// See `una`.
+    pub nxt: Seq,
     /// Now.
     pub now: Instant,
 }
@@ -35,8 +45,12 @@ pub(crate) struct Window {
 pub(crate) trait CongestionControl {
     /// Its name, as the kernel has it.
     fn name(&self) -> &'static str;
-    /// Loss: the new slow-start threshold.
+    /// Congestion: the new slow-start threshold.
     fn ssthresh(&mut self, w: &Window) -> u32;
+    /// The same, where it is known that packets were lost, not only marked.
+    fn ssthresh_of_loss(&mut self, w: &Window) -> u32 {
+        self.ssthresh(w)
+    }
     /// `acked` segments were delivered and the window is in use: it may grow. True if slow start
     /// was left because the delay grew.
     fn cong_avoid(&mut self, w: &mut Window, acked: u32) -> bool;
@@ -49,12 +63,14 @@ pub(crate) trait CongestionControl {
 }
 
 /// The algorithm of a connection with its state.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Cc {
     /// RFC 9438.
     Cubic(Cubic),
     /// RFC 5681.
     Reno(Reno),
+    /// RFC 8257.
+    Dctcp(Box<Dctcp>),
 }
 
 impl Cc {
@@ -62,19 +78,29 @@ impl Cc {
         match name {
             CcName::Cubic => Cc::Cubic(Cubic::default()),
             CcName::Reno => Cc::Reno(Reno),
+            CcName::Dctcp => Cc::Dctcp(Box::default()),
         }
+    }
+    /// It wants its packets marked, whatever `tcp_ecn` says (`TCP_CONG_NEEDS_ECN`).
+    pub fn needs_ecn(&self) -> bool {
+        matches!(self, Cc::Dctcp(_))
+    }
+    /// As a receiver it tells of each mark by itself (RFC 8257 §3.2).
+    pub fn echoes_each_ce(&self) -> bool {
+        matches!(self, Cc::Dctcp(_))
     }
     fn ops(&mut self) -> &mut dyn CongestionControl {
         match self {
             Cc::Cubic(cubic) => cubic,
             Cc::Reno(reno) => reno,
+            Cc::Dctcp(dctcp) => &mut **dctcp,
         }
     }
     /// The clock began at another time: points of time move by `shift` nanoseconds.
     pub fn retime(&mut self, shift: i64) {
         match self {
             Cc::Cubic(cubic) => cubic.retime(shift),
-            Cc::Reno(_) => {}
+            Cc::Reno(_) | Cc::Dctcp(_) => {}
         }
     }
     /// The algorithm's name.
@@ -82,6 +108,7 @@ impl Cc {
         match self {
             Cc::Cubic(cubic) => cubic.name(),
             Cc::Reno(reno) => reno.name(),
+            Cc::Dctcp(dctcp) => dctcp.name(),
         }
     }
 }
@@ -94,14 +121,46 @@ fn window(tp: &Tcb, now: Instant) -> Window {
         prior_cwnd: tp.prior_cwnd,
         srtt_us: tp.srtt_us8 >> 3,
         rtt_us: None,
+        una: tp.snd_una,
+        nxt: tp.snd_nxt,
         now,
     }
 }
 
-/// The slow-start threshold after a loss.
-pub(crate) fn ssthresh(tp: &mut Tcb, now: Instant) -> u32 {
+/// The connection is open, or its application wants another algorithm: whatever an algorithm knows
+/// begins now (`tcp_init_congestion_control`).
+pub(crate) fn init(net: &Net, tp: &mut Tcb) {
+    match &mut tp.cc {
+        Cc::Cubic(_) | Cc::Reno(_) => {}
+        // Without marks it would never slow down but for losses.
+        Cc::Dctcp(_) if !tp.ecn.has(Ecn::OK) => tp.cc = Cc::Reno(Reno),
+        Cc::Dctcp(dctcp) => {
+            let alpha = net.knobs.dctcp_alpha_on_init;
+            **dctcp =
+                Dctcp::new(alpha, &delivery(tp.snd_una, tp.snd_nxt, tp.delivered, tp.delivered_ce));
+        }
+    }
+}
+
+fn delivery(una: Seq, nxt: Seq, delivered: u32, delivered_ce: u32) -> Delivery {
+    Delivery { una, nxt, delivered, delivered_ce }
+}
+
+/// An acknowledgement came, whatever it says (`tcp_in_ack_event`).
+#[inline]
+pub(crate) fn in_ack_event(net: &Net, tp: &mut Tcb) {
+    if let Cc::Dctcp(dctcp) = &mut tp.cc {
+        let d = delivery(tp.snd_una, tp.snd_nxt, tp.delivered, tp.delivered_ce);
+        dctcp.update_alpha(&d, net.knobs.dctcp_shift_g);
+    }
+}
+
+/// The slow-start threshold after congestion; `lost`: packets were lost, not only marked.
+pub(crate) fn ssthresh(tp: &mut Tcb, now: Instant, lost: bool) -> u32 {
     let w = window(tp, now);
-    tp.cc.ops().ssthresh(&w).max(2)
+    let ops = tp.cc.ops();
+    let threshold = if lost { ops.ssthresh_of_loss(&w) } else { ops.ssthresh(&w) };
+    threshold.max(2)
 }
 
 /// Lets the window grow, if it is used (`tcp_cong_avoid`). True if HyStart ended slow start.
@@ -152,7 +211,7 @@ pub(crate) fn tcp_cwnd_restart(tp: &mut Tcb, idle_us: u64) {
 
 /// What slow start may reach again (`tcp_current_ssthresh`).
 pub(crate) fn current_ssthresh(tp: &Tcb) -> u32 {
-    if tp.ca_state == CaState::Recovery {
+    if tp.in_cwnd_reduction() {
         tp.snd_ssthresh
     } else if tp.snd_ssthresh >= TCP_INFINITE_SSTHRESH {
         TCP_INFINITE_SSTHRESH
@@ -184,6 +243,27 @@ fn tcp_cong_avoid_ai(w: &mut Window, per: u32, acked: u32) {
     }
 }
 
+/// Reno's growth: slow start, then one segment a round trip (`tcp_reno_cong_avoid`).
+fn tcp_reno_cong_avoid(w: &mut Window, mut acked: u32) {
+    if w.cwnd < w.ssthresh {
+        acked = tcp_slow_start(w, acked);
+    }
+    if acked > 0 {
+        let per = w.cwnd;
+        tcp_cong_avoid_ai(w, per, acked);
+    }
+}
+
+#[cfg(test)]
+impl Window {
+    /// A window of so many segments.
+    pub fn of(cwnd: u32, ssthresh: u32) -> Window {
+        let (una, nxt, now) = (Seq(0), Seq(0), Instant::ZERO);
+        let (cnt, prior_cwnd, srtt_us, rtt_us) = (0, 0, 50_000, None);
+        Window { cwnd, ssthresh, cnt, prior_cwnd, srtt_us, rtt_us, una, nxt, now }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,7 +271,7 @@ mod tests {
 
     fn at(now: u64, cwnd: u32, ssthresh: u32) -> Window {
         let now = Instant::from_ns(now);
-        Window { cwnd, ssthresh, cnt: 0, prior_cwnd: 0, srtt_us: 50_000, rtt_us: None, now }
+        Window { now, ..Window::of(cwnd, ssthresh) }
     }
 
     /// RFC 5681 §3.1: slow start doubles in a round trip, congestion avoidance adds one segment.

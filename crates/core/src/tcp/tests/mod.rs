@@ -3,6 +3,7 @@
 mod close;
 mod data;
 mod drops;
+mod ecn;
 mod handshake;
 mod hostile;
 mod knobs;
@@ -27,6 +28,7 @@ use crate::table::count::Counter;
 use crate::time::{Instant, MS, SEC, US};
 use crate::tx::xmit::tx_done;
 use crate::wire::{Mac, TcpFlags, TcpHdr, TcpOptions};
+use linerate_arch::csum::{csum_fold, csum_partial};
 
 /// What a link does, in parts per thousand.
 #[derive(Clone, Copy)]
@@ -57,6 +59,8 @@ pub(super) struct Seen {
     pub opts: TcpOptions,
     pub len: usize,
     pub gso: Option<Gso>,
+    /// The IP header's type of service.
+    pub tos: u8,
 }
 
 pub(super) struct Pair {
@@ -68,6 +72,8 @@ pub(super) struct Pair {
     pub seen: Vec<Seen>,
     /// Packets that this says are lost, by sender and what they are.
     pub lose: Option<fn(&Seen) -> bool>,
+    /// Packets that this says are marked on their way, if they may be (ECN).
+    pub mark: Option<fn(&Seen) -> bool>,
     /// Whether `seen` is kept.
     pub watch: bool,
     v6: bool,
@@ -103,6 +109,7 @@ impl Pair {
             rng,
             seen: Vec::new(),
             lose: None,
+            mark: None,
             watch: true,
             v6,
             flights: BTreeMap::new(),
@@ -235,7 +242,7 @@ impl Pair {
         }
     }
 
-    fn fly(&mut self, from: usize, frame: Frame) {
+    fn fly(&mut self, from: usize, mut frame: Frame) {
         let seen = self.see(from, &frame);
         if self.watch {
             self.seen.extend(seen.clone());
@@ -244,6 +251,12 @@ impl Pair {
             && lose(seen)
         {
             return;
+        }
+        if let (Some(mark), Some(seen)) = (self.mark, &seen)
+            && seen.tos & 3 != 0
+            && mark(seen)
+        {
+            set_ecn(&mut frame.bytes, 3);
         }
         let copies = 1 + u64::from(self.rng.below(1000) < self.fate.dup);
         for _ in 0..copies {
@@ -265,7 +278,12 @@ impl Pair {
         let hdr = TcpHdr::parse(tcp).ok()?;
         let opts = TcpOptions::parse(hdr.options(tcp));
         let len = tcp.len() - hdr.data_off_bytes;
-        Some(Seen { at: self.now, from, hdr, opts, len, gso: frame.gso })
+        let tos = match frame.bytes[..2] {
+            [0x45, tos] => tos,
+            [first, second] => first << 4 | second >> 4,
+            _ => return None,
+        };
+        Some(Seen { at: self.now, from, hdr, opts, len, gso: frame.gso, tos })
     }
 
     fn deliver(&mut self, to: usize, frame: Frame) {
@@ -312,8 +330,13 @@ impl Pair {
 
     /// A segment that nobody's stack made arrives at node `to`.
     pub fn inject(&mut self, to: usize, ports: (u16, u16), hdr: Forged<'_>) {
+        self.inject_ecn(to, ports, hdr, 0);
+    }
+    /// The same, with these bits of ECN in its IP header.
+    pub fn inject_ecn(&mut self, to: usize, ports: (u16, u16), hdr: Forged<'_>, ecn: u8) {
         let (src, dst) = (self.addr(1 - to), self.addr(to));
-        let bytes = forge(src, dst, ports, &hdr);
+        let mut bytes = forge(src, dst, ports, &hdr);
+        set_ecn(&mut bytes, ecn);
         self.tick();
         self.deliver(to, Frame { bytes, csum: Csum::None, gso: None });
         self.check();
@@ -337,6 +360,18 @@ pub(super) struct Forged<'a> {
     pub data: &'a [u8],
 }
 
+/// The bits of ECN in the IP header become these.
+fn set_ecn(ip: &mut [u8], ecn: u8) {
+    if ip[0] >> 4 == 6 {
+        ip[1] = ip[1] & 0xcf | ecn << 4;
+        return;
+    }
+    ip[1] = ip[1] & 0xfc | ecn;
+    ip[10..12].fill(0);
+    let sum = csum_fold(csum_partial(&ip[..20], 0));
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
 fn addr(i: u8, v6: bool) -> IpAddr {
     if v6 {
         IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, i as u16))
@@ -347,7 +382,6 @@ fn addr(i: u8, v6: bool) -> IpAddr {
 
 fn forge(src: IpAddr, dst: IpAddr, (sport, dport): (u16, u16), f: &Forged<'_>) -> Vec<u8> {
     use crate::pkt::pseudo;
-    use linerate_arch::csum::{csum_fold, csum_partial};
     let hlen = 20 + f.opts.emit_len();
     let mut tcp = vec![0; hlen + f.data.len()];
     TcpHdr {
