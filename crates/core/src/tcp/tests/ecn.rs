@@ -291,7 +291,7 @@ impl Receiver {
         let from = self.p.seen.len();
         self.p.run(50 * MS);
         let acks = self.p.seen[from..].iter().filter(|s| s.from == B);
-        acks.map(|s| s.hdr.flags.any(TcpFlags::ECE)).last()
+        acks.map(|s| s.hdr.flags.any(TcpFlags::ECE)).next_back()
     }
     /// A full segment comes; what is acknowledged at once, and whether with an echo.
     fn data(&mut self, ecn: u8, flags: TcpFlags) -> Vec<(u32, bool)> {
