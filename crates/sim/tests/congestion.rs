@@ -183,7 +183,7 @@ fn run(case: Case<'_>) -> Seen {
         if now >= to_look {
             to_look = now.plus(10 * MS);
             let info = bench.world.node(bench.a).tcp_info(bench.senders[0]).expect("it lives");
-            queue_ms.push(info.rtt_us as f64 / 1000.0 - case.rtt as f64);
+            queue_ms.push(info.rtt as f64 / 1000.0 - case.rtt as f64);
         }
         assert!(bench.world.step(), "something is on its way");
     }
