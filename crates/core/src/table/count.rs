@@ -529,8 +529,36 @@ counters! {
     TcpExtEmbryonicRsts { Transport, Events, "TcpExt:EmbryonicRsts" }
     /// Times the receive queue was pruned for want of memory.
     TcpExtPruneCalled { SockQueue, Events, "TcpExt:PruneCalled" }
+    /// Segments dropped because nothing that could be thrown away made room for them.
+    TcpExtRcvPruned { SockQueue, Events, "TcpExt:RcvPruned" }
+    /// Packets whose data was copied together with others', for want of memory.
+    TcpExtTCPRcvCollapsed { SockQueue, Packets, "TcpExt:TCPRcvCollapsed" }
+    /// Times all sockets together came to hold more than the second value of `tcp_mem`.
+    TcpExtTCPMemoryPressures { SockQueue, Events, "TcpExt:TCPMemoryPressures" }
+    /// Milliseconds until they held less than the first value again.
+    TcpExtTCPMemoryPressuresChrono { SockQueue, Events, "TcpExt:TCPMemoryPressuresChrono" }
+    /// Segments that begin behind the receive window.
+    TcpExtBeyondWindow { Transport, Packets, "TcpExt:BeyondWindow" }
+    /// Connections of nobody that were reset because there are too many, or too much memory is held.
+    TcpExtTCPAbortOnMemory { Send, Events, "TcpExt:TCPAbortOnMemory" }
+    /// Connections of nobody that were not to wait in FIN_WAIT_2 (TCP_LINGER2).
+    TcpExtTCPAbortOnLinger { Send, Events, "TcpExt:TCPAbortOnLinger" }
+    /// Resets that could not be sent for want of packet memory.
+    TcpExtTCPAbortFailed { Send, Events, "TcpExt:TCPAbortFailed" }
+    /// Acknowledgements of handshakes that were not answered by a connection yet: data is waited for.
+    TcpExtTCPDeferAcceptDrop { Transport, Packets, "TcpExt:TCPDeferAcceptDrop" }
+    /// Answers to half-open connections' strange segments that the rate limit held back.
+    TcpExtTCPACKSkippedSynRecv { Send, Packets, "TcpExt:TCPACKSkippedSynRecv" }
+    /// Answers to old timestamps that the rate limit held back.
+    TcpExtTCPACKSkippedPAWS { Send, Packets, "TcpExt:TCPACKSkippedPAWS" }
+    /// Answers in FIN_WAIT_2 without an owner that the rate limit held back.
+    TcpExtTCPACKSkippedFinWait2 { Send, Packets, "TcpExt:TCPACKSkippedFinWait2" }
+    /// Answers in TIME_WAIT that the rate limit held back.
+    TcpExtTCPACKSkippedTimeWait { Send, Packets, "TcpExt:TCPACKSkippedTimeWait" }
+    /// Challenge acknowledgements that the rate limit held back.
+    TcpExtTCPACKSkippedChallenge { Send, Packets, "TcpExt:TCPACKSkippedChallenge" }
     /// Out-of-order queues pruned for want of memory.
-    TcpExtOfoPruned { SockQueue, Packets, "TcpExt:OfoPruned" }
+    TcpExtOfoPruned { SockQueue, Events, "TcpExt:OfoPruned" }
     /// ICMP errors for sequence numbers outside the window.
     TcpExtOutOfWindowIcmps { Transport, Packets, "TcpExt:OutOfWindowIcmps" }
     /// Connections whose TIME_WAIT ended by time.

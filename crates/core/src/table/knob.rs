@@ -370,6 +370,18 @@ knobs! {
     tcp_wmem: [u64; 3] { path: "net.ipv4.tcp_wmem", default: [4096, 16384, 4194304], range: 4096..=2147483647, unit: "bytes", scope: Net, takes: NextSocket, stage: Send }
     /// Memory of all TCP sockets: low, pressure, maximum.
     tcp_mem: [u64; 3] { path: "net.ipv4.tcp_mem", default: [32768, 49152, 65536], range: 0..=1073741824, unit: "pages of 4096 bytes", scope: Net, takes: Now, stage: SockQueue, why: "Linux derives it from the machine's memory; this is 256 MiB at the most" }
+    /// Connections that their applications have closed and that still have something to send; what comes
+    /// beyond is reset.
+    tcp_max_orphans: u64 { path: "net.ipv4.tcp_max_orphans", default: 65536, range: 0..=2147483647, unit: "connections", scope: Net, takes: Now, stage: Send, why: "Linux derives it from the machine's memory" }
+    /// Whether a reset leaves an entry in TIME_WAIT as it is (RFC 1337).
+    tcp_rfc1337: bool { path: "net.ipv4.tcp_rfc1337", default: false, range: 0..=1, unit: "switch", scope: Net, takes: Now, stage: Transport }
+    /// Whether a connection that is opened may take the place of one in TIME_WAIT: 0 never, 1 always, 2 between addresses of loopback.
+    tcp_tw_reuse: u64 { path: "net.ipv4.tcp_tw_reuse", default: 1, range: 0..=2, unit: "mode", scope: Net, takes: Now, stage: Send, why: "2 in Linux; here connections for many programs go from one address to few" }
+    /// How long after the last segment that may be.
+    tcp_tw_reuse_delay: u64 { path: "net.ipv4.tcp_tw_reuse_delay", default: 1000, range: 1..=60000, unit: "milliseconds", scope: Net, takes: Now, stage: Send }
+    /// SYNs that are sent again each a second after the last, before the waits double (they are not
+    /// among `tcp_syn_retries`).
+    tcp_syn_linear_timeouts: u64 { path: "net.ipv4.tcp_syn_linear_timeouts", default: 4, range: 0..=127, unit: "tries", scope: Net, takes: Now, stage: Send }
     /// Whether the receive buffer grows with what the application reads.
     tcp_moderate_rcvbuf: bool { path: "net.ipv4.tcp_moderate_rcvbuf", default: true, range: 0..=1, unit: "switch", scope: Net, takes: Now, stage: SockQueue }
     /// Bytes that a TCP socket may have queued and not sent (TCP_NOTSENT_LOWAT of all sockets).

@@ -200,7 +200,7 @@ reasons! {
     /// Data that lies wholly before what is expected next.
     TcpOldData { stage: Transport, linux: "TCP_OLD_DATA", also: [], knob: "none" }
     /// Data that lies beyond the receive window.
-    TcpOverWindow { stage: Transport, linux: "TCP_OVERWINDOW", also: [TcpExtTCPRcvQDrop], knob: "net.ipv4.tcp_rmem" }
+    TcpOverWindow { stage: Transport, linux: "TCP_OVERWINDOW", also: [TcpExtBeyondWindow], knob: "net.ipv4.tcp_rmem" }
     /// The window is closed.
     TcpZeroWindow { stage: Transport, linux: "TCP_ZEROWINDOW", also: [TcpExtTCPZeroWindowDrop], knob: "net.ipv4.tcp_rmem" }
     /// A sequence number outside the window.
@@ -218,7 +218,7 @@ reasons! {
     /// Too many half-open connections, and no cookies may be sent.
     TcpReqQFull { stage: Transport, linux: "none", also: [TcpExtTCPReqQFullDrop, TcpExtListenDrops], knob: "net.ipv4.tcp_max_syn_backlog" }
     /// Out-of-order data was thrown away to make room.
-    TcpOfoPrune { stage: SockQueue, linux: "TCP_OFO_QUEUE_PRUNE", also: [TcpExtOfoPruned], knob: "net.ipv4.tcp_rmem" }
+    TcpOfoPrune { stage: SockQueue, linux: "TCP_OFO_QUEUE_PRUNE", also: [], knob: "net.ipv4.tcp_rmem" }
     /// A segment that lies wholly in out-of-order data that was received before.
     TcpOfoMerge { stage: Transport, linux: "TCP_OFOMERGE", also: [TcpExtTCPOFOMerge], knob: "none" }
     /// Out-of-order data for which the receive buffer has no room.

@@ -287,8 +287,10 @@ impl Shard {
         msg: SendMsg,
     ) -> Result<usize, TcpError> {
         let Shard { net, tcp, .. } = self;
+        let memory = tcp.memory(net);
         let tp = owned(&mut tcp.conns, id).ok_or(TcpError::NotConnected)?;
         tp.may_send()?;
+        tp.note_memory(&memory, net);
         let n = data.len().min(tp.send_space(net));
         tp.sndq.push_copy(&mut net.pool, &data[..n]);
         tp.more = msg.more;
@@ -378,9 +380,15 @@ impl Shard {
             }
             _ => {
                 tp.shutdown(net);
+                if tp.state == State::FinWait2 && tp.opts().is_some_and(|o| o.linger2 < 0) {
+                    net.counts.inc(id::TcpExtTCPAbortOnLinger);
+                    tcp_send_active_reset(net, tp);
+                    tp.done(net, None);
+                }
                 fin_wait2(net, tp);
             }
         }
+        self.orphan_check(id.index);
         self.tcp_settle(id.index);
     }
     /// Resets the connection now, and closes the socket (linger time 0).

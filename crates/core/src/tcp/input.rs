@@ -12,6 +12,7 @@ use super::demux::Ref;
 use super::output::{tcp_send_syn, tcp_sync_mss, tcp_v4_send_reset};
 use super::rcvq::tcp_data_queue;
 use super::timer::{Rtx, rearm_rto, set_rtx};
+use super::timewait::TCP_TIMEWAIT_NS;
 use super::{Earlier, State, Tcb, Tuple};
 use crate::pkt::{Pkt, Verdict};
 use crate::rx::steer;
@@ -19,7 +20,8 @@ use crate::seq::Seq;
 use crate::shard::{Net, Shard};
 use crate::sock::error::TcpError;
 use crate::sock::{Ready, SockKind};
-use crate::table::{Reason, count::id};
+use crate::table::Reason;
+use crate::table::count::{Id, Packets, id};
 use crate::time::{Instant, MS, SEC};
 use crate::wire::TcpOptions;
 use crate::wire::tcp::{TCP_HLEN, TcpFlags, TcpHdr};
@@ -169,17 +171,11 @@ fn tcp_rcv_slow(cx: &mut Shard, seg: &Segment, pkt: Pkt) -> Verdict {
 
 /// A segment for a connection.
 pub(crate) fn tcp_conn_rcv(cx: &mut Shard, index: u32, seg: &Segment, pkt: Pkt) -> Verdict {
-    let limit = cx.net.knobs.tcp_mem[2].saturating_mul(4096);
-    // What lies in receive queues is not to be all packet memory that there is: acknowledgements could
-    // not be received then, nor could anything be cut and sent.
-    let pressure = cx.tcp.mem as u64 > limit || cx.net.pool.low();
+    let memory = cx.tcp.memory(&cx.net);
     let Some(tp) = cx.tcp.conns.at_mut(index) else {
         return Verdict::Drop(pkt, Reason::NoSocket);
     };
-    (tp.pressure, tp.short) = (pressure, pressure);
-    if pressure {
-        tp.wmem_min = cx.net.knobs.tcp_wmem[0].min(1 << 30) as u32;
-    }
+    tp.note_memory(&memory, &cx.net);
     tp.segs_in = tp.segs_in.wrapping_add(seg.segs as u32);
     if seg.len > 0 {
         tp.data_segs_in = tp.data_segs_in.wrapping_add(seg.segs as u32);
@@ -224,7 +220,7 @@ fn tcp_rcv_state_process(net: &mut Net, tp: &mut Tcb, seg: &Segment, pkt: Pkt) -
 /// First to fourth check: sequence number, RST, (security,) SYN (`tcp_validate_incoming`).
 fn tcp_validate_incoming(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Result<(), Reason> {
     if paws_discard(net, tp, seg) && !seg.flags.rst() {
-        tcp_send_dupack(net, tp, seg);
+        tcp_send_dupack(net, tp, seg, id::TcpExtTCPACKSkippedPAWS);
         return Err(Reason::TcpPaws);
     }
     tcp_sequence(net, tp, seg)?;
@@ -282,26 +278,28 @@ fn tcp_sequence(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Result<(), Reason
             tp.challenge = true;
             return Err(Reason::TcpInvalidSyn);
         }
-        tcp_send_dupack(net, tp, seg);
+        tcp_send_dupack(net, tp, seg, id::TcpExtTCPACKSkipped);
     }
     Err(Reason::TcpInvalidSequence)
 }
 
 /// The peer is told what we expect (`tcp_send_dupack`); at a limited rate where both sides might
 /// else answer each other for ever.
-fn tcp_send_dupack(net: &mut Net, tp: &mut Tcb, seg: &Segment) {
-    if seg.len == 0 && oow_rate_limited(net, tp) {
+fn tcp_send_dupack(net: &mut Net, tp: &mut Tcb, seg: &Segment, skipped: Id<Packets>) {
+    if seg.len == 0 && oow_rate_limited(net, tp, skipped) {
         return;
     }
     tp.note_duplicate(net, seg);
     tp.ack_now = true;
 }
 
-fn oow_rate_limited(net: &mut Net, tp: &mut Tcb) -> bool {
+/// Whether a segment out of the window is not answered, because one was lately
+/// (`tcp_oow_rate_limited`); counted as `skipped`.
+pub(crate) fn oow_rate_limited(net: &Net, tp: &mut Tcb, skipped: Id<Packets>) -> bool {
     let every = net.knobs.tcp_invalid_ratelimit * MS;
     let limited = tp.oow_ack_at != Instant::ZERO && net.now.since(tp.oow_ack_at) < every;
     if limited {
-        net.counts.inc(id::TcpExtTCPACKSkipped);
+        net.counts.inc(skipped);
     } else {
         tp.oow_ack_at = net.now;
     }
@@ -346,6 +344,11 @@ fn tcp_check_ack(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Result<(), Reaso
         State::FinWait1 => {
             tp.set_state(net, State::FinWait2);
             tp.raise(net, Ready::OUT);
+            if tp.orphan && tp.opts().is_some_and(|o| o.linger2 < 0) {
+                net.counts.inc(id::TcpExtTCPAbortOnData);
+                tp.done(net, None);
+                return Ok(());
+            }
             fin_wait2(net, tp);
         }
         State::Closing => tp.set_state(net, State::TimeWait),
@@ -356,10 +359,21 @@ fn tcp_check_ack(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Result<(), Reaso
 }
 
 /// The peer may take its time to close its side, but not for ever once nobody is here any more.
+///
+/// The last minute of the wait is that of a TIME_WAIT entry, which costs less; how long it takes is the
+/// knob's or the option's time (TCP_LINGER2), and at least three and a half timeouts (`tcp_fin_time`).
 pub(crate) fn fin_wait2(net: &Net, tp: &mut Tcb) {
     if tp.state == State::FinWait2 && tp.orphan {
-        tp.keep_at = net.now.plus(net.knobs.tcp_fin_timeout * SEC);
+        let rest = tcp_fin_time(net, tp).saturating_sub(TCP_TIMEWAIT_NS);
+        tp.keep_at = net.now.plus(rest);
     }
+}
+
+/// How long FIN_WAIT_2 lasts without an owner, in nanoseconds (`tcp_fin_time`).
+pub(crate) fn tcp_fin_time(net: &Net, tp: &Tcb) -> u64 {
+    let asked = tp.opts().map_or(0, |o| o.linger2);
+    let seconds = if asked > 0 { asked as u64 } else { net.knobs.tcp_fin_timeout };
+    (seconds * SEC).max(super::timer::rto_ns(tp) / 2 * 7)
 }
 
 /// Notes the peer's timestamp if the segment covers what was acknowledged last (RFC 7323 §4.3;

@@ -28,7 +28,7 @@ use crate::seq::Seq;
 use crate::shard::{Net, Shard};
 use crate::sock::{Ready, ReuseProg, SockKind, SocketId};
 use crate::table::{Reason, count::id};
-use crate::time::{Instant, SEC};
+use crate::time::{Instant, MS, SEC};
 use crate::wire::TcpOptions;
 use crate::wire::tcp::TcpFlags;
 
@@ -77,6 +77,10 @@ pub(crate) struct Req {
     /// It asked for ECN, and gets it.
     pub ecn_ok: bool,
     pub retries: u8,
+    /// The peer has acknowledged, and data is waited for (TCP_DEFER_ACCEPT).
+    pub acked: bool,
+    /// When a segment out of the window was last answered.
+    pub oow_at: Instant,
     /// It waits for a judgement; the packet to be quoted in an ICMP error.
     pub held: Option<Box<[u8]>>,
     pub ts_offset: u32,
@@ -179,6 +183,8 @@ impl Shard {
             tos: pkt.tos,
             ecn_ok: tcp_ecn_create_request(net, seg.flags, pkt.tos),
             retries: 0,
+            acked: false,
+            oow_at: Instant::ZERO,
             held,
             ts_offset,
             ts_recent: seg.opts.ts.map_or(0, |(val, _)| val),
@@ -326,7 +332,7 @@ impl Shard {
         let paws = matches!(seg.opts.ts, Some((val, _)) if Seq(val).lt(Seq(req.ts_recent)));
         if flags.syn() && !flags.ack() && !flags.rst() && seg.seq == irs && !paws {
             // The same SYN again: the answer was lost, or the judgement is not there yet.
-            if !held {
+            if !held && self.req_may_answer(index) {
                 self.net.counts.inc(id::TcpExtTCPSynRetrans);
                 self.net.counts.inc(id::TcpRetransSegs);
                 self.send_synack(index);
@@ -346,7 +352,7 @@ impl Shard {
             || !seg.seq.within(irs + 1, irs + 1 + window)
                 && !seg.end_seq.within(irs + 1, irs + 1 + window)
         {
-            if !flags.rst() {
+            if !flags.rst() && self.req_may_answer(index) {
                 self.req_answer(index);
             }
             return Verdict::Drop(
@@ -369,6 +375,15 @@ impl Shard {
         }
         let Shard { net, tcp, .. } = self;
         let listener = tcp.reqs.at(index).map(|req| req.listener);
+        if tcp.defers(index) && seg.end_seq == irs + 1 {
+            // The application is not told before there is data, or the SYN-ACK went often enough.
+            net.counts.inc(id::TcpExtTCPDeferAcceptDrop);
+            if let Some(req) = tcp.reqs.at_mut(index) {
+                req.acked = true;
+            }
+            net.pool.free(pkt);
+            return Verdict::Taken;
+        }
         if listener.is_some_and(|l| tcp.accept_queue_is_full(net, l)) {
             if net.knobs.tcp_abort_on_overflow {
                 tcp_v4_send_reset(net, &tuple, seg);
@@ -448,19 +463,41 @@ impl Shard {
             tcp.req_timers.arm(index, req.due);
             return;
         }
-        if req.held.is_some() || req.retries as u64 >= net.knobs.tcp_synack_retries {
+        let l = tcp.listeners.get(req.listener.index, req.listener.generation);
+        let defer = l.map_or(0, |l| l.defer_accept);
+        let tries = l.and_then(Listener::syn_cnt).unwrap_or(net.knobs.tcp_synack_retries);
+        // Who has acknowledged, but sent nothing, is asked again only at the end (`syn_ack_recalc`).
+        let waits = req.acked && req.retries < defer;
+        let resend = !req.acked || req.retries + 1 >= defer;
+        if req.held.is_some() || req.retries as u64 >= tries && !waits {
             net.counts.inc(id::TcpAttemptFails);
             self.reqsk_drop(index);
             return;
         }
-        req.retries += 1;
+        req.retries = req.retries.saturating_add(1);
         let wait = (TCP_TIMEOUT_INIT_US as u64 * 1000) << req.retries.min(7);
         req.due = net.now.plus(wait.min(120 * SEC));
         tcp.req_timers.arm(index, req.due);
+        if !resend {
+            return;
+        }
         net.counts.inc(id::TcpExtTCPTimeouts);
         net.counts.inc(id::TcpRetransSegs);
         net.counts.inc(id::TcpExtTCPSynRetrans);
         self.send_synack(index);
+    }
+
+    /// Whether a strange segment for a half-open connection is answered, or one was lately.
+    fn req_may_answer(&mut self, index: u32) -> bool {
+        let Shard { net, tcp, .. } = self;
+        let Some(req) = tcp.reqs.at_mut(index) else { return false };
+        let every = net.knobs.tcp_invalid_ratelimit * MS;
+        if req.oow_at != Instant::ZERO && net.now.since(req.oow_at) < every {
+            net.counts.inc(id::TcpExtTCPACKSkippedSynRecv);
+            return false;
+        }
+        req.oow_at = net.now;
+        true
     }
 
     /// An ICMP error about a SYN-ACK of ours: the peer can not be reached.
@@ -583,6 +620,12 @@ impl Shard {
 }
 
 impl Sockets {
+    /// Whether the half-open connection is not to become one without data.
+    fn defers(&self, index: u32) -> bool {
+        let Some(req) = self.reqs.at(index) else { return false };
+        let l = self.listeners.get(req.listener.index, req.listener.generation);
+        l.is_some_and(|l| req.retries < l.defer_accept)
+    }
     /// Whether no connection may be added to those that wait for `accept` (`sk_acceptq_is_full`).
     pub(super) fn accept_queue_is_full(&self, net: &Net, id: SocketId) -> bool {
         let l = self.listeners.get(id.index, id.generation);
@@ -594,6 +637,14 @@ impl Listener {
     /// Connections that may wait to be accepted: one more than this, as in Linux.
     pub fn limit(&self, net: &Net) -> u64 {
         (self.backlog as u64).min(net.knobs.somaxconn)
+    }
+    /// SYN-ACKs that are sent again, if the application said (TCP_SYNCNT).
+    fn syn_cnt(&self) -> Option<u64> {
+        let said = |opt: &TcpOpt| match opt {
+            TcpOpt::SynCnt(n) => Some(u64::from(*n)),
+            _ => None,
+        };
+        self.opts.iter().find_map(said)
     }
     pub fn local(&self) -> SocketAddr {
         SocketAddr::new(self.addr.unwrap_or(IpAddr::from([0; 4])), self.port)

@@ -13,6 +13,7 @@ pub mod info;
 pub mod input;
 mod listen;
 mod listeners;
+mod memory;
 mod moved;
 mod opts;
 mod output;

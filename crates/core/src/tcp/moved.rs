@@ -327,13 +327,14 @@ impl Moved {
             What::Req(req) => {
                 at(&mut req.sent_at);
                 at(&mut req.due);
+                at(&mut req.oow_at);
                 ts(&mut req.ts_offset);
             }
             What::Tw(tw) => {
                 at(&mut tw.expires);
                 ts(&mut tw.ts_offset);
-                let noted = Instant::from_ns(tw.ts_recent_s as u64 * SEC).shifted(shift);
-                tw.ts_recent_s = (noted.ns() / SEC) as u32;
+                tw.last_ms = tw.last_ms.wrapping_add((shift / MS as i64) as u32);
+                tw.oow_ms = 0;
             }
         }
     }

@@ -476,6 +476,8 @@ pub(crate) fn tcp_send_active_reset(net: &mut Net, tp: &mut Tcb) {
     let seq = if tp.wnd_end().lt(tp.snd_nxt) { tp.wnd_end().max(tp.snd_una) } else { tp.snd_nxt };
     if tcp_transmit_skb(net, tp, seq, 0, TcpFlags::RST | TcpFlags::ACK, 1) {
         net.counts.inc(id::TcpOutSegs);
+    } else {
+        net.counts.inc(id::TcpExtTCPAbortFailed);
     }
 }
 

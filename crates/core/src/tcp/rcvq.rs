@@ -17,7 +17,7 @@ use std::io::IoSlice;
 use super::Tcb;
 use super::ecn::{tcp_data_ecn_check, tcp_ecn_accept_cwr};
 use super::input::{Segment, tcp_fin};
-use crate::pkt::{HEADROOM, Pkt, SMALL, Verdict};
+use crate::pkt::{HEADROOM, LARGE, Pkt, SMALL, Verdict};
 use crate::seq::Seq;
 use crate::shard::Net;
 use crate::sock::Ready;
@@ -100,7 +100,8 @@ pub(crate) fn tcp_data_queue(net: &mut Net, tp: &mut Tcb, seg: &Segment, mut pkt
         pkt.advance((tp.rcv_nxt - seq) as usize);
         tp.ack_now = true;
     }
-    if pkt.len() > 0 && !tp.rmem_schedule(net) {
+    // Where nothing waits, one packet is always taken: the connection must be able to move.
+    if pkt.len() > 0 && !tp.rmem_schedule(net, seq) && !tp.rcvq.segs.is_empty() {
         tp.enter_quickack();
         tp.ack_now = true;
         net.counts.flow(Stage::SockQueue).enter(1);
@@ -132,7 +133,7 @@ fn tcp_data_queue_ofo(net: &mut Net, tp: &mut Tcb, seg: &Segment, mut pkt: Pkt) 
     tp.ack_now = true;
     let (mut seq, mut end, mut fin) = (seg.seq, seg.end_seq, seg.flags.fin());
     tp.rcv_ooopack = tp.rcv_ooopack.wrapping_add(seg.segs as u32);
-    if !tp.rmem_schedule(net) {
+    if !tp.rmem_schedule(net, seq) {
         net.counts.flow(Stage::SockQueue).enter(1);
         net.kfree_skb_reason(Stage::SockQueue, pkt, Reason::TcpOfoDrop);
         return Verdict::Queued;
@@ -189,6 +190,10 @@ fn tcp_data_queue_ofo(net: &mut Net, tp: &mut Tcb, seg: &Segment, mut pkt: Pkt) 
         tp.rcvq.ooo.insert(at, Ooo { seq, end, fin, pkt });
     }
     Verdict::Queued
+}
+
+fn length(run: &[Pkt]) -> usize {
+    run.iter().map(|pkt| pkt.len()).sum()
 }
 
 /// Whether `pkt`'s payload can be copied behind that of `tail`.
@@ -377,6 +382,78 @@ impl RcvQ {
         }
     }
 
+    /// Copies data that lies thinly in its memory together with its neighbours
+    /// (`tcp_collapse`, `tcp_collapse_ofo_queue`).
+    fn tcp_collapse_queues(&mut self, net: &mut Net) {
+        let all = std::mem::take(&mut self.segs);
+        let mut run = Vec::new();
+        for pkt in all {
+            if length(&run) + pkt.len() > LARGE {
+                let dense = self.tcp_collapse_run(net, &mut run);
+                self.segs.extend(dense);
+            }
+            run.push(pkt);
+        }
+        let dense = self.tcp_collapse_run(net, &mut run);
+        self.segs.extend(dense);
+        let mut island: Option<(Seq, Seq, bool)> = None;
+        for o in std::mem::take(&mut self.ooo) {
+            let joins = island.is_some_and(|(_, end, fin)| end == o.seq && !fin)
+                && length(&run) + o.pkt.len() <= LARGE;
+            if !joins {
+                self.collapse_island(net, island.take(), &mut run);
+            }
+            let seq = island.map_or(o.seq, |(seq, ..)| seq);
+            island = Some((seq, o.end, o.fin));
+            run.push(o.pkt);
+        }
+        self.collapse_island(net, island, &mut run);
+    }
+    fn collapse_island(
+        &mut self,
+        net: &mut Net,
+        island: Option<(Seq, Seq, bool)>,
+        run: &mut Vec<Pkt>,
+    ) {
+        let Some((mut seq, end, fin)) = island else { return };
+        let dense = self.tcp_collapse_run(net, run);
+        let last = dense.len().saturating_sub(1);
+        for (i, pkt) in dense.into_iter().enumerate() {
+            let (begin, tail) = (seq, i == last);
+            seq = if tail { end } else { begin + pkt.len() as u32 };
+            self.ooo.push_back(Ooo { seq: begin, end: seq, fin: fin && tail, pkt });
+        }
+    }
+    /// Packets whose data follows on each other: one, if that takes less memory.
+    fn tcp_collapse_run(&mut self, net: &mut Net, run: &mut Vec<Pkt>) -> Vec<Pkt> {
+        let run = std::mem::take(run);
+        let (len, held): (_, usize) = (length(&run), run.iter().map(|p| p.truesize()).sum());
+        let thin = self.win_from_space(held.min(u32::MAX as usize) as u32) as usize > len;
+        if run.len() < 2 || !thin || held <= LARGE + SMALL || len > LARGE {
+            return run;
+        }
+        let Some(mut one) = net.pool.alloc() else { return run };
+        let Some(mut buf) = net.pool.alloc_large() else {
+            net.pool.free(one);
+            return run;
+        };
+        let mut at = 0;
+        for slice in run.iter().flat_map(|pkt| pkt.slices()) {
+            buf[at..at + slice.len()].copy_from_slice(slice);
+            at += slice.len();
+        }
+        assert_eq!(at, len, "packets have as many bytes as they say");
+        one.add_buf(buf, 0, len);
+        net.counts.inc_by(id::TcpExtTCPRcvCollapsed, run.len() as u64);
+        self.rmem = self.rmem + one.truesize() - held;
+        // One of them is this one from now on.
+        let flow = net.counts.flow(Stage::SockQueue);
+        flow.release(run.len() as u64 - 1);
+        flow.merge(run.len() as u64 - 1);
+        run.into_iter().for_each(|pkt| net.pool.free(pkt));
+        vec![one]
+    }
+
     /// Bytes of window that `space` bytes of buffer are worth (`tcp_win_from_space`).
     #[inline]
     pub fn win_from_space(&self, space: u32) -> u32 {
@@ -421,32 +498,86 @@ impl Tcb {
         Verdict::Queued
     }
 
-    /// Whether one more packet may be kept; what came too early is thrown away first
-    /// (`tcp_try_rmem_schedule`, `tcp_prune_queue`). As in Linux the last packet may exceed the limit,
-    /// and when all connections together have too much, each may still have its least
-    /// (`tcp_rmem[0]`; `__sk_mem_raise_allocated`).
-    fn rmem_schedule(&mut self, net: &mut Net) -> bool {
-        let (limit, least) = (self.rcvbuf as usize, net.knobs.tcp_rmem[0] as usize);
-        let pressure = self.short;
-        let fits = |rmem: usize| rmem <= limit && (!pressure || rmem < least);
-        if fits(self.rcvq.rmem) {
+    /// Whether one more packet, which begins at `seq`, may be kept; room is made first
+    /// (`tcp_try_rmem_schedule`). As in Linux the last packet may exceed the limit, and when all connections
+    /// together have too much, each may still have its least (`tcp_rmem[0]`).
+    fn rmem_schedule(&mut self, net: &mut Net, seq: Seq) -> bool {
+        let least = net.knobs.tcp_rmem[0] as usize;
+        let fits = |tp: &Tcb| {
+            let rmem = tp.rcvq.rmem;
+            rmem <= tp.rcvbuf as usize && (!tp.short || rmem < least)
+        };
+        if fits(self) {
             return true;
         }
-        if self.rcvq.rmem > limit {
-            net.counts.inc(id::TcpExtPruneCalled);
+        let room = self.tcp_prune_queue(net, seq);
+        if room && !fits(self) {
+            self.tcp_prune_ofo_queue(net, seq);
         }
-        let mut pruned = false;
-        while self.rcvq.rmem > limit || pressure && !pruned {
+        fits(self)
+    }
+
+    /// Makes room: first by shrinking what there is, then by throwing away what came too early. False if the
+    /// buffer is too full all the same (`tcp_prune_queue`).
+    fn tcp_prune_queue(&mut self, net: &mut Net, seq: Seq) -> bool {
+        net.counts.inc(id::TcpExtPruneCalled);
+        if self.rcvq.rmem > self.rcvbuf as usize {
+            self.tcp_clamp_window(net);
+        } else if self.pressure {
+            self.rcv_ssthresh = self.rcv_ssthresh.min(4 * self.advmss as u32);
+        }
+        let fits = |tp: &Tcb| tp.rcvq.rmem <= tp.rcvbuf as usize;
+        if fits(self) {
+            return true;
+        }
+        self.rcvq.tcp_collapse_queues(net);
+        if !fits(self) {
+            self.tcp_prune_ofo_queue(net, seq);
+        }
+        if !fits(self) {
+            net.counts.inc(id::TcpExtRcvPruned);
+        }
+        fits(self)
+    }
+
+    /// The buffer was too small for what came: it grows if it may, and the window grows no more
+    /// (`tcp_clamp_window`).
+    fn tcp_clamp_window(&mut self, net: &Net) {
+        self.quick = 0;
+        let most = net.knobs.tcp_rmem[2].min(1 << 30) as u32;
+        let tuned = net.knobs.tcp_moderate_rcvbuf && !self.rcvbuf_locked && !self.pressure;
+        if tuned && self.rcvbuf < most {
+            self.rcvbuf = most.min(self.rcvq.rmem.min(1 << 30) as u32).max(self.rcvbuf);
+        }
+        if self.rcvq.rmem > self.rcvbuf as usize {
+            self.rcv_ssthresh = self.window_clamp.min(2 * self.advmss as u32);
+        }
+    }
+
+    /// Throws away what came too early, from the end, an eighth of the buffer at a time, but nothing that lies
+    /// before what has come now (`tcp_prune_ofo_queue`).
+    fn tcp_prune_ofo_queue(&mut self, net: &mut Net, seq: Seq) {
+        let step = (self.rcvbuf as usize >> 3).max(1);
+        let (mut freed, mut pruned) = (0, false);
+        while self.rcvq.ooo.back().is_some_and(|o| o.seq.ge(seq)) {
             let Some(o) = self.rcvq.ooo.pop_back() else { break };
+            pruned = true;
+            freed += o.pkt.truesize();
             self.rcvq.rmem -= o.pkt.truesize();
             net.counts.flow(Stage::SockQueue).release(1);
             net.kfree_skb_reason(Stage::SockQueue, o.pkt, Reason::TcpOfoPrune);
+            if freed >= step {
+                if self.rcvq.rmem <= self.rcvbuf as usize && !self.short {
+                    break;
+                }
+                freed = 0;
+            }
+        }
+        if pruned {
+            net.counts.inc(id::TcpExtOfoPruned);
             // The peer must not believe SACKs of what is gone.
             self.rcvq.num_sacks = 0;
-            pruned = true;
         }
-        // Where nothing waits, one packet is always taken: the connection must be able to move.
-        self.rcvq.segs.is_empty() || fits(self.rcvq.rmem)
     }
 
     /// Notes what the arrival of data in order says about the peer (`tcp_event_data_recv`).

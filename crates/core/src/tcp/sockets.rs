@@ -46,6 +46,8 @@ pub struct Sockets {
     challenge: (u64, u64),
     /// Memory of all queues, in bytes.
     pub(crate) mem: usize,
+    /// Since when that is too much (`tcp_mem`).
+    pub(super) pressure_since: Option<Instant>,
     /// Connections that the application has closed.
     pub(crate) orphans: usize,
     /// Connections that hold memory charged: for `/proc/net/sockstat`.
@@ -76,6 +78,7 @@ impl Sockets {
             port_counter: rng.next_u32(),
             challenge: (u64::MAX, 0),
             mem: 0,
+            pressure_since: None,
             orphans: 0,
             hashed: 0,
         }
@@ -233,14 +236,24 @@ impl Shard {
         let Shard { net, tcp, .. } = self;
         let Some(tcb) = tcp.conns.at_mut(index) else { return };
         let held = tcb.rcvq.rmem() + tcb.sndq.wmem();
-        tcp.mem = (tcp.mem + held).saturating_sub(tcb.charged);
-        tcb.charged = held;
+        if held != tcb.charged {
+            tcp.mem = (tcp.mem + held).saturating_sub(tcb.charged);
+            tcb.charged = held;
+            tcp.memory_changed(net);
+        }
+        let Some(tcb) = tcp.conns.at_mut(index) else { return };
         match tcb.state {
+            State::FinWait2 if tcb.orphan && tcb.keep_at <= net.now => {
+                return self.tcp_time_wait(index);
+            }
             State::TimeWait => return self.tcp_time_wait(index),
             State::Close => return self.tcp_closed(index),
             _ => {}
         }
-        if std::mem::take(&mut tcb.challenge) && allow_challenge(&mut tcp.challenge, net) {
+        if std::mem::take(&mut tcb.challenge)
+            && !super::input::oow_rate_limited(net, tcb, id::TcpExtTCPACKSkippedChallenge)
+            && allow_challenge(&mut tcp.challenge, net)
+        {
             net.counts.inc(id::TcpExtTCPChallengeACK);
             output::tcp_send_ack(net, tcb);
         }
@@ -287,6 +300,7 @@ impl Shard {
         tcp.conn_timers.cancel(index);
         let Some(mut tcb) = tcp.conns.remove(index) else { return };
         tcp.mem = tcp.mem.saturating_sub(tcb.charged);
+        tcp.memory_changed(net);
         if tcb.orphan {
             tcp.orphans -= 1;
         }

@@ -80,6 +80,8 @@ impl Shard {
             tos: pkt.tos,
             ecn_ok,
             retries: 0,
+            acked: false,
+            oow_at: Instant::ZERO,
             held: None,
             ts_offset,
             ts_recent: opts.ts.map_or(0, |(val, _)| val),
@@ -139,6 +141,8 @@ impl Shard {
             ecn_ok: cookie_ecn_ok(net, seg, ts_offset),
             // When it was sent is not known, as if it had been sent twice (Karn).
             retries: 1,
+            acked: false,
+            oow_at: Instant::ZERO,
             held: None,
             ts_offset,
             ts_recent: opts.ts.map_or(0, |(val, _)| val),

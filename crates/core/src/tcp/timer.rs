@@ -46,6 +46,7 @@ impl Shard {
         let mut fired = std::mem::take(&mut self.tcp.fired);
         self.tcp.conn_timers.expire(now, &mut fired);
         for index in fired.drain(..) {
+            self.tcp_out_of_resources(index);
             let Some(tp) = self.tcp.conns.at_mut(index) else { continue };
             tcp_conn_timer(&mut self.net, tp);
             self.tcp_settle(index);
@@ -247,9 +248,8 @@ pub(crate) fn tcp_write_err(net: &mut Net, tp: &mut Tcb) {
 /// Keepalive probes (RFC 9293 §3.8.4), and the end of FIN_WAIT_2 (`tcp_keepalive_timer`).
 fn tcp_keepalive_timer(net: &mut Net, tp: &mut Tcb) {
     if tp.state == State::FinWait2 && tp.orphan {
-        // The peer does not close its side: it is told that nobody is here (`tcp_fin_timeout`).
-        tcp_send_active_reset(net, tp);
-        tp.done(net, None);
+        // The rest of the wait is that of a small entry: the connection becomes one now.
+        tp.keep_at = net.now;
         return;
     }
     if !tp.keepalive || !tp.state.synchronized() {
@@ -302,6 +302,10 @@ pub(crate) fn tcp_update_rto_time(net: &Net, tp: &mut Tcb) {
 
 /// The handshake of a connection that we open got no answer (`tcp_retransmit_timer` in SYN_SENT).
 pub(crate) fn tcp_syn_timer(net: &mut Net, tp: &mut Tcb) {
+    let linear = match tp.state {
+        State::SynSent => net.knobs.tcp_syn_linear_timeouts,
+        _ => 0,
+    };
     let tries = if tp.state == State::SynSent {
         tp.opts().filter(|o| o.syn_cnt > 0).map_or(net.knobs.tcp_syn_retries, |o| o.syn_cnt.into())
     } else {
@@ -310,7 +314,7 @@ pub(crate) fn tcp_syn_timer(net: &mut Net, tp: &mut Tcb) {
     if tp.stall_at == Instant::NEVER {
         tp.stall_at = net.now;
     }
-    if tp.retransmits as u64 >= tries || user_timeout(net, tp) {
+    if tp.retransmits as u64 >= tries.saturating_add(linear) || user_timeout(net, tp) {
         tcp_write_err(net, tp);
         return;
     }
@@ -320,6 +324,8 @@ pub(crate) fn tcp_syn_timer(net: &mut Net, tp: &mut Tcb) {
     tcp_update_rto_stats(tp);
     tp.total_retrans += 1;
     tcp_send_syn(net, tp);
-    tp.backoff = tp.backoff.saturating_add(1).min(15);
+    if u64::from(tp.total_rto) > linear {
+        tp.backoff = tp.backoff.saturating_add(1).min(15);
+    }
     set_rtx(tp, Rtx::Retrans, net.now.plus(rto_ns(tp)));
 }

@@ -5,14 +5,15 @@
 //! drops: NoSocket, TcpPaws, TcpReset, TcpInvalidSequence
 
 use super::demux::Ref;
-use super::input::Segment;
-use super::output::{Bare, send_bare, tcp_send_ack};
+use super::input::{Segment, tcp_fin_time};
+use super::output::{Bare, send_bare, tcp_send_ack, tcp_v4_send_reset};
 use super::{State, Tuple};
 use crate::pkt::{Pkt, Verdict};
 use crate::seq::Seq;
 use crate::shard::Shard;
 use crate::sock::error::TcpError;
-use crate::table::{Reason, count::id};
+use crate::table::Reason;
+use crate::table::count::{Id, Packets, id};
 use crate::time::{Instant, SEC};
 use crate::wire::TcpOptions;
 use crate::wire::tcp::TcpFlags;
@@ -32,8 +33,12 @@ pub(crate) struct TimeWait {
     /// The peer's newest timestamp; `None` = the connection had none.
     pub ts_recent: Option<u32>,
     pub ts_offset: u32,
-    /// When `ts_recent` was noted, in seconds.
-    pub ts_recent_s: u32,
+    /// When a segment last came, in milliseconds of a clock that wraps.
+    pub last_ms: u32,
+    /// When a segment out of the window was last answered, the same; 0 = never.
+    pub oow_ms: u32,
+    /// The peer has not closed its side yet (`tw_substate`).
+    pub fin_wait2: bool,
     pub tos: u8,
     pub expires: Instant,
 }
@@ -47,6 +52,9 @@ impl Shard {
     pub(crate) fn tcp_time_wait(&mut self, index: u32) {
         let Shard { net, tcp, .. } = self;
         let Some(tp) = tcp.conns.at_mut(index) else { return };
+        let fin_wait2 = tp.state == State::FinWait2;
+        let stays =
+            if fin_wait2 { tcp_fin_time(net, tp).min(TCP_TIMEWAIT_NS) } else { TCP_TIMEWAIT_NS };
         if tp.ack_now {
             tcp_send_ack(net, tp);
         }
@@ -59,9 +67,11 @@ impl Shard {
                 rcv_wnd: (tp.rcv_wnd >> tp.rcv_wscale).min(65535) as u16,
                 ts_recent: tp.ts_ok.then_some(tp.ts_recent),
                 ts_offset: tp.ts_offset,
-                ts_recent_s: (tp.ts_recent_at.ns() / SEC) as u32,
+                last_ms: tp.ts_recent_at.ms() as u32,
+                oow_ms: 0,
+                fin_wait2,
                 tos: tp.tos,
-                expires: net.now.plus(TCP_TIMEWAIT_NS),
+                expires: net.now.plus(stays),
             };
             let (at, _) = tcp.tws.insert(tw);
             tcp.demux.replace(tw.hash, Ref::Conn(index), Ref::Tw(at));
@@ -116,10 +126,14 @@ impl Shard {
         };
         let in_window = seg.seq.within(tw.rcv_nxt, tw.rcv_nxt + tw.rcv_wnd as u32)
             || seg.end_seq == seg.seq && seg.seq == tw.rcv_nxt;
-        if !old_ts && seg.flags.rst() && seg.seq == tw.rcv_nxt {
-            // As Linux without tcp_rfc1337: the peer has nothing left to say.
+        let rfc1337 = self.net.knobs.tcp_rfc1337;
+        if !old_ts && seg.flags.rst() && seg.seq == tw.rcv_nxt && (tw.fin_wait2 || !rfc1337) {
+            // The peer has nothing left to say (RFC 1337 calls it the assassination of TIME_WAIT).
             self.tw_kill(at);
             return Verdict::Drop(pkt, Reason::TcpReset);
+        }
+        if tw.fin_wait2 {
+            return self.tw_fin_wait2(at, seg, pkt, old_ts);
         }
         if seg.flags.rst() {
             return Verdict::Drop(pkt, Reason::TcpReset);
@@ -140,7 +154,7 @@ impl Shard {
             && let Some((val, _)) = seg.opts.ts
         {
             tw.ts_recent = tw.ts_recent.map(|_| val);
-            tw.ts_recent_s = (now.ns() / SEC) as u32;
+            tw.last_ms = now.ms() as u32;
         }
         if !old_ts && seg.flags.fin() && seg.end_seq == tw.rcv_nxt {
             // The peer missed our last acknowledgement: it needs the full time again.
@@ -151,9 +165,65 @@ impl Shard {
             self.net.pool.free(pkt);
             return Verdict::Taken;
         }
-        self.tw_answer(at);
+        self.tw_answer_limited(at, id::TcpExtTCPACKSkippedTimeWait);
         let reason = if old_ts { Reason::TcpPaws } else { Reason::TcpInvalidSequence };
         Verdict::Drop(pkt, reason)
+    }
+
+    /// A segment while the peer has not closed its side: nobody here reads any more, but its FIN is
+    /// waited for (`tcp_timewait_state_process` in FIN_WAIT_2).
+    fn tw_fin_wait2(&mut self, at: u32, seg: &Segment, pkt: Pkt, old_ts: bool) -> Verdict {
+        let Some(tw) = self.tcp.tws.at_mut(at) else { return Verdict::Drop(pkt, Reason::NoSocket) };
+        let (left, right) = (tw.rcv_nxt, tw.rcv_nxt + tw.rcv_wnd as u32);
+        let inside = seg.end_seq.gt(left) && seg.seq.lt(right) || seg.seq == left;
+        if old_ts || !inside {
+            self.tw_answer_limited(at, id::TcpExtTCPACKSkippedFinWait2);
+            let reason = if old_ts { Reason::TcpPaws } else { Reason::TcpInvalidSequence };
+            return Verdict::Drop(pkt, reason);
+        }
+        if seg.flags.rst() {
+            self.tw_kill(at);
+            return Verdict::Drop(pkt, Reason::TcpReset);
+        }
+        let newly = seg.flags.ack() && seg.end_seq.gt(left) && seg.end_seq != seg.seq;
+        if !newly && !(seg.flags.syn() && seg.seq.ge(left)) {
+            self.net.pool.free(pkt);
+            return Verdict::Taken;
+        }
+        if seg.flags.syn() || !seg.flags.fin() || seg.end_seq != left + 1 {
+            // RFC 9293 §3.6.1: nobody will ever read this.
+            let tuple = tw.tuple;
+            tcp_v4_send_reset(&mut self.net, &tuple, seg);
+            self.tw_kill(at);
+            return Verdict::Drop(pkt, Reason::TcpClose);
+        }
+        let now = self.net.now;
+        (tw.fin_wait2, tw.rcv_nxt) = (false, seg.end_seq);
+        if let Some((val, _)) = seg.opts.ts {
+            tw.ts_recent = tw.ts_recent.map(|_| val);
+            tw.last_ms = now.ms() as u32;
+        }
+        tw.expires = now.plus(TCP_TIMEWAIT_NS);
+        let expires = tw.expires;
+        self.tcp.tw_timers.arm(at, expires);
+        self.tw_answer(at);
+        self.net.pool.free(pkt);
+        Verdict::Taken
+    }
+
+    /// An answer to a segment out of the window, at a limited rate
+    /// (`tcp_timewait_check_oow_rate_limit`).
+    fn tw_answer_limited(&mut self, at: u32, skipped: Id<Packets>) {
+        let Shard { net, tcp, .. } = self;
+        let Some(tw) = tcp.tws.at_mut(at) else { return };
+        let now_ms = net.now.ms() as u32;
+        let every = net.knobs.tcp_invalid_ratelimit;
+        if tw.oow_ms != 0 && u64::from(now_ms.wrapping_sub(tw.oow_ms)) < every {
+            net.counts.inc(skipped);
+            return;
+        }
+        tw.oow_ms = now_ms.max(1);
+        self.tw_answer(at);
     }
 
     fn tw_answer(&mut self, at: u32) {
@@ -172,9 +242,15 @@ impl Shard {
     /// Whether a connection that we open may take the place of an entry: a second after its last
     /// segment the peer's clock tells old from new (RFC 6191; `tcp_twsk_unique`). The number to begin at.
     pub(crate) fn tw_reuse(&mut self, at: u32) -> Result<Seq, TcpError> {
-        let now_s = (self.net.now.ns() / SEC) as u32;
+        let knobs = &self.net.knobs;
         let Some(tw) = self.tcp.tws.at(at) else { return Err(TcpError::InUse) };
-        if tw.ts_recent.is_none() || now_s <= tw.ts_recent_s.saturating_add(1) {
+        let silent_ms = (self.net.now.ms() as u32).wrapping_sub(tw.last_ms);
+        let may = match knobs.tcp_tw_reuse {
+            0 => false,
+            2 => tw.tuple.local.is_loopback() || tw.tuple.remote.is_loopback(),
+            _ => true,
+        };
+        if !may || tw.ts_recent.is_none() || u64::from(silent_ms) <= knobs.tcp_tw_reuse_delay {
             return Err(TcpError::InUse);
         }
         let iss = tw.snd_nxt + 65535 + 2;
@@ -186,6 +262,6 @@ impl Shard {
 
 impl TimeWait {
     pub(crate) fn state(&self) -> State {
-        State::TimeWait
+        if self.fin_wait2 { State::FinWait2 } else { State::TimeWait }
     }
 }

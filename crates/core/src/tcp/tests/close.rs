@@ -128,7 +128,8 @@ fn data_for_nobody_resets() {
     p.run(10 * MS);
     p.shards[A].tcp_send(a, b"anybody?").expect("room");
     p.run(10 * MS);
-    assert_eq!((p.count(B, C::TcpExtTCPAbortOnData), p.shards[B].tcp.conns.len()), (1, 0));
+    assert_eq!((p.count(B, C::TcpOutRsts), p.shards[B].tcp.conns.len()), (1, 0));
+    assert_eq!((p.shards[B].tcp.tws.len(), p.drops(B, Reason::TcpClose)), (0, 1));
     // A had seen the FIN, so that this is a broken pipe.
     assert_eq!(p.shards[A].tcp_error(a), Some(TcpError::Closed));
 }
@@ -154,10 +155,60 @@ fn fin_wait_2_ends() {
     let (a, _b) = p.connected();
     p.shards[A].tcp_close(a);
     p.run(50 * SEC);
-    assert_eq!(p.shards[A].tcp.conns.len(), 1);
+    // As in Linux it waits as a small entry, in the state that it has.
+    assert_eq!((p.shards[A].tcp.conns.len(), p.shards[A].tcp.orphans), (0, 0));
+    let states: Vec<State> = p.shards[A].tcp_iter().map(|row| row.state).collect();
+    assert_eq!(states, [State::FinWait2]);
     p.run(20 * SEC);
-    assert_eq!(p.shards[A].tcp.conns.len(), 0);
-    assert_eq!(p.shards[A].tcp.orphans, 0);
+    assert_eq!((p.shards[A].tcp.tws.len(), p.shards[A].tcp.demux_len()), (0, 0));
+    assert_eq!(p.count(A, C::TcpOutRsts), 0, "nobody is told");
+}
+
+/// The peer closes its side while nobody is here: the entry waits its minute from then on.
+#[test]
+fn a_fin_ends_fin_wait_2() {
+    let mut p = Pair::new(59, GOOD);
+    let (a, b) = p.connected();
+    p.shards[A].tcp_close(a);
+    p.run(50 * SEC);
+    p.shards[B].tcp_close(b);
+    p.run(SEC);
+    assert_eq!(p.shards[B].tcp.conns.len(), 0, "its FIN was acknowledged");
+    p.run(50 * SEC);
+    let states: Vec<State> = p.shards[A].tcp_iter().map(|row| row.state).collect();
+    assert_eq!(states, [State::TimeWait]);
+    p.run(20 * SEC);
+    assert_eq!(p.shards[A].tcp.tws.len(), 0);
+}
+
+/// A wait that is longer than a minute keeps the connection until its last minute; a negative one
+/// is none.
+#[test]
+fn the_wait_in_fin_wait_2_is_the_options() {
+    for (linger2, conns, tws, resets) in [(100, 1, 0, 0), (5, 0, 0, 0), (-1, 0, 0, 0)] {
+        let mut p = Pair::new(60, GOOD);
+        let (a, _b) = p.connected();
+        p.shards[A].tcp_set(a, TcpOpt::Linger2(linger2)).expect("set");
+        p.shards[A].tcp_close(a);
+        p.run(20 * SEC);
+        let tcp = &p.shards[A].tcp;
+        assert_eq!((tcp.conns.len(), tcp.tws.len()), (conns, tws), "{linger2}");
+        assert_eq!(p.count(A, C::TcpOutRsts), resets);
+        assert_eq!(p.count(A, C::TcpExtTCPAbortOnData), u64::from(linger2 < 0));
+        p.run(50 * SEC);
+        assert_eq!(p.shards[A].tcp.tws.len(), usize::from(linger2 == 100));
+        p.run(60 * SEC);
+        assert_eq!(p.shards[A].tcp.tws.len() + p.shards[A].tcp.conns.len(), 0);
+    }
+    let mut p = Pair::new(61, GOOD);
+    let (a, b) = p.connected();
+    p.shards[A].tcp_set(a, TcpOpt::Linger2(-1)).expect("set");
+    p.shards[A].tcp_shutdown(a);
+    p.run(SEC);
+    p.shards[A].tcp_close(a);
+    p.run(SEC);
+    assert_eq!((p.count(A, C::TcpExtTCPAbortOnLinger), p.count(A, C::TcpOutRsts)), (1, 1));
+    assert_eq!(p.shards[B].tcp_error(b), Some(TcpError::Closed));
 }
 
 /// Nobody answers: the connection times out after `tcp_retries2` timeouts, exponentially later.

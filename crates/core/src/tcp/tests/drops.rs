@@ -162,7 +162,7 @@ fn drop_tcp_ofo_drop() {
 fn drop_tcp_ofo_prune() {
     let mut t = Target::new(0);
     t.data(2000, &[1; 1400]);
-    t.p.tcb(B, t.b).rcvbuf = 1000;
+    (t.p.tcb(B, t.b).rcvbuf, t.p.tcb(B, t.b).rcvbuf_locked) = (1000, true);
     t.data(0, &[1; 1400]);
     t.only(Reason::TcpOfoPrune, 1);
     assert_eq!((t.p.count(B, C::TcpExtPruneCalled), t.p.count(B, C::TcpExtOfoPruned)), (1, 1));
@@ -173,8 +173,9 @@ fn drop_tcp_ofo_prune() {
 fn drop_tcp_rcv_q_full() {
     let mut t = Target::new(0);
     t.data(0, &[1; 1400]);
-    t.p.tcb(B, t.b).rcvbuf = 1000;
+    (t.p.tcb(B, t.b).rcvbuf, t.p.tcb(B, t.b).rcvbuf_locked) = (1000, true);
     t.data(1400, &[1; 1400]);
     t.only(Reason::TcpRcvQFull, 1);
     assert_eq!(t.p.count(B, C::TcpExtTCPRcvQDrop), 1);
+    assert_eq!((t.p.count(B, C::TcpExtPruneCalled), t.p.count(B, C::TcpExtRcvPruned)), (1, 1));
 }

@@ -27,6 +27,7 @@ fn drop_tcp_paws() {
 fn guesses_are_challenged_at_a_limited_rate() {
     let mut p = Pair::new(81, GOOD);
     p.shards[B].set_knob("net.ipv4.tcp_challenge_ack_limit", "10").expect("a knob");
+    p.shards[B].set_knob("net.ipv4.tcp_invalid_ratelimit", "0").expect("a knob");
     let (_, b) = p.connected();
     p.run(100 * MS);
     let tp = p.tcb(B, b);
@@ -101,6 +102,8 @@ fn a_part_of_a_segment_is_acknowledged_before_the_mss_shrinks() {
 #[test]
 fn early_data_is_bounded() {
     let mut p = Pair::new(83, GOOD);
+    // As in Linux the buffer follows what comes, up to the third value.
+    p.shards[B].set_knob("net.ipv4.tcp_rmem", "4096 131072 400000").expect("a knob");
     p.watch = false;
     p.lose = Some(|_| true);
     let (_, b) = {
@@ -112,7 +115,7 @@ fn early_data_is_bounded() {
     };
     let tp = p.tcb(B, b);
     let (ports, nxt, ack, ts) = ((tp.tuple.rport, 80), tp.rcv_nxt.0, tp.snd_nxt.0, tp.ts_recent);
-    let rcvbuf = tp.rcvbuf as usize;
+    let rcvbuf = 400_000;
     let opts = TcpOptions { ts: Some((ts, 0)), ..TcpOptions::NONE };
     for i in 0..20_000u32 {
         let seq = nxt.wrapping_add(2 + i * 3 % 60_000);

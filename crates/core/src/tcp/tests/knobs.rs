@@ -66,6 +66,7 @@ fn knob_net_ipv4_tcp_orphan_retries() {
 fn knob_net_ipv4_tcp_syn_retries() {
     for tries in [1, 3, 6] {
         let mut p = with("net.ipv4.tcp_syn_retries", &tries.to_string());
+        p.shards[A].set_knob("net.ipv4.tcp_syn_linear_timeouts", "0").expect("in range");
         p.lose = Some(|_| true);
         let a = p.connect(80);
         p.run(400 * SEC);
@@ -97,11 +98,10 @@ fn knob_net_ipv4_tcp_fin_timeout() {
         let (a, _) = p.connected();
         p.shards[A].tcp_close(a);
         p.run((seconds - 1) * SEC);
-        assert_eq!(p.shards[A].tcp.conns.len(), 1, "{seconds} s");
+        assert_eq!(p.shards[A].tcp.tws.len(), 1, "{seconds} s");
         // The wheel may be late by an eighth.
         p.run((2 + seconds / 8) * SEC);
-        assert_eq!(p.shards[A].tcp.conns.len(), 0, "{seconds} s");
-        assert_eq!(p.count(A, C::TcpOutRsts), 1, "the peer is told");
+        assert_eq!(p.shards[A].tcp.tws.len(), 0, "{seconds} s");
     }
 }
 
@@ -266,7 +266,8 @@ fn knob_net_ipv4_tcp_rto_min_us() {
 #[test]
 fn knob_net_ipv4_tcp_challenge_ack_limit() {
     let sent = ["0", "4", "1000", "2147483647"].map(|limit| {
-        let mut p = with("net.ipv4.tcp_challenge_ack_limit", limit);
+        let one_by_one = ("net.ipv4.tcp_invalid_ratelimit", "0");
+        let mut p = pair(207, GOOD, &[("net.ipv4.tcp_challenge_ack_limit", limit), one_by_one]);
         let (_, b) = p.connected();
         p.run(SEC);
         p.lose = Some(|_| true);
@@ -544,4 +545,102 @@ fn a_receive_buffer_is_granted_up_to_rmem_max() {
         assert_eq!(p.shards[B].tcp_info(b).map(|i| i.rcvbuf), Some(got));
     }
     assert_eq!(p.tcb(B, b).state, State::Established);
+}
+
+/// The first SYNs that are sent again go a second apart, and do not count as tries.
+#[test]
+fn knob_net_ipv4_tcp_syn_linear_timeouts() {
+    for (linear, waits) in [("0", [1, 2, 4, 8]), ("2", [1, 1, 1, 2]), ("4", [1, 1, 1, 1])] {
+        let mut p = with("net.ipv4.tcp_syn_linear_timeouts", linear);
+        p.lose = Some(|_| true);
+        p.connect(80);
+        p.run(20 * SEC);
+        let apart = p.seen.windows(2).map(|w| (w[1].at.since(w[0].at) + SEC / 2) / SEC);
+        assert_eq!(apart.take(4).collect::<Vec<u64>>(), waits, "{linear}");
+    }
+}
+
+/// A entry in TIME_WAIT at A, and a reset for it.
+#[test]
+fn knob_net_ipv4_tcp_rfc1337() {
+    for (value, left) in [("0", 0), ("1", 1)] {
+        let mut p = with("net.ipv4.tcp_rfc1337", value);
+        let (a, b) = p.connected();
+        p.shards[A].tcp_close(a);
+        p.run(10 * MS);
+        p.shards[B].tcp_close(b);
+        p.run(10 * MS);
+        let tw = *p.shards[A].tcp.tws.iter().next().expect("an entry").2;
+        let rst = Forged { seq: tw.rcv_nxt.0, flags: TcpFlags::RST, ..Forged::default() };
+        p.inject(A, (80, tw.tuple.lport), rst);
+        assert_eq!(p.shards[A].tcp.tws.len(), left, "tcp_rfc1337 {value}");
+    }
+}
+
+/// Whether the same ends can be connected again, so long after a connection between them ended.
+fn reconnects(knobs: &[(&str, &str)], after: u64) -> bool {
+    let mut p = pair(208, GOOD, knobs);
+    let l = p.listen(80);
+    let local = Some(SocketAddr::new(p.addr(A), 5000));
+    let connect = Connect { local, remote: p.at(B, 80), user: 0 };
+    p.tick();
+    let a = p.shards[A].tcp_connect(connect).expect("the first");
+    p.run(10 * MS);
+    let b = p.shards[B].tcp_accept(l).expect("accepted");
+    p.shards[A].tcp_close(a);
+    p.run(10 * MS);
+    p.shards[B].tcp_close(b);
+    p.run(after);
+    let again = p.shards[A].tcp_connect(connect);
+    assert_eq!(p.count(A, C::TcpExtTWRecycled), u64::from(again.is_ok()));
+    again.is_ok()
+}
+
+#[test]
+fn knob_net_ipv4_tcp_tw_reuse() {
+    let can = ["0", "1", "2"].map(|v| reconnects(&[("net.ipv4.tcp_tw_reuse", v)], 5 * SEC));
+    assert_eq!(can, [false, true, false]);
+}
+
+#[test]
+fn knob_net_ipv4_tcp_tw_reuse_delay() {
+    let path = "net.ipv4.tcp_tw_reuse_delay";
+    let can = [("1000", 500), ("1000", 1500), ("100", 500), ("20000", 15_000)]
+        .map(|(delay, ms)| reconnects(&[(path, delay)], ms * MS));
+    assert_eq!(can, [false, true, true, false]);
+}
+
+/// Connections that are closed while their peer is gone: how many are reset at once.
+#[test]
+fn knob_net_ipv4_tcp_max_orphans() {
+    for (most, reset) in [("0", 5), ("3", 2), ("100", 0)] {
+        let mut p = with("net.ipv4.tcp_max_orphans", most);
+        let l = p.listen(80);
+        let ends: Vec<SocketId> = (0..5).map(|_| p.connect_to(l).0).collect();
+        p.lose = Some(|_| true);
+        for a in ends {
+            p.shards[A].tcp_send(a, b"unsaid").expect("room");
+            p.shards[A].tcp_close(a);
+        }
+        assert_eq!(p.count(A, C::TcpExtTCPAbortOnMemory), reset, "{most}");
+        assert_eq!(p.shards[A].tcp_sockstat().orphan, 5 - reset);
+        assert_eq!(p.count(A, C::TcpOutRsts), reset);
+    }
+}
+
+/// The limit is lowered while orphans try: their timers notice, and those that are heard of are
+/// reset.
+#[test]
+fn orphans_that_are_too_many_end_by_their_timers() {
+    let mut p = with("net.ipv4.tcp_max_orphans", "100");
+    let (a, _) = p.connected();
+    p.lose = Some(|_| true);
+    p.shards[A].tcp_send(a, b"unsaid").expect("room");
+    p.shards[A].tcp_close(a);
+    p.run(SEC);
+    assert_eq!(p.shards[A].tcp_sockstat().orphan, 1);
+    p.shards[A].set_knob("net.ipv4.tcp_max_orphans", "0").expect("in range");
+    p.run(10 * SEC);
+    assert_eq!(p.shards[A].tcp_sockstat().orphan, 0);
+    assert_eq!((p.count(A, C::TcpExtTCPAbortOnMemory), p.count(A, C::TcpOutRsts)), (1, 1));
 }

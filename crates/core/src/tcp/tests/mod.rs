@@ -7,6 +7,7 @@ mod ecn;
 mod handshake;
 mod hostile;
 mod knobs;
+mod memory;
 mod moved;
 mod opts;
 mod recovery;
