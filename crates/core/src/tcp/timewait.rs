@@ -2,7 +2,7 @@
 //!
 //! Linux: net/ipv4/tcp_minisocks.c `tcp_time_wait`, `tcp_timewait_state_process`
 //! RFCs:  9293 §3.10.7.4 (TIME-WAIT), 1337, 6191 (reuse by timestamps)
-//! drops: NoSocket, TcpPaws, TcpReset, TcpInvalidSequence
+//! drops: NoSocket, TcpPaws, TcpReset, TcpInvalidSequence, TcpClose
 
 use super::demux::Ref;
 use super::input::{Segment, tcp_fin_time};

@@ -81,7 +81,7 @@ fn thin_data_is_collapsed_first() {
     let now = p.tcb(B, b).rcvq.rmem();
     assert!(now < thin, "{now} of {thin}");
     assert!(p.count(B, C::TcpExtTCPRcvCollapsed) > 0);
-    assert_eq!(p.count(B, C::TcpExtPruneCalled), 1);
+    assert!(p.count(B, C::TcpExtPruneCalled) > 0);
     let mut got = vec![0; 30_000];
     let n = p.shards[B].tcp_recv(b, &mut got).expect("data");
     assert!(n >= dense && got[..dense].chunks(1900).zip(0u8..).all(|(c, i)| c == [i; 1900]));
