@@ -186,7 +186,7 @@ impl Shard {
             return Verdict::Drop(pkt, Reason::TcpReset);
         }
         let newly = seg.flags.ack() && seg.end_seq.gt(left) && seg.end_seq != seg.seq;
-        if !newly && !(seg.flags.syn() && seg.seq.ge(left)) {
+        if !(newly || seg.flags.syn() && seg.seq.ge(left)) {
             self.net.pool.free(pkt);
             return Verdict::Taken;
         }
