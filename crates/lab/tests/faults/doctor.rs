@@ -79,6 +79,20 @@ pub fn look(ns: &Ns, dose: impl FnMut()) -> Look {
     look_by(Live::in_netns(&ns.path()).expect("the namespace may be entered"), dose)
 }
 
+/// The same, again where it says what it should not, three times at most. The machine under the tests is
+/// a part of the host that is looked at: a reader that it does not run for a moment reads too slowly,
+/// and the doctor is right to say so. What it says wrongly it says each time.
+pub fn look_for(ns: &Ns, mut dose: impl FnMut(), fits: impl Fn(&Finding) -> bool) -> Look {
+    let mut found = look(ns, &mut dose);
+    for _ in 0..2 {
+        if found.findings.iter().all(&fits) {
+            break;
+        }
+        found = look(ns, &mut dose);
+    }
+    found
+}
+
 /// What it says of the host's own namespace.
 pub fn look_at_host() -> Look {
     look_by(Live::new(), || {})
@@ -128,15 +142,16 @@ pub struct Case<'a> {
 /// Shows that a fault is found, first and with nothing that has nothing to do with it; that the cure
 /// cures it; and that the tuner puts back what it set. Returns the finding.
 pub fn prove(case: &Case<'_>, mut dose: impl FnMut(), cure: Cure<'_>) -> Finding {
-    let found = look(case.ns, &mut dose);
+    // Every case lives in a namespace, where some advice is the host's to follow.
+    let fits =
+        |other: &Finding| [case.rule, "R84"].contains(&other.id) || case.also.contains(&other.id);
+    let found = look_for(case.ns, &mut dose, fits);
     let Some(first) = found.findings.first() else {
         panic!("{}: the doctor finds nothing\n{}", case.rule, found.text())
     };
     assert_eq!(first.id, case.rule, "the first of:\n{}", found.text());
     for other in &found.findings {
-        // Every case lives in a namespace, where some advice is the host's to follow.
-        let fits = [case.rule, "R84"].contains(&other.id) || case.also.contains(&other.id);
-        assert!(fits, "{} has nothing to do with it:\n{}", other.id, found.text());
+        assert!(fits(other), "{} has nothing to do with it:\n{}", other.id, found.text());
     }
     assert!(!first.evidence.is_empty() && !first.cause.is_empty(), "{first:#?}");
     let first = first.clone();
