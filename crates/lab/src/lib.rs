@@ -2,11 +2,12 @@
 //!
 //! [`docs`] writes the generated pages of `docs/` from the tables; [`conformance`] says for every
 //! mechanism of the Linux network path whether it works here and which test shows it; [`fuzz`] is what
-//! is fuzzed; [`tree`]
+//! is fuzzed; [`packetdrill`] runs scripts against our stack and the kernel's; [`tree`]
 //! reads the source tree for the checks of `tests/tidy.rs`.
 #![forbid(unsafe_code)]
 
 pub mod conformance;
 pub mod docs;
 pub mod fuzz;
+pub mod packetdrill;
 pub mod tree;

@@ -197,7 +197,8 @@ impl Shard {
         tp.user = connect.user;
         (tp.dev, tp.pmtu) = (way.dev, way.mtu);
         tp.advmss = advmss(&tp, way.mtu);
-        tcp_select_initial_window(net, &mut tp);
+        let mss = tp.advmss.into();
+        tcp_select_initial_window(net, &mut tp, mss);
         tp.iss = iss.unwrap_or_else(|| tcp.secure_seq(&tuple, net.now));
         tp.ts_offset = tcp.secure_ts_off(&tuple);
         tp.snd_una = tp.iss;

@@ -436,7 +436,13 @@ pub(crate) fn tcp_fin(net: &mut Net, tp: &mut Tcb) {
 /// SYN_SENT (RFC 9293 §3.10.7.3; `tcp_rcv_synsent_state_process`).
 fn tcp_rcv_synsent_state_process(net: &mut Net, tp: &mut Tcb, seg: &Segment, pkt: Pkt) -> Verdict {
     if seg.flags.ack() && (seg.ack.le(tp.iss) || seg.ack.gt(tp.snd_nxt)) {
-        tcp_v4_send_reset(net, &tp.tuple, seg);
+        // The peer holds an old connection: our reset ends it, and the SYN goes out again at once.
+        if tp.retransmits == 0 {
+            set_rtx(tp, Rtx::Retrans, net.now.plus(2 * MS));
+        }
+        if !seg.flags.rst() {
+            tcp_v4_send_reset(net, &tp.tuple, seg);
+        }
         return Verdict::Drop(pkt, Reason::TcpInvalidAck);
     }
     if seg.flags.rst() {

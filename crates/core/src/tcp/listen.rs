@@ -303,7 +303,10 @@ fn child(net: &mut Net, req: &Req, l: &Listener) -> Tcb {
         (tp.dev, tp.pmtu) = (way.dev, way.mtu);
     }
     tp.advmss = advmss(&tp, tp.pmtu);
-    tcp_select_initial_window(net, &mut tp);
+    // The window counts in segments, which timestamps make smaller.
+    let stamps = net.knobs.tcp_timestamps && req.opts.ts.is_some();
+    let mss = tp.advmss.saturating_sub(if stamps { 12 } else { 0 });
+    tcp_select_initial_window(net, &mut tp, mss.into());
     tp.ts_offset = req.ts_offset;
     tp.ecn.set(Ecn::OK, req.ecn_ok);
     (tp.irs, tp.iss) = (req.irs, req.iss);

@@ -454,10 +454,12 @@ pub(crate) fn tcp_send_syn(net: &mut Net, tp: &mut Tcb) -> bool {
 }
 
 /// The window that a new connection announces, and its scale (`tcp_select_initial_window`).
-pub(crate) fn tcp_select_initial_window(net: &Net, tp: &mut Tcb) {
+pub(crate) fn tcp_select_initial_window(net: &Net, tp: &mut Tcb, mss: u32) {
     let space = tp.rcvq.win_from_space(tp.rcvbuf);
     let (free, asked) = (tp.clamped(space), tp.clamped(u32::MAX));
-    tp.rcv_wnd = free.min(65535);
+    // Whole segments, where at least one fits.
+    let whole = if mss > 0 && free > mss { free - free % mss } else { free };
+    tp.rcv_wnd = whole.min(65535);
     tp.rcv_ssthresh = tp.rcv_wnd;
     tp.window_clamp = free;
     tp.rcv_wscale = 0;

@@ -150,6 +150,7 @@ pub(crate) fn set_rtx(tp: &mut Tcb, kind: Rtx, at: Instant) {
 pub(crate) fn schedule_loss_probe(net: &Net, tp: &mut Tcb) {
     if tp.rtx_kind != Rtx::Retrans && tp.rtx_kind != Rtx::LossProbe
         || !tp.sack_ok
+        || tp.ca_state == CaState::Disorder
         || tp.ca_state >= CaState::Recovery
         || tp.packets_out == 0
         || tp.srtt_us8 == 0
@@ -164,12 +165,8 @@ pub(crate) fn schedule_loss_probe(net: &Net, tp: &mut Tcb) {
         Some(first) => first.sent.plus(rto_ns(tp)).max(net.now),
         None => return,
     };
-    let at = net.now.plus(us * 1000);
-    if at < rto_at {
-        set_rtx(tp, Rtx::LossProbe, at);
-    } else {
-        set_rtx(tp, Rtx::Retrans, rto_at);
-    }
+    // Where the timeout would come first, the probe takes its time; the timeout follows.
+    set_rtx(tp, Rtx::LossProbe, net.now.plus(us * 1000).min(rto_at));
 }
 
 /// The peer's window is closed, or something else holds all data back while nothing is under way:

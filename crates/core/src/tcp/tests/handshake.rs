@@ -259,3 +259,50 @@ fn held_syns_are_bounded() {
     assert_eq!(p.shards[B].tcp.reqs.len(), 100);
     assert_eq!(p.drops(B, Reason::TcpReqQFull), 250 + 250);
 }
+
+/// Linux counts the first window in whole segments.
+#[test]
+fn the_first_window_is_whole_segments() {
+    let mut p = Pair::new(5, GOOD);
+    p.connected();
+    assert_eq!((p.seen[0].hdr.window, p.seen[1].hdr.window), (44 * 1460, 45 * 1448));
+}
+
+/// The peer holds an old connection: its acknowledgement of something else gets a reset, and the SYN
+/// goes out again without waiting for its timeout.
+#[test]
+fn a_wrong_answer_to_a_syn_repeats_it_at_once() {
+    let mut p = Pair::new(6, GOOD);
+    p.lose = Some(|s| s.from == A);
+    p.tick();
+    p.connect(80);
+    p.run(MS);
+    let syn = p.last_of(A).hdr;
+    let flags = TcpFlags::SYN | TcpFlags::ACK;
+    let ports = (80, syn.src_port);
+    let wrong = Forged { flags, seq: 9, ack: syn.seq.wrapping_add(77), ..Forged::default() };
+    p.inject(A, ports, wrong);
+    p.run(10 * MS);
+    let sent: Vec<_> = p.seen.iter().map(|s| s.hdr.flags).collect();
+    assert_eq!(sent, [TcpFlags::SYN, TcpFlags::RST, TcpFlags::SYN]);
+}
+
+/// RFC 8985 §7.2: where the timeout would come before two round trips, the tail is probed at that
+/// time, and the timeout follows.
+#[test]
+fn a_probe_takes_the_place_of_an_early_timeout() {
+    let mut p = Pair::new(7, Fate { delay: 50 * MS, ..GOOD });
+    let (a, _) = p.connected();
+    p.run(300 * MS);
+    let from = p.seen.len();
+    // The first segment arrives and is acknowledged, the others are lost.
+    p.shards[A].tcp_send(a, &[0; 1448]).expect("there is room");
+    p.run(MS);
+    p.lose = Some(|s| s.from == A);
+    p.shards[A].tcp_send(a, &[0; 2896]).expect("there is room");
+    p.until(10 * SEC, |p| p.seen[from..].iter().filter(|s| s.from == A).count() > 4);
+    let first = p.seen[from].hdr.seq;
+    let ours = p.seen[from..].iter().filter(|s| s.from == A);
+    let rest: Vec<_> = ours.map(|s| s.hdr.seq.wrapping_sub(first)).collect();
+    assert_eq!(rest, [0, 1448, 2896, 2896, 1448], "the tail, and then the timeout");
+}
