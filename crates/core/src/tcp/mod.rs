@@ -33,7 +33,7 @@ mod timewait;
 mod undo;
 
 pub use crate::sock::error::TcpError;
-pub use api::{Connect, HeldSyn, Listen, Refuse, RxState};
+pub use api::{Connect, HeldSyn, Listen, Refuse, RxState, SendMsg};
 pub use icmp::{ErrKind, TcpQuote};
 pub use info::{TCP_INFO_LEN, TcpInfo};
 pub use moved::Moved;

@@ -32,7 +32,7 @@ mod options {
     #![allow(missing_docs, reason = "the names are the kernel's")]
     use nix::{getsockopt_impl, libc, setsockopt_impl, sockopt_impl};
 
-    sockopt_impl!(Info, GetOnly, libc::IPPROTO_TCP, libc::TCP_INFO, libc::tcp_info);
+    sockopt_impl!(Info, GetOnly, libc::IPPROTO_TCP, libc::TCP_INFO, [u8; 248]);
 
     macro_rules! ints {
         ($($name:ident: $level:ident, $opt:ident;)+) => {
@@ -372,46 +372,6 @@ impl Target for Kernel {
     }
     fn tcp_info(&mut self, fd: Fd, field: &str) -> Option<i64> {
         let fd = self.fd(fd).ok()?;
-        info_field(&options::Info.get(fd).ok()?, field)
+        super::info::field(&options::Info.get(fd).ok()?, field)
     }
-}
-
-fn info_field(i: &libc::tcp_info, field: &str) -> Option<i64> {
-    Some(match field.strip_prefix("tcpi_")? {
-        "state" => i.tcpi_state.into(),
-        "ca_state" => i.tcpi_ca_state.into(),
-        "retransmits" => i.tcpi_retransmits.into(),
-        "probes" => i.tcpi_probes.into(),
-        "backoff" => i.tcpi_backoff.into(),
-        "options" => i.tcpi_options.into(),
-        "rto" => i.tcpi_rto.into(),
-        "snd_mss" => i.tcpi_snd_mss.into(),
-        "rcv_mss" => i.tcpi_rcv_mss.into(),
-        "unacked" => i.tcpi_unacked.into(),
-        "sacked" => i.tcpi_sacked.into(),
-        "lost" => i.tcpi_lost.into(),
-        "retrans" => i.tcpi_retrans.into(),
-        "pmtu" => i.tcpi_pmtu.into(),
-        "rcv_ssthresh" => i.tcpi_rcv_ssthresh.into(),
-        "rtt" => i.tcpi_rtt.into(),
-        "rttvar" => i.tcpi_rttvar.into(),
-        "snd_ssthresh" => i.tcpi_snd_ssthresh.into(),
-        "snd_cwnd" => i.tcpi_snd_cwnd.into(),
-        "advmss" => i.tcpi_advmss.into(),
-        "reordering" => i.tcpi_reordering.into(),
-        "rcv_space" => i.tcpi_rcv_space.into(),
-        "total_retrans" => i.tcpi_total_retrans.into(),
-        "bytes_acked" => i.tcpi_bytes_acked as i64,
-        "bytes_received" => i.tcpi_bytes_received as i64,
-        "bytes_sent" => i.tcpi_bytes_sent as i64,
-        "bytes_retrans" => i.tcpi_bytes_retrans as i64,
-        "segs_out" => i.tcpi_segs_out.into(),
-        "segs_in" => i.tcpi_segs_in.into(),
-        "notsent_bytes" => i.tcpi_notsent_bytes.into(),
-        "min_rtt" => i.tcpi_min_rtt.into(),
-        "delivered" => i.tcpi_delivered.into(),
-        "snd_wnd" => i.tcpi_snd_wnd.into(),
-        "rcv_wnd" => i.tcpi_rcv_wnd.into(),
-        _ => return None,
-    })
 }

@@ -10,8 +10,8 @@ use linerate_core::pkt::Batch;
 use linerate_core::shard::Shard;
 use linerate_core::sock::error::TcpError;
 use linerate_core::sock::{SockKind, SocketId};
-use linerate_core::table::knob::CcName;
-use linerate_core::tcp::{Connect, KeepAlive, Listen, State, TcpInfo, TcpOpt};
+use linerate_core::table::knob::{CcName, KnobValue};
+use linerate_core::tcp::{Connect, Listen, OptName, SendMsg, State, TcpOpt};
 use linerate_core::time::{Instant, SEC, US};
 use linerate_core::tx::xmit::tx_done;
 use linerate_core::wire::Mac;
@@ -24,24 +24,18 @@ use super::wire::{local, remote};
 /// When a script begins; on a millisecond, so that timestamps step with the script's.
 const START: Instant = Instant::from_ns(10 * SEC);
 
-/// What an option that was set before there was a connection is to be set to then.
-type Setting = (i32, i32, Value);
-
 enum Sock {
     /// Not connected and not listening: bound to this port, or to none.
     Fresh {
         port: u16,
-        settings: Vec<Setting>,
+        reuseport: bool,
+        opts: Vec<TcpOpt>,
     },
     Listen {
         id: SocketId,
-        settings: Vec<Setting>,
     },
-    /// `told`: the connection's error was reported, and is so only once.
     Conn {
         id: SocketId,
-        told: bool,
-        settings: Vec<Setting>,
     },
     Closed,
 }
@@ -99,80 +93,53 @@ impl Linerate {
         while self.shard.poll_event().is_some() {}
     }
 
-    fn conn(&self, fd: Fd) -> Option<(SocketId, bool)> {
+    fn conn(&self, fd: Fd) -> Option<SocketId> {
         match self.socks.get(fd) {
-            Some(Sock::Conn { id, told, .. }) => Some((*id, *told)),
+            Some(Sock::Conn { id }) => Some(*id),
             _ => None,
         }
     }
-    /// An error of a connection, which is told once.
-    fn tell(&mut self, fd: Fd, err: TcpError) -> i32 {
-        if let Some(Sock::Conn { told, .. }) = self.socks.get_mut(fd)
-            && !matches!(err, TcpError::WouldBlock | TcpError::NotConnected | TcpError::Closed)
-        {
-            *told = true;
-        }
-        err.errno()
-    }
-    fn is_gone(&self, id: SocketId) -> bool {
-        self.shard.tcp_info(id).is_none_or(|i| i.state == State::Close)
-    }
 
     fn listen(&mut self, fd: Fd, backlog: i32) -> Outcome {
-        let Some(Sock::Fresh { port, settings }) = self.socks.get(fd) else {
+        let Some(Sock::Fresh { port, reuseport, opts }) = self.socks.get(fd) else {
             return Err(libc::EINVAL);
         };
-        let (port, settings) = (*port, settings.clone());
-        let mut listen = Listen { port, backlog: backlog.max(0) as u32, ..Listen::default() };
-        for (level, name, value) in &settings {
-            match (*level, *name, value) {
-                (libc::SOL_SOCKET, libc::SO_REUSEPORT, Value::Int(n)) => listen.reuseport = *n != 0,
-                (libc::SOL_SOCKET, libc::SO_RCVBUF, Value::Int(n)) => {
-                    listen.rcvbuf = 2 * (*n).max(1152) as usize;
-                }
-                _ => {}
-            }
-        }
+        let (port, reuseport, opts) = (*port, *reuseport, opts.clone());
+        let backlog = backlog.max(0) as u32;
+        let listen = Listen { port, backlog, reuseport, ..Listen::default() };
         let id = self.shard.tcp_listen(listen).map_err(|e| e.errno())?;
-        self.socks[fd] = Sock::Listen { id, settings };
+        for opt in opts {
+            self.shard.tcp_set(id, opt).map_err(|e| e.errno())?;
+        }
+        self.socks[fd] = Sock::Listen { id };
         Ok((0, None))
     }
     fn accept(&mut self, fd: Fd) -> Outcome {
-        let Some(Sock::Listen { id, settings }) = self.socks.get(fd) else {
+        let Some(Sock::Listen { id }) = self.socks.get(fd) else {
             return Err(libc::EINVAL);
         };
-        let settings = settings.clone();
         let id = self.shard.tcp_accept(*id).ok_or(libc::EAGAIN)?;
-        self.socks.push(Sock::Conn { id, told: false, settings: Vec::new() });
-        let fd = self.socks.len() - 1;
-        for (level, name, value) in settings {
-            // What a listener does not pass on is no fault of the connection.
-            let _ = self.set(fd, level, name, &value);
-        }
-        Ok((fd as i64, None))
+        self.socks.push(Sock::Conn { id });
+        Ok((self.socks.len() as i64 - 1, None))
     }
     fn connect(&mut self, fd: Fd, port: u16) -> Outcome {
-        if matches!(self.socks.get(fd), Some(Sock::Conn { .. })) {
+        if self.conn(fd).is_some() {
             return self.connected(fd).and(Err(libc::EISCONN));
         }
-        let Some(Sock::Fresh { port: local_port, settings }) = self.socks.get(fd) else {
+        let Some(Sock::Fresh { port: local_port, opts, .. }) = self.socks.get(fd) else {
             return Err(libc::EISCONN);
         };
-        let settings = settings.clone();
         let local = (*local_port != 0).then(|| SocketAddr::new(local(self.v6), *local_port));
         let remote = SocketAddr::new(remote(self.v6), port);
         let connect = Connect { local, remote, user: 0 };
-        let id = self.shard.tcp_connect(connect).map_err(|e| e.errno())?;
-        self.socks[fd] = Sock::Conn { id, told: false, settings: settings.clone() };
-        for (level, name, value) in settings {
-            self.set(fd, level, name, &value)?;
-        }
+        let id = self.shard.tcp_connect_with(connect, opts).map_err(|e| e.errno())?;
+        self.socks[fd] = Sock::Conn { id };
         Err(libc::EINPROGRESS)
     }
     fn connected(&mut self, fd: Fd) -> Outcome {
-        let Some((id, told)) = self.conn(fd) else { return Err(libc::ENOTCONN) };
-        if let Some(err) = self.shard.tcp_error(id).filter(|_| !told) {
-            return Err(self.tell(fd, err));
+        let id = self.conn(fd).ok_or(libc::ENOTCONN)?;
+        if let Some(err) = self.shard.tcp_take_error(id) {
+            return Err(err.errno());
         }
         match self.shard.tcp_info(id).map(|i| i.state) {
             Some(State::SynSent | State::SynRecv) => Err(libc::EINPROGRESS),
@@ -180,11 +147,17 @@ impl Linerate {
             Some(_) => Ok((0, None)),
         }
     }
+    /// A connection's error is told by one call, and gone.
+    fn told<T>(&mut self, id: SocketId, outcome: Result<T, TcpError>) -> Result<T, i32> {
+        outcome.map_err(|err| {
+            if self.shard.tcp_error(id) == Some(err) {
+                self.shard.tcp_take_error(id);
+            }
+            err.errno()
+        })
+    }
     fn recv(&mut self, fd: Fd, len: usize, flags: i32) -> Outcome {
-        let Some((id, told)) = self.conn(fd) else { return Err(libc::ENOTCONN) };
-        if told && self.is_gone(id) {
-            return Ok((0, None));
-        }
+        let id = self.conn(fd).ok_or(libc::ENOTCONN)?;
         let mut buf = vec![0; len];
         let got = if flags & libc::MSG_PEEK != 0 {
             let mut slices = Vec::new();
@@ -192,37 +165,31 @@ impl Linerate {
         } else {
             self.shard.tcp_recv(id, &mut buf)
         };
-        got.map(|n| (n as i64, None)).map_err(|e| self.tell(fd, e))
+        self.told(id, got).map(|n| (n as i64, None))
     }
     fn send(&mut self, fd: Fd, len: usize, flags: i32) -> Outcome {
-        let Some((id, told)) = self.conn(fd) else { return Err(libc::EPIPE) };
-        if told && self.is_gone(id) {
-            return Err(libc::EPIPE);
-        }
-        if flags & !(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) != 0 {
+        let id = self.conn(fd).ok_or(libc::EPIPE)?;
+        let known = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE | libc::MSG_EOR;
+        if flags & !known != 0 {
             return Err(libc::EOPNOTSUPP);
         }
-        let sent = self.shard.tcp_send(id, &vec![0; len]);
-        sent.map(|n| (n as i64, None)).map_err(|e| self.tell(fd, e))
+        let msg = SendMsg { more: flags & libc::MSG_MORE != 0, eor: flags & libc::MSG_EOR != 0 };
+        let sent = self.shard.tcp_sendmsg(id, &vec![0; len], msg);
+        self.told(id, sent).map(|n| (n as i64, None))
     }
     fn shutdown(&mut self, fd: Fd, how: i32) -> Outcome {
-        let Some((id, _)) = self.conn(fd) else { return Err(libc::ENOTCONN) };
-        if self.is_gone(id) {
+        let id = self.conn(fd).ok_or(libc::ENOTCONN)?;
+        if self.shard.tcp_info(id).is_none_or(|i| i.state == State::Close) {
             return Err(libc::ENOTCONN);
         }
-        if how == libc::SHUT_RD {
-            return Err(libc::EOPNOTSUPP);
+        if how != libc::SHUT_RD {
+            self.shard.tcp_shutdown(id);
         }
-        self.shard.tcp_shutdown(id);
         Ok((0, None))
     }
     fn close(&mut self, fd: Fd) -> Outcome {
         match std::mem::replace(&mut self.socks[fd], Sock::Closed) {
-            Sock::Listen { id, .. } => self.shard.tcp_close(id),
-            Sock::Conn { id, settings, .. } => {
-                let aborts = settings.iter().any(|s| s.2 == Value::Linger(true, 0));
-                if aborts { self.shard.tcp_abort(id) } else { self.shard.tcp_close(id) }
-            }
+            Sock::Listen { id } | Sock::Conn { id } => self.shard.tcp_close(id),
             Sock::Fresh { .. } => {}
             Sock::Closed => return Err(libc::EBADF),
         }
@@ -230,92 +197,66 @@ impl Linerate {
     }
 
     fn set(&mut self, fd: Fd, level: i32, name: i32, value: &Value) -> Result<(), i32> {
-        match self.socks.get_mut(fd) {
-            Some(Sock::Fresh { settings, .. } | Sock::Listen { settings, .. }) => {
-                settings.push((level, name, value.clone()));
+        let errno = |e: TcpError| e.errno();
+        let on = *value != Value::Int(0);
+        match (level, name) {
+            // Binding is the runner's own here, and never refused.
+            (libc::SOL_SOCKET, libc::SO_REUSEADDR) => return Ok(()),
+            (libc::SOL_SOCKET, libc::SO_REUSEPORT) => {
+                if let Some(Sock::Fresh { reuseport, .. }) = self.socks.get_mut(fd) {
+                    *reuseport = on;
+                }
                 return Ok(());
             }
-            Some(Sock::Conn { settings, .. }) => settings.push((level, name, value.clone())),
-            _ => return Err(libc::EBADF),
+            _ => {}
         }
-        let Some((id, _)) = self.conn(fd) else { return Err(libc::EBADF) };
-        let Some(opt) = self.option(fd, level, name, value)? else { return Ok(()) };
-        self.shard.tcp_set(id, opt).map_err(|e| e.errno())
-    }
-    /// `None` = the target's own affair.
-    fn option(&self, fd: Fd, level: i32, name: i32, value: &Value) -> Result<Option<TcpOpt>, i32> {
-        let n = if let Value::Int(n) = value { *n } else { 0 };
-        let keep = || self.keepalive(fd);
-        Ok(Some(match (level, name) {
-            (libc::SOL_SOCKET, libc::SO_REUSEADDR | libc::SO_REUSEPORT | libc::SO_LINGER) => {
-                return Ok(None);
-            }
-            (libc::SOL_SOCKET, libc::SO_RCVBUF) => TcpOpt::RcvBuf(n as usize),
-            (libc::SOL_SOCKET, libc::SO_SNDBUF) => TcpOpt::SndBuf(n as usize),
-            (libc::SOL_SOCKET, libc::SO_RCVBUFFORCE) => TcpOpt::RcvBufForce(n as usize),
-            (libc::SOL_SOCKET, libc::SO_SNDBUFFORCE) => TcpOpt::SndBufForce(n as usize),
-            (libc::SOL_SOCKET, libc::SO_KEEPALIVE) => TcpOpt::KeepAlive(keep()),
-            (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE | libc::TCP_KEEPINTVL | libc::TCP_KEEPCNT) => {
-                TcpOpt::KeepAlive(keep())
-            }
-            (libc::IPPROTO_TCP, libc::TCP_NODELAY) => TcpOpt::NoDelay(n != 0),
-            (libc::IPPROTO_TCP, libc::TCP_CORK) => TcpOpt::Cork(n != 0),
-            (libc::IPPROTO_TCP, libc::TCP_QUICKACK) => TcpOpt::QuickAck(n != 0),
-            (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT) => TcpOpt::UserTimeout(n as u32),
-            (libc::IPPROTO_IP, libc::IP_TOS) => TcpOpt::Tos(n as u8),
-            (libc::IPPROTO_TCP, libc::TCP_CONGESTION) => {
-                let Value::Name(name) = value else { return Err(libc::EINVAL) };
-                match name.as_str() {
-                    "cubic" => TcpOpt::Congestion(CcName::Cubic),
-                    "reno" => TcpOpt::Congestion(CcName::Reno),
-                    _ => return Err(libc::ENOENT),
-                }
-            }
-            _ => return Err(libc::ENOPROTOOPT),
-        }))
-    }
-    /// The keepalive options are four on Linux and one here.
-    fn keepalive(&self, fd: Fd) -> Option<KeepAlive> {
-        let Some(Sock::Conn { settings, .. }) = self.socks.get(fd) else { return None };
-        let last = |level, name| {
-            let found = settings.iter().rev().find(|s| (s.0, s.1) == (level, name));
-            found.and_then(|s| if let Value::Int(n) = s.2 { Some(n as u32) } else { None })
+        let opt = match value {
+            Value::Int(n) => TcpOpt::from_linux(level, name, *n).map_err(errno)?,
+            Value::Linger(on, seconds) => TcpOpt::Linger(on.then_some(u32::from(*seconds))),
+            Value::Name(name) => TcpOpt::Congestion(CcName::parse(name).ok_or(libc::ENOENT)?),
         };
-        if last(libc::SOL_SOCKET, libc::SO_KEEPALIVE).unwrap_or(0) == 0 {
-            return None;
+        match self.socks.get_mut(fd) {
+            Some(Sock::Fresh { opts, .. }) => {
+                let mut with = opts.clone();
+                with.push(opt);
+                self.shard.tcp_get_unopened(&with, OptName::NoDelay).map_err(errno)?;
+                if let Some(Sock::Fresh { opts, .. }) = self.socks.get_mut(fd) {
+                    *opts = with;
+                }
+                Ok(())
+            }
+            Some(Sock::Listen { id } | Sock::Conn { id }) => {
+                let id = *id;
+                self.shard.tcp_set(id, opt).map_err(errno)
+            }
+            _ => Err(libc::EBADF),
         }
-        let knobs = self.shard.tcp_keepalive();
-        Some(KeepAlive {
-            time_s: last(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE).unwrap_or(knobs.time_s),
-            intvl_s: last(libc::IPPROTO_TCP, libc::TCP_KEEPINTVL).unwrap_or(knobs.intvl_s),
-            probes: last(libc::IPPROTO_TCP, libc::TCP_KEEPCNT).unwrap_or(knobs.probes),
-        })
     }
     fn get(&mut self, fd: Fd, level: i32, name: i32) -> Outcome {
-        let Some((id, told)) = self.conn(fd) else { return Err(libc::ENOPROTOOPT) };
-        let info = self.shard.tcp_info(id);
         let int = |n: i32| Ok((0, Some(Value::Int(n))));
-        match (level, name) {
-            (libc::SOL_SOCKET, libc::SO_ERROR) => {
-                let err = self.shard.tcp_error(id).filter(|_| !told);
-                int(err.map_or(0, |e| self.tell(fd, e)))
-            }
-            (libc::IPPROTO_TCP, libc::TCP_MAXSEG) => int(info.map_or(0, |i| i.snd_mss as i32)),
-            (libc::SOL_SOCKET, libc::SO_RCVBUF) => int(info.map_or(0, |i| i.rcvbuf as i32)),
-            (libc::SOL_SOCKET, libc::SO_SNDBUF) => int(info.map_or(0, |i| i.sndbuf as i32)),
-            (libc::IPPROTO_TCP, libc::TCP_CONGESTION) => {
-                Ok((0, info.map(|i| Value::Name(i.ca_name.to_owned()))))
-            }
-            _ => Err(libc::ENOPROTOOPT),
+        if (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR) {
+            let id = self.conn(fd).ok_or(libc::EBADF)?;
+            return int(self.shard.tcp_take_error(id).map_or(0, |e| e.errno()));
+        }
+        let name = OptName::from_linux(level, name).ok_or(libc::ENOPROTOOPT)?;
+        let opt = match self.socks.get(fd) {
+            Some(Sock::Fresh { opts, .. }) => self.shard.tcp_get_unopened(opts, name),
+            Some(Sock::Listen { id } | Sock::Conn { id }) => self.shard.tcp_get(*id, name),
+            _ => return Err(libc::EBADF),
+        };
+        match opt.map_err(|e| e.errno())? {
+            TcpOpt::Congestion(name) => Ok((0, Some(Value::Name(name.show())))),
+            TcpOpt::Linger(l) => Ok((0, Some(Value::Linger(l.is_some(), l.unwrap_or(0) as u16)))),
+            opt => int(opt.to_linux()),
         }
     }
     fn poll(&mut self, fd: Fd, asked: i16) -> i16 {
-        if let Some(Sock::Listen { id, .. }) = self.socks.get(fd) {
+        if let Some(Sock::Listen { id }) = self.socks.get(fd) {
             let id = *id;
             let waits = self.shard.tcp_iter().any(|r| r.id == Some(id) && r.rx_queue > 0);
             return if waits { libc::POLLIN & asked } else { 0 };
         }
-        let Some((id, told)) = self.conn(fd) else { return libc::POLLHUP };
+        let Some(id) = self.conn(fd) else { return libc::POLLHUP };
         let Some(info) = self.shard.tcp_info(id) else { return libc::POLLHUP };
         let mut bits = 0;
         let readable = self.shard.tcp_readable(id);
@@ -339,13 +280,13 @@ impl Linerate {
         if !handshake && (over || done_sending || 3 * space >= info.sndbuf as usize) {
             bits |= libc::POLLOUT;
         }
-        if self.shard.tcp_error(id).is_some() && !told {
+        if self.shard.tcp_error(id).is_some() {
             bits |= libc::POLLERR;
         }
         bits & (asked | libc::POLLERR | libc::POLLHUP)
     }
     fn ioctl(&mut self, fd: Fd, what: u64) -> Outcome {
-        let Some((id, _)) = self.conn(fd) else { return Err(libc::EINVAL) };
+        let id = self.conn(fd).ok_or(libc::EINVAL)?;
         let n = match what {
             libc::FIONREAD => self.shard.tcp_readable(id).map(|r| r.bytes).unwrap_or(0),
             libc::TIOCOUTQ => self.shard.tcp_queued(id),
@@ -399,7 +340,7 @@ impl Target for Linerate {
         let done = |r: Result<(), i32>| r.map(|()| (0, None));
         let outcome = match call {
             Call::Socket => {
-                self.socks.push(Sock::Fresh { port: 0, settings: Vec::new() });
+                self.socks.push(Sock::Fresh { port: 0, reuseport: false, opts: Vec::new() });
                 Ok((self.socks.len() as i64 - 1, None))
             }
             Call::Bind(fd, to) => match self.socks.get_mut(*fd) {
@@ -433,68 +374,8 @@ impl Target for Linerate {
         said.map_err(|e| format!("{} = {}: {e}", knob.path, knob.value))
     }
     fn tcp_info(&mut self, fd: Fd, field: &str) -> Option<i64> {
-        let (id, _) = self.conn(fd)?;
+        let id = self.conn(fd)?;
         debug_assert_eq!(id.kind, SockKind::Tcp, "a connection's name is one of TCP");
-        info_field(&self.shard.tcp_info(id)?, field)
+        super::info::field(&self.shard.tcp_info(id)?.to_bytes(), field)
     }
-}
-
-/// Linux's numbers of the states.
-fn state_number(state: State) -> i64 {
-    match state {
-        State::Established => 1,
-        State::SynSent => 2,
-        State::SynRecv => 3,
-        State::FinWait1 => 4,
-        State::FinWait2 => 5,
-        State::TimeWait => 6,
-        State::Close => 7,
-        State::CloseWait => 8,
-        State::LastAck => 9,
-        State::Listen => 10,
-        State::Closing => 11,
-    }
-}
-
-fn info_field(i: &TcpInfo, field: &str) -> Option<i64> {
-    Some(match field.strip_prefix("tcpi_")? {
-        "state" => state_number(i.state),
-        "ca_state" => i.ca_state.into(),
-        "retransmits" => i.retransmits.into(),
-        "probes" => i.probes.into(),
-        "backoff" => i.backoff.into(),
-        "options" => {
-            let scales = i.snd_wscale > 0 || i.rcv_wscale > 0;
-            i64::from(i.opt_timestamps) | i64::from(i.opt_sack) << 1 | i64::from(scales) << 2
-        }
-        "rto" => i.rto_us.into(),
-        "snd_mss" => i.snd_mss.into(),
-        "rcv_mss" => i.rcv_mss.into(),
-        "unacked" => i.unacked.into(),
-        "sacked" => i.sacked.into(),
-        "lost" => i.lost.into(),
-        "retrans" => i.retrans.into(),
-        "pmtu" => i.pmtu.into(),
-        "rcv_ssthresh" => i.rcv_ssthresh.into(),
-        "rtt" => i.rtt_us.into(),
-        "rttvar" => i.rttvar_us.into(),
-        "snd_ssthresh" => i.snd_ssthresh.into(),
-        "snd_cwnd" => i.snd_cwnd.into(),
-        "advmss" => i.advmss.into(),
-        "reordering" => i.reordering.into(),
-        "rcv_space" => i.rcv_space.into(),
-        "total_retrans" => i.total_retrans.into(),
-        "bytes_acked" => i.bytes_acked as i64,
-        "bytes_received" => i.bytes_received as i64,
-        "bytes_sent" => i.bytes_sent as i64,
-        "bytes_retrans" => i.bytes_retrans as i64,
-        "segs_out" => i.segs_out.into(),
-        "segs_in" => i.segs_in.into(),
-        "notsent_bytes" => i.notsent_bytes.into(),
-        "min_rtt" => i.min_rtt_us.into(),
-        "delivered" => i.delivered.into(),
-        "snd_wnd" => i.snd_wnd.into(),
-        "rcv_wnd" => i.rcv_wnd.into(),
-        _ => return None,
-    })
 }

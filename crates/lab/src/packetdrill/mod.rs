@@ -2,6 +2,7 @@
 
 mod consts;
 mod engine;
+mod info;
 mod kernel;
 mod lexer;
 mod linerate;
