@@ -35,9 +35,9 @@ fn every_script_passes_on_linerate() {
     assert!(faults.is_empty(), "{} of {} fail:\n{}", faults.len(), all.len(), faults.join("\n"));
 }
 
-/// Sixteen namespaces at once: scripts mostly wait. What failed only in time is run again with nothing
-/// beside it; if the machine does not even then let the runner be on time, nothing was learnt of the
-/// kernel, and the script is named.
+/// Sixteen namespaces at once: scripts mostly wait. What fails is run again with nothing beside it; if
+/// the machine does not even then let the runner be on time, nothing was learnt of the kernel, and the
+/// script is named.
 #[test]
 fn every_script_passes_on_the_kernel() {
     let all = all();
@@ -45,25 +45,20 @@ fn every_script_passes_on_the_kernel() {
         eprintln!("skipped {} scripts against the kernel: {why}", all.len());
         return;
     }
-    let (next, faults, again) = (AtomicUsize::new(0), Mutex::new(Vec::new()), Mutex::new(vec![]));
+    let (next, again) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..16 {
             scope.spawn(|| {
                 while let Some(path) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let Ok(script) = load(path) else { continue };
-                    match on_kernel(&script, Rules::KERNEL) {
-                        Err(failure) if failure.kind == Kind::Content => {
-                            faults.lock().expect("no thread panics").push(failure.to_string());
-                        }
-                        Err(_) => again.lock().expect("no thread panics").push(script),
-                        Ok(_) => {}
+                    if on_kernel(&script, Rules::KERNEL).is_err() {
+                        again.lock().expect("no thread panics").push(script);
                     }
                 }
             });
         }
     });
-    let mut faults = faults.into_inner().expect("no thread panics");
-    let mut unjudged = Vec::new();
+    let (mut faults, mut unjudged) = (Vec::new(), Vec::new());
     for script in again.into_inner().expect("no thread panics") {
         match on_kernel(&script, Rules::KERNEL) {
             Err(failure) if failure.kind == Kind::Content => faults.push(failure.to_string()),

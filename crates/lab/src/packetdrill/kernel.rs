@@ -14,7 +14,6 @@ use linerate_dev::netdev::{Netdev, Route};
 use linerate_dev::tun::{Config, Tun};
 use nix::errno::Errno;
 use nix::libc;
-use nix::poll::{PollFd, PollFlags};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{
     self, AddressFamily, Backlog, GetSockOpt, MsgFlags, SetSockOpt, Shutdown, SockFlag, SockType,
@@ -233,10 +232,12 @@ impl Kernel {
         }
     }
     fn poll(&self, fd: Fd, events: i16) -> Outcome {
-        let mut one = [PollFd::new(self.fd(fd)?.as_fd(), PollFlags::from_bits_retain(events))];
-        let n = nix::poll::poll(&mut one, 0u8).map_err(num)?;
-        let bits = one[0].revents().map_or(0, |r| r.bits());
-        Ok((i64::from(n), Some(Value::Int(i32::from(bits)))))
+        let asked = PollIn::from_bits_retain(events as u16);
+        let mut one = [rustix::event::PollFd::from_borrowed_fd(self.fd(fd)?.as_fd(), asked)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let n = rustix::event::poll(&mut one, Some(&now)).map_err(|e| e.raw_os_error())?;
+        let bits = one[0].revents().bits() as i16;
+        Ok((n as i64, Some(Value::Int(i32::from(bits)))))
     }
     fn do_call(&mut self, call: &Call) -> Outcome {
         let unit = |r: nix::Result<()>| r.map(|()| (0, None)).map_err(num);
