@@ -151,6 +151,15 @@ impl Shard {
         dev
     }
 
+    /// A device takes frames of other sizes from now on: `mtu` bytes without the link's header. What was
+    /// learnt of ways over it is forgotten; connections learn by what the network tells them.
+    pub fn set_mtu(&mut self, dev: u8, mtu: u32) {
+        if let Some(iface) = self.net.ifaces.get_mut(dev as usize) {
+            iface.mtu = mtu;
+            self.net.fib.forget();
+        }
+    }
+
     /// Sets the knob at `path` while the stack runs, or the queueing discipline at a place such as
     /// `qdisc.eth0.root`; at `ingress.eth0` it changes the rules there ([`Shard::tc_filter`]).
     ///

@@ -104,7 +104,7 @@ fn weather(rng: &mut Rng) -> Weather {
         reorder_ppm: (rng.below(2) * rng.below(30_000)) as u32,
         reorder_ns: rng.below(20 * MS),
         corrupt_ppm: (rng.below(2) * rng.below(5_000)) as u32,
-        offload: false,
+        ..Link::default()
     };
     let (mut there, mut back) = (link(), link());
     let offload = rng.below(2) == 0;

@@ -3,7 +3,8 @@
 
 mod link;
 pub mod machine;
+mod node;
 mod world;
 
-pub use link::{Link, Lost};
-pub use world::{NodeId, Port, World};
+pub use link::{Link, Lost, Passed};
+pub use world::{NodeId, Passing, Port, World};

@@ -6,22 +6,24 @@ use std::net::IpAddr;
 
 use linerate_core::link::{Features, Iface, L2};
 use linerate_core::path;
-use linerate_core::pkt::{Batch, Csum, Gso, Pkt};
+use linerate_core::pkt::{Batch, Csum, Gso, GsoKind, Pkt};
 use linerate_core::rand::Rng;
 use linerate_core::shard::Shard;
 use linerate_core::table::{Stage, count::id};
 use linerate_core::time::{Instant, US};
+use linerate_core::tx::qdisc::set_ce;
 use linerate_core::tx::xmit::tx_done;
 use linerate_core::wire::Mac;
 
-use crate::link::{Link, Lost, Wire};
+use crate::link::{Link, Lost, Passed, Wire};
+use crate::node::Node;
 
 /// Names a node of the world.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub usize);
 
 /// A device of a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Port {
     /// The node.
     pub node: NodeId,
@@ -34,6 +36,7 @@ pub struct Port {
 struct Flight {
     at: Instant,
     order: u64,
+    from: Port,
     to: Port,
     frame: Frame,
 }
@@ -57,16 +60,37 @@ impl Ord for Flight {
 
 /// The bytes of a packet, and what a virtio-net header would say of it.
 #[derive(Clone)]
-struct Frame {
-    bytes: Vec<u8>,
-    csum: Csum,
-    gso: Option<Gso>,
+pub(crate) struct Frame {
+    pub bytes: Vec<u8>,
+    pub csum: Csum,
+    pub gso: Option<Gso>,
 }
+
+/// A frame as its sender's device gives it to the wire, for who listens there.
+#[derive(Debug)]
+pub struct Passing<'a> {
+    /// When, by the world's clock.
+    pub at: Instant,
+    /// The device that sends it.
+    pub from: Port,
+    /// The device at the other end.
+    pub to: Port,
+    /// Its bytes.
+    pub bytes: &'a [u8],
+    /// It is a super-packet.
+    pub gso: Option<Gso>,
+    /// When each copy of it arrives; none if it is lost.
+    pub arrives: &'a [Instant],
+}
+
+/// Who listens at all wires.
+type Listener = Box<dyn FnMut(&Passing<'_>)>;
 
 /// Stacks joined by links, in virtual time, from one seed.
 pub struct World {
-    nodes: Vec<Shard>,
+    nodes: Vec<Node>,
     wires: BTreeMap<Port, (Port, Wire)>,
+    listener: Option<Listener>,
     flights: BinaryHeap<Reverse<Flight>>,
     now: Instant,
     rng: Rng,
@@ -81,6 +105,7 @@ impl World {
         World {
             nodes: Vec::new(),
             wires: BTreeMap::new(),
+            listener: None,
             flights: BinaryHeap::new(),
             now: Instant::from_ns(1_000_000),
             rng: Rng::new(seed),
@@ -100,12 +125,41 @@ impl World {
     pub fn add_node(&mut self) -> NodeId {
         let mut shard = Shard::new(self.rng.next_u64());
         shard.net.now = self.now;
-        self.nodes.push(shard);
+        self.nodes.push(Node::new(shard));
         NodeId(self.nodes.len() - 1)
     }
     /// A node's stack.
     pub fn node(&mut self, id: NodeId) -> &mut Shard {
-        &mut self.nodes[id.0]
+        &mut self.nodes[id.0].shard
+    }
+    /// A node's clock shows whole multiples of `grain_ns`, and is `ahead_ns` ahead of the world's. To be
+    /// said before anything happens at the node: a stack's clock does not go backwards.
+    pub fn set_clock(&mut self, id: NodeId, grain_ns: u64, ahead_ns: u64) {
+        let now = self.now;
+        let node = &mut self.nodes[id.0];
+        node.set_clock(grain_ns, ahead_ns);
+        node.shard.net.now = node.time(now);
+    }
+    /// A node does nothing until `until`: its host is suspended, or its thread is not run. What arrives
+    /// meanwhile waits in its device's ring, as far as that has room (256 packets).
+    pub fn pause(&mut self, id: NodeId, until: Instant) {
+        let node = &mut self.nodes[id.0];
+        node.paused = node.paused.max(until);
+    }
+    /// Whether a node pauses now.
+    pub fn is_paused(&self, id: NodeId) -> bool {
+        self.nodes[id.0].paused > self.now
+    }
+    /// The devices at both ends of a link take frames of other sizes from now on.
+    pub fn set_mtu(&mut self, port: Port, mtu: u32) {
+        let other = self.wires.get(&port).map(|(to, _)| *to);
+        for at in [Some(port), other].into_iter().flatten() {
+            self.nodes[at.node.0].shard.set_mtu(at.dev, mtu);
+        }
+    }
+    /// `listener` is told of every frame that a device gives to a wire.
+    pub fn listen(&mut self, listener: impl FnMut(&Passing<'_>) + 'static) {
+        self.listener = Some(Box::new(listener));
     }
     /// Joins two nodes: each gets a device with an address on a subnet of `prefix` bits. `l2` says
     /// whether Ethernet (with neighbour discovery) or bare IP goes over it.
@@ -117,7 +171,7 @@ impl World {
         (there, back): (Link, Link),
     ) -> (Port, Port) {
         let mut port = |(node, addr): (NodeId, IpAddr), link: Link| {
-            let shard = &mut self.nodes[node.0];
+            let shard = &mut self.nodes[node.0].shard;
             let number = shard.net.ifaces.len() as u8;
             let mac = Mac([2, 0, 0, 0, node.0 as u8 + 1, number]);
             let mut iface = Iface::new(&format!("sim{number}"), l2, mac, mtu);
@@ -135,29 +189,55 @@ impl World {
     /// Changes the link that leaves `port`, from now on.
     pub fn set_link(&mut self, port: Port, link: Link) {
         if let Some((_, wire)) = self.wires.get_mut(&port) {
-            wire.link = link;
+            wire.set(link);
         }
     }
     /// What the link that leaves `port` has lost.
     pub fn lost(&self, port: Port) -> Lost {
-        self.wires.get(&port).map(|(_, w)| w.lost).unwrap_or_default()
+        self.passed(port).lost
+    }
+    /// What passed over the link that leaves `port`.
+    pub fn passed(&self, port: Port) -> Passed {
+        self.wires.get(&port).map(|(_, w)| w.passed).unwrap_or_default()
+    }
+    /// Bytes that wait for the wire at `port`.
+    pub fn waiting(&self, port: Port) -> u64 {
+        self.wires.get(&port).map(|(_, w)| w.waiting(self.now)).unwrap_or_default()
     }
 
     /// Lets every node send what it has, and moves to the next event. False if nothing will ever
     /// happen again by itself.
     pub fn step(&mut self) -> bool {
+        self.step_by(Instant::NEVER)
+    }
+
+    /// Lets every node send what it has, and moves to the next event, or to `alarm` if nothing happens
+    /// before it. False if there is neither.
+    pub fn step_by(&mut self, alarm: Instant) -> bool {
         for node in 0..self.nodes.len() {
             self.transmit(NodeId(node));
         }
         let arrival = self.flights.peek().map(|Reverse(f)| f.at);
-        let timer = self.nodes.iter().filter_map(path::next_timer).min();
-        let Some(next) = [arrival, timer].into_iter().flatten().min() else { return false };
+        let timer = self.nodes.iter().filter_map(|node| node.next_event(self.now)).min();
+        let alarm = (alarm != Instant::NEVER).then_some(alarm);
+        let next = [arrival, timer, alarm].into_iter().flatten().min();
+        let Some(next) = next else { return false };
         self.now = self.now.max(next);
         self.deliver();
-        for shard in &mut self.nodes {
-            path::timers(shard, self.now);
-        }
+        self.timers();
         true
+    }
+
+    /// Whether anything is on a wire, or in the ring of a node that pauses.
+    pub fn under_way(&self) -> bool {
+        !self.flights.is_empty() || self.nodes.iter().any(|node| !node.ring.is_empty())
+    }
+
+    fn timers(&mut self) {
+        for node in self.nodes.iter_mut().filter(|node| node.paused <= self.now) {
+            let now = node.time(self.now);
+            path::timers(&mut node.shard, now);
+        }
     }
 
     /// Moves on until `done` says so (true) or until `limit` (false). `act` runs after every event:
@@ -185,23 +265,31 @@ impl World {
             act(self);
         }
         self.now = self.now.max(limit);
-        for shard in &mut self.nodes {
-            path::timers(shard, self.now);
-        }
+        self.timers();
     }
 
     /// What the law of conservation misses on any node: nothing, always.
     pub fn unaccounted(&self) -> Vec<(NodeId, Stage, i64)> {
         let each = self.nodes.iter().enumerate();
-        each.flat_map(|(i, s)| {
-            s.net.counts.unaccounted().into_iter().map(move |(stage, n)| (NodeId(i), stage, n))
+        each.flat_map(|(i, node)| {
+            node.shard
+                .net
+                .counts
+                .unaccounted()
+                .into_iter()
+                .map(move |(stage, n)| (NodeId(i), stage, n))
         })
         .collect()
     }
 
     fn transmit(&mut self, id: NodeId) {
-        let shard = &mut self.nodes[id.0];
-        shard.net.now = self.now;
+        let node = &mut self.nodes[id.0];
+        if node.paused > self.now {
+            return;
+        }
+        let now = node.time(self.now);
+        let shard = &mut node.shard;
+        shard.net.now = now;
         // Loopback traffic goes round inside the node.
         for _ in 0..64 {
             path::transmit(shard, &mut self.batch);
@@ -209,8 +297,10 @@ impl World {
                 break;
             }
         }
-        for dev in 0..shard.net.ifaces.len() as u8 {
-            let Some(ring) = path::qdisc_run(&mut self.nodes[id.0].net, dev, 0, usize::MAX) else {
+        let devices = shard.net.ifaces.len() as u8;
+        for dev in 0..devices {
+            let Some(ring) = path::qdisc_run(&mut self.nodes[id.0].shard.net, dev, 0, usize::MAX)
+            else {
                 continue;
             };
             let sent: Vec<Pkt> = ring.drain(..).collect();
@@ -220,16 +310,24 @@ impl World {
         }
     }
 
-    fn put_on_wire(&mut self, from: Port, pkt: Pkt) {
+    fn put_on_wire(&mut self, from: Port, mut pkt: Pkt) {
         let Some((to, wire)) = self.wires.get_mut(&from) else {
-            return tx_done(&mut self.nodes[from.node.0].net, pkt, false);
+            return tx_done(&mut self.nodes[from.node.0].shard.net, pkt, false);
         };
+        let bytes = pkt.len() as u64;
+        let fate = wire.send(self.now, (bytes, frame_len(&pkt)), &mut self.rng);
+        wire.passed.marked += u64::from(fate.marked && set_ce(&mut pkt));
         let frame = Frame {
             bytes: pkt.slices().flatten().copied().collect(),
             csum: pkt.csum,
             gso: pkt.gso,
         };
-        for (at, bit) in wire.send(self.now, frame.bytes.len() as u64, &mut self.rng) {
+        if let Some(listener) = &mut self.listener {
+            let arrives: Vec<Instant> = fate.copies.iter().map(|(at, _)| *at).collect();
+            let (at, to, gso) = (self.now, *to, frame.gso);
+            listener(&Passing { at, from, to, bytes: &frame.bytes, gso, arrives: &arrives });
+        }
+        for (at, bit) in fate.copies {
             let mut frame = frame.clone();
             if let Some(bit) = bit {
                 frame.bytes[bit as usize / 8] ^= 1 << (bit % 8);
@@ -237,20 +335,38 @@ impl World {
                 frame.csum = Csum::None;
             }
             self.order += 1;
-            self.flights.push(Reverse(Flight { at, order: self.order, to: *to, frame }));
+            self.flights.push(Reverse(Flight { at, order: self.order, from, to: *to, frame }));
         }
-        tx_done(&mut self.nodes[from.node.0].net, pkt, true);
+        tx_done(&mut self.nodes[from.node.0].shard.net, pkt, true);
     }
 
     /// Everything that has arrived by now, a device's packets as one batch.
     fn deliver(&mut self) {
         let mut arrived: BTreeMap<Port, Vec<Frame>> = BTreeMap::new();
+        for (number, node) in self.nodes.iter_mut().enumerate() {
+            if node.paused <= self.now && !node.ring.is_empty() {
+                for (dev, frame) in node.ring.drain(..) {
+                    let port = Port { node: NodeId(number), dev };
+                    arrived.entry(port).or_default().push(frame);
+                }
+            }
+        }
         // What arrives within a few microseconds is one interrupt's work.
         let horizon = self.now.plus(5 * US);
         while self.flights.peek().is_some_and(|Reverse(f)| f.at <= horizon) {
             let Some(Reverse(flight)) = self.flights.pop() else { break };
             self.now = self.now.max(flight.at);
-            arrived.entry(flight.to).or_default().push(flight.frame);
+            let node = &mut self.nodes[flight.to.node.0];
+            let Some((_, wire)) = self.wires.get_mut(&flight.from) else { continue };
+            if node.paused <= self.now {
+                wire.passed.arrived += 1;
+                arrived.entry(flight.to).or_default().push(flight.frame);
+            } else if node.ring_has_room() {
+                wire.passed.arrived += 1;
+                node.ring.push((flight.to.dev, flight.frame));
+            } else {
+                wire.passed.lost.ring += 1;
+            }
         }
         for (port, frames) in arrived {
             self.receive(port, frames);
@@ -258,8 +374,10 @@ impl World {
     }
 
     fn receive(&mut self, port: Port, frames: Vec<Frame>) {
-        let shard = &mut self.nodes[port.node.0];
-        shard.net.now = self.now;
+        let node = &mut self.nodes[port.node.0];
+        let now = node.time(self.now);
+        let shard = &mut node.shard;
+        shard.net.now = now;
         for frame in frames {
             let Some(mut pkt) = shard.net.pool.alloc() else { continue };
             let len = frame.bytes.len();
@@ -273,7 +391,7 @@ impl World {
                 buf[..len - head].copy_from_slice(&frame.bytes[head..]);
                 pkt.add_buf(buf, 0, len - head);
             }
-            pkt.rx_time = self.now;
+            pkt.rx_time = now;
             pkt.dev = port.dev;
             pkt.csum = frame.csum;
             pkt.gso = frame.gso;
@@ -287,4 +405,14 @@ impl World {
         counts.inc_by(id::SoftnetProcessed, n);
         path::receive(shard, &mut self.batch);
     }
+}
+
+/// Bytes of the largest frame of a packet: of a super-packet each segment is one, with its headers.
+fn frame_len(pkt: &Pkt) -> u64 {
+    let Some(gso) = pkt.gso else { return pkt.len() as u64 };
+    let transport = match gso.kind {
+        GsoKind::Udp => 8,
+        _ => pkt.from_transport().get(12).map_or(20, |offset| u64::from(offset >> 4) * 4),
+    };
+    u64::from(pkt.transport.saturating_sub(pkt.data_offset())) + transport + u64::from(gso.size)
 }

@@ -16,7 +16,7 @@ mod stats;
 pub mod tbf;
 
 pub use at::{At, wanted};
-pub use item::{Item, PRIO2BAND, band, priority, qdisc_pkt_len};
+pub use item::{Item, PRIO2BAND, band, priority, qdisc_pkt_len, set_ce};
 pub use run::{Env, Root, Sched};
 pub(crate) use run::{dev_queue_xmit, next_watchdog, qdisc_timers};
 pub(super) use run::{next_pkt, tx_queue};

@@ -50,7 +50,7 @@ enum Is {
 }
 
 /// The loss of a link, and where it stands.
-pub(super) struct Model {
+pub struct Model {
     loss: Loss,
     cor: Correlated,
     is: Is,
@@ -58,13 +58,14 @@ pub(super) struct Model {
 }
 
 impl Model {
-    pub(super) fn new(loss: &Loss) -> Model {
+    /// A link that loses as `loss` says and stands at its beginning: in a good period.
+    pub fn new(loss: &Loss) -> Model {
         let rho = if let Loss::Random(_, rho) = loss { *rho } else { 0 };
         Model { loss: *loss, cor: Correlated::new(rho), is: Is::TxInGap, bad: false }
     }
 
     /// Whether the next packet is lost (`loss_event`).
-    pub(super) fn loses(&mut self, rng: &mut Rng) -> bool {
+    pub fn loses(&mut self, rng: &mut Rng) -> bool {
         match self.loss {
             Loss::None => false,
             Loss::Random(share, _) => self.cor.hits(share, rng),

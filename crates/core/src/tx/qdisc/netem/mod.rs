@@ -13,7 +13,7 @@ mod loss;
 mod slot;
 
 pub use dist::Distribution;
-pub use loss::Loss;
+pub use loss::{Loss, Model};
 pub use slot::{Every, Slot};
 
 use std::cmp::Reverse;
@@ -28,7 +28,6 @@ use crate::time::{Instant, SEC};
 use crate::tx::gso;
 use copy::skb_copy;
 use dist::Table;
-use loss::Model;
 use slot::Slots;
 
 /// A share of packets: all of them is 2^32 - 1 (`u32` of the kernel's interface).
