@@ -4,10 +4,13 @@
 //! mechanism of the Linux network path whether it works here and which test shows it; [`fuzz`] is what
 //! is fuzzed; [`packetdrill`] runs scripts against our stack and the kernel's; [`tree`]
 //! reads the source tree for the checks of `tests/tidy.rs`.
+//!
+//! [`seeds`] runs whole connections in virtual time, each run drawn from a seed.
 #![forbid(unsafe_code)]
 
 pub mod conformance;
 pub mod docs;
 pub mod fuzz;
 pub mod packetdrill;
+pub mod seeds;
 pub mod tree;

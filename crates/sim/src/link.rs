@@ -66,6 +66,13 @@ impl Default for Link {
     }
 }
 
+impl Link {
+    /// Nanoseconds that a packet of `bytes` takes at the link's rate.
+    fn takes_ns(&self, bytes: u64) -> u64 {
+        (bytes * 8 * SEC).checked_div(self.rate_bps).unwrap_or(0)
+    }
+}
+
 /// Packets that a link lost, by cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lost {
@@ -174,7 +181,7 @@ impl Wire {
             }
             self.passed.most_waiting = self.passed.most_waiting.max(waiting);
             fate.marked = link.mark_bytes > 0 && waiting > link.mark_bytes;
-            self.free_at = start.plus(bytes * 8 * SEC / link.rate_bps);
+            self.free_at = start.plus(link.takes_ns(bytes));
             if link.queue_packets > 0 {
                 self.leaving.push_back(self.free_at);
             }

@@ -132,6 +132,10 @@ impl World {
     pub fn node(&mut self, id: NodeId) -> &mut Shard {
         &mut self.nodes[id.0].shard
     }
+    /// A node's stack, to look at.
+    pub fn stack(&self, id: NodeId) -> &Shard {
+        &self.nodes[id.0].shard
+    }
     /// A node's clock shows whole multiples of `grain_ns`, and is `ahead_ns` ahead of the world's. To be
     /// said before anything happens at the node: a stack's clock does not go backwards.
     pub fn set_clock(&mut self, id: NodeId, grain_ns: u64, ahead_ns: u64) {
