@@ -9,9 +9,10 @@ use linerate_core::sock::error::TcpError;
 use linerate_core::sock::{Ready, SocketId};
 use linerate_core::tcp::{Connect, Listen};
 use linerate_core::time::{Instant, MS, SEC};
+use linerate_lab::seeds;
 use linerate_sim::{Link, NodeId, World};
 
-fn seeds() -> Vec<u64> {
+fn chosen() -> Vec<u64> {
     let var = |name| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
     match var("LINERATE_SEED") {
         Some(seed) => vec![seed],
@@ -131,7 +132,7 @@ fn addrs(v6: bool) -> (IpAddr, IpAddr, u8) {
 /// and every packet is accounted for. Method: random link, sizes, MTU, family, offloads per seed.
 #[test]
 fn streams_arrive_intact_on_bad_links() {
-    for seed in seeds() {
+    for seed in chosen() {
         let mut rng = Rng::new(seed);
         let sky = weather(&mut rng);
         let mut world = World::new(seed);
@@ -227,4 +228,36 @@ fn a_link_that_dies_ends_in_a_timeout() {
     assert!(steps < 10_000, "{steps} events for one dead connection: something spins");
     assert!(world.now() > Instant::from_ns(60 * SEC), "gave up too early");
     assert_eq!(world.unaccounted(), []);
+}
+
+/// Goal: whatever the network, the hosts and the programs at both ends do, TCP keeps its promises.
+/// Method: 256 runs, each drawn from its seed and held to rules from outside the stack; see
+/// `linerate_lab::seeds`. `linerate-lab seeds --count 1000000` runs more.
+#[test]
+fn drawn_runs_keep_all_rules() {
+    let mut sum = seeds::Figures::default();
+    let mut faults = Vec::new();
+    for seed in 1..=256 {
+        match seeds::run(seed, None) {
+            Ok(figures) => sum.add(&figures),
+            Err(fault) => faults.push(format!(
+                "seed {seed} at {:.6} s: {}\n  repeat: {}",
+                fault.at as f64 / 1e9,
+                fault.what,
+                seeds::replay(seed)
+            )),
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    // That they do something at all.
+    assert!(sum.whole > 1500 && sum.aborted > 10 && sum.bytes > 20_000_000, "{sum:?}");
+}
+
+/// Goal: a seed is all that a run depends on.
+#[test]
+fn a_drawn_run_repeats_exactly() {
+    for seed in [3, 17] {
+        let [one, two] = [(); 2].map(|()| seeds::run(seed, None).expect("it keeps all rules"));
+        assert_eq!(one, two);
+    }
 }

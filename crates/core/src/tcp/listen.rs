@@ -438,24 +438,25 @@ impl Shard {
         tcp_conn_rcv(self, conn, seg, pkt)
     }
 
-    /// Tells a half-open connection's peer what is expected of it.
+    /// Tells a half-open connection's peer what is expected of it (`tcp_v4_reqsk_send_ack`).
     fn req_answer(&mut self, index: u32) {
-        let now = self.net.now;
-        let Some(req) = self.tcp.reqs.at(index) else { return };
-        let clock = (now.ms() as u32).wrapping_add(req.ts_offset);
-        let ts =
-            req.opts.ts.filter(|_| self.net.knobs.tcp_timestamps).map(|_| (clock, req.ts_recent));
-        let opts = TcpOptions { ts, ..TcpOptions::NONE };
+        let Shard { net, tcp, .. } = self;
+        let Some(req) = tcp.reqs.at(index) else { return };
+        let lid = req.listener;
+        let Some(l) = tcp.listeners.get(lid.index, lid.generation) else { return };
+        let mut tp = child(net, req, l);
+        let ts = tp.ts_ok.then(|| (tp.ts_now(net.now), req.ts_recent));
         let bare = Bare {
             seq: req.iss + 1,
             ack: req.irs + 1,
             flags: TcpFlags::ACK,
-            window: 65535,
+            // Unlike that of a SYN-ACK it is scaled (RFC 7323 §2.2), and not less than what that said.
+            window: tp.rcv_wnd.div_ceil(1 << tp.rcv_wscale).min(65535) as u16,
             tos: 0,
-            opts,
+            opts: TcpOptions { ts, ..TcpOptions::NONE },
         };
-        let tuple = req.tuple;
-        send_bare(&mut self.net, &tuple, &bare);
+        tp.orphan = true;
+        send_bare(net, &tp.tuple, &bare);
     }
 
     /// The SYN-ACK was not acknowledged, or nobody judged a held SYN (`reqsk_timer_handler`).

@@ -1,13 +1,15 @@
 //! A run from its begin to its end, and what it is held to on the way.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::rc::Rc;
 
 use linerate_core::ip::route::Route;
 use linerate_core::link::L2;
 use linerate_core::sock::SocketId;
+use linerate_core::sock::error::TcpError;
+use linerate_core::table::Counter;
 use linerate_core::tcp::{Connect, Listen, State};
 use linerate_core::time::{Instant, SEC};
 use linerate_sim::{NodeId, Passing, Port, World};
@@ -26,7 +28,7 @@ pub struct Fault {
 }
 
 /// What a run was.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
     /// Bytes that were read.
     pub bytes: u64,
@@ -43,9 +45,9 @@ pub struct Figures {
 }
 
 /// A run may take so long in virtual time: far more than the slowest that is drawn.
-const LIMIT: u64 = 3600 * SEC;
+const LIMIT: u64 = 2 * 3600 * SEC;
 /// After the end, all that holds memory is gone: TIME_WAIT, FIN_WAIT_2, orphans with all their tries.
-const AFTERWARDS: u64 = 900 * SEC;
+const AFTERWARDS: u64 = 2400 * SEC;
 /// No moment of virtual time has so many events.
 const SAME_MOMENT: u32 = 20_000;
 /// No timer is overdue for so long; the wheel's are late by an eighth of two minutes at the most.
@@ -74,6 +76,8 @@ pub(super) struct Run {
     talks: Vec<(Talk, [End; 2], Instant)>,
     events: std::collections::VecDeque<(Instant, Event)>,
     watch: Rc<RefCell<Watch>>,
+    /// Cookies may be sent, so that one end may be denied what the other believes to have.
+    cookies: bool,
     overdue: BTreeMap<(usize, u16, u16), Instant>,
     ports: Vec<Port>,
     steps: u64,
@@ -85,8 +89,8 @@ impl Run {
         let s = scenario;
         let mut world = World::new(s.seed);
         let hosts = [world.add_node(), world.add_node()];
-        for i in 0..2 {
-            world.set_clock(hosts[i], s.clocks[i].0, s.clocks[i].1);
+        for (host, (grain, ahead)) in hosts.into_iter().zip(s.clocks) {
+            world.set_clock(host, grain, ahead);
         }
         let ([a, b], prefix) = addrs(s.v6, 1);
         let shape = (s.l2, s.mtu, prefix);
@@ -144,6 +148,7 @@ impl Run {
             talks,
             events,
             watch,
+            cookies: s.backlog < 60 || s.knobs[1].contains(&("net.ipv4.tcp_syncookies", "2")),
             overdue: BTreeMap::new(),
             ports,
             steps: 0,
@@ -161,8 +166,11 @@ impl Run {
     /// What was found to be wrong.
     pub fn run(mut self) -> Result<Figures, Fault> {
         let limit = self.world.now().plus(LIMIT);
-        while !self.over() {
+        loop {
             self.act()?;
+            if self.over() {
+                break;
+            }
             if self.world.now() >= limit {
                 return Err(self.fault(format!("it does not end: {}", self.unfinished())));
             }
@@ -191,7 +199,13 @@ impl Run {
     fn over(&self) -> bool {
         self.talks.iter().all(|(_, ends, _)| {
             // One that was given up may never have come to the other side.
-            let gone = |i: usize| ends[i].closed || (ends[i].id.is_none() && ends[1 - i].aborted);
+            let gone = |i: usize| {
+                let other = &ends[1 - i];
+                let early = other.closed && other.plan.early_close && self.by_cookies();
+                let never =
+                    ends[i].id.is_none() && (other.aborted || other.failed.is_some() || early);
+                ends[i].closed || never
+            };
             gone(0) && gone(1)
         })
     }
@@ -207,6 +221,11 @@ impl Run {
                     "connection {i} side {side}: sent {sent} of {plan}, read {read}, shut {shut}, eof {eof}, {info:?}"
                 ));
             }
+        }
+        for host in self.hosts {
+            let rows = self.world.stack(host).tcp_iter();
+            let kept = rows.filter(|row| row.id.is_none() || row.state == State::Listen);
+            out.extend(kept.map(|row| format!("{row:?}")));
         }
         out.join("; ")
     }
@@ -262,12 +281,15 @@ impl Run {
     /// Opens what is to begin.
     fn open(&mut self, now: Instant) {
         for (i, (talk, ends, at)) in self.talks.iter_mut().enumerate() {
-            let mortal = talk.sides.iter().any(|side| side.abort.is_some());
+            let mortal = talk.sides.iter().any(|side| side.abort.is_some()) || self.cookies;
             let ports =
                 [10_000 + i as u16, if talk.simultaneous { 20_000 + i as u16 } else { PORT }];
             for side in 0..2 {
                 let begins = side == 0 || talk.simultaneous;
-                let paused = self.world.is_paused(self.hosts[side]);
+                // Who opens at once with another must not be late: its SYN would find nobody.
+                let hosts =
+                    if talk.simultaneous { &self.hosts[..] } else { &self.hosts[side..=side] };
+                let paused = hosts.iter().any(|host| self.world.is_paused(*host));
                 if *at > now || !begins || ends[side].id.is_some() || paused {
                     continue;
                 }
@@ -292,7 +314,8 @@ impl Run {
                 let talk = self.talks.get_mut(usize::from(port).wrapping_sub(10_000));
                 match talk {
                     Some((talk, ends, _)) if side == 1 && ends[1].id.is_none() => {
-                        let mortal = talk.sides.iter().any(|side| side.abort.is_some());
+                        let mortal =
+                            talk.sides.iter().any(|side| side.abort.is_some()) || self.cookies;
                         ends[1].open(shard, id, mortal);
                     }
                     _ => shard.tcp_abort(id),
@@ -307,12 +330,27 @@ impl Run {
         let (end, other) = (&ends[side], &ends[1 - side]);
         let Some(err) = end.failed else { return Ok(()) };
         let mortal = ends.iter().any(|end| end.plan.abort.is_some());
-        if other.aborted || (mortal && other.failed.is_some()) || (end.eof && end.shut) {
+        if self.denied(err)
+            || other.aborted
+            || (mortal && other.failed.is_some())
+            || (end.eof && end.shut)
+        {
             return Ok(());
         }
         Err(self.fault(format!(
-            "connection {i}, side {side} fails: {err}; {end:?}; the other: {other:?}"
+            "connection {i}, side {side} fails: {err}; {end:?}; the other: {other:?}; {}",
+            self.unfinished()
         )))
+    }
+
+    /// Whether the other side may have denied a connection that it knew nothing of: a server that answers
+    /// by cookies keeps nothing, and takes a segment that overtakes the first one for one of nobody.
+    fn denied(&self, err: TcpError) -> bool {
+        matches!(err, TcpError::Reset | TcpError::Closed) && self.by_cookies()
+    }
+    fn by_cookies(&self) -> bool {
+        let counts = &self.world.stack(self.hosts[1]).net.counts;
+        counts.get(Counter::TcpExtSyncookiesSent) > 0
     }
 
     /// What always holds.
@@ -381,7 +419,10 @@ impl Run {
         }
         for side in 0..2 {
             let shard = self.world.stack(self.hosts[side]);
-            let ids: Vec<SocketId> = shard.tcp_iter().filter_map(|row| row.id).collect();
+            // One that was reset and is not closed yet stands in no list, and has its buffers.
+            let ours = self.talks.iter().filter_map(|(_, ends, _)| ends[side].id);
+            let ids: BTreeSet<SocketId> =
+                shard.tcp_iter().filter_map(|row| row.id).chain(ours).collect();
             let limits = ids.iter().filter_map(|id| shard.tcp_info(*id));
             let limits = limits.map(|info| u64::from(info.rcvbuf) + u64::from(info.sndbuf) + SLACK);
             let stat = shard.tcp_sockstat();
@@ -396,11 +437,8 @@ impl Run {
 
     /// When all is over, nothing is left.
     fn afterwards(&mut self, until: Instant) -> Result<(), Fault> {
-        while self.world.now() < until && self.world.step_by(until) {
-            self.accept();
-            for host in self.hosts {
-                while self.world.node(host).poll_event().is_some() {}
-            }
+        while self.world.now() < until && self.world.step_by(self.alarm().min(until)) {
+            self.act()?;
             self.check()?;
         }
         self.check_sums()?;
@@ -439,8 +477,11 @@ fn route(world: &mut World, router: NodeId, hosts: [NodeId; 2], via: [IpAddr; 2]
         world.node(host).add_route(Route::via(any, 0, via, 0)).expect("a new route");
     }
     for knob in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
-        // Where one switch is for both families, the other is not there.
-        let _ = world.node(router).set_knob(knob, "1");
+        world.node(router).set_knob(knob, "1").expect("a switch");
+    }
+    for knob in ["net.ipv4.neigh.default.mcast_solicit", "net.ipv6.neigh.default.mcast_solicit"] {
+        // Where one knob is for both families, the other is not there.
+        let _ = world.node(router).set_knob(knob, "100");
     }
 }
 

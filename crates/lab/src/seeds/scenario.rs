@@ -135,12 +135,12 @@ fn share(parts: u64) -> u32 {
 }
 
 fn bursts(rng: &mut Rng) -> Loss {
-    let (p, r) = (share(1 + rng.below(100)), share(1500 + rng.below(5000)));
+    let (p, r) = (share(1 + rng.below(100)), share(5000 + rng.below(4000)));
     match rng.below(4) {
         0 => Loss::GeModel { p, r, h: share(rng.below(7000)), k1: share(rng.below(50)) },
         1 => {
             let p14 = share(rng.below(100));
-            Loss::State { p13: p, p31: r, p32: share(2000), p23: share(5000), p14 }
+            Loss::State { p13: p, p31: r, p32: share(1000), p23: share(5000), p14 }
         }
         _ => Loss::None,
     }
@@ -200,7 +200,15 @@ const KNOBS: &[(&str, &[&str])] = &[
 
 fn knobs(rng: &mut Rng) -> Vec<(&'static str, &'static str)> {
     // Whatever the weather, a connection that is not meant to end does not.
-    let mut set = vec![("net.ipv4.tcp_syn_retries", "12"), ("net.ipv4.tcp_synack_retries", "12")];
+    let mut set = vec![
+        // Bursts of loss are long for who sends one packet at a time.
+        ("net.ipv4.tcp_syn_retries", "20"),
+        ("net.ipv4.tcp_synack_retries", "20"),
+        ("net.ipv4.tcp_retries2", "40"),
+        ("net.ipv4.tcp_orphan_retries", "20"),
+        ("net.ipv4.neigh.default.mcast_solicit", "100"),
+        ("net.ipv6.neigh.default.mcast_solicit", "100"),
+    ];
     for (path, values) in KNOBS {
         if one_in(rng, 4) {
             set.push((path, pick(rng, values)));
@@ -324,6 +332,10 @@ impl Scenario {
             let grain = if one_in(rng, 3) { pick(rng, &[MS, 4 * MS, 10 * MS]) } else { 1 };
             (grain, rng.below(2) * rng.below(10_000 * SEC))
         };
+        let (knobs, talks) = ([knobs(rng), knobs(rng)], talks(rng));
+        // Without cookies those who are turned away come again all at once, and are turned away again.
+        let crowd = talks.len() > 8 && knobs[1].contains(&("net.ipv4.tcp_syncookies", "0"));
+        let backlog = if crowd { 128 } else { pick(rng, &[1, 4, 64, 64]) };
         Scenario {
             seed,
             v6: one_in(rng, 2),
@@ -332,10 +344,10 @@ impl Scenario {
             events: events(rng, &links, router.is_some()),
             router,
             links,
-            knobs: [knobs(rng), knobs(rng)],
+            knobs,
             clocks: [clock(rng), clock(rng)],
-            backlog: pick(rng, &[1, 4, 64, 64]),
-            talks: talks(rng),
+            backlog,
+            talks,
         }
     }
 }

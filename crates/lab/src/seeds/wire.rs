@@ -112,18 +112,17 @@ impl Watch {
         let (near, far) = (s.ports, (s.ports.1, s.ports.0));
         let other = self.said.get(&far).copied().unwrap_or_default();
         let own = self.said.entry(near).or_default();
-        if own.reset || s.flags & RST != 0 {
-            own.reset = true;
+        own.reset |= s.flags & RST != 0;
+        if own.reset || other.reset {
             return Ok(());
         }
-        if s.flags & SYN != 0 {
-            if own.syn.is_none_or(|(seq, _)| seq != s.seq) {
-                *own = Said {
-                    syn: Some((s.seq, s.scale())),
-                    end: s.seq.wrapping_add(1),
-                    ..Said::default()
-                };
-            }
+        if s.flags & SYN != 0 && own.syn.is_some_and(|(seq, _)| seq != s.seq) {
+            // Who answers by cookies answers the same SYN with two numbers, and forgets both. Which of
+            // them the peer takes is not seen here.
+            own.reset = true;
+        } else if s.flags & SYN != 0 && own.syn.is_none() {
+            let syn = Some((s.seq, s.scale()));
+            *own = Said { syn, end: s.seq.wrapping_add(1), ..Said::default() };
         }
         let (Some((_, mine)), Some((_, theirs))) = (own.syn, other.syn) else { return Ok(()) };
         let end = s.seq.wrapping_add(s.payload);
@@ -149,9 +148,11 @@ impl Watch {
         };
         let edge = s.ack.wrapping_add(s.window << shift);
         match own.edge {
-            Some(was) if after(was, edge) => {
+            // A SYN that is repeated says what it said the first time, unscaled.
+            Some(was) if after(was, edge) && s.flags & SYN == 0 => {
                 return Err(format!("takes back {} bytes of its window", was.wrapping_sub(edge)));
             }
+            Some(was) if after(was, edge) => {}
             _ => own.edge = Some(edge),
         }
         Ok(())

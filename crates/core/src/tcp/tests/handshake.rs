@@ -46,6 +46,45 @@ fn opening_from_both_ends() {
     exchange(&mut p, (a, b), [100_000, 50_000], 10 * SEC);
 }
 
+/// The SYN-ACK that answers a crossing SYN may come before the SYN: it says all that the SYN said, a
+/// scale of 0 as well (RFC 7323 §2.3), or each end would have its own idea of the windows.
+#[test]
+fn the_syn_ack_of_crossing_syns_says_all_that_the_syn_said() {
+    let mut p = Pair::new(3, GOOD);
+    // Little room: this end needs no scale.
+    p.shards[B].set_knob("net.ipv4.tcp_rmem", "4096 8192 16384").expect("in range");
+    p.lose = Some(|s| s.from == B && s.hdr.flags == TcpFlags::SYN);
+    p.tick();
+    let (at_a, at_b) = (p.at(A, 1000), p.at(B, 2000));
+    let a = p.shards[A].tcp_connect(Connect { local: Some(at_a), remote: at_b, user: 0 });
+    let b = p.shards[B].tcp_connect(Connect { local: Some(at_b), remote: at_a, user: 0 });
+    let (a, b) = (a.expect("connects"), b.expect("connects"));
+    p.run(10 * MS);
+    let syn_ack = p.seen.iter().find(|s| s.from == B && s.hdr.flags.ack()).expect("it answers");
+    assert_eq!(syn_ack.opts.wscale, Some(0));
+    assert_eq!((p.tcb(A, a).rcv_wscale, p.tcb(A, a).snd_wscale), (7, 0));
+    assert_eq!((p.tcb(B, b).rcv_wscale, p.tcb(B, b).snd_wscale), (0, 7));
+    exchange(&mut p, (a, b), [100_000, 50_000], 10 * SEC);
+}
+
+/// A half-open connection that is sent something beyond its window says what it expects; the window of
+/// that answer is scaled (RFC 7323 §2.2), unlike that of the SYN-ACK.
+#[test]
+fn what_a_half_open_connection_answers_has_a_scaled_window() {
+    let mut p = Pair::new(3, GOOD);
+    p.listen(80);
+    let a = p.connect(80);
+    // Its acknowledgement does not arrive, so B stays half-open.
+    p.lose = Some(|s| s.from == A && !s.hdr.flags.syn());
+    p.run(10 * MS);
+    let (ports, tcb) = ((p.tcb(A, a).tuple.lport, 80), p.tcb(A, a));
+    let (seq, ack) = ((tcb.snd_nxt + 10_000_000).0, tcb.rcv_nxt.0);
+    p.inject(B, ports, Forged { seq, ack, flags: TcpFlags::ACK, ..Forged::default() });
+    p.run(10 * MS);
+    let answer = p.last_of(B);
+    assert_eq!((answer.hdr.flags, answer.hdr.window), (TcpFlags::ACK, 512));
+}
+
 #[test]
 fn a_lost_syn_and_a_lost_syn_ack_are_sent_again() {
     for from in [A, B] {
