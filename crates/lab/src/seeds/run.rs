@@ -80,6 +80,8 @@ pub(super) struct Run {
     cookies: bool,
     overdue: BTreeMap<(usize, u16, u16), Instant>,
     ports: Vec<Port>,
+    /// When timers were last looked at.
+    looked_at: Instant,
     steps: u64,
     moment: (Instant, u32),
 }
@@ -151,6 +153,7 @@ impl Run {
             cookies: s.backlog < 60 || s.knobs[1].contains(&("net.ipv4.tcp_syncookies", "2")),
             overdue: BTreeMap::new(),
             ports,
+            looked_at: begin,
             steps: 0,
             moment: (begin, 0),
         }
@@ -364,7 +367,8 @@ impl Run {
         if let Some(what) = self.watch.borrow_mut().fault.take() {
             return Err(self.fault(what));
         }
-        if self.steps.is_multiple_of(16) {
+        if self.steps.is_multiple_of(16) || now.since(self.looked_at) > SEC {
+            self.looked_at = now;
             self.check_timers(now)?;
         }
         if self.steps.is_multiple_of(64) {
