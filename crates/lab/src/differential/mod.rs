@@ -11,6 +11,7 @@
 //! two runs of a pair meet the same losses, as far as they send the same packets. No end has offloads; both
 //! use the same congestion control.
 
+mod command;
 mod ends;
 mod path;
 mod table;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
+pub use command::{USAGE, command};
 use ends::{End, Kernel, Stack};
 pub use path::Path;
 use path::Way;
