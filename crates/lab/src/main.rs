@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use linerate_lab::differential;
 use linerate_lab::seeds::{self, Figures, Scenario};
 
 const USAGE: &str = "\
@@ -20,6 +21,11 @@ linerate-lab seeds --seed N [--trace [FILE]]
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if let Some((command, rest)) = args.split_first()
+        && command == "differential"
+    {
+        return differential::command(rest);
+    }
     let asked = match args.split_first() {
         Some((command, rest)) if command == "seeds" => Asked::parse(rest),
         Some((command, _)) if command != "--help" => Err(format!("no command is called {command}")),
@@ -32,7 +38,7 @@ fn main() -> ExitCode {
         },
         Err(why) => {
             let why = if why.is_empty() { why } else { format!("linerate-lab: {why}\n\n") };
-            eprint!("{why}{USAGE}");
+            eprint!("{why}{USAGE}{}", differential::USAGE);
             ExitCode::from(2)
         }
     }
