@@ -181,7 +181,8 @@ const KNOBS: &[(&str, &[&str])] = &[
     ("net.ipv4.tcp_slow_start_after_idle", &["0"]),
     ("net.ipv4.tcp_rmem", &["4096 8192 16384", "4096 30000 60000", "8192 500000 6000000"]),
     ("net.ipv4.tcp_wmem", &["4096 8192 16384", "4096 60000 600000"]),
-    ("net.ipv4.tcp_mem", &["8 16 32", "64 96 128", "300 400 500"]),
+    // Less than the third value would let connections that nobody owns be reset, as Linux does.
+    ("net.ipv4.tcp_mem", &["8 16 8000", "64 96 8000", "300 400 8000"]),
     ("net.ipv4.tcp_moderate_rcvbuf", &["0"]),
     ("net.ipv4.tcp_syncookies", &["0", "2"]),
     ("net.ipv4.tcp_rto_min_us", &["5000", "50000"]),

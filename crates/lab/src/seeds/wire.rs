@@ -142,17 +142,17 @@ impl Watch {
         if after(s.ack, other.end) {
             return Err(format!("acknowledges {} bytes too many", s.ack.wrapping_sub(other.end)));
         }
-        let shift = match (mine, theirs) {
-            (Some(shift), Some(_)) if s.flags & SYN == 0 => shift,
-            _ => 0,
-        };
+        // What a SYN says of the window is said again by the first acknowledgement, which may know of
+        // another MTU by then; from there on it holds.
+        if s.flags & SYN != 0 {
+            return Ok(());
+        }
+        let shift = mine.filter(|_| theirs.is_some()).unwrap_or(0);
         let edge = s.ack.wrapping_add(s.window << shift);
         match own.edge {
-            // A SYN that is repeated says what it said the first time, unscaled.
-            Some(was) if after(was, edge) && s.flags & SYN == 0 => {
+            Some(was) if after(was, edge) => {
                 return Err(format!("takes back {} bytes of its window", was.wrapping_sub(edge)));
             }
-            Some(was) if after(was, edge) => {}
             _ => own.edge = Some(edge),
         }
         Ok(())
