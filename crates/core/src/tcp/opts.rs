@@ -500,7 +500,8 @@ impl Tcb {
                 }
             }
             TcpOpt::UserTimeout(ms) => self.user_timeout_ms = within(ms, 0, i32::MAX as u32)?,
-            TcpOpt::Tos(tos) => self.tos = tos,
+            // The bits of ECN are the connection's own (`ip_sock_set_tos`).
+            TcpOpt::Tos(tos) => self.tos = tos & !3 | self.tos & 3,
             TcpOpt::BusyPoll(us) => self.busy_poll = us,
             TcpOpt::User(user) => {
                 self.user = user;
