@@ -1,4 +1,5 @@
-//! Nothing is allocated per packet once the loop is warm: shown by an allocator that counts.
+//! Nothing is allocated per packet once the loop is warm, and connections hold little: shown by an
+//! allocator that counts.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -23,21 +24,26 @@ use linerate_dev::poller::{Event, Poller};
 struct Counting;
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    /// Bytes that are allocated now.
+    static BYTES: Cell<i64> = const { Cell::new(0) };
 }
 
 // SAFETY: every call goes to the system's allocator unchanged; counting has no effect on it.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        BYTES.set(BYTES.get() + layout.size() as i64);
         // SAFETY: the caller's promises are the system allocator's.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        BYTES.set(BYTES.get() - layout.size() as i64);
         // SAFETY: as above; `ptr` came from `alloc` above.
         unsafe { System.dealloc(ptr, layout) }
     }
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        BYTES.set(BYTES.get() + size as i64 - layout.size() as i64);
         // SAFETY: as above.
         unsafe { System.realloc(ptr, layout, size) }
     }
@@ -119,6 +125,77 @@ fn connected(pair: &mut Pair) -> (SocketId, SocketId) {
             return (client, server);
         }
     }
+}
+
+/// One more connection to the listener; both ends of it.
+fn connect_to(pair: &mut Pair, listener: SocketId) -> (SocketId, SocketId) {
+    let to = Connect { local: None, remote: SocketAddr::new(addr(2), 80), user: 0 };
+    let client = pair.ends[0].tcp_connect(to).expect("a route exists, and a port is free");
+    loop {
+        pair.turn();
+        if let Some(server) = pair.ends[1].tcp_accept(listener) {
+            return (client, server);
+        }
+    }
+}
+
+/// Bytes that one of `2 * per` more of something takes, where `grow` brings it to a number, which
+/// doubles twice: tables are as full as they get.
+fn bytes_each(per: u64, mut grow: impl FnMut(u64)) -> u64 {
+    grow(1024);
+    let before = BYTES.get();
+    grow(4096);
+    let more = u64::try_from(BYTES.get() - before).expect("more takes more");
+    more.div_ceil(3072 * per)
+}
+
+/// Goal: an established connection that is idle takes 1 KiB at the most, with its places in all
+/// tables, also after it has carried data both ways.
+#[test]
+fn an_idle_connection_takes_a_kibibyte() {
+    let mut pair = Pair::new(true);
+    let listen = Listen { port: 80, backlog: 8, ..Listen::default() };
+    let listener = pair.ends[1].tcp_listen(listen).expect("the port is free");
+    let mut open = 0;
+    let mut buf = vec![0; 20_000];
+    let each = bytes_each(2, |n| {
+        while open < n {
+            let (client, server) = connect_to(&mut pair, listener);
+            pair.ends[0].tcp_send(client, &[1; 9000]).expect("there is room");
+            pair.ends[1].tcp_send(server, &[2; 9000]).expect("there is room");
+            let mut got = 0;
+            while got < 18_000 {
+                pair.turn();
+                got += pair.ends[0].tcp_recv(client, &mut buf).unwrap_or(0);
+                got += pair.ends[1].tcp_recv(server, &mut buf).unwrap_or(0);
+            }
+            open += 1;
+        }
+        for _ in 0..10 {
+            pair.now = pair.now.plus(1_000_000 * US);
+            pair.turn();
+        }
+    });
+    assert!((512..=1024).contains(&each), "{each} bytes each");
+}
+
+/// Goal: what is left of a connection that was closed takes 128 bytes at the most.
+#[test]
+fn a_time_wait_entry_takes_128_bytes() {
+    let mut pair = Pair::new(true);
+    let listen = Listen { port: 80, backlog: 8, ..Listen::default() };
+    let listener = pair.ends[1].tcp_listen(listen).expect("the port is free");
+    let each = bytes_each(1, |n| {
+        while pair.ends[0].tcp_sockstat().tw < n {
+            let (client, server) = connect_to(&mut pair, listener);
+            pair.ends[0].tcp_close(client);
+            pair.turn();
+            pair.ends[1].tcp_close(server);
+            pair.turn();
+            pair.turn();
+        }
+    });
+    assert!((64..=128).contains(&each), "{each} bytes each");
 }
 
 /// Runs `work` until the loop is warm, then counts the allocations of as much work again. Warm is

@@ -91,14 +91,9 @@ fn tcp_conn_timer(net: &mut Net, tp: &mut Tcb) {
 
 /// How long a connection must be idle before its queues give their memory back.
 const IDLE_NS: u64 = SEC;
-/// Memory of empty queues that is not worth a timer, in bytes.
-const IDLE_BYTES: usize = 1024;
-
-/// Called whenever something happened: an idle connection keeps no large queues.
+/// Called whenever something happened: an idle connection keeps no queues.
 pub(crate) fn note_idle(net: &Net, tp: &mut Tcb) {
-    if tp.idle_at == Instant::NEVER
-        && tp.rcvq.capacity_bytes() + tp.sndq.capacity_bytes() > IDLE_BYTES
-    {
+    if tp.idle_at == Instant::NEVER && tp.rcvq.capacity_bytes() + tp.sndq.capacity_bytes() > 0 {
         tp.idle_at = net.now.plus(IDLE_NS);
     }
 }

@@ -30,8 +30,10 @@ pub(crate) struct TimeWait {
     pub rcv_nxt: Seq,
     /// The window as it is announced, scaled down.
     pub rcv_wnd: u16,
-    /// The peer's newest timestamp; `None` = the connection had none.
-    pub ts_recent: Option<u32>,
+    /// The peer's newest timestamp, if `ts_ok`.
+    pub ts_recent: u32,
+    /// The connection had timestamps.
+    pub ts_ok: bool,
     pub ts_offset: u32,
     /// When a segment last came, in milliseconds of a clock that wraps.
     pub last_ms: u32,
@@ -44,7 +46,7 @@ pub(crate) struct TimeWait {
 }
 
 // With its share of the look-up table (up to 16 bytes) and of the wheel (24).
-const _: () = assert!(size_of::<Option<TimeWait>>() + 8 + 16 + 24 <= 136);
+const _: () = assert!(size_of::<Option<TimeWait>>() + 8 + 16 + 24 <= 128);
 
 impl Shard {
     /// Turns a connection into a TIME_WAIT entry (`tcp_time_wait`). What was received can still be
@@ -65,7 +67,8 @@ impl Shard {
                 snd_nxt: tp.snd_nxt,
                 rcv_nxt: tp.rcv_nxt,
                 rcv_wnd: (tp.rcv_wnd >> tp.rcv_wscale).min(65535) as u16,
-                ts_recent: tp.ts_ok.then_some(tp.ts_recent),
+                ts_recent: tp.ts_recent,
+                ts_ok: tp.ts_ok,
                 ts_offset: tp.ts_offset,
                 last_ms: tp.ts_recent_at.ms() as u32,
                 oow_ms: 0,
@@ -120,7 +123,7 @@ impl Shard {
     ) -> Verdict {
         let now = self.net.now;
         let Some(tw) = self.tcp.tws.at_mut(at) else { return Verdict::Drop(pkt, Reason::NoSocket) };
-        let old_ts = match (seg.opts.ts, tw.ts_recent) {
+        let old_ts = match (seg.opts.ts, tw.ts_recent()) {
             (Some((val, _)), Some(recent)) => Seq(val).lt(Seq(recent)),
             _ => false,
         };
@@ -138,7 +141,7 @@ impl Shard {
         if seg.flags.rst() {
             return Verdict::Drop(pkt, Reason::TcpReset);
         }
-        let newer_ts = match (seg.opts.ts, tw.ts_recent) {
+        let newer_ts = match (seg.opts.ts, tw.ts_recent()) {
             (Some((val, _)), Some(recent)) => Seq(val).gt(Seq(recent)),
             _ => false,
         };
@@ -153,7 +156,7 @@ impl Shard {
             && in_window
             && let Some((val, _)) = seg.opts.ts
         {
-            tw.ts_recent = tw.ts_recent.map(|_| val);
+            tw.ts_recent = val;
             tw.last_ms = now.ms() as u32;
         }
         if !old_ts && seg.flags.fin() && seg.end_seq == tw.rcv_nxt {
@@ -200,7 +203,7 @@ impl Shard {
         let now = self.net.now;
         (tw.fin_wait2, tw.rcv_nxt) = (false, seg.end_seq);
         if let Some((val, _)) = seg.opts.ts {
-            tw.ts_recent = tw.ts_recent.map(|_| val);
+            tw.ts_recent = val;
             tw.last_ms = now.ms() as u32;
         }
         tw.expires = now.plus(TCP_TIMEWAIT_NS);
@@ -229,7 +232,7 @@ impl Shard {
     fn tw_answer(&mut self, at: u32) {
         let Some(tw) = self.tcp.tws.at(at) else { return };
         let clock = (self.net.now.ms() as u32).wrapping_add(tw.ts_offset);
-        let opts = TcpOptions { ts: tw.ts_recent.map(|ts| (clock, ts)), ..TcpOptions::NONE };
+        let opts = TcpOptions { ts: tw.ts_recent().map(|ts| (clock, ts)), ..TcpOptions::NONE };
         let (seq, ack, window, tos) = (tw.snd_nxt, tw.rcv_nxt, tw.rcv_wnd, tw.tos);
         let tuple = tw.tuple;
         send_bare(
@@ -250,7 +253,7 @@ impl Shard {
             2 => tw.tuple.local.is_loopback() || tw.tuple.remote.is_loopback(),
             _ => true,
         };
-        if !may || tw.ts_recent.is_none() || u64::from(silent_ms) <= knobs.tcp_tw_reuse_delay {
+        if !may || !tw.ts_ok || u64::from(silent_ms) <= knobs.tcp_tw_reuse_delay {
             return Err(TcpError::InUse);
         }
         let iss = tw.snd_nxt + 65535 + 2;
@@ -261,6 +264,9 @@ impl Shard {
 }
 
 impl TimeWait {
+    fn ts_recent(&self) -> Option<u32> {
+        self.ts_ok.then_some(self.ts_recent)
+    }
     pub(crate) fn state(&self) -> State {
         if self.fin_wait2 { State::FinWait2 } else { State::TimeWait }
     }
