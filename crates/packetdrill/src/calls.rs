@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use linerate_core::sock::error::TcpError;
 use linerate_core::sock::{Ready, SocketId};
-use linerate_core::tcp::{Connect, Listen, State, TcpOpt};
+use linerate_core::tcp::{Connect, Listen, State};
 
 use crate::Errno;
 use crate::epoll::Epoll;
@@ -129,7 +129,10 @@ impl Calls {
         };
         let id = self.stack.shard.tcp_listen(listen).map_err(|err| err.errno())?;
         sock.stand = Stand::Listens(id);
-        self.apply_opts(fd)
+        for opt in std::mem::take(&mut sock.opts) {
+            self.stack.shard.tcp_set(id, opt).map_err(|err| err.errno())?;
+        }
+        Ok(())
     }
 
     /// `accept`: the new file and the peer's address as this socket's family tells it.
@@ -143,12 +146,11 @@ impl Calls {
         let mut new = Sock::new(sock.domain, false);
         new.stand = Stand::Connected(id);
         new.bound = self.stack.shard.tcp_addrs(id).map(|(local, _)| local);
-        (new.opts, new.told) = (sock.opts.clone(), sock.told.clone());
-        (new.linger, new.cork) = (sock.linger, sock.cork);
+        new.told = sock.told.clone();
+        new.timeo_ms = sock.timeo_ms;
         new.zerocopy.on = sock.zerocopy.on;
         let (domain, peer) = (sock.domain, self.stack.shard.tcp_addrs(id).map(|(_, peer)| peer));
         let new = self.files.open(File::Sock(Box::new(new)))?;
-        self.apply_opts(new)?;
         Ok((new, peer.map(|peer| crate::addr::emit(peer, domain)).unwrap_or_default()))
     }
 
@@ -165,11 +167,10 @@ impl Calls {
             Stand::Connects(id) => return self.connected(fd, id),
         }
         let connect = Connect { local: sock.bound, remote, user: 0 };
-        let id = self.stack.shard.tcp_connect(connect).map_err(|err| err.errno())?;
-        let sock = self.files.sock(fd)?;
+        let shard = &mut self.stack.shard;
+        let id = shard.tcp_connect_with(connect, &sock.opts).map_err(|err| err.errno())?;
         sock.stand = Stand::Connects(id);
-        (sock.err_told, sock.rd_shut, sock.wr_shut) = (false, false, false);
-        self.apply_opts(fd)?;
+        (sock.rd_shut, sock.wr_shut) = (false, false);
         Err(libc::EINPROGRESS)
     }
 
@@ -204,11 +205,8 @@ impl Calls {
     /// # Errors
     /// EBADF, ENOTSOCK.
     pub fn take_error(&mut self, fd: i32) -> Result<Errno, Errno> {
-        let sock = self.files.sock(fd)?;
-        let error = sock.conn().and_then(|id| self.stack.shard.tcp_error(id));
-        if error.is_none() || std::mem::replace(&mut sock.err_told, true) {
-            return Ok(0);
-        }
+        let error = self.files.sock(fd)?.conn();
+        let error = error.and_then(|id| self.stack.shard.tcp_take_error(id));
         Ok(error.map_or(0, TcpError::errno))
     }
 
@@ -262,14 +260,7 @@ impl Calls {
         let shard = &mut self.stack.shard;
         match sock.stand {
             Stand::New => {}
-            Stand::Listens(id) => shard.tcp_close(id),
-            Stand::Connects(id) | Stand::Connected(id) => {
-                if sock.linger == Some(0) {
-                    shard.tcp_abort(id);
-                } else {
-                    shard.tcp_close(id);
-                }
-            }
+            Stand::Listens(id) | Stand::Connects(id) | Stand::Connected(id) => shard.tcp_close(id),
         }
         Ok(())
     }
@@ -306,16 +297,5 @@ impl Calls {
             (libc::F_GETFD | libc::F_SETFD, _) => Ok(0),
             _ => Err(libc::EINVAL),
         }
-    }
-
-    /// Sets on the connection what was set on the socket before.
-    fn apply_opts(&mut self, fd: i32) -> Result<(), Errno> {
-        let sock = self.files.sock(fd)?;
-        let Some(id) = sock.conn() else { return Ok(()) };
-        let opts: Vec<TcpOpt> = sock.opts.clone();
-        for opt in opts {
-            self.stack.shard.tcp_set(id, opt).map_err(|err| err.errno())?;
-        }
-        Ok(())
     }
 }

@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 
 use linerate_core::sock::SocketId;
 use linerate_core::sock::error::TcpError;
-use linerate_core::tcp::{State, TcpOpt};
+use linerate_core::tcp::api::SendMsg;
+use linerate_core::tcp::{OptName, State, TcpOpt};
 
 use crate::Errno;
 use crate::calls::Calls;
@@ -93,7 +94,7 @@ impl Calls {
                 let whole = *done == want || flags & libc::MSG_WAITALL == 0;
                 let ended = || self.stack.shard.tcp_readable(id).is_ok_and(|rx| rx.fin);
                 if whole || ended() {
-                    return Ok(Got { len: *done, control: self.inq(fd, id), ..Got::default() });
+                    return Ok(Got { len: *done, control: self.inq(id), ..Got::default() });
                 }
                 Err(libc::EAGAIN)
             }
@@ -116,20 +117,15 @@ impl Calls {
         }
         match self.stack.shard.tcp_info(id) {
             None => Err(libc::ENOTCONN),
-            Some(_) => Ok(Got { control: self.inq(fd, id), ..Got::default() }),
+            Some(_) => Ok(Got { control: self.inq(id), ..Got::default() }),
         }
     }
 
     /// What the control messages of a read say: what is left to read (TCP_INQ).
-    fn inq(&mut self, fd: i32, id: SocketId) -> Vec<(i32, i32, Vec<u8>)> {
-        let told = self.files.sock(fd).map(|s| s.told.get(&(libc::SOL_TCP, TCP_INQ)).copied());
-        if told.ok().flatten().is_none_or(|on| on == 0) {
-            return Vec::new();
-        }
-        let rx = self.stack.shard.tcp_readable(id).unwrap_or_default();
-        // The end counts as one byte, so that a reader knows that there is a reason to read.
-        let left = if rx.bytes == 0 && rx.fin { 1 } else { rx.bytes as i32 };
-        vec![(libc::SOL_TCP, TCP_INQ, left.to_ne_bytes().to_vec())]
+    fn inq(&mut self, id: SocketId) -> Vec<(i32, i32, Vec<u8>)> {
+        let asked = self.stack.shard.tcp_get(id, OptName::Inq) == Ok(TcpOpt::Inq(true));
+        let left = self.stack.shard.tcp_inq(id) as i32;
+        asked.then(|| (libc::SOL_TCP, TCP_INQ, left.to_ne_bytes().to_vec())).into_iter().collect()
     }
 
     fn peek(&mut self, id: SocketId, buf: &mut [u8]) -> Result<usize, TcpError> {
@@ -191,12 +187,8 @@ impl Calls {
         if sock.wr_shut || matches!(state, None | Some(State::Close)) {
             return self.broken(fd, write);
         }
-        let more = flags & libc::MSG_MORE != 0;
-        if more && !sock.more && !sock.cork {
-            sock.more = true;
-            self.cork(id, true)?;
-        }
-        let n = match self.stack.shard.tcp_send(id, &data[write.done..]) {
+        let msg = SendMsg { more: flags & libc::MSG_MORE != 0, eor: flags & libc::MSG_EOR != 0 };
+        let n = match self.stack.shard.tcp_sendmsg(id, &data[write.done..], msg) {
             Ok(n) => n,
             Err(TcpError::WouldBlock) => 0,
             Err(_) => return self.broken(fd, write),
@@ -208,21 +200,11 @@ impl Calls {
         if whole && flags & MSG_ZEROCOPY != 0 && sock.zerocopy.on {
             sock.zerocopy.sent();
         }
-        let uncork = !more && std::mem::take(&mut sock.more) && !sock.cork;
-        if !whole {
-            write.slept = Some(sock.wakes);
-        }
-        if uncork {
-            self.cork(id, false)?;
-        }
         if whole {
             return Ok(write.done);
         }
+        write.slept = Some(sock.wakes);
         Err(libc::EAGAIN)
-    }
-
-    fn cork(&mut self, id: SocketId, on: bool) -> Result<(), Errno> {
-        self.stack.shard.tcp_set(id, TcpOpt::Cork(on)).map_err(|err| err.errno())
     }
 
     /// Writing is over: why is told once, then EPIPE (`sk_stream_error`).

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use linerate_core::shard::Shard;
 use linerate_core::sock::SocketId;
-use linerate_core::tcp::State;
+use linerate_core::tcp::{OptName, State, TcpOpt};
 
 use crate::Errno;
 use crate::calls::Calls;
@@ -65,9 +65,13 @@ impl Item {
 impl Calls {
     /// What the file is ready for, and how often it has woken (`EPOLL*` bits, those of `poll` too).
     fn ready(&mut self, fd: i32) -> Result<(u32, Wakes), Errno> {
-        let stack = &self.stack;
+        let shard = &mut self.stack.shard;
         match self.files.get(fd)? {
-            File::Sock(sock) => Ok((stack_poll(&stack.shard, sock), sock.wakes)),
+            File::Sock(sock) => {
+                let lowat = sock.conn().and_then(|id| shard.tcp_get(id, OptName::RcvLowat).ok());
+                let lowat = lowat.map_or(1, TcpOpt::to_linux) as usize;
+                Ok((tcp_poll(shard, sock, lowat), sock.wakes))
+            }
             File::Pipe(id, writes) => {
                 let (id, writes) = (*id, *writes);
                 let held = self.files.pipes.get(&id).map_or(0, |pipe| pipe.len());
@@ -146,7 +150,7 @@ impl Calls {
 }
 
 /// Linux: `tcp_poll`.
-fn stack_poll(shard: &Shard, sock: &Sock) -> u32 {
+fn tcp_poll(shard: &Shard, sock: &Sock, lowat: usize) -> u32 {
     let errors = ERR * u32::from(sock.zerocopy.ready());
     let id = match sock.stand {
         Stand::New => return OUT | HUP | errors,
@@ -165,12 +169,12 @@ fn stack_poll(shard: &Shard, sock: &Sock) -> u32 {
         mask |= IN | RDHUP;
     }
     if !matches!(info.state, State::SynSent | State::SynRecv) {
-        mask |= IN * u32::from(rx.bytes >= sock.rcvlowat.max(1));
+        mask |= IN * u32::from(rx.bytes >= lowat);
         let free = shard.tcp_send_space(id);
         let queued = shard.tcp_queued(id);
         mask |= OUT * u32::from(sock.wr_shut || closed || free >= queued / 2);
     }
-    if shard.tcp_error(id).is_some() && !sock.err_told {
+    if shard.tcp_error(id).is_some() {
         mask |= ERR;
     }
     mask

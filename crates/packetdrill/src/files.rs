@@ -38,26 +38,16 @@ pub(crate) struct Sock {
     pub opts: Vec<TcpOpt>,
     /// Options that are only told back, by level and name.
     pub told: BTreeMap<(i32, i32), i32>,
-    /// The connection's error was told already (`sk_err` is told once).
-    pub err_told: bool,
-    /// The connection's end was told by an error: from now on reading gives the end.
+    /// `shutdown(SHUT_RD)`.
     pub rd_shut: bool,
     /// `shutdown(SHUT_WR)`.
     pub wr_shut: bool,
-    /// SO_LINGER: seconds, if on.
-    pub linger: Option<u32>,
-    /// A write said that more follows (MSG_MORE) and nothing has followed yet.
-    pub more: bool,
-    /// TCP_CORK as the application set it.
-    pub cork: bool,
     /// Milliseconds that reading and writing wait at most (SO_RCVTIMEO, SO_SNDTIMEO); 0 = for ever.
     pub timeo_ms: (u64, u64),
     /// Sends whose completion is to be told (SO_ZEROCOPY).
     pub zerocopy: Zerocopy,
     /// How often something happened to it: what edge-triggered waiting looks at.
     pub wakes: Wakes,
-    /// Bytes from which on it is readable (SO_RCVLOWAT).
-    pub rcvlowat: usize,
 }
 
 impl Sock {
@@ -70,16 +60,11 @@ impl Sock {
             bound: None,
             opts: Vec::new(),
             told: BTreeMap::new(),
-            err_told: false,
             rd_shut: false,
             wr_shut: false,
-            linger: None,
-            more: false,
-            cork: false,
             timeo_ms: (0, 0),
             zerocopy: Zerocopy::default(),
             wakes: Wakes::default(),
-            rcvlowat: 1,
         }
     }
     /// Its connection.
