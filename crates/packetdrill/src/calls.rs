@@ -114,7 +114,9 @@ impl Calls {
         match sock.stand {
             Stand::New => {}
             Stand::Listens(_) => return Ok(()),
-            Stand::Connects(_) | Stand::Connected(_) => return Err(libc::EINVAL),
+            Stand::Connects(_) | Stand::Connected(_) | Stand::Defers(_) => {
+                return Err(libc::EINVAL);
+            }
         }
         let addr = sock.bound.map(|addr| addr.ip()).filter(|ip| !ip.is_unspecified());
         let port = sock.bound.map_or(0, |addr| addr.port());
@@ -131,6 +133,9 @@ impl Calls {
         sock.stand = Stand::Listens(id);
         for opt in std::mem::take(&mut sock.opts) {
             self.stack.shard.tcp_set(id, opt).map_err(|err| err.errno())?;
+        }
+        if let Some(most) = sock.told.get(&(libc::SOL_TCP, libc::TCP_FASTOPEN)) {
+            self.stack.shard.tcp_listen_fastopen(id, *most as u32);
         }
         Ok(())
     }
@@ -163,19 +168,51 @@ impl Calls {
         let Some(remote) = to else { return self.disconnect(fd) };
         match sock.stand {
             Stand::New => {}
-            Stand::Listens(_) | Stand::Connected(_) => return Err(libc::EISCONN),
+            Stand::Listens(_) | Stand::Connected(_) | Stand::Defers(_) => {
+                return Err(libc::EISCONN);
+            }
             Stand::Connects(id) => return self.connected(fd, id),
         }
-        let connect = Connect { local: sock.bound, remote, user: 0 };
-        let shard = &mut self.stack.shard;
-        let id = shard.tcp_connect_with(connect, &sock.opts).map_err(|err| err.errno())?;
-        sock.stand = Stand::Connects(id);
-        (sock.rd_shut, sock.wr_shut) = (false, false);
+        let fastopen = sock.told.get(&(libc::SOL_TCP, libc::TCP_FASTOPEN_CONNECT));
+        if fastopen.is_some_and(|on| *on != 0) {
+            if self.stack.shard.tcp_fastopen_ready(remote) {
+                sock.stand = Stand::Defers(remote);
+                return Ok(());
+            }
+            self.begin_connect(fd, remote, Some(&[]))?;
+        } else {
+            self.begin_connect(fd, remote, None)?;
+        }
         Err(libc::EINPROGRESS)
     }
 
+    /// Begins a connection; of `fastopen` its SYN takes as much as it may, and that is how much is
+    /// returned.
+    ///
+    /// # Errors
+    /// Why there can be none.
+    pub fn begin_connect(
+        &mut self,
+        fd: i32,
+        remote: SocketAddr,
+        fastopen: Option<&[u8]>,
+    ) -> Result<usize, Errno> {
+        let sock = self.files.sock(fd)?;
+        let shard = &mut self.stack.shard;
+        let connect = Connect { local: sock.bound, remote, user: 0 };
+        let begun = match fastopen {
+            Some(data) => shard.tcp_connect_fastopen(connect, &sock.opts, data),
+            None => shard.tcp_connect_with(connect, &sock.opts).map(|id| (id, 0)),
+        };
+        let (id, n) = begun.map_err(|err| err.errno())?;
+        sock.stand = Stand::Connects(id);
+        (sock.rd_shut, sock.wr_shut) = (false, false);
+        sock.zerocopy.queued = n as u64;
+        Ok(n)
+    }
+
     /// How a connection that was begun stands.
-    fn connected(&mut self, fd: i32, id: SocketId) -> Result<(), Errno> {
+    pub fn connected(&mut self, fd: i32, id: SocketId) -> Result<(), Errno> {
         match self.stack.shard.tcp_info(id).map(|info| info.state) {
             Some(State::SynSent | State::SynRecv) => Err(libc::EALREADY),
             Some(State::Close) | None => {
@@ -193,6 +230,9 @@ impl Calls {
     /// Ends a connection, if there is one; the socket can be used again.
     fn disconnect(&mut self, fd: i32) -> Result<(), Errno> {
         let sock = self.files.sock(fd)?;
+        if matches!(sock.stand, Stand::Defers(_)) {
+            sock.stand = Stand::New;
+        }
         if let Some(id) = sock.conn() {
             sock.stand = Stand::New;
             self.stack.shard.tcp_abort(id);
@@ -223,7 +263,7 @@ impl Calls {
             _ => return Err(libc::EINVAL),
         };
         let id = match sock.stand {
-            Stand::New => return Err(libc::ENOTCONN),
+            Stand::New | Stand::Defers(_) => return Err(libc::ENOTCONN),
             Stand::Listens(id) => {
                 if rd {
                     sock.stand = Stand::New;
@@ -259,7 +299,7 @@ impl Calls {
         let File::Sock(sock) = file else { return Ok(()) };
         let shard = &mut self.stack.shard;
         match sock.stand {
-            Stand::New => {}
+            Stand::New | Stand::Defers(_) => {}
             Stand::Listens(id) | Stand::Connects(id) | Stand::Connected(id) => shard.tcp_close(id),
         }
         Ok(())

@@ -43,6 +43,8 @@ pub(crate) struct Write {
     /// How often the socket had woken when there was no room: a writer that sleeps looks again only
     /// once it is woken, which is when a third of the buffer is free (`sk_stream_wait_memory`).
     slept: Option<Wakes>,
+    /// It has opened the connection.
+    fastopen: bool,
 }
 
 impl Calls {
@@ -72,6 +74,7 @@ impl Calls {
             return self.recv_errqueue(fd);
         }
         let id = match sock.stand {
+            Stand::Defers(_) => return Err(libc::EAGAIN),
             Stand::New | Stand::Listens(_) => return Err(libc::ENOTCONN),
             Stand::Connects(id) | Stand::Connected(id) => id,
         };
@@ -174,14 +177,27 @@ impl Calls {
         }
         write.slept = None;
         let id = match sock.stand {
+            Stand::Defers(remote) => return self.send_fastopen(fd, data, flags, remote, write),
             Stand::New | Stand::Listens(_) => return Err(libc::EPIPE),
+            Stand::Connects(id) if write.fastopen => {
+                match self.connected(fd, id) {
+                    Err(libc::EALREADY) => return Err(libc::EAGAIN),
+                    other => other?,
+                }
+                if write.done == data.len() {
+                    return Ok(write.done);
+                }
+                id
+            }
             Stand::Connects(id) | Stand::Connected(id) => id,
         };
         if flags & libc::MSG_OOB != 0 {
             return Err(libc::EOPNOTSUPP);
         }
+        let sock = self.files.sock(fd)?;
+        let open = matches!(sock.stand, Stand::Connected(_));
         let state = self.stack.shard.tcp_info(id).map(|info| info.state);
-        if matches!(state, Some(State::SynSent | State::SynRecv)) && !sock.wr_shut {
+        if !open && matches!(state, Some(State::SynSent | State::SynRecv)) && !sock.wr_shut {
             return Err(libc::EAGAIN);
         }
         if sock.wr_shut || matches!(state, None | Some(State::Close)) {
@@ -218,20 +234,55 @@ impl Calls {
         }
     }
 
+    /// Opens the connection with the first of `data` (`tcp_sendmsg_fastopen`).
+    fn send_fastopen(
+        &mut self,
+        fd: i32,
+        data: &[u8],
+        flags: i32,
+        to: SocketAddr,
+        write: &mut Write,
+    ) -> Result<usize, Errno> {
+        let sock = self.files.sock(fd)?;
+        let nonblock = sock.nonblock || flags & libc::MSG_DONTWAIT != 0;
+        sock.stand = Stand::New;
+        write.done = self.begin_connect(fd, to, Some(data))?;
+        write.fastopen = true;
+        let sock = self.files.sock(fd)?;
+        if write.done > 0 && flags & MSG_ZEROCOPY != 0 && sock.zerocopy.on {
+            sock.zerocopy.sent();
+        }
+        match (nonblock, write.done) {
+            (true, 0) => Err(libc::EINPROGRESS),
+            (true, n) => Ok(n),
+            (false, _) => Err(libc::EAGAIN),
+        }
+    }
+
     /// `sendto` and `sendmsg` with an address: only Fast Open looks at it.
     ///
     /// # Errors
-    /// As [`Calls::send`]; EOPNOTSUPP for Fast Open, which there is not.
+    /// As [`Calls::send`]; for Fast Open EOPNOTSUPP if it is off, EINPROGRESS if no data went with the
+    /// SYN, EISCONN, EALREADY.
     pub fn send_to(
         &mut self,
         fd: i32,
         data: &[u8],
         flags: i32,
-        _to: Option<SocketAddr>,
+        to: Option<SocketAddr>,
         write: &mut Write,
     ) -> Result<usize, Errno> {
-        if flags & MSG_FASTOPEN != 0 {
-            return Err(libc::EOPNOTSUPP);
+        if flags & MSG_FASTOPEN != 0 && !write.fastopen {
+            if self.stack.shard.net.knobs.tcp_fastopen & 1 == 0 {
+                return Err(libc::EOPNOTSUPP);
+            }
+            return match (self.files.sock(fd)?.stand, to) {
+                (Stand::New, Some(to)) => self.send_fastopen(fd, data, flags, to, write),
+                (Stand::New, None) => Err(libc::EOPNOTSUPP),
+                (Stand::Connects(_), _) => Err(libc::EALREADY),
+                (Stand::Defers(_), _) => self.send(fd, data, flags, write),
+                (Stand::Connected(_) | Stand::Listens(_), _) => Err(libc::EISCONN),
+            };
         }
         self.send(fd, data, flags, write)
     }
@@ -288,7 +339,7 @@ impl Calls {
         let sock = self.files.sock(fd)?;
         let id = match sock.stand {
             Stand::Listens(_) => return Err(libc::EINVAL),
-            Stand::New => None,
+            Stand::New | Stand::Defers(_) => None,
             Stand::Connects(id) | Stand::Connected(id) => Some(id),
         };
         let shard = &self.stack.shard;

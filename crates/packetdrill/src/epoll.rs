@@ -154,6 +154,7 @@ fn tcp_poll(shard: &Shard, sock: &Sock, lowat: usize) -> u32 {
     let errors = ERR * u32::from(sock.zerocopy.ready());
     let id = match sock.stand {
         Stand::New => return OUT | HUP | errors,
+        Stand::Defers(_) => return OUT | errors,
         Stand::Listens(id) => return IN * u32::from(acceptable(shard, id)),
         Stand::Connects(id) | Stand::Connected(id) => id,
     };
@@ -168,7 +169,9 @@ fn tcp_poll(shard: &Shard, sock: &Sock, lowat: usize) -> u32 {
     if rd_shut {
         mask |= IN | RDHUP;
     }
-    if !matches!(info.state, State::SynSent | State::SynRecv) {
+    // What Fast Open has opened can be used before its handshake is over.
+    let open = matches!(sock.stand, Stand::Connected(_));
+    if open || !matches!(info.state, State::SynSent | State::SynRecv) {
         mask |= IN * u32::from(rx.bytes >= lowat);
         let free = shard.tcp_send_space(id);
         let queued = shard.tcp_queued(id);

@@ -18,6 +18,8 @@ pub(crate) enum Stand {
     New,
     /// It listens.
     Listens(SocketId),
+    /// Its SYN waits for the first data (TCP_FASTOPEN_CONNECT).
+    Defers(SocketAddr),
     /// It is being connected.
     Connects(SocketId),
     /// It is or was connected.
@@ -71,7 +73,7 @@ impl Sock {
     pub fn conn(&self) -> Option<SocketId> {
         match self.stand {
             Stand::Connects(id) | Stand::Connected(id) => Some(id),
-            Stand::New | Stand::Listens(_) => None,
+            Stand::New | Stand::Listens(_) | Stand::Defers(_) => None,
         }
     }
 }

@@ -68,6 +68,27 @@ impl Calls {
             (SOCKET, libc::SO_BUSY_POLL) => {
                 return self.set(fd, TcpOpt::BusyPoll(Some(int(value)? as u32)));
             }
+            (TCP, libc::TCP_FASTOPEN_CONNECT) => {
+                let on = int(value)?;
+                if !(0..=1).contains(&on) || sock.stand != Stand::New {
+                    return Err(libc::EINVAL);
+                }
+                if self.stack.shard.net.knobs.tcp_fastopen & 1 == 0 {
+                    return Err(libc::EOPNOTSUPP);
+                }
+                sock.told.insert((level, name), on);
+            }
+            (TCP, libc::TCP_FASTOPEN) => {
+                let most = int(value)?;
+                match sock.stand {
+                    Stand::New if most >= 0 => {}
+                    Stand::Listens(id) if most >= 0 => {
+                        self.stack.shard.tcp_listen_fastopen(id, most as u32);
+                    }
+                    _ => return Err(libc::EINVAL),
+                }
+                sock.told.insert((level, name), most);
+            }
             _ if PLAIN.contains(&(level, name)) => {
                 sock.told.insert((level, name), int(value)?);
             }
@@ -98,7 +119,7 @@ impl Calls {
                     Err(err) => Err(err.errno()),
                 }
             }
-            Stand::New => {
+            Stand::New | Stand::Defers(_) => {
                 sock.opts.push(opt);
                 shard.tcp_get_unopened(&sock.opts, OptName::NoDelay).map(|_| ()).map_err(|err| {
                     sock.opts.pop();
@@ -122,6 +143,15 @@ impl Calls {
             (SOCKET, libc::SO_DOMAIN) => sock.domain,
             (SOCKET, libc::SO_ACCEPTCONN) => i32::from(matches!(sock.stand, Stand::Listens(_))),
             (SOCKET, libc::SO_ZEROCOPY) => i32::from(sock.zerocopy.on),
+            // Of those controls that are here, none but BBR and DCTCP has more to tell.
+            (TCP, libc::TCP_CC_INFO) => return Ok(Vec::new()),
+            (SOCKET, libc::SO_MEMINFO) => {
+                // SK_MEMINFO_VARS; what is charged is no fixed number of bytes here.
+                let info = sock.conn().and_then(|id| shard.tcp_info(id));
+                let (rcvbuf, sndbuf) = info.map_or((0, 0), |info| (info.rcvbuf, info.sndbuf));
+                let words = [0, rcvbuf, 0, sndbuf, 0, 0, 0, 0, 0];
+                return Ok(words.iter().flat_map(|word| word.to_ne_bytes()).collect());
+            }
             (TCP, libc::TCP_INFO) => {
                 let info = sock.conn().and_then(|id| shard.tcp_info(id));
                 let state = match sock.stand {
@@ -135,7 +165,7 @@ impl Calls {
             _ => match OptName::from_linux(level, name) {
                 Some(name) => {
                     let opt = match sock.stand {
-                        Stand::New => shard.tcp_get_unopened(&sock.opts, name),
+                        Stand::New | Stand::Defers(_) => shard.tcp_get_unopened(&sock.opts, name),
                         Stand::Listens(id) | Stand::Connects(id) | Stand::Connected(id) => {
                             shard.tcp_get(id, name)
                         }

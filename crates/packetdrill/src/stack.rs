@@ -46,6 +46,9 @@ impl Stack {
             };
             let route = Route::new(all, 0, RouteKind::Unicast, dev);
             shard.add_route(route).expect("an empty table takes any route");
+            // packetdrill may choose any address of the prefix.
+            let local = Route::new(addr, prefix, RouteKind::Local, dev);
+            shard.add_route(local).expect("an empty table takes any route");
         }
         Stack { shard, batch: Batch::new(), sent: VecDeque::new() }
     }

@@ -621,6 +621,20 @@ counters! {
     TcpExtTCPAbortOnClose { Send, Events, "TcpExt:TCPAbortOnClose" }
     /// Connections given up after too many time-outs.
     TcpExtTCPAbortOnTimeout { Send, Events, "TcpExt:TCPAbortOnTimeout" }
+    /// Connections of ours whose data went with the SYN and was taken whole (RFC 7413).
+    TcpExtTCPFastOpenActive { Transport, Events, "TcpExt:TCPFastOpenActive" }
+    /// Connections of ours whose data in the SYN has to be sent again.
+    TcpExtTCPFastOpenActiveFail { Transport, Events, "TcpExt:TCPFastOpenActiveFail" }
+    /// Connections that the cookie in their SYN opened.
+    TcpExtTCPFastOpenPassive { Transport, Events, "TcpExt:TCPFastOpenPassive" }
+    /// SYNs with a cookie that is none of ours.
+    TcpExtTCPFastOpenPassiveFail { Transport, Packets, "TcpExt:TCPFastOpenPassiveFail" }
+    /// SYNs for which the listener had too many connections opened by Fast Open under way.
+    TcpExtTCPFastOpenListenOverflow { Transport, Packets, "TcpExt:TCPFastOpenListenOverflow" }
+    /// SYNs that asked for a cookie.
+    TcpExtTCPFastOpenCookieReqd { Transport, Packets, "TcpExt:TCPFastOpenCookieReqd" }
+    /// Connections that a cookie made with the second key opened.
+    TcpExtTCPFastOpenPassiveAltKey { Transport, Events, "TcpExt:TCPFastOpenPassiveAltKey" }
     /// SYN cookies sent.
     TcpExtSyncookiesSent { Send, Packets, "TcpExt:SyncookiesSent" }
     /// Acknowledgements with a SYN cookie of ours, each a connection.

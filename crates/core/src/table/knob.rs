@@ -2,7 +2,9 @@
 
 use super::stage::Stage;
 
-pub use super::value::{CcName, CcNames, DefaultQdisc, HashFields, KnobValue, Mask, Weights};
+pub use super::value::{
+    CcName, CcNames, DefaultQdisc, FastOpenKeys, HashFields, KnobValue, Mask, Weights,
+};
 
 /// Where a knob applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -388,6 +390,10 @@ knobs! {
     tcp_notsent_lowat: u64 { path: "net.ipv4.tcp_notsent_lowat", default: 4294967295, range: 0..=4294967295, unit: "bytes", scope: Net, takes: Now, stage: Send }
     /// Connections that may wait to be accepted, whatever the application asks for.
     somaxconn: u64 { path: "net.core.somaxconn", default: 4096, range: 0..=2147483647, unit: "connections", scope: Net, takes: Now, stage: Transport }
+    /// Fast Open (RFC 7413), by bits: 1 clients may use it, 2 listeners may, 4 clients need no cookie, 0x200 listeners need none, 0x400 all listeners use it.
+    tcp_fastopen: u64 { path: "net.ipv4.tcp_fastopen", default: 1, range: 0..=2147483647, unit: "bits", scope: Net, takes: Now, stage: Transport }
+    /// The keys of Fast Open's cookies, each four groups of eight hexadecimal digits with hyphens between: with the first one cookies are made, one more is taken; empty = a key of the stack's own.
+    tcp_fastopen_key: FastOpenKeys { path: "net.ipv4.tcp_fastopen_key", default: FastOpenKeys(Vec::new()), range: 0..=0, unit: "key", scope: Net, takes: Now, stage: Transport }
     /// SYN cookies: 0 never, 1 when a listener has as many half-open connections as its backlog, 2 always.
     tcp_syncookies: u64 { path: "net.ipv4.tcp_syncookies", default: 1, range: 0..=2, unit: "mode", scope: Net, takes: Now, stage: Transport }
     /// Half-open connections of one listener, where SYN cookies are off.

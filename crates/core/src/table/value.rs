@@ -266,3 +266,35 @@ impl KnobValue for DefaultQdisc {
         true
     }
 }
+
+/// Keys of Fast Open: none, one, or two with a comma between.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FastOpenKeys(pub Vec<[u64; 2]>);
+
+impl KnobValue for FastOpenKeys {
+    fn parse(text: &str) -> Option<FastOpenKeys> {
+        let key = |text: &str| {
+            let words: Option<Vec<u32>> = text
+                .split('-')
+                .map(|word| u32::from_str_radix(word.trim(), 16).ok().filter(|_| word.len() <= 8))
+                .collect();
+            let [a, b, c, d] = *words?.as_slice() else { return None };
+            let join = |low: u32, high: u32| u64::from(high) << 32 | u64::from(low);
+            Some([join(a, b), join(c, d)])
+        };
+        let text = text.trim();
+        if text.is_empty() {
+            return Some(FastOpenKeys::default());
+        }
+        let keys: Vec<[u64; 2]> = text.split(',').map(key).collect::<Option<_>>()?;
+        (keys.len() <= 2).then_some(FastOpenKeys(keys))
+    }
+    fn show(&self) -> String {
+        let word = |n: u64| format!("{:08x}-{:08x}", n as u32, n >> 32);
+        let key = |key: &[u64; 2]| format!("{}-{}", word(key[0]), word(key[1]));
+        self.0.iter().map(key).collect::<Vec<_>>().join(",")
+    }
+    fn in_range(&self, _: u64, _: u64) -> bool {
+        true
+    }
+}

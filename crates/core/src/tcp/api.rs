@@ -3,6 +3,7 @@
 use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 
+use super::fastopen::fastopen_syn;
 use super::info::TcpInfo;
 use super::input::fin_wait2;
 use super::listen::Listener;
@@ -125,6 +126,8 @@ impl Shard {
             reuseport: listen.reuseport,
             rcvbuf: listen.rcvbuf,
             user: listen.user,
+            fastopen_max: None,
+            fastopenq: Vec::new(),
             pending: Ready::default(),
             qlen: 0,
             accept: Default::default(),
@@ -187,6 +190,15 @@ impl Shard {
         connect: Connect,
         opts: &[TcpOpt],
     ) -> Result<SocketId, TcpError> {
+        self.tcp_begin(connect, opts, None).map(|(id, _)| id)
+    }
+    /// The same; `data` is what Fast Open may send with the SYN. Returns how many bytes of it it does.
+    pub(super) fn tcp_begin(
+        &mut self,
+        connect: Connect,
+        opts: &[TcpOpt],
+        data: Option<&[u8]>,
+    ) -> Result<(SocketId, usize), TcpError> {
         let (tuple, hash, iss) = self.tcp_pick_ends(&connect)?;
         let Shard { net, tcp, .. } = self;
         let way = way_to(net, &tuple).ok_or(TcpError::NetUnreachable)?;
@@ -210,10 +222,11 @@ impl Shard {
         let index = tcp.insert(tp);
         let tp = tcp.conns.at_mut(index).ok_or(TcpError::TooMany)?;
         let id = tp.id;
+        let n = data.map_or(0, |data| fastopen_syn(net, &tcp.fastopens, tp, data));
         tcp_send_syn(net, tp);
         rearm_rto(net, tp);
         self.tcp_settle(index);
-        Ok(id)
+        Ok((id, n))
     }
     /// Appends to `out` what can be read, in order, without copying; at most `max_bytes`. Returns
     /// how many bytes these are: 0 at the end of the stream.
@@ -570,7 +583,8 @@ impl Tcb {
         if self.send_space(net) < self.sndbuf as usize / 3 {
             self.nospace = true;
         }
-        self.push |= self.state.synchronized() && self.unsent();
+        let open = self.state.synchronized() || self.fastopen_child();
+        self.push |= open && self.unsent();
     }
     /// `Ok` if there is something to read, or the end.
     fn nothing_to_read(&self) -> Result<(), TcpError> {

@@ -9,6 +9,7 @@
 use super::ack::{rcv_rtt_measure_ts, tcp_ack, tcp_rtt_estimator, tcp_sndbuf_expand};
 use super::cc;
 use super::demux::Ref;
+use super::fastopen::{fastopen_synack, options_of};
 use super::output::{tcp_send_syn, tcp_sync_mss, tcp_v4_send_reset};
 use super::rcvq::tcp_data_queue;
 use super::timer::{Rtx, rearm_rto, set_rtx};
@@ -180,7 +181,11 @@ pub(crate) fn tcp_conn_rcv(cx: &mut Shard, index: u32, seg: &Segment, pkt: Pkt) 
     if seg.len > 0 {
         tp.data_segs_in = tp.data_segs_in.wrapping_add(seg.segs as u32);
     }
+    let opening = tp.state == State::SynSent;
     let verdict = tcp_rcv_state_process(&mut cx.net, tp, seg, pkt);
+    if opening && let Some(tp) = cx.tcp.conns.at_mut(index) {
+        cx.tcp.fastopens.note(tp);
+    }
     cx.tcp_settle(index);
     verdict
 }
@@ -435,7 +440,9 @@ pub(crate) fn tcp_fin(net: &mut Net, tp: &mut Tcb) {
 
 /// SYN_SENT (RFC 9293 §3.10.7.3; `tcp_rcv_synsent_state_process`).
 fn tcp_rcv_synsent_state_process(net: &mut Net, tp: &mut Tcb, seg: &Segment, pkt: Pkt) -> Verdict {
-    if seg.flags.ack() && (seg.ack.le(tp.iss) || seg.ack.gt(tp.snd_nxt)) {
+    // Data that went with the SYN may be acknowledged with it (RFC 7413 §4.2.2).
+    let data = tp.opts().and_then(|o| o.syn_fastopen).map_or(0, |syn| u32::from(syn.data));
+    if seg.flags.ack() && (seg.ack.le(tp.iss) || seg.ack.gt(tp.snd_nxt + data)) {
         // The peer holds an old connection: our reset ends it, and the SYN goes out again at once.
         if tp.retransmits == 0 {
             set_rtx(tp, Rtx::Retrans, net.now.plus(2 * MS));
@@ -457,6 +464,7 @@ fn tcp_rcv_synsent_state_process(net: &mut Net, tp: &mut Tcb, seg: &Segment, pkt
     take_syn(net, tp, seg);
     if seg.flags.ack() {
         tcp_ack_of_syn(net, tp, seg);
+        fastopen_synack(net, tp, seg, options_of(&pkt));
         tp.ack_now = true;
     } else {
         // Opened from both ends at once (RFC 9293 §3.5, figure 7).
@@ -490,7 +498,11 @@ pub(crate) fn tcp_ack_of_syn(net: &mut Net, tp: &mut Tcb, seg: &Segment) {
     tp.max_window = tp.max_window.max(tp.snd_wnd);
     tp.snd_wl1 = seg.seq;
     tp.snd_una = tp.iss + 1;
-    tp.snd_nxt = tp.snd_una;
+    // What Fast Open let us send already stays under way.
+    let under_way = tp.packets_out > 0;
+    if !under_way {
+        tp.snd_nxt = tp.snd_una;
+    }
     tp.snd_sml = tp.snd_una;
     tp.snd_fack = tp.snd_una;
     tp.rack_end = tp.snd_una;
@@ -509,6 +521,9 @@ pub(crate) fn tcp_ack_of_syn(net: &mut Net, tp: &mut Tcb, seg: &Segment) {
     tp.backoff = 0;
     tp.stall_at = Instant::NEVER;
     set_rtx(tp, Rtx::None, Instant::NEVER);
+    if under_way {
+        rearm_rto(net, tp);
+    }
     tcp_init_transfer(net, tp);
     tp.raise(net, Ready::OUT);
     if tp.fin_queued {
@@ -524,6 +539,11 @@ pub(crate) fn tcp_init_transfer(net: &mut Net, tp: &mut Tcb) {
     let pmtu = tp.pmtu;
     tcp_sync_mss(tp, pmtu);
     cc::init(net, tp);
+    tcp_init_buffers(net, tp);
+}
+
+/// (`tcp_init_buffer_space`)
+pub(super) fn tcp_init_buffers(net: &mut Net, tp: &mut Tcb) {
     if !tp.sndbuf_locked {
         tcp_sndbuf_expand(net, tp);
     }

@@ -17,10 +17,11 @@ use std::net::{IpAddr, SocketAddr};
 use super::api::{HeldSyn, Refuse, TcpOpt};
 use super::demux::Ref;
 use super::ecn::{Ecn, tcp_ecn_create_request};
+use super::fastopen::Try;
 use super::input::{Segment, tcp_ack_of_syn, tcp_conn_rcv};
 use super::output::{
-    Bare, advmss, send_bare, tcp_select_initial_window, tcp_send_active_reset, tcp_v4_send_reset,
-    unicast, way_to,
+    Bare, advmss, send_bare, send_bare_with, tcp_select_initial_window, tcp_send_active_reset,
+    tcp_v4_send_reset, unicast, way_to,
 };
 use super::{Sockets, State, TCP_TIMEOUT_INIT_US, Tcb, Tuple};
 use crate::pkt::{Pkt, Verdict};
@@ -31,6 +32,7 @@ use crate::table::{Reason, count::id};
 use crate::time::{Instant, MS, SEC};
 use crate::wire::TcpOptions;
 use crate::wire::tcp::TcpFlags;
+use crate::wire::tcp_fastopen::FastOpen;
 
 /// How long a SYN may wait for a judgement: as long as its sender tries (`tcp_syn_retries` = 6).
 const HOLD_NS: u64 = 130 * SEC;
@@ -62,6 +64,10 @@ pub(crate) struct Listener {
     pub opts: Vec<TcpOpt>,
     /// SYN-ACKs sent again for which it waits for data (`rskq_defer_accept`).
     pub defer_accept: u8,
+    /// Connections opened by Fast Open whose handshake may be under way; `None` = as the knob says.
+    pub fastopen_max: Option<u32>,
+    /// Those connections, and some whose handshake is over.
+    pub fastopenq: Vec<SocketId>,
 }
 
 /// A half-open connection (Linux: `struct tcp_request_sock`).
@@ -160,6 +166,7 @@ impl Shard {
             Ok(Admit::Cookie) => return self.cookie_send(listener, tuple, hash, seg, pkt),
             Ok(Admit::Keep) => {}
         }
+        let fastopen = self.tcp_try_fastopen(listener, tuple, seg, &pkt);
         let iss = iss.unwrap_or_else(|| self.tcp.secure_seq(tuple, self.net.now));
         let ts_offset = self.tcp.secure_ts_off(tuple);
         let Shard { net, tcp, .. } = self;
@@ -191,6 +198,13 @@ impl Shard {
             sent_at: now,
             due: now.plus(if is_held { HOLD_NS } else { TCP_TIMEOUT_INIT_US as u64 * 1000 }),
         };
+        if matches!(fastopen, Try::Open) && !is_held {
+            return self.tcp_fastopen_create_child(listener, &req, seg, pkt);
+        }
+        let cookie = match fastopen {
+            Try::Give(cookie) => Some(cookie),
+            Try::Open | Try::Ordinary => None,
+        };
         l.qlen += 1;
         let due = req.due;
         // Its acknowledgement must come here even if the steering has changed by then.
@@ -203,7 +217,7 @@ impl Shard {
             l.held.push_back(SocketId { kind: SockKind::Syn, index, generation });
             net.events.raise(l.id, l.user, &mut l.pending, Ready::IN);
         } else {
-            self.send_synack(index);
+            self.send_synack(index, cookie);
         }
         self.net.pool.free(pkt);
         Verdict::Taken
@@ -245,13 +259,14 @@ impl Shard {
         }
     }
 
-    /// Sends, or sends again, the SYN-ACK of a half-open connection.
-    pub(crate) fn send_synack(&mut self, index: u32) {
+    /// Sends, or sends again, the SYN-ACK of a half-open connection; the first time perhaps with a cookie
+    /// of Fast Open.
+    pub(crate) fn send_synack(&mut self, index: u32, cookie: Option<FastOpen>) {
         let Shard { net, tcp, .. } = self;
         let Some(req) = tcp.reqs.at(index) else { return };
         let id = req.listener;
         if let Some(l) = tcp.listeners.get(id.index, id.generation) {
-            tcp_v4_send_synack(net, req, l, None);
+            tcp_v4_send_synack(net, req, l, None, cookie);
         }
     }
 }
@@ -266,7 +281,13 @@ enum Admit {
 
 /// Sends the SYN-ACK of a half-open connection; with a timestamp that says more than the time, if one is
 /// given.
-pub(super) fn tcp_v4_send_synack(net: &mut Net, req: &Req, l: &Listener, tsval: Option<u32>) {
+pub(super) fn tcp_v4_send_synack(
+    net: &mut Net,
+    req: &Req,
+    l: &Listener,
+    tsval: Option<u32>,
+    cookie: Option<FastOpen>,
+) {
     let mut tp = child(net, req, l);
     let opts = TcpOptions {
         mss: Some(tp.advmss),
@@ -285,11 +306,11 @@ pub(super) fn tcp_v4_send_synack(net: &mut Net, req: &Req, l: &Listener, tsval: 
         opts,
     };
     tp.orphan = true;
-    send_bare(net, &tp.tuple, &bare);
+    send_bare_with(net, &tp.tuple, &bare, cookie, |_| ());
 }
 
 /// The connection that a half-open one becomes (`tcp_create_openreq_child`).
-fn child(net: &mut Net, req: &Req, l: &Listener) -> Tcb {
+pub(super) fn child(net: &mut Net, req: &Req, l: &Listener) -> Tcb {
     let mut tp = Tcb::new(net, req.tuple, req.hash);
     if l.rcvbuf > 0 {
         tp.rcvbuf = l.rcvbuf.min(1 << 30) as u32;
@@ -338,7 +359,7 @@ impl Shard {
             if !held && self.req_may_answer(index) {
                 self.net.counts.inc(id::TcpExtTCPSynRetrans);
                 self.net.counts.inc(id::TcpRetransSegs);
-                self.send_synack(index);
+                self.send_synack(index, None);
             }
             return Verdict::Drop(pkt, Reason::TcpOldData);
         }
@@ -488,7 +509,7 @@ impl Shard {
         net.counts.inc(id::TcpExtTCPTimeouts);
         net.counts.inc(id::TcpRetransSegs);
         net.counts.inc(id::TcpExtTCPSynRetrans);
-        self.send_synack(index);
+        self.send_synack(index, None);
     }
 
     /// Whether a strange segment for a half-open connection is answered, or one was lately.
@@ -566,7 +587,7 @@ impl Shard {
         let (due, tuple) = (req.due, req.tuple);
         tcp.listen.release(&tuple);
         tcp.req_timers.arm(id.index, due);
-        self.send_synack(id.index);
+        self.send_synack(id.index, None);
         true
     }
 

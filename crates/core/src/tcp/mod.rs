@@ -8,6 +8,7 @@ mod cc;
 mod chrono;
 mod demux;
 mod ecn;
+mod fastopen;
 pub mod icmp;
 pub mod info;
 pub mod input;
@@ -194,6 +195,8 @@ pub(crate) struct Tcb {
     pub cork: bool,
     /// More was announced to come at once (MSG_MORE).
     pub more: bool,
+    /// What waits is to go now, once, whatever Nagle's algorithm says (`TCP_NAGLE_PUSH`).
+    pub nagle_push: bool,
     /// The application waits for room to send.
     pub nospace: bool,
     /// The application has shut its sending side down: a FIN ends the queue.

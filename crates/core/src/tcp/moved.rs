@@ -300,7 +300,7 @@ impl Shard {
             net.events.raise(l.id, l.user, &mut l.pending, Ready::IN);
         }
         if answer {
-            self.send_synack(index);
+            self.send_synack(index, None);
         }
     }
 

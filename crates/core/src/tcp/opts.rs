@@ -275,6 +275,12 @@ pub(crate) struct SockOpts {
     /// SYN-ACKs that are sent again while a listener waits for data.
     pub defer_accept: u8,
     pub inq: bool,
+    /// What its SYN asks for by Fast Open, until it is answered.
+    pub syn_fastopen: Option<super::fastopen::SynFastOpen>,
+    /// What the SYN-ACK said about Fast Open, until the table of hosts has it.
+    pub fastopen_told: Option<super::fastopen::Told>,
+    /// It was opened by the cookie in its SYN.
+    pub fastopen_child: bool,
     /// Where records end: no segment goes beyond (MSG_EOR). In order.
     pub record_ends: VecDeque<Seq>,
 }
@@ -461,7 +467,9 @@ impl Tcb {
         match opt {
             TcpOpt::NoDelay(on) => {
                 self.nodelay = on;
-                self.push |= on && self.unsent();
+                // What waits goes now, even past TCP_CORK (`__tcp_sock_set_nodelay`).
+                self.nagle_push |= on && self.unsent();
+                self.push |= self.nagle_push;
             }
             TcpOpt::Cork(on) => {
                 self.cork = on;

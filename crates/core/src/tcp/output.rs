@@ -21,7 +21,8 @@ use crate::table::count::id;
 use crate::wire::IPPROTO_TCP;
 use crate::wire::TcpOptions;
 use crate::wire::tcp::{TCP_HLEN, TcpFlags, TcpHdr};
-use crate::wire::tcp_options::TCP_MAX_WSCALE;
+use crate::wire::tcp_fastopen::FastOpen;
+use crate::wire::tcp_options::{TCP_MAX_WSCALE, TCP_OPTIONS_MAX};
 
 /// What became of a connection's turn to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +41,7 @@ const QUANTUM_PKTS: usize = 32;
 /// A connection's turn to send: what is lost, what is new, an acknowledgement that is owed.
 pub(crate) fn tcp_push(net: &mut Net, tp: &mut Tcb) -> Pushed {
     let mut said = Pushed::Done;
-    if tp.state.synchronized() {
+    if tp.state.synchronized() || tp.fastopen_child() {
         said = tcp_xmit_recovery(net, tp);
     }
     if tp.ack_now {
@@ -95,6 +96,7 @@ fn tcp_write_xmit(net: &mut Net, tp: &mut Tcb) -> Pushed {
         }
         sent += 1;
     }
+    tp.nagle_push = false;
     if sent > 0 {
         timer::schedule_loss_probe(net, tp);
     } else if tp.packets_out == 0 && tp.unsent() {
@@ -152,7 +154,7 @@ fn tcp_may_send(tp: &mut Tcb, mss: u32, most: u32) -> Option<(u32, bool)> {
 /// Whether a small segment has to wait (`tcp_nagle_check`, with Minshall's change: only while
 /// another small one is under way).
 fn tcp_nagle_check(tp: &Tcb) -> bool {
-    if tp.fin_queued {
+    if tp.fin_queued || tp.nagle_push {
         return false;
     }
     tp.cork || tp.more || !tp.nodelay && tp.packets_out > 0 && tp.snd_sml.gt(tp.snd_una)
@@ -162,7 +164,7 @@ fn tcp_nagle_check(tp: &Tcb) -> bool {
 pub(crate) fn send_new(net: &mut Net, tp: &mut Tcb, len: u32, fin: bool, mss: u32) -> bool {
     let seq = tp.snd_nxt;
     let mut flags = TcpFlags::ACK;
-    if len > 0 && (seq + len == tp.sndq.end || tp.ends_record(seq + len)) {
+    if len > 0 && (seq + len == tp.sndq.end && !tp.more || tp.ends_record(seq + len)) {
         flags |= TcpFlags::PSH;
     }
     if fin {
@@ -407,8 +409,24 @@ pub(crate) struct Bare {
 
 /// Sends a segment without data. False if there is no packet memory.
 pub(crate) fn send_bare(net: &mut Net, tuple: &Tuple, bare: &Bare) -> bool {
+    send_bare_with(net, tuple, bare, None, |_| ())
+}
+
+/// The same with an option of Fast Open, and with what `load` puts into the packet.
+pub(super) fn send_bare_with(
+    net: &mut Net,
+    tuple: &Tuple,
+    bare: &Bare,
+    fastopen: Option<FastOpen>,
+    load: impl FnOnce(&mut crate::pkt::Pkt),
+) -> bool {
     let Some(mut pkt) = net.pool.alloc() else { return false };
-    let hlen = TCP_HLEN + bare.opts.emit_len();
+    load(&mut pkt);
+    let fastopen = fastopen.map(|cookie| cookie.option()).unwrap_or_default();
+    let at = TCP_HLEN + bare.opts.emit_len();
+    // As in Linux: an option that does not fit is left out.
+    let hlen =
+        if at + fastopen.len() > TCP_HLEN + TCP_OPTIONS_MAX { at } else { at + fastopen.len() };
     let out = pkt.push(hlen);
     TcpHdr {
         src_port: tuple.lport,
@@ -423,6 +441,9 @@ pub(crate) fn send_bare(net: &mut Net, tuple: &Tuple, bare: &Bare) -> bool {
     }
     .emit(out);
     bare.opts.emit(&mut out[TCP_HLEN..]);
+    if hlen > at {
+        out[at..].copy_from_slice(&fastopen);
+    }
     pkt.tos = bare.tos;
     net.counts.inc(id::TcpOutSegs);
     finish(net, pkt, tuple);
@@ -450,7 +471,11 @@ pub(crate) fn tcp_send_syn(net: &mut Net, tp: &mut Tcb) -> bool {
     let ack = if both { tp.rcv_nxt } else { Seq(0) };
     let bare = Bare { seq: tp.iss, ack, flags, window, tos: tp.tos, opts };
     tp.segs_out += 1;
-    send_bare(net, &tp.tuple, &bare)
+    let Some(fastopen) = tp.syn_fastopen() else { return send_bare(net, &tp.tuple, &bare) };
+    let (sndq, data, seq) = (&tp.sndq, usize::from(fastopen.data), tp.iss + 1);
+    send_bare_with(net, &tp.tuple, &bare, fastopen.option, |pkt| {
+        sndq.load(pkt, seq, data);
+    })
 }
 
 /// The window that a new connection announces, and its scale (`tcp_select_initial_window`).

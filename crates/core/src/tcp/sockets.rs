@@ -29,6 +29,7 @@ pub struct Sockets {
     pub(crate) reqs: Slab<Box<Req>>,
     pub(crate) tws: Slab<TimeWait>,
     pub(crate) listen: listeners::Ports,
+    pub(super) fastopens: super::fastopen::FastOpens,
     pub(crate) conn_timers: Wheel,
     pub(crate) req_timers: Wheel,
     pub(crate) tw_timers: Wheel,
@@ -39,7 +40,7 @@ pub struct Sockets {
     /// When connections that found the device's queue full are to be served at the latest.
     pub(crate) throttled_until: Instant,
     pub(super) fired: Vec<u32>,
-    secret: [u64; 4],
+    pub(super) secret: [u64; 4],
     /// RFC 6056 algorithm 3: moves on with each port that is chosen.
     pub(super) port_counter: u32,
     /// Challenge acknowledgements in the current second: which second, and how many are left.
@@ -67,6 +68,7 @@ impl Sockets {
             reqs: Slab::default(),
             tws: Slab::default(),
             listen: listeners::Ports::new(rng.keyed(), rng.keyed(), select),
+            fastopens: Default::default(),
             conn_timers: Wheel::default(),
             req_timers: Wheel::default(),
             tw_timers: Wheel::default(),

@@ -91,7 +91,7 @@ impl Shard {
         net.counts.inc(id::TcpExtTCPReqQFullDoCookies);
         net.counts.inc(id::TcpExtSyncookiesSent);
         if let Some(l) = tcp.listeners.at(listener) {
-            tcp_v4_send_synack(net, &req, l, Some(tsval));
+            tcp_v4_send_synack(net, &req, l, Some(tsval), None);
         }
         net.pool.free(pkt);
         Verdict::Taken

@@ -49,6 +49,7 @@ impl Tcb {
             nodelay: false,
             cork: false,
             more: false,
+            nagle_push: false,
             nospace: false,
             fin_queued: false,
             fin_sent: false,

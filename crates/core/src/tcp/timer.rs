@@ -18,7 +18,7 @@ use super::output::{
     tcp_xmit_probe_skb,
 };
 use super::recovery::{tcp_rack_reo_timeout, tcp_retransmit_timer, tcp_send_loss_probe};
-use super::{CaState, State, TCP_RTO_MAX_US, Tcb};
+use super::{CaState, Earlier, State, TCP_RTO_MAX_US, Tcb};
 use crate::shard::{Net, Shard};
 use crate::sock::error::TcpError;
 use crate::table::count::id;
@@ -209,6 +209,8 @@ fn tcp_write_wakeup(net: &mut Net, tp: &mut Tcb) -> bool {
     }
     let len = tp.record_left(unsent).min(window).min(mss) as usize;
     let len = tp.sndq.loadable(tp.snd_nxt, len) as u32;
+    // The peer's application is not to wait for more.
+    tp.more = false;
     send_new(net, tp, len, false, mss)
 }
 

@@ -8,6 +8,7 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod nd;
 pub mod tcp;
+pub mod tcp_fastopen;
 pub mod tcp_options;
 pub mod udp;
 

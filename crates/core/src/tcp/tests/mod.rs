@@ -4,6 +4,7 @@ mod close;
 mod data;
 mod drops;
 mod ecn;
+mod fastopen;
 mod handshake;
 mod hostile;
 mod knobs;

@@ -1,0 +1,167 @@
+//! Data in the SYN (RFC 7413).
+
+use super::*;
+use crate::table::count::Counter as C;
+use crate::tcp::State;
+
+/// Both sides use Fast Open (`bits` of `tcp_fastopen`), B listens and takes it from four at a time.
+fn fast(bits: &str) -> (Pair, SocketId) {
+    let mut p = Pair::new(300, GOOD);
+    for shard in &mut p.shards {
+        shard.set_knob("net.ipv4.tcp_fastopen", bits).expect("a knob");
+    }
+    let listener = p.listen(80);
+    assert!(p.shards[B].tcp_listen_fastopen(listener, 4));
+    (p, listener)
+}
+
+fn open(p: &mut Pair, data: &[u8]) -> (SocketId, usize) {
+    let remote = p.at(B, 80);
+    p.tick();
+    let connect = Connect { local: None, remote, user: 7 };
+    p.shards[A].tcp_connect_fastopen(connect, &[], data).expect("connects")
+}
+
+/// A first connection, which brings the cookie.
+fn introduced(bits: &str) -> (Pair, SocketId) {
+    let (mut p, listener) = fast(bits);
+    let (id, n) = open(&mut p, b"not yet");
+    assert_eq!(n, 0, "without a cookie no data goes with the SYN");
+    p.run(10 * MS);
+    assert_eq!(p.tcb(A, id).state, State::Established);
+    assert!(p.shards[B].tcp_accept(listener).is_some());
+    (p, listener)
+}
+
+#[test]
+fn the_first_connection_brings_a_cookie_and_the_next_one_its_data() {
+    let (mut p, listener) = introduced("3");
+    assert_eq!(p.count(B, C::TcpExtTCPFastOpenCookieReqd), 1);
+    let remote = p.at(B, 80);
+    assert!(p.shards[A].tcp_fastopen_ready(remote));
+    let (a, n) = open(&mut p, b"at once");
+    assert_eq!(n, 7);
+    // The SYN arrives: before the handshake is over the data can be read and answered.
+    p.run(GOOD.delay + MS / 2);
+    let b = p.shards[B].tcp_accept(listener).expect("it is open");
+    assert_eq!(p.tcb(B, b).state, State::SynRecv);
+    let mut buf = [0; 16];
+    assert_eq!(p.shards[B].tcp_recv(b, &mut buf), Ok(7));
+    assert_eq!(&buf[..7], b"at once");
+    assert_eq!(p.shards[B].tcp_send(b, b"answer"), Ok(6));
+    p.run(20 * MS);
+    assert_eq!(p.shards[A].tcp_recv(a, &mut buf), Ok(6));
+    assert_eq!((p.tcb(A, a).state, p.tcb(B, b).state), (State::Established, State::Established));
+    assert_eq!(p.count(A, C::TcpExtTCPFastOpenActive), 1);
+    assert_eq!(p.count(B, C::TcpExtTCPFastOpenPassive), 1);
+    assert_eq!(p.count(A, C::TcpRetransSegs) + p.count(B, C::TcpRetransSegs), 0);
+    let answer = p.seen.iter().find(|s| s.from == B && s.len == 6).expect("the answer");
+    let last = p.seen.iter().rev().find(|s| s.from == A).expect("an acknowledgement");
+    assert!(answer.at < last.at, "the answer did not wait for the end of the handshake");
+    // It is a connection as any other.
+    assert_eq!(p.shards[A].tcp_send(a, &[7; 5000]), Ok(5000));
+    p.run(200 * MS);
+    assert_eq!(p.shards[B].tcp_readable(b).map(|rx| rx.bytes), Ok(5000));
+}
+
+/// The SYN with data is lost: it is sent again without, and everything arrives once.
+#[test]
+fn a_syn_that_is_lost_is_sent_again_plainly() {
+    let (mut p, listener) = introduced("3");
+    p.lose = Some(|s| s.hdr.flags.syn() && s.len > 0);
+    let (a, n) = open(&mut p, b"at once");
+    assert_eq!(n, 7);
+    p.run(3 * SEC);
+    let b = p.shards[B].tcp_accept(listener).expect("it is open");
+    let mut buf = [0; 16];
+    assert_eq!(p.shards[B].tcp_recv(b, &mut buf), Ok(7));
+    assert_eq!(p.tcb(A, a).state, State::Established);
+    assert_eq!(p.count(A, C::TcpExtTCPFastOpenActiveFail), 1);
+    let remote = p.at(B, 80);
+    assert!(!p.shards[A].tcp_fastopen_ready(remote), "something does not let it through");
+}
+
+/// The SYN-ACK is lost: the server repeats it, data and all stay as they were.
+#[test]
+fn a_syn_ack_that_is_lost_is_repeated() {
+    let (mut p, listener) = introduced("3");
+    p.lose = Some(|s| s.from == B);
+    let (a, _) = open(&mut p, b"at once");
+    p.run(GOOD.delay + MS / 2);
+    p.lose = None;
+    let b = p.shards[B].tcp_accept(listener).expect("it is open");
+    p.run(5 * SEC);
+    assert_eq!((p.tcb(A, a).state, p.tcb(B, b).state), (State::Established, State::Established));
+    let mut buf = [0; 16];
+    assert_eq!(p.shards[B].tcp_recv(b, &mut buf), Ok(7));
+    assert_eq!(p.shards[B].tcp_readable(b).map(|rx| rx.bytes), Ok(0), "the data came once");
+}
+
+/// A cookie that is none of the server's opens nothing: the data is taken after the handshake, and
+/// another cookie comes with the SYN-ACK.
+#[test]
+fn knob_net_ipv4_tcp_fastopen_key() {
+    let key = "net.ipv4.tcp_fastopen_key";
+    let (one, two) = ("00000001-2-3-4", "00000005-6-7-8");
+    for (next, counts) in [(one, (1, 0, 0)), (two, (0, 1, 0)), (&format!("{two},{one}"), (1, 0, 1))]
+    {
+        let (mut p, listener) = fast("3");
+        p.shards[B].set_knob(key, one).expect("a key");
+        open(&mut p, b"");
+        p.run(10 * MS);
+        p.shards[B].tcp_accept(listener).expect("the first one");
+        p.shards[B].set_knob(key, next).expect("a key");
+        open(&mut p, b"at once");
+        p.run(50 * MS);
+        let b = p.shards[B].tcp_accept(listener).expect("the second one");
+        assert_eq!(p.shards[B].tcp_readable(b).map(|rx| rx.bytes), Ok(7));
+        let passive = p.count(B, C::TcpExtTCPFastOpenPassive);
+        let fail = p.count(B, C::TcpExtTCPFastOpenPassiveFail);
+        let alt = p.count(B, C::TcpExtTCPFastOpenPassiveAltKey);
+        assert_eq!((passive, fail, alt), counts, "{next}");
+    }
+    let mut shard = Shard::new(1);
+    shard.set_knob(key, one).expect("a key");
+    assert_eq!(shard.get_knob(key).as_deref(), Ok("00000001-00000002-00000003-00000004"));
+    assert!(shard.set_knob(key, "1-2-3").is_err());
+    assert!(shard.set_knob(key, &[one; 3].join(",")).is_err());
+}
+
+/// Without it the handshake is the ordinary one; a cookie may be needless, by either side's will.
+#[test]
+fn knob_net_ipv4_tcp_fastopen() {
+    // Bits; how many bytes the first SYN carries; connections that they open at once.
+    for (bits, n, passive) in [("0", 0, 0), ("1", 0, 0), ("3", 0, 0), ("519", 7, 1), ("5", 7, 0)] {
+        let (mut p, listener) = fast(bits);
+        let (_, sent) = open(&mut p, b"at once");
+        p.run(50 * MS);
+        assert_eq!(sent, n, "{bits}");
+        assert_eq!(p.count(B, C::TcpExtTCPFastOpenPassive), passive, "{bits}");
+        let b = p.shards[B].tcp_accept(listener).expect("it is open");
+        assert_eq!(p.shards[B].tcp_readable(b).map(|rx| rx.bytes), Ok(n), "{bits}");
+    }
+    // All listeners, or those that ask for it.
+    for (bits, asked) in [("3", 0), ("1027", 1)] {
+        let mut p = Pair::new(301, GOOD);
+        p.shards[B].set_knob("net.ipv4.tcp_fastopen", bits).expect("a knob");
+        p.listen(80);
+        open(&mut p, b"");
+        p.run(10 * MS);
+        assert_eq!(p.count(B, C::TcpExtTCPFastOpenCookieReqd), asked, "{bits}");
+    }
+}
+
+/// Whoever never ends the handshake takes no more places than the listener gives.
+#[test]
+fn connections_that_a_cookie_opened_are_bounded() {
+    let (mut p, _) = fast("515");
+    p.lose = Some(|s| s.from == B);
+    for port in 1..=10 {
+        let flags = TcpFlags::SYN;
+        let forged = Forged { flags, window: 1000, data: b"hello", ..Forged::default() };
+        p.inject(B, (port, 80), forged);
+    }
+    assert_eq!(p.count(B, C::TcpExtTCPFastOpenPassive), 4);
+    assert_eq!(p.count(B, C::TcpExtTCPFastOpenListenOverflow), 6);
+    assert_eq!(p.shards[B].tcp.reqs.len(), 6, "the others shake hands as usual");
+}
