@@ -3,6 +3,7 @@
 //! before: [`super::listen`], [`super::api`]   after: [`super::input`]
 //! Linux:  net/ipv4/tcp_fastopen.c `tcp_try_fastopen`, `tcp_fastopen_create_child`, `tcp_fastopen_cookie_check`, `tcp_rcv_fastopen_synack`
 //! RFCs:   7413
+//! drops:  NoSocket
 //!
 //! ```text
 //! client: SYN, wish ──> SYN-ACK, cookie: kept for the next time
