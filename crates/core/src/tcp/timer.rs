@@ -18,7 +18,7 @@ use super::output::{
     tcp_xmit_probe_skb,
 };
 use super::recovery::{tcp_rack_reo_timeout, tcp_retransmit_timer, tcp_send_loss_probe};
-use super::{CaState, Earlier, State, TCP_RTO_MAX_US, Tcb};
+use super::{CaState, State, TCP_RTO_MAX_US, Tcb};
 use crate::shard::{Net, Shard};
 use crate::sock::error::TcpError;
 use crate::table::count::id;
