@@ -28,7 +28,8 @@ impl FastOpen {
     /// A cookie of 4 to 16 bytes, an even number of them; `None` for others.
     #[must_use]
     pub fn cookie(bytes: &[u8], exp: bool) -> Option<FastOpen> {
-        let valid = (COOKIE_MIN..=COOKIE_MAX).contains(&bytes.len()) && bytes.len() % 2 == 0;
+        let valid =
+            (COOKIE_MIN..=COOKIE_MAX).contains(&bytes.len()) && bytes.len().is_multiple_of(2);
         valid.then(|| {
             let mut all = [0; COOKIE_MAX];
             all[..bytes.len()].copy_from_slice(bytes);
