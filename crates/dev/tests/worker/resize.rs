@@ -3,7 +3,7 @@
 use linerate_dev::mem::Nic;
 use linerate_dev::worker::Workers;
 
-use crate::app::{Client, Server, card, check_end, servers};
+use crate::app::{Client, Server, card, check_end, come_to_rest, servers};
 use crate::wait_until;
 
 const STREAMS: usize = 50;
@@ -57,6 +57,7 @@ fn no_connection_suffers_when_shards_come_and_go() {
         wait_until("all streams end", || {
             client.ask(0, |_, app| app.ended).expect("it lives") == STREAMS
         });
+        come_to_rest(&server, &client);
         check_end(&client);
         check_end(&server);
         client.stop().expect("nothing failed");
@@ -89,6 +90,7 @@ fn connections_leave_a_shard_and_their_packets_follow() {
     wait_until("all streams end", || {
         client.ask(0, |_, app| app.ended).expect("it lives") == STREAMS
     });
+    come_to_rest(&server, &client);
     check_end(&client);
     check_end(&server);
 }
