@@ -427,9 +427,13 @@ knobs! {
     /// Duplicate selective acknowledgements (RFC 2883).
     tcp_dsack: bool { path: "net.ipv4.tcp_dsack", default: true, range: 0..=1, unit: "switch", scope: Net, takes: Now, stage: Transport }
     /// The congestion control of new connections.
-    tcp_congestion_control: CcName { path: "net.ipv4.tcp_congestion_control", default: CcName::Cubic, range: 0..=0, unit: "reno, cubic or dctcp", scope: Net, takes: NextSocket, stage: Send }
+    tcp_congestion_control: CcName { path: "net.ipv4.tcp_congestion_control", default: CcName::Cubic, range: 0..=0, unit: "reno, cubic, bbr or dctcp", scope: Net, takes: NextSocket, stage: Send }
     /// The congestion controls that an application may choose (TCP_CONGESTION).
-    tcp_allowed_congestion_control: CcNames { path: "net.ipv4.tcp_allowed_congestion_control", default: CcNames::UNRESTRICTED, range: 0..=0, unit: "a list of reno, cubic and dctcp", scope: Net, takes: Now, stage: Send }
+    tcp_allowed_congestion_control: CcNames { path: "net.ipv4.tcp_allowed_congestion_control", default: CcNames::UNRESTRICTED, range: 0..=0, unit: "a list of reno, cubic, bbr and dctcp", scope: Net, takes: Now, stage: Send }
+    /// Pacing in slow start, in percent of a window in a round trip.
+    tcp_pacing_ss_ratio: u64 { path: "net.ipv4.tcp_pacing_ss_ratio", default: 200, range: 1..=1000, unit: "percent", scope: Net, takes: Now, stage: Send }
+    /// Pacing in congestion avoidance, in percent of a window in a round trip.
+    tcp_pacing_ca_ratio: u64 { path: "net.ipv4.tcp_pacing_ca_ratio", default: 120, range: 1..=1000, unit: "percent", scope: Net, takes: Now, stage: Send }
     /// ECN (RFC 3168): 0 no, 1 asked for and granted, 2 granted to peers that ask for it.
     tcp_ecn: u64 { path: "net.ipv4.tcp_ecn", default: 2, range: 0..=2, unit: "mode", scope: Net, takes: NextSocket, stage: Transport }
     /// Whether a SYN that is repeated asks for ECN no more, since something on the way may not let it pass.

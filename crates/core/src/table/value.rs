@@ -175,11 +175,13 @@ pub enum CcName {
     Reno,
     /// RFC 8257.
     Dctcp,
+    /// draft-ietf-ccwg-bbr: version 3.
+    Bbr,
 }
 
 impl CcName {
     /// All that there are, as Linux sorts them: the one that needs nothing first.
-    pub const ALL: [CcName; 3] = [CcName::Reno, CcName::Cubic, CcName::Dctcp];
+    pub const ALL: [CcName; 4] = [CcName::Reno, CcName::Cubic, CcName::Bbr, CcName::Dctcp];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -187,6 +189,7 @@ impl CcName {
             CcName::Cubic => "cubic",
             CcName::Reno => "reno",
             CcName::Dctcp => "dctcp",
+            CcName::Bbr => "bbr",
         }
     }
     /// It wants its packets marked, whatever `tcp_ecn` says (`TCP_CONG_NEEDS_ECN`).

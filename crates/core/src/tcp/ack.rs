@@ -232,6 +232,9 @@ fn tcp_clean_rtx_queue(net: &mut Net, tp: &mut Tcb, ack: Seq, prior_fack: Seq, a
                 }
             }
             rack_advance(tp, &part, now);
+            if let Some(rate) = &mut tp.sndq.rate {
+                rate.delivered(0, &part, whole, now);
+            }
         }
         if t.has(LOST) {
             tp.lost_out = tp.lost_out.saturating_sub(segs);
@@ -242,7 +245,7 @@ fn tcp_clean_rtx_queue(net: &mut Net, tp: &mut Tcb, ack: Seq, prior_fack: Seq, a
         a.retrans_acked |= t.retrans > 0;
         tp.packets_out = tp.packets_out.saturating_sub(segs);
         if whole {
-            tp.sndq.rtx.pop_front();
+            tp.sndq.pop_front();
             continue;
         }
         if let Some(front) = tp.sndq.rtx.front_mut() {
@@ -415,6 +418,9 @@ fn sack_one(net: &Net, tp: &mut Tcb, i: usize, now: Instant, a: &mut Acked) {
         }
     }
     rack_advance(tp, &t, now);
+    if let Some(rate) = &mut tp.sndq.rate {
+        rate.delivered(i, &t, true, now);
+    }
     tp.snd_fack = tp.snd_fack.max(t.end());
 }
 

@@ -453,7 +453,7 @@ impl Shard {
             let (unacked, sacked) = (l.accept.len() as u32, l.limit(&self.net) as u32);
             return Some(TcpInfo { unacked, sacked, ..TcpInfo::of(State::Listen) });
         }
-        self.tcp_conn(id).map(|tp| tp.info(self.net.now))
+        self.tcp_conn(id).map(|tp| tp.info(&self.net))
     }
     /// Local and remote address of a connection, or of a held SYN.
     pub fn tcp_addrs(&self, id: SocketId) -> Option<(SocketAddr, SocketAddr)> {

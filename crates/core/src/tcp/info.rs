@@ -4,10 +4,24 @@
 
 use super::cc::Cc;
 use super::ecn::Ecn;
+use super::pacing::pacing_rate;
 use super::rcvwin::TCP_DELACK_NS;
 use super::{State, Tcb, timer};
+use crate::shard::Net;
 use crate::sock::error::TcpError;
 use crate::time::{Instant, MS};
+
+/// What BBR believes of the path (TCP_CC_INFO; `ss`: `bbr:(bw:…,mrtt:…)`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BbrInfo {
+    /// Bytes a second that the path delivers.
+    pub bw: u64,
+    /// Microseconds that a round trip takes when nothing waits; 0 = none measured.
+    pub min_rtt_us: u32,
+    /// What it is at: `Startup`, `Drain`, `ProbeBW_DOWN`, `ProbeBW_CRUISE`, `ProbeBW_REFILL`,
+    /// `ProbeBW_UP`, `ProbeRTT`.
+    pub state: &'static str,
+}
 
 /// A reading of one connection (Linux 6.18: `struct tcp_info`, names without `tcpi_`, in its units). What
 /// stands behind `accecn_opt_seen` the kernel tells by other calls.
@@ -29,7 +43,7 @@ pub struct TcpInfo {
     pub snd_wscale: u8,
     /// Shift of the windows that we announce.
     pub rcv_wscale: u8,
-    /// Whether the application held the delivery rate back. Not measured: false.
+    /// Whether the application held the delivery rate back; false where that is not measured.
     pub delivery_rate_app_limited: bool,
     /// Why Fast Open failed: 0 = it did not.
     pub fastopen_client_fail: u8,
@@ -81,7 +95,8 @@ pub struct TcpInfo {
     pub rcv_space: u32,
     /// Segments ever retransmitted.
     pub total_retrans: u32,
-    /// Bytes a second at which is sent; `u64::MAX` = as fast as may be.
+    /// Bytes a second at which is sent, or would be if the connection were paced;
+    /// `u64::MAX` = as fast as may be.
     pub pacing_rate: u64,
     /// The limit of that which the application set; `u64::MAX` = none.
     pub max_pacing_rate: u64,
@@ -101,7 +116,7 @@ pub struct TcpInfo {
     pub data_segs_in: u32,
     /// Segments with data sent.
     pub data_segs_out: u32,
-    /// Bytes a second that arrived lately. Not measured: 0.
+    /// Bytes a second that arrived lately; 0 = not measured: only BBR needs it.
     pub delivery_rate: u64,
     /// Microseconds during which something was to be sent or acknowledged.
     pub busy_time: u64,
@@ -153,6 +168,8 @@ pub struct TcpInfo {
     pub accecn_fail_mode: u16,
     /// AccECN: 0.
     pub accecn_opt_seen: u16,
+    /// BBR's model; `None` with another congestion control.
+    pub bbr: Option<BbrInfo>,
     /// DCTCP's smoothed share of marked packets in 1/1024 (TCP_CC_INFO); `None` with another
     /// congestion control.
     pub dctcp_alpha: Option<u32>,
@@ -237,6 +254,7 @@ impl TcpInfo {
             delivered: 0,
             delivered_ce: 0,
             dctcp_alpha: None,
+            bbr: None,
             bytes_sent: 0,
             bytes_retrans: 0,
             dsack_dups: 0,
@@ -369,7 +387,9 @@ impl Layout {
 }
 
 impl Tcb {
-    pub(crate) fn info(&self, now: Instant) -> TcpInfo {
+    pub(crate) fn info(&self, net: &Net) -> TcpInfo {
+        let now = net.now;
+        let sample = self.sndq.rate.as_ref().map(|rate| rate.last);
         let ms = |at: Instant| (now.since(at) / MS).min(u32::MAX as u64) as u32;
         let on = |agreed: bool, bit: u8| if agreed { bit } else { 0 };
         let scaled = self.snd_wscale > 0 || self.rcv_wscale > 0;
@@ -422,6 +442,18 @@ impl Tcb {
             sndbuf_limited: busy[2],
             delivered: self.delivered,
             delivered_ce: self.delivered_ce,
+            pacing_rate: pacing_rate(net, self),
+            max_pacing_rate: self.pace.as_ref().map_or(u64::MAX, |pace| pace.max),
+            delivery_rate: sample.map_or(0, |(rate, _)| (rate * self.mss_cache as f64) as u64),
+            delivery_rate_app_limited: sample.is_some_and(|(_, limited)| limited),
+            bbr: match &self.cc {
+                Cc::Bbr(bbr) => Some(BbrInfo {
+                    bw: (bbr.bw() * self.mss_cache as f64) as u64,
+                    min_rtt_us: bbr.min_rtt_us().unwrap_or(0),
+                    state: bbr.mode().name(),
+                }),
+                _ => None,
+            },
             dctcp_alpha: match &self.cc {
                 Cc::Dctcp(dctcp) => Some(dctcp.alpha()),
                 _ => None,

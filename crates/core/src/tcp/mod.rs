@@ -18,8 +18,10 @@ mod memory;
 mod moved;
 mod opts;
 mod output;
+mod pacing;
 mod ports;
 mod rack;
+mod rate;
 mod rcvq;
 mod rcvwin;
 mod recovery;
@@ -36,7 +38,7 @@ mod undo;
 pub use crate::sock::error::TcpError;
 pub use api::{Connect, HeldSyn, Listen, Refuse, RxState, SendMsg};
 pub use icmp::{ErrKind, TcpQuote};
-pub use info::{TCP_INFO_LEN, TcpInfo};
+pub use info::{BbrInfo, TCP_INFO_LEN, TcpInfo};
 pub use moved::Moved;
 pub use opts::{KeepAlive, OptName, TcpOpt};
 pub use rows::{SockRow, SockStat};
@@ -52,6 +54,7 @@ use crate::time::Instant;
 use cc::Cc;
 use chrono::Chrono;
 use ecn::Ecn;
+use pacing::Pace;
 use opts::SockOpts;
 use rcvq::RcvQ;
 use sndq::SndQ;
@@ -268,6 +271,8 @@ pub(crate) struct Tcb {
     pub cwnd_usage_seq: Seq,
     /// Which algorithm, and its state.
     pub cc: Cc,
+    /// When packets may leave, if it is paced.
+    pub pace: Option<Box<Pace>>,
 
     /// Retransmission timer: when, and what it is for.
     pub rtx_at: Instant,

@@ -366,6 +366,12 @@ impl Tcb {
         }
         self.sndq.rtx.iter_mut().for_each(|t| t.sent = t.sent.shifted(shift));
         self.cc.retime(shift);
+        if let Some(rate) = &mut self.sndq.rate {
+            rate.retime(shift);
+        }
+        if let Some(pace) = &mut self.pace {
+            (pace.next, pace.at) = (pace.next.shifted(shift), pace.at.shifted(shift));
+        }
     }
     /// What an application that looks at the connection for the first time would find.
     fn level(&self, net: &Net) -> Ready {

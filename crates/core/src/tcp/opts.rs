@@ -5,6 +5,7 @@
 
 use super::api::owned;
 use super::cc::{self, Cc};
+use super::pacing::set_max_pacing_rate;
 use super::{Earlier, State, TCP_RTO_MAX_US, TCP_TIMEOUT_INIT_US, Tcb, Tuple};
 use crate::seq::Seq;
 use crate::shard::{Net, Shard};
@@ -86,6 +87,9 @@ pub enum TcpOpt {
     /// Bytes of send buffer, whatever `net.core.wmem_max` says; it grows no more by itself
     /// (SO_SNDBUFFORCE).
     SndBufForce(usize),
+    /// Bytes in a second at which data leaves at the most; `u64::MAX` = without limit
+    /// (SO_MAX_PACING_RATE).
+    MaxPacingRate(u64),
     /// Congestion control, one of those that `net.ipv4.tcp_allowed_congestion_control` names
     /// (TCP_CONGESTION).
     Congestion(CcName),
@@ -253,6 +257,7 @@ impl TcpOpt {
             TcpOpt::KeepAlive(_)
             | TcpOpt::Linger(_)
             | TcpOpt::Congestion(_)
+            | TcpOpt::MaxPacingRate(_)
             | TcpOpt::BusyPoll(_)
             | TcpOpt::User(_) => 0,
         }
@@ -507,6 +512,7 @@ impl Tcb {
                     cc::init(net, self);
                 }
             }
+            TcpOpt::MaxPacingRate(rate) => set_max_pacing_rate(net, self, rate),
             TcpOpt::UserTimeout(ms) => self.user_timeout_ms = within(ms, 0, i32::MAX as u32)?,
             // The bits of ECN are the connection's own (`ip_sock_set_tos`).
             TcpOpt::Tos(tos) => self.tos = tos & !3 | self.tos & 3,

@@ -7,9 +7,11 @@
 use std::net::IpAddr;
 
 use super::ack::tcp_new_space;
-use super::cc::tcp_cwnd_restart;
+use super::cc::{self, tcp_cwnd_restart};
 use super::ecn::{self, Ecn, tcp_ecn_send};
 use super::input::Segment;
+use super::pacing::{tcp_pacing_check, tcp_tso_autosize, tcp_update_after_send};
+use super::rate::{tcp_rate_check_app_limited, tcp_rate_skb_sent};
 use super::rcvwin::TCP_DELACK_NS;
 use super::recovery::tcp_xmit_retransmit_queue;
 use super::sndq::{FIN, TxSeg};
@@ -78,11 +80,17 @@ fn tcp_write_xmit(net: &mut Net, tp: &mut Tcb) -> Pushed {
     }
     if tp.packets_out == 0 && tp.unsent() {
         tcp_slow_start_after_idle_check(net, tp);
+        cc::tx_start(tp, net.now);
     }
     let mss = tcp_current_mss(tp);
     let most = super_packet_max(net, tp, mss);
     let mut sent = 0;
+    let mut paced = false;
     while tp.unsent() {
+        paced = tcp_pacing_check(net, tp);
+        if paced {
+            break;
+        }
         if way_is_full(net, tp.dev) {
             return Pushed::Throttled;
         }
@@ -99,9 +107,10 @@ fn tcp_write_xmit(net: &mut Net, tp: &mut Tcb) -> Pushed {
     tp.nagle_push = false;
     if sent > 0 {
         timer::schedule_loss_probe(net, tp);
-    } else if tp.packets_out == 0 && tp.unsent() {
+    } else if tp.packets_out == 0 && tp.unsent() && !paced {
         timer::check_probe_timer(net, tp);
     }
+    tcp_rate_check_app_limited(tp);
     Pushed::Done
 }
 
@@ -206,6 +215,7 @@ pub(crate) fn send_new(net: &mut Net, tp: &mut Tcb, len: u32, fin: bool, mss: u3
         // What recovery may send counts new data as well (RFC 6937 §3, prr_out).
         tp.prr_out += segs;
     }
+    tcp_rate_skb_sent(tp, tp.sndq.rtx.len() - 1, now);
     tcp_cwnd_validate(tp);
     true
 }
@@ -226,7 +236,7 @@ fn tcp_cwnd_validate(tp: &mut Tcb) {
 /// After a pause the window says nothing about the path any more (RFC 5681 §4.1).
 fn tcp_slow_start_after_idle_check(net: &Net, tp: &mut Tcb) {
     let idle_us = net.now.since(tp.lsndtime) / 1000;
-    if net.knobs.tcp_slow_start_after_idle && idle_us > tp.rto_us as u64 {
+    if net.knobs.tcp_slow_start_after_idle && !tp.cc.rules() && idle_us > tp.rto_us as u64 {
         tcp_cwnd_restart(tp, idle_us);
     }
 }
@@ -245,6 +255,7 @@ fn super_packet_max(net: &Net, tp: &Tcb, mss: u32) -> u32 {
     }
     let iface = net.ifaces.get(tp.dev as usize).map_or(65536, |i| i.gso_max_size);
     let room = iface.min(65535).saturating_sub(tp.tuple.ip_hlen() + 60);
+    let room = room.min(tcp_tso_autosize(net, tp, mss));
     (room / mss).clamp(1, u16::MAX as u32) * mss
 }
 
@@ -315,6 +326,7 @@ pub(crate) fn tcp_transmit_skb(
     pkt.tos = tp.tos & !ecn::MASK | ect;
     tp.segs_out = tp.segs_out.wrapping_add(pkt.segs() as u32);
     finish(net, pkt, &tp.tuple);
+    tcp_update_after_send(net, tp, len);
     if flags.ack() {
         tcp_event_ack_sent(tp);
     }

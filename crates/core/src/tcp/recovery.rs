@@ -10,7 +10,9 @@ use super::ack::Acked;
 use super::cc;
 use super::input::Segment;
 use super::output::{Pushed, send_new, tcp_current_mss, tcp_transmit_skb, way_is_full};
+use super::pacing::tcp_pacing_check;
 use super::rack::tcp_rack_mark_lost;
+use super::rate::tcp_rate_skb_sent;
 use super::sndq::{FIN, LOST, RETRANS, SACKED};
 use super::timer::{
     Rtx, orphan_retries, rearm_rto, rto_ns, set_rtx, tcp_syn_timer, tcp_update_rto_stats,
@@ -132,7 +134,8 @@ pub(super) fn tcp_add_reno_sack(net: &Net, tp: &mut Tcb) {
 
 /// Recovery ends with the window at the threshold, unless it was a mistake (`tcp_end_cwnd_reduction`).
 fn tcp_end_cwnd_reduction(tp: &mut Tcb) {
-    if tp.undo_marker.is_some() || tp.ca_state == CaState::Cwr {
+    let reduced = tp.undo_marker.is_some() || tp.ca_state == CaState::Cwr;
+    if reduced && !tp.cc.rules() {
         tp.snd_cwnd = tp.snd_ssthresh.max(2);
         tp.snd_cwnd_cnt = 0;
     }
@@ -174,6 +177,9 @@ fn tcp_enter_recovery(net: &mut Net, tp: &mut Tcb, ece: bool) {
 /// Moves the congestion window after an acknowledgement (`tcp_cong_control`).
 pub(crate) fn tcp_cong_control(net: &mut Net, tp: &mut Tcb, a: &Acked) {
     cc::in_ack_event(net, tp);
+    if cc::cong_control(net, tp, a) {
+        return;
+    }
     let delivered = tp.delivered.wrapping_sub(a.prior_delivered);
     if tp.in_cwnd_reduction() {
         let lost = tp.lost.wrapping_sub(a.prior_lost);
@@ -244,6 +250,7 @@ pub(super) fn tcp_mark_skb_lost(net: &Net, tp: &mut Tcb, i: usize) {
     if t.has(SACKED) {
         return;
     }
+    let known = tp.lost;
     if t.has(RETRANS) {
         t.flags &= !RETRANS;
         tp.retrans_out = tp.retrans_out.saturating_sub(segs);
@@ -255,6 +262,9 @@ pub(super) fn tcp_mark_skb_lost(net: &Net, tp: &mut Tcb, i: usize) {
         tp.lost_out += segs;
         tp.lost = tp.lost.wrapping_add(segs);
     }
+    if tp.lost != known {
+        cc::skb_marked_lost(tp, i, net.now);
+    }
 }
 
 /// The reordering window is over (`tcp_rack_reo_timeout`).
@@ -264,7 +274,9 @@ pub(crate) fn tcp_rack_reo_timeout(net: &mut Net, tp: &mut Tcb) {
     if tp.in_flight() != pipe {
         if tp.ca_state < CaState::Recovery {
             tcp_enter_recovery(net, tp, false);
-            tcp_cwnd_reduction(tp, 1, false);
+            if !tp.cc.rules() {
+                tcp_cwnd_reduction(tp, 1, false);
+            }
         }
         tp.push = true;
     }
@@ -286,6 +298,9 @@ pub(crate) fn tcp_xmit_retransmit_queue(net: &mut Net, tp: &mut Tcb) -> Pushed {
         }
         let quota = tp.snd_cwnd.saturating_sub(tp.in_flight());
         if quota == 0 {
+            break;
+        }
+        if tcp_pacing_check(net, tp) {
             break;
         }
         if way_is_full(net, tp.dev) {
@@ -345,6 +360,7 @@ fn tcp_retransmit_skb(net: &mut Net, tp: &mut Tcb, i: usize) -> bool {
             tp.retrans_out += segs;
         }
     }
+    tcp_rate_skb_sent(tp, i, now);
     if tp.retrans_stamp == 0 {
         tp.retrans_stamp = tp.ts_now(now).max(1);
     }
@@ -430,6 +446,9 @@ fn tcp_enter_loss(net: &mut Net, tp: &mut Tcb) {
         }
         t.flags &= !RETRANS;
         if !t.has(SACKED) {
+            if !t.has(LOST) {
+                tp.lost = tp.lost.wrapping_add(t.segs as u32);
+            }
             t.flags |= LOST;
             tp.lost_out += t.segs as u32;
         }
@@ -494,7 +513,9 @@ pub(crate) fn tcp_process_tlp_ack(net: &mut Net, tp: &mut Tcb, ack: Seq, a: &Ack
     if tp.tlp_retrans && !a.dsack && ack.gt(high) {
         // The probe repaired a loss that nothing else told of: the window is reduced once.
         tcp_init_cwnd_reduction(net, tp, false);
-        tp.snd_cwnd = tp.snd_ssthresh;
+        if !tp.cc.rules() {
+            tp.snd_cwnd = tp.snd_ssthresh;
+        }
         tp.undo_marker = None;
         tp.tlp_high_seq = None;
     } else if !tp.tlp_retrans || a.dsack || !a.advanced && !a.sacked {

@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 
+use super::rate::Rate;
 use crate::pkt::{Pkt, Pool, SMALL, SendChunk};
 use crate::seq::Seq;
 use crate::time::Instant;
@@ -63,6 +64,8 @@ pub(crate) struct SndQ {
     pub end: Seq,
     /// What is under way, in order.
     pub rtx: VecDeque<TxSeg>,
+    /// Beside it what delivery rates are told by, if they are wanted.
+    pub rate: Option<Box<Rate>>,
     /// Memory of the chunks.
     wmem: usize,
 }
@@ -142,6 +145,9 @@ impl SndQ {
             pool.free_chunk(piece.chunk);
         }
         self.rtx = VecDeque::new();
+        if let Some(rate) = &mut self.rate {
+            rate.clear();
+        }
         self.wmem = 0;
         self.end = end;
     }
@@ -158,6 +164,9 @@ impl SndQ {
         }
         if self.rtx.is_empty() && self.rtx.capacity() > 0 {
             self.rtx = VecDeque::new();
+            if let Some(rate) = &mut self.rate {
+                rate.clear();
+            }
         }
     }
 
@@ -199,6 +208,15 @@ impl SndQ {
         self.rtx.partition_point(|t| t.end().le(seq))
     }
 
+    /// The oldest segment is acknowledged.
+    #[inline]
+    pub fn pop_front(&mut self) {
+        self.rtx.pop_front();
+        if let Some(rate) = &mut self.rate {
+            rate.pop_front();
+        }
+    }
+
     /// Cuts the segment at place `i` after `segs` whole wire segments; false if it has no more than
     /// that. The counts of the connection do not change: the parts add up.
     pub fn split(&mut self, i: usize, segs: u32) -> bool {
@@ -214,6 +232,9 @@ impl SndQ {
         t.segs = segs as u16;
         t.len = len;
         t.flags &= !FIN;
+        if let Some(rate) = &mut self.rate {
+            rate.split(i, rest.segs);
+        }
         self.rtx.insert(i + 1, rest);
         true
     }

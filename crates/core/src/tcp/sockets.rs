@@ -265,7 +265,10 @@ impl Shard {
         }
         timer::note_idle(net, tcb);
         tcb.chrono.set(tcb.held_by(), net.now);
-        let next = tcb.rtx_at.min2(tcb.delack_at).min2(tcb.keep_at).min2(tcb.idle_at);
+        let mut next = tcb.rtx_at.min2(tcb.delack_at).min2(tcb.keep_at).min2(tcb.idle_at);
+        if let Some(pace) = &tcb.pace {
+            next = next.min2(pace.at);
+        }
         // Lazily: a timer that fires too early is armed anew, which is cheaper than moving it on
         // every segment.
         if next != Instant::NEVER && tcp.conn_timers.armed_at(index).is_none_or(|at| next < at) {

@@ -85,6 +85,7 @@ impl Tcb {
             cwnd_limited: false,
             cwnd_usage_seq: Seq(0),
             cc: Cc::new(knobs.tcp_congestion_control),
+            pace: None,
             rtx_at: Instant::NEVER,
             rtx_kind: Rtx::None,
             delack_at: Instant::NEVER,

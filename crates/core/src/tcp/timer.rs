@@ -7,6 +7,7 @@
 //! | `rtx_at` as `LossProbe` | two round trips after the last send | [`super::recovery::tcp_send_loss_probe`] |
 //! | `rtx_at` as `Reorder` | when RACK's reordering window ends | [`super::recovery::tcp_rack_reo_timeout`] |
 //! | `rtx_at` as `Probe0` | RTO, doubling, while the peer's window is closed | [`tcp_probe_timer`] |
+//! | `pace.at` | when the next packet may leave | it is served: [`super::pacing`] |
 //! | `delack_at` | 40 ms after data | an acknowledgement |
 //! | `keep_at` | keepalive; end of FIN_WAIT_2 | [`tcp_keepalive_timer`] |
 //! | `idle_at` | a second of idleness | large empty queues give their memory back |
@@ -66,6 +67,12 @@ impl Shard {
 /// Looks at each timer of the connection; those that are due are served.
 fn tcp_conn_timer(net: &mut Net, tp: &mut Tcb) {
     let now = net.now;
+    if let Some(pace) = &mut tp.pace
+        && pace.at <= now
+    {
+        pace.at = Instant::NEVER;
+        tp.push = true;
+    }
     if tp.delack_at <= now {
         tcp_delack_timer(net, tp);
     }

@@ -2,18 +2,23 @@
 //!
 //! Linux: net/ipv4/tcp_cong.c (`struct tcp_congestion_ops`). RFCs: 5681, 9438, 6928.
 
+mod bbr;
 mod cubic;
 mod dctcp;
 mod hystart;
 mod reno;
 
+use super::ack::Acked;
 use super::ecn::Ecn;
+use super::pacing::tcp_pacing_update;
+use super::rate::{Rate, tcp_rate_gen};
 use super::{CaState, TCP_INFINITE_SSTHRESH, TCP_INIT_CWND, Tcb};
 use crate::seq::Seq;
 use crate::shard::Net;
 use crate::table::knob::CcName;
 use crate::time::Instant;
 
+pub(crate) use bbr::Bbr;
 pub(crate) use cubic::Cubic;
 pub(crate) use dctcp::{Dctcp, Delivery};
 pub(crate) use reno::Reno;
@@ -37,6 +42,8 @@ pub(crate) struct Window {
     pub una: Seq,
     /// See `una`.
     pub nxt: Seq,
+    /// Segments ever delivered.
+    pub delivered: u32,
     /// Now.
     pub now: Instant,
 }
@@ -71,6 +78,8 @@ pub(crate) enum Cc {
     Reno(Reno),
     /// RFC 8257.
     Dctcp(Box<Dctcp>),
+    /// draft-ietf-ccwg-bbr.
+    Bbr(Box<Bbr>),
 }
 
 impl Cc {
@@ -79,11 +88,16 @@ impl Cc {
             CcName::Cubic => Cc::Cubic(Cubic::default()),
             CcName::Reno => Cc::Reno(Reno),
             CcName::Dctcp => Cc::Dctcp(Box::default()),
+            CcName::Bbr => Cc::Bbr(Box::new(Bbr::new(0, None, Instant::ZERO))),
         }
     }
     /// It wants its packets marked, whatever `tcp_ecn` says (`TCP_CONG_NEEDS_ECN`).
     pub fn needs_ecn(&self) -> bool {
         matches!(self, Cc::Dctcp(_))
+    }
+    /// It sets window and rate by itself: nothing else reduces them (`cong_control`).
+    pub fn rules(&self) -> bool {
+        matches!(self, Cc::Bbr(_))
     }
     /// As a receiver it tells of each mark by itself (RFC 8257 §3.2).
     pub fn echoes_each_ce(&self) -> bool {
@@ -94,12 +108,14 @@ impl Cc {
             Cc::Cubic(cubic) => cubic,
             Cc::Reno(reno) => reno,
             Cc::Dctcp(dctcp) => &mut **dctcp,
+            Cc::Bbr(bbr) => &mut **bbr,
         }
     }
     /// The clock began at another time: points of time move by `shift` nanoseconds.
     pub fn retime(&mut self, shift: i64) {
         match self {
             Cc::Cubic(cubic) => cubic.retime(shift),
+            Cc::Bbr(bbr) => bbr.retime(shift),
             Cc::Reno(_) | Cc::Dctcp(_) => {}
         }
     }
@@ -109,6 +125,7 @@ impl Cc {
             Cc::Cubic(cubic) => cubic.name(),
             Cc::Reno(reno) => reno.name(),
             Cc::Dctcp(dctcp) => dctcp.name(),
+            Cc::Bbr(bbr) => bbr.name(),
         }
     }
 }
@@ -123,13 +140,17 @@ fn window(tp: &Tcb, now: Instant) -> Window {
         rtt_us: None,
         una: tp.snd_una,
         nxt: tp.snd_nxt,
+        delivered: tp.delivered,
         now,
     }
 }
 
 /// The connection is open, or its application wants another algorithm: whatever an algorithm knows
 /// begins now (`tcp_init_congestion_control`).
-pub(crate) fn init(net: &Net, tp: &mut Tcb) {
+pub(crate) fn init(net: &mut Net, tp: &mut Tcb) {
+    if !tp.cc.rules() {
+        tp.sndq.rate = None;
+    }
     match &mut tp.cc {
         Cc::Cubic(_) | Cc::Reno(_) => {}
         // Without marks it would never slow down but for losses.
@@ -139,6 +160,69 @@ pub(crate) fn init(net: &Net, tp: &mut Tcb) {
             **dctcp =
                 Dctcp::new(alpha, &delivery(tp.snd_una, tp.snd_nxt, tp.delivered, tp.delivered_ce));
         }
+        Cc::Bbr(_) => {
+            let bbr = Bbr::new(net.rng.next_u64(), Some(tp), net.now);
+            tp.cc = Cc::Bbr(Box::new(bbr));
+            tp.sndq.rate = Some(Box::new(Rate::new(tp.sndq.rtx.len())));
+        }
+    }
+    tcp_pacing_update(net, tp);
+    with_bbr(tp, |_, _| ());
+}
+
+/// Does something with BBR and the connection, if that has it; what BBR says of pacing is taken over.
+fn with_bbr(tp: &mut Tcb, act: impl FnOnce(&mut Bbr, &mut Tcb)) {
+    match std::mem::replace(&mut tp.cc, Cc::Reno(Reno)) {
+        Cc::Bbr(mut bbr) => {
+            act(&mut bbr, tp);
+            if let Some(pace) = &mut tp.pace {
+                pace.rate = bbr.pacing_rate;
+            }
+            tp.cc = Cc::Bbr(bbr);
+        }
+        other => tp.cc = other,
+    }
+}
+
+/// The algorithm rules by itself: it is told of the acknowledgement, and nothing else moves the window
+/// (`cong_control`). False if it does not.
+#[inline]
+pub(crate) fn cong_control(net: &Net, tp: &mut Tcb, a: &Acked) -> bool {
+    tp.cc.rules() && rules(net, tp, a)
+}
+
+fn rules(net: &Net, tp: &mut Tcb, a: &Acked) -> bool {
+    let now = net.now;
+    let Some(mut rs) = tcp_rate_gen(tp, now) else { return false };
+    rs.newly_acked = tp.delivered.wrapping_sub(a.prior_delivered);
+    rs.losses = tp.lost.wrapping_sub(a.prior_lost);
+    rs.rtt_us = a.rtt_us.or(a.sack_rtt_us);
+    with_bbr(tp, |bbr, tp| bbr.on_ack(tp, &rs, now));
+    true
+}
+
+/// The packet at place `i` was marked lost (`skb_marked_lost`).
+#[inline]
+pub(crate) fn skb_marked_lost(tp: &mut Tcb, i: usize, now: Instant) {
+    if tp.cc.rules() {
+        let segs = tp.sndq.rtx.get(i).map_or(1, |t| t.segs as u32);
+        let at = tp.sndq.rate.as_ref().and_then(|rate| rate.at(i)).copied();
+        with_bbr(tp, |bbr, tp| bbr.on_loss(tp, segs, at.as_ref(), now));
+    }
+}
+
+/// Nothing is under way, and something is to be sent (`CA_EVENT_TX_START`).
+pub(crate) fn tx_start(tp: &mut Tcb, now: Instant) {
+    if tp.cc.rules() {
+        with_bbr(tp, |bbr, tp| bbr.restart_from_idle(tp, now));
+    }
+}
+
+/// The most bytes that leave at once, where the algorithm has an opinion.
+pub(crate) fn send_quantum(tp: &Tcb) -> Option<u32> {
+    match &tp.cc {
+        Cc::Bbr(bbr) => Some(bbr.send_quantum),
+        _ => None,
     }
 }
 
@@ -260,7 +344,7 @@ impl Window {
     pub fn of(cwnd: u32, ssthresh: u32) -> Window {
         let (una, nxt, now) = (Seq(0), Seq(0), Instant::ZERO);
         let (cnt, prior_cwnd, srtt_us, rtt_us) = (0, 0, 50_000, None);
-        Window { cwnd, ssthresh, cnt, prior_cwnd, srtt_us, rtt_us, una, nxt, now }
+        Window { cwnd, ssthresh, cnt, prior_cwnd, srtt_us, rtt_us, una, nxt, delivered: 0, now }
     }
 }
 

@@ -6,7 +6,7 @@
 //! drops:  QdiscDrop; the disciplines give the others
 
 use super::fifo::PfifoFast;
-use super::{Cx, Item, Place, Qdisc, Tree, band, qdisc_pkt_len};
+use super::{Cx, Item, Place, Qdisc, Spec, Tree, band, qdisc_pkt_len};
 use crate::link::{Iface, L2, TxQueue};
 use crate::pkt::{NO_QUEUE, Pkt, Pool, Skb, Verdict};
 use crate::rand::Rng;
@@ -43,6 +43,14 @@ impl Root {
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+    /// Whether it paces flows, which they then do by themselves: `fq` at the root.
+    #[inline]
+    pub fn paces(&self) -> bool {
+        match self {
+            Root::PfifoFast(_) => false,
+            Root::Other(sched) => matches!(&sched.tree.spec, Spec::Fq(fq) if fq.pacing),
+        }
     }
     /// When a packet may go that may not go now; [`Instant::NEVER`] if none waits for its time.
     #[inline]
