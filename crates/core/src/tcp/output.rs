@@ -85,7 +85,7 @@ fn tcp_write_xmit(net: &mut Net, tp: &mut Tcb) -> Pushed {
     let mss = tcp_current_mss(tp);
     let most = super_packet_max(net, tp, mss);
     let mut sent = 0;
-    let mut paced = false;
+    let (mut paced, mut held) = (false, false);
     while tp.unsent() {
         paced = tcp_pacing_check(net, tp);
         if paced {
@@ -98,7 +98,10 @@ fn tcp_write_xmit(net: &mut Net, tp: &mut Tcb) -> Pushed {
             tp.push = true;
             break;
         }
-        let Some((len, fin)) = tcp_may_send(tp, mss, most) else { break };
+        let Some((len, fin)) = tcp_may_send(tp, mss, most) else {
+            held = true;
+            break;
+        };
         if !send_new(net, tp, len, fin, mss) {
             return Pushed::Throttled;
         }
@@ -110,7 +113,7 @@ fn tcp_write_xmit(net: &mut Net, tp: &mut Tcb) -> Pushed {
     } else if tp.packets_out == 0 && tp.unsent() && !paced {
         timer::check_probe_timer(net, tp);
     }
-    tcp_rate_check_app_limited(tp);
+    tcp_rate_check_app_limited(tp, held);
     Pushed::Done
 }
 

@@ -120,6 +120,7 @@ impl Rate {
             s.first_tx = s.first_tx.shifted(shift);
         }
     }
+
     #[cfg(test)]
     pub fn len(&self) -> usize {
         self.segs.len()
@@ -198,10 +199,12 @@ pub(crate) fn tcp_rate_gen(tp: &mut Tcb, now: Instant) -> Option<RateSample> {
 }
 
 /// All is sent and there would be room for more: what is sent next says little about the path
-/// (`tcp_rate_check_app_limited`).
-pub(crate) fn tcp_rate_check_app_limited(tp: &mut Tcb) {
+/// (`tcp_rate_check_app_limited`). The same holds where the receiver's window, which grows by itself as data
+/// is read, keeps data back (`held`): behind the holes of a lossy path it lags, and that is no plateau of the
+/// path's rate.
+pub(crate) fn tcp_rate_check_app_limited(tp: &mut Tcb, held: bool) {
     if tp.sndq.rate.is_some()
-        && !tp.unsent()
+        && (held || !tp.unsent())
         && tp.in_flight() < tp.snd_cwnd
         && tp.lost_out <= tp.retrans_out
     {

@@ -217,7 +217,7 @@ fn knob_net_ipv4_tcp_dsack() {
 
 #[test]
 fn knob_net_ipv4_tcp_congestion_control() {
-    for name in ["cubic", "reno"] {
+    for name in ["cubic", "reno", "bbr"] {
         let mut p = with("net.ipv4.tcp_congestion_control", name);
         let (a, _) = p.connected();
         assert_eq!(p.shards[A].tcp_info(a).map(|i| i.ca_name), Some(name));

@@ -10,6 +10,7 @@ mod hostile;
 mod knobs;
 mod memory;
 mod moved;
+mod pacing;
 mod opts;
 mod recovery;
 mod reuseport;
@@ -326,6 +327,9 @@ impl Pair {
                     assert_eq!(c.sacked_out, of(super::sndq::SACKED), "sacked_out");
                 }
                 assert!(c.snd_una.le(c.snd_nxt));
+                if let Some(rate) = &c.sndq.rate {
+                    assert_eq!(rate.len(), c.sndq.rtx.len(), "a rate beside each packet");
+                }
             }
         }
     }

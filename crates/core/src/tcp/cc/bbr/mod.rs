@@ -136,6 +136,8 @@ pub(crate) struct Bbr {
     loss_round_delivered: u32,
     loss_round_start: bool,
     loss_in_round: bool,
+    /// Segments lost and delivered when this round of losses began.
+    loss_round_base: (u32, u32),
     loss_events_in_round: u32,
     ece_in_round: bool,
     startup_ecn_rounds: u32,
@@ -201,6 +203,7 @@ impl Bbr {
             loss_round_delivered: tp.map_or(0, |tp| tp.delivered),
             loss_round_start: false,
             loss_in_round: false,
+            loss_round_base: tp.map_or((0, 0), |tp| (tp.lost, tp.delivered)),
             loss_events_in_round: 0,
             ece_in_round: false,
             startup_ecn_rounds: 0,
@@ -295,7 +298,7 @@ impl Bbr {
     }
 
     fn check_full_bw_reached(&mut self, rs: &RateSample) {
-        if self.full_bw_now || !self.round_start || rs.is_app_limited {
+        if self.full_bw_now || !self.round_start || rs.is_app_limited || rs.rate == 0.0 {
             return;
         }
         if rs.rate >= self.full_bw * 1.25 {
@@ -336,7 +339,8 @@ impl Bbr {
             }
             false => rs.lost > 0,
         };
-        if recovery && lost || self.startup_ecn_rounds >= STARTUP_FULL_ECN_CNT {
+        if recovery && lost && !rs.is_app_limited || self.startup_ecn_rounds >= STARTUP_FULL_ECN_CNT
+        {
             self.undo_mode = Some(Mode::Startup);
             self.full_bw_reached = true;
             let bdp = self.inflight(self.max_bw(), 1.0);
@@ -491,9 +495,13 @@ impl Bbr {
     }
 }
 
-/// Whether so many losses say that too much was under way.
+/// Whether so many losses say that too much was under way: more than what is tolerated comes to by chance,
+/// which is a standard deviation more, and at least one. The draft leaves chance out: of fewer than fifty
+/// packets a single one would be too many then, and a path that loses one in a hundred would seem too full
+/// time and again.
 fn is_inflight_too_high(sack: bool, lost: u32, tx_in_flight: u32) -> bool {
-    if sack { lost as f64 > tx_in_flight as f64 * LOSS_THRESH } else { lost > 0 }
+    let tolerated = tx_in_flight as f64 * LOSS_THRESH;
+    if sack { lost as f64 > (tolerated + tolerated.sqrt()).max(1.0) } else { lost > 0 }
 }
 
 impl CongestionControl for Bbr {

@@ -1,6 +1,8 @@
 //! Goal: each congestion control does over a path what it is for. Method: a sender and a receiver with a
 //! router between them whose way out is slow, long, lossy or marks packets; virtual time, fixed seeds.
 
+mod bbr;
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use linerate_core::ip::route::Route;
@@ -71,6 +73,12 @@ impl Seen {
     /// Share of the link that all flows together used.
     fn used(&self, case: &Case<'_>) -> f64 {
         self.rates.iter().sum::<f64>() / (case.rate as f64 * GOODPUT)
+    }
+    /// Jain's index: 1 if all have the same, 1/n if one has all.
+    fn fairness(&self) -> f64 {
+        let (sum, squares) =
+            self.rates.iter().fold((0.0, 0.0), |(sum, sq), r| (sum + r, sq + r * r));
+        sum * sum / (squares * self.rates.len() as f64)
     }
     fn queue(&self, share: f64) -> f64 {
         self.queue_ms[(self.queue_ms.len() as f64 * share) as usize]
