@@ -41,26 +41,18 @@ impl Bbr {
         if !self.full_bw_reached || self.adapt_long_term_model(tp, rs, now) {
             return;
         }
-        match self.mode {
-            Mode::Down => {
-                if !self.is_time_to_probe_bw(tp, now) && self.is_time_to_cruise(tp) {
-                    self.mode = Mode::Cruise;
-                }
+        let mode = self.mode;
+        if matches!(mode, Mode::Down | Mode::Cruise) {
+            if !self.is_time_to_probe_bw(tp, now) && mode == Mode::Down && self.is_time_to_cruise(tp)
+            {
+                self.mode = Mode::Cruise;
             }
-            Mode::Cruise => {
-                self.is_time_to_probe_bw(tp, now);
-            }
-            Mode::Refill if self.round_start => {
-                self.is_bw_probe_sample = true;
-                self.start_probe_bw_up(tp, rs);
-            }
-            Mode::Up => {
-                if self.is_time_to_go_down(tp, rs) {
-                    self.prev_probe_too_high = false;
-                    self.start_probe_bw_down(tp, now);
-                }
-            }
-            _ => {}
+        } else if mode == Mode::Refill && self.round_start {
+            self.is_bw_probe_sample = true;
+            self.start_probe_bw_up(tp, rs);
+        } else if mode == Mode::Up && self.is_time_to_go_down(tp, rs) {
+            self.prev_probe_too_high = false;
+            self.start_probe_bw_down(tp, now);
         }
     }
 
