@@ -43,7 +43,9 @@ impl Bbr {
         }
         let mode = self.mode;
         if matches!(mode, Mode::Down | Mode::Cruise) {
-            if !self.is_time_to_probe_bw(tp, now) && mode == Mode::Down && self.is_time_to_cruise(tp)
+            if !self.is_time_to_probe_bw(tp, now)
+                && mode == Mode::Down
+                && self.is_time_to_cruise(tp)
             {
                 self.mode = Mode::Cruise;
             }
