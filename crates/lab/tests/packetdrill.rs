@@ -38,7 +38,7 @@ fn every_script_passes_on_linerate() {
 /// Sixteen namespaces at once: scripts mostly wait. What fails is run again with nothing beside it, up to
 /// five times: the kernel's own timers are late on a busy machine, too. A fault is what fails each time; if
 /// the machine does not let the runner be on time, nothing was learnt of the kernel, and the script is
-/// named.
+/// named. Scripts say what Linux 6.18 does: of another kernel the differences are printed and no fault.
 #[test]
 fn every_script_passes_on_the_kernel() {
     let all = all();
@@ -77,6 +77,15 @@ fn every_script_passes_on_the_kernel() {
     if !unjudged.is_empty() {
         let n = unjudged.len();
         eprintln!("{n} not judged, the machine was too busy:\n{}", unjudged.join("\n"));
+    }
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    if !release.starts_with("6.18.") {
+        eprintln!(
+            "on Linux {release} {} differ from Linux 6.18:\n{}",
+            faults.len(),
+            faults.join("\n")
+        );
+        return;
     }
     assert!(faults.is_empty(), "{} of {} fail:\n{}", faults.len(), all.len(), faults.join("\n"));
 }
