@@ -8,6 +8,7 @@ use linerate_core::shard::Shard;
 use linerate_core::table::{Counter, Counts, Dir, Knobs, Reason, Stage};
 use linerate_core::tcp::SockRow;
 use linerate_core::tcp::State;
+use linerate_core::tcp::info::TcpInfo;
 use linerate_core::tx::dql::Bounds;
 use serde::{Deserialize, Serialize};
 
@@ -412,8 +413,14 @@ fn tcp_rows(shard: &Shard, most: usize) -> (Vec<TcpRow>, SocketTotals) {
     (shard.tcp_iter().take(most).map(|row| tcp_row(shard, &row)).collect(), totals)
 }
 
+/// What a connection says of itself; that of a listener is of nobody's use here.
+fn info_of(shard: &Shard, row: &SockRow) -> Option<TcpInfo> {
+    let id = row.id.filter(|_| row.state != State::Listen)?;
+    shard.tcp_info(id)
+}
+
 fn tcp_row(shard: &Shard, row: &SockRow) -> TcpRow {
-    let info = row.id.and_then(|id| shard.tcp_info(id));
+    let info = info_of(shard, row);
     TcpRow {
         shard: shard.net.cpu,
         local: row.local,
@@ -466,7 +473,7 @@ impl FlowRow {
     /// The flow of one of the shard's connections, of which the shard's end stands for the peer.
     /// `None` for listeners, TIME_WAIT and connections that are gone.
     pub fn of(shard: &Shard, row: &SockRow, state: &str) -> Option<FlowRow> {
-        let info = row.id.and_then(|id| shard.tcp_info(id))?;
+        let info = info_of(shard, row)?;
         Some(FlowRow {
             proto: "tcp".to_owned(),
             program: row.remote,
