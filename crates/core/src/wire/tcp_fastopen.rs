@@ -45,19 +45,7 @@ impl FastOpen {
     #[must_use]
     pub fn parse(options: &[u8]) -> Option<FastOpen> {
         let mut found = None;
-        let mut rest = options;
-        while let &[kind, ref after @ ..] = rest {
-            match kind {
-                0 => break,
-                1 => {
-                    rest = after;
-                    continue;
-                }
-                _ => {}
-            }
-            let Some(&len) = after.first() else { break };
-            let Some((opt, next)) = rest.split_at_checked(usize::from(len)) else { break };
-            let &[_, _, ref data @ ..] = opt else { break };
+        for (kind, data) in super::tcp_options::each(options) {
             let cookie = match (kind, data) {
                 (TCPOPT_FASTOPEN, cookie) => Some((cookie, false)),
                 (TCPOPT_EXP, [a, b, cookie @ ..]) if [*a, *b] == TCPOPT_FASTOPEN_MAGIC => {
@@ -70,7 +58,6 @@ impl FastOpen {
                 Some((cookie, exp)) => found = FastOpen::cookie(cookie, exp).or(found),
                 None => {}
             }
-            rest = next;
         }
         found
     }

@@ -88,6 +88,27 @@ const TCPOLEN_TSTAMP_ALIGNED: usize = 12;
 const TCPOLEN_SACK_BASE_ALIGNED: usize = 4;
 const TCPOLEN_SACK_PERBLOCK: usize = 8;
 
+/// The options with their kinds and data, as far as their lengths are possible.
+#[inline]
+pub(super) fn each(options: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    let mut rest = options;
+    std::iter::from_fn(move || {
+        while let &[kind, ref after @ ..] = rest {
+            match kind {
+                TCPOPT_EOL => return None,
+                TCPOPT_NOP => rest = after,
+                _ => {
+                    let (opt, next) = rest.split_at_checked(usize::from(*after.first()?))?;
+                    let &[_, _, ref data @ ..] = opt else { return None };
+                    rest = next;
+                    return Some((kind, data));
+                }
+            }
+        }
+        None
+    })
+}
+
 impl TcpOptions {
     /// No options.
     pub const NONE: TcpOptions = TcpOptions {
@@ -129,19 +150,7 @@ impl TcpOptions {
 
     fn parse_all(options: &[u8]) -> TcpOptions {
         let mut found = TcpOptions::NONE;
-        let mut rest = options;
-        while let &[kind, ref after @ ..] = rest {
-            match kind {
-                TCPOPT_EOL => break,
-                TCPOPT_NOP => {
-                    rest = after;
-                    continue;
-                }
-                _ => {}
-            }
-            let Some(&len) = after.first() else { break };
-            let Some((opt, next)) = rest.split_at_checked(usize::from(len)) else { break };
-            let &[_, _, ref data @ ..] = opt else { break };
+        for (kind, data) in each(options) {
             match (kind, data) {
                 (TCPOPT_MSS, &[a, b]) => {
                     // Zero is no size: as if it had not been sent.
@@ -162,7 +171,6 @@ impl TcpOptions {
                 }
                 _ => {}
             }
-            rest = next;
         }
         found
     }
