@@ -1,5 +1,5 @@
-//! Goal: what a packet costs in memory does not grow unseen: on the path, in programs at Xdp, in
-//! queueing disciplines, and at stages in which nothing happens. Method: this program runs itself once
+//! Goal: what a packet costs in memory does not grow unseen: on the path, at both ends of a TCP connection,
+//! in programs at Xdp, in queueing disciplines, and at stages in which nothing happens. Method: this program runs itself once
 //! under callgrind, which counts instructions: no clock, so no noise. Each case runs twice, with N and with 2 N packets;
 //! the difference is what N packets take. The counts are those of the profile that tests are built with;
 //! data/instructions.txt has what they were when somebody last looked.
@@ -13,6 +13,9 @@ use std::process::Command;
 #[allow(dead_code, reason = "its main is for people")]
 #[path = "../../core/examples/path_work.rs"]
 mod path_work;
+#[allow(dead_code, reason = "its main is for people")]
+#[path = "../../core/examples/tcp_work.rs"]
+mod tcp_work;
 #[allow(dead_code, reason = "its main is for people")]
 #[path = "../../bpf/examples/vm_work.rs"]
 mod vm_work;
@@ -50,6 +53,10 @@ cases! {
     drop_at_xdp, drop_at_xdp_twice: |n| path_work::work("drop", n, SIZE);
     receive_udp, receive_udp_twice: |n| path_work::work("receive", n, SIZE);
     send_udp, send_udp_twice: |n| path_work::work("send", n, SIZE);
+    receive_tcp_mss, receive_tcp_mss_twice: |n| tcp_work::work("receive", "mss", n);
+    receive_tcp_super, receive_tcp_super_twice: |n| tcp_work::work("receive", "super", n);
+    send_tcp_mss, send_tcp_mss_twice: |n| tcp_work::work("send", "mss", n);
+    send_tcp_super, send_tcp_super_twice: |n| tcp_work::work("send", "super", n);
     vm_trivial, vm_trivial_twice: |n| vm_work::work("trivial", n);
     vm_filter, vm_filter_twice: |n| vm_work::work("filter", n);
     qdisc_pfifo_fast, qdisc_pfifo_fast_twice: |n| path_work::work("pfifo_fast", n, SIZE);
