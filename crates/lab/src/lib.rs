@@ -6,7 +6,8 @@
 //! TCP beside the kernel's; [`tree`]
 //! reads the source tree for the checks of `tests/tidy.rs`.
 //!
-//! [`seeds`] runs whole connections in virtual time, each run drawn from a seed.
+//! [`seeds`] runs whole connections in virtual time, each run drawn from a seed; [`surface`] is what TCP gets
+//! of a link, and how several share it.
 #![forbid(unsafe_code)]
 
 pub mod conformance;
@@ -15,4 +16,5 @@ pub mod docs;
 pub mod fuzz;
 pub mod packetdrill;
 pub mod seeds;
+pub mod surface;
 pub mod tree;

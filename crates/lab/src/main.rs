@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use linerate_lab::differential;
 use linerate_lab::seeds::{self, Figures, Scenario};
+use linerate_lab::surface;
 
 const USAGE: &str = "\
 linerate-lab seeds [--count N] [--start N] [--jobs J] [--keep-going]
@@ -21,10 +22,12 @@ linerate-lab seeds --seed N [--trace [FILE]]
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    if let Some((command, rest)) = args.split_first()
-        && command == "differential"
-    {
-        return differential::command(rest);
+    if let Some((command, rest)) = args.split_first() {
+        match command.as_str() {
+            "differential" => return differential::command(rest),
+            "surface" => return surface::command(rest),
+            _ => {}
+        }
     }
     let asked = match args.split_first() {
         Some((command, rest)) if command == "seeds" => Asked::parse(rest),
@@ -38,7 +41,7 @@ fn main() -> ExitCode {
         },
         Err(why) => {
             let why = if why.is_empty() { why } else { format!("linerate-lab: {why}\n\n") };
-            eprint!("{why}{USAGE}{}", differential::USAGE);
+            eprint!("{why}{USAGE}{}{}", differential::USAGE, surface::USAGE);
             ExitCode::from(2)
         }
     }

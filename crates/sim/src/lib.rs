@@ -4,7 +4,9 @@
 mod link;
 pub mod machine;
 mod node;
+mod streams;
 mod world;
 
 pub use link::{Link, Lost, Passed};
+pub use streams::Streams;
 pub use world::{NodeId, Passing, Port, World};
