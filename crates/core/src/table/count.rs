@@ -651,6 +651,8 @@ counters! {
     TcpExtTCPRcvCoalesce { SockQueue, Packets, "TcpExt:TCPRcvCoalesce" }
     /// Segments queued out of order.
     TcpExtTCPOFOQueue { SockQueue, Packets, "TcpExt:TCPOFOQueue" }
+    /// Acknowledgements of out-of-order segments that were not sent, because one later tells as much.
+    TcpExtTCPAckCompressed { Send, Packets, "TcpExt:TCPAckCompressed" }
     /// Out-of-order segments that were merged with others.
     TcpExtTCPOFOMerge { SockQueue, Packets, "TcpExt:TCPOFOMerge" }
     /// Out-of-order segments dropped for want of memory.

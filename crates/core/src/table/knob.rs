@@ -426,6 +426,13 @@ knobs! {
     tcp_sack: bool { path: "net.ipv4.tcp_sack", default: true, range: 0..=1, unit: "switch", scope: Net, takes: NextSocket, stage: Transport }
     /// Duplicate selective acknowledgements (RFC 2883).
     tcp_dsack: bool { path: "net.ipv4.tcp_dsack", default: true, range: 0..=1, unit: "switch", scope: Net, takes: Now, stage: Transport }
+    /// Acknowledgements of data out of order are held back for a twentieth of a round trip, and not longer
+    /// than this; the first three are not.
+    tcp_comp_sack_delay_ns: u64 { path: "net.ipv4.tcp_comp_sack_delay_ns", default: 1000000, range: 0..=4294967295, unit: "nanoseconds", scope: Net, takes: Now, stage: Send }
+    /// By so much later they may go, so that the timers of several connections fire together.
+    tcp_comp_sack_slack_ns: u64 { path: "net.ipv4.tcp_comp_sack_slack_ns", default: 100000, range: 0..=4294967295, unit: "nanoseconds", scope: Net, takes: Now, stage: Send }
+    /// How many of them are held back at the most; 0 = each is sent.
+    tcp_comp_sack_nr: u64 { path: "net.ipv4.tcp_comp_sack_nr", default: 44, range: 0..=255, unit: "packets", scope: Net, takes: Now, stage: Send }
     /// The congestion control of new connections.
     tcp_congestion_control: CcName { path: "net.ipv4.tcp_congestion_control", default: CcName::Cubic, range: 0..=0, unit: "reno, cubic, bbr or dctcp", scope: Net, takes: NextSocket, stage: Send }
     /// The congestion controls that an application may choose (TCP_CONGESTION).

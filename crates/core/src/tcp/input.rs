@@ -218,7 +218,7 @@ fn tcp_rcv_state_process(net: &mut Net, tp: &mut Tcb, seg: &Segment, pkt: Pkt) -
         return Verdict::Taken;
     }
     let verdict = tcp_segment_text(net, tp, seg, pkt);
-    tp.ack_snd_check(net.now);
+    tp.ack_snd_check(net);
     verdict
 }
 
@@ -291,7 +291,7 @@ fn tcp_sequence(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Result<(), Reason
 /// The peer is told what we expect (`tcp_send_dupack`); at a limited rate where both sides might
 /// else answer each other for ever.
 fn tcp_send_dupack(net: &mut Net, tp: &mut Tcb, seg: &Segment, skipped: Id<Packets>) {
-    if seg.len == 0 && oow_rate_limited(net, tp, skipped) {
+    if seg.end_seq == seg.seq && oow_rate_limited(net, tp, skipped) {
         return;
     }
     tp.note_duplicate(net, seg);

@@ -17,9 +17,11 @@ mod listeners;
 mod memory;
 mod moved;
 mod opts;
+mod ofo;
 mod output;
 mod pacing;
 mod ports;
+mod prune;
 mod rack;
 mod rate;
 mod rcvq;
@@ -278,7 +280,7 @@ pub(crate) struct Tcb {
     pub rtx_at: Instant,
     /// What the retransmission timer is for.
     pub rtx_kind: Rtx,
-    /// When a delayed acknowledgement is sent at the latest.
+    /// When an acknowledgement that is delayed or held back is sent at the latest.
     pub delack_at: Instant,
     /// Keepalive, FIN_WAIT_2 and the end of orphans.
     pub keep_at: Instant,

@@ -365,6 +365,9 @@ impl Tcb {
             *point = point.shifted(shift);
         }
         self.sndq.rtx.iter_mut().for_each(|t| t.sent = t.sent.shifted(shift));
+        if let Some(ofo) = &mut self.rcvq.ofo {
+            ofo.retime(shift);
+        }
         self.cc.retime(shift);
         if let Some(rate) = &mut self.sndq.rate {
             rate.retime(shift);

@@ -331,7 +331,7 @@ pub(crate) fn tcp_transmit_skb(
     finish(net, pkt, &tp.tuple);
     tcp_update_after_send(net, tp, len);
     if flags.ack() {
-        tcp_event_ack_sent(tp);
+        tcp_event_ack_sent(net, tp);
     }
     true
 }
@@ -350,12 +350,12 @@ fn finish(net: &mut Net, mut pkt: crate::pkt::Pkt, tuple: &Tuple) {
     net.send(pkt);
 }
 
-fn tcp_event_ack_sent(tp: &mut Tcb) {
+fn tcp_event_ack_sent(net: &Net, tp: &mut Tcb) {
     tp.quick = tp.quick.saturating_sub(1);
     tp.ack_now = false;
     tp.ack_scheduled = false;
     tp.delack_at = crate::time::Instant::NEVER;
-    tp.dsack_sent();
+    tp.ofo_ack_sent(net);
 }
 
 /// The window field: what is free, never less than what was announced (`tcp_select_window`).

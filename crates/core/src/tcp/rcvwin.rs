@@ -149,17 +149,19 @@ impl Tcb {
     }
 
     /// Decides whether what was received is acknowledged now, or within 40 ms (`__tcp_ack_snd_check`).
-    pub fn ack_snd_check(&mut self, now: Instant) {
+    pub fn ack_snd_check(&mut self, net: &Net) {
         if self.ack_now || !self.ack_scheduled {
             return;
         }
         // RFC 9293 §3.8.6.3: at least every second full segment, as long as the window moves on.
         let two = self.rcv_nxt - self.rcv_wup > self.rcv_mss as u32
             && (self.rcvq.bytes() == 0 || self.select_window() >= self.rcv_wnd);
-        if two || self.quick > 0 && !self.pingpong || self.rcvq.ooo_len() > 0 {
+        if two || self.quick > 0 && !self.pingpong {
             self.ack_now = true;
+        } else if self.rcvq.ooo_len() > 0 {
+            self.ack_now = self.ofo_snd_check(net);
         } else {
-            self.delack_at = self.delack_at.min2(now.plus(TCP_DELACK_NS));
+            self.delack_at = self.delack_at.min2(net.now.plus(TCP_DELACK_NS));
         }
     }
 }

@@ -8,12 +8,13 @@
 //! | `rtx_at` as `Reorder` | when RACK's reordering window ends | [`super::recovery::tcp_rack_reo_timeout`] |
 //! | `rtx_at` as `Probe0` | RTO, doubling, while the peer's window is closed | [`tcp_probe_timer`] |
 //! | `pace.at` | when the next packet may leave | it is served: [`super::pacing`] |
-//! | `delack_at` | 40 ms after data | an acknowledgement |
+//! | `delack_at` | 40 ms after data; a twentieth of a round trip after data out of order | an acknowledgement |
 //! | `keep_at` | keepalive; end of FIN_WAIT_2 | [`tcp_keepalive_timer`] |
 //! | `idle_at` | a second of idleness | large empty queues give their memory back |
 //!
 //! Linux: net/ipv4/tcp_timer.c. RFCs: 6298, 9293 §3.8.4, §3.8.6.1, 8985 §7.
 
+use super::ofo::tcp_compressed_ack_kick;
 use super::output::{
     send_new, tcp_current_mss, tcp_send_ack, tcp_send_active_reset, tcp_send_syn,
     tcp_xmit_probe_skb,
@@ -117,7 +118,7 @@ fn tcp_idle_timer(net: &Net, tp: &mut Tcb) {
 
 fn tcp_delack_timer(net: &mut Net, tp: &mut Tcb) {
     tp.delack_at = Instant::NEVER;
-    if !tp.ack_scheduled {
+    if !tp.ack_scheduled || tcp_compressed_ack_kick(net, tp) {
         return;
     }
     if tp.pingpong {

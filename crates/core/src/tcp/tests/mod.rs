@@ -1,5 +1,6 @@
 //! Two stacks back to back in virtual time, over a link that loses, repeats and reorders.
 
+mod acks;
 mod close;
 mod data;
 mod drops;
