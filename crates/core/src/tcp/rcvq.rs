@@ -255,8 +255,8 @@ impl RcvQ {
 
     /// Memory of the queues themselves, in bytes.
     pub fn capacity_bytes(&self) -> usize {
-        let ofo = |o: &Box<Ofo>| size_of::<Ofo>() + o.queue.capacity() * size_of::<Ooo>();
-        self.segs.capacity() * size_of::<Pkt>() + self.ofo.as_ref().map_or(0, ofo)
+        let ofo = |o: &Ofo| size_of::<Ofo>() + o.queue.capacity() * size_of::<Ooo>();
+        self.segs.capacity() * size_of::<Pkt>() + self.ofo.as_deref().map_or(0, ofo)
     }
 
     /// Gives memory back that only a busy connection needs.
