@@ -94,6 +94,7 @@ pub enum BenchCommand {
     Bufferbloat(bench::BenchBufferbloatArgs),
     /// Measure what it costs to read the kernel's path, beside nstat, ss and node_exporter
     Host(bench::BenchHostArgs),
+    All(bench::BenchAllArgs),
 }
 
 /// Move real traffic of a kernel TCP client through the path and print the path report.

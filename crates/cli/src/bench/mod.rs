@@ -13,6 +13,7 @@
 //! | [`steering`] | `linerate bench steering`: a second shard, a hop to it, order |
 //! | [`livelock`] | `linerate bench livelock`: what reaches the application at overload |
 //! | [`path`] | `linerate bench path`: nanoseconds a packet and stage, in memory |
+//! | [`all`] | `linerate bench all`: every benchmark into one result, a page and BENCHMARKS.md |
 //! | [`bufferbloat`] | `linerate bench bufferbloat`: a ping beside downloads, in virtual time |
 //! | [`host`] | `linerate bench host`: what reading the kernel's path costs, beside other tools |
 //!
@@ -20,6 +21,7 @@
 //! and all that it starts lives and dies with that PID namespace; the others have their traffic in
 //! memory or in network namespaces of their own.
 
+pub mod all;
 pub mod bufferbloat;
 pub mod devices;
 pub mod host;
@@ -36,6 +38,7 @@ pub mod steering;
 pub mod table;
 pub mod traffic;
 
+pub use all::BenchAllArgs;
 pub use bufferbloat::BenchBufferbloatArgs;
 pub use devices::BenchDevicesArgs;
 pub use host::BenchHostArgs;

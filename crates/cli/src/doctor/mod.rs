@@ -8,7 +8,7 @@
 
 pub mod args;
 pub mod explain;
-mod html;
+pub(crate) mod html;
 mod instance;
 mod latency;
 mod names;

@@ -93,7 +93,7 @@ fn head(out: &mut String, looked: &Looked<'_>, diagnosis: &Diagnosis) {
 }
 
 /// A time as people write it, from seconds since 1970 (UTC, proleptic Gregorian calendar).
-fn date(unix: u64) -> String {
+pub(crate) fn date(unix: u64) -> String {
     let (days, secs) = (unix / 86_400, unix % 86_400);
     // Years begin in March, so that the day that is put in is the last one.
     let z = days + 719_468;
