@@ -455,7 +455,7 @@ impl Skb {
         self.frag_len += len as u32;
     }
     /// Buffers of a pool that the packet holds: small ones and mapped ones, and large ones.
-    fn held(&self) -> (usize, usize) {
+    pub(crate) fn held(&self) -> (usize, usize) {
         let own = |f: &&Frag| matches!(f.mem, Mem::Own(_));
         let large = self.frags.iter().filter(own).filter(|f| match &f.mem {
             Mem::Own(buf) => buf.home().is_none() && buf.len() == LARGE,

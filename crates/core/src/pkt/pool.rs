@@ -178,6 +178,8 @@ pub struct Pool {
     frags_short: Vec<Vec<Frag>>,
     /// Free packets beyond which some go to the depot.
     keep: usize,
+    /// Packets out there beyond which receive queues are copied together next.
+    crowded_above: usize,
     /// Packets out there now.
     small_out: usize,
     /// Large buffers out there now.
@@ -203,6 +205,7 @@ impl Pool {
             frags_long: Vec::new(),
             frags_short: Vec::new(),
             keep: usize::MAX,
+            crowded_above: 0,
             small_out: 0,
             large_out: 0,
             small_max,
@@ -229,6 +232,23 @@ impl Pool {
     /// copy the data out and give them back.
     pub fn low(&self) -> bool {
         self.small_out > self.small_max / 4 * 3 || self.large_out > self.large_max / 4 * 3
+    }
+
+    /// Whether a queue that holds so many bytes of memory is to copy what it has in small packets together in
+    /// large buffers: more than half of the packets are out there, and it has an eighth of all. Whoever is told
+    /// so does it; the next time is a thirty-second part of all packets later, at the earliest.
+    #[inline]
+    pub fn crowded(&mut self, held_bytes: usize) -> bool {
+        let half = self.small_max / 2;
+        if self.small_out <= half {
+            self.crowded_above = half;
+            return false;
+        }
+        if self.small_out <= self.crowded_above || held_bytes < self.small_max / 8 * SMALL {
+            return false;
+        }
+        self.crowded_above = self.small_out + self.small_max / 32;
+        true
     }
 
     /// An empty packet with [`HEADROOM`]; `None` when the limit is reached.

@@ -455,7 +455,14 @@ fn ts_rtt_us(net: &Net, tp: &Tcb, seg: &Segment) -> Option<u32> {
 
 /// The receiver's side measures as well (`tcp_rcv_rtt_measure_ts`).
 pub(crate) fn rcv_rtt_measure_ts(net: &Net, tp: &mut Tcb, seg: &Segment) {
+    // Each echo once: later ones are as old as what the peer did not send meanwhile.
+    let Some((_, echo)) = seg.opts.ts else { return };
+    if std::mem::replace(&mut tp.rcv_rtt_tsecr, echo) == echo {
+        return;
+    }
+    // Less than a millisecond is no measurement: half of what is in it would be the clock's grain.
     if seg.len >= tp.rcv_mss as u32
+        && tp.ts_now(net.now) != echo
         && let Some(us) = ts_rtt_us(net, tp, seg)
     {
         tp.rcv_rtt_update(us as u64, false);

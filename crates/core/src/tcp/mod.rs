@@ -369,6 +369,8 @@ pub(crate) struct Tcb {
     pub rcvq_at: Instant,
     /// Receiver's estimate of the round trip in microseconds, times 8; 0 = none.
     pub rcv_rtt_us8: u32,
+    /// The echoed timestamp that it was last measured by.
+    pub rcv_rtt_tsecr: u32,
     /// The round of the receiver's estimate ends here.
     pub rcv_rtt_seq: Seq,
     /// When that round began.

@@ -142,6 +142,7 @@ pub(super) fn tcp_data_queue_ofo(
     } else {
         tp.rcvq.rmem += pkt.truesize();
         tp.rcvq.queue().insert(at, Ooo { seq, end, fin, pkt });
+        tp.grow_behind_hole(net, end - seq);
     }
     Verdict::Queued
 }

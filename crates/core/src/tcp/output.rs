@@ -85,7 +85,7 @@ fn tcp_write_xmit(net: &mut Net, tp: &mut Tcb) -> Pushed {
     let mss = tcp_current_mss(tp);
     let most = super_packet_max(net, tp, mss);
     let mut sent = 0;
-    let (mut paced, mut held) = (false, false);
+    let mut paced = false;
     while tp.unsent() {
         paced = tcp_pacing_check(net, tp);
         if paced {
@@ -98,10 +98,7 @@ fn tcp_write_xmit(net: &mut Net, tp: &mut Tcb) -> Pushed {
             tp.push = true;
             break;
         }
-        let Some((len, fin)) = tcp_may_send(tp, mss, most) else {
-            held = true;
-            break;
-        };
+        let Some((len, fin)) = tcp_may_send(tp, mss, most) else { break };
         if !send_new(net, tp, len, fin, mss) {
             return Pushed::Throttled;
         }
@@ -113,7 +110,7 @@ fn tcp_write_xmit(net: &mut Net, tp: &mut Tcb) -> Pushed {
     } else if tp.packets_out == 0 && tp.unsent() && !paced {
         timer::check_probe_timer(net, tp);
     }
-    tcp_rate_check_app_limited(tp, held);
+    tcp_rate_check_app_limited(tp);
     Pushed::Done
 }
 
@@ -362,8 +359,8 @@ fn tcp_event_ack_sent(net: &Net, tp: &mut Tcb) {
 fn tcp_select_window(net: &mut Net, tp: &mut Tcb) -> u16 {
     let old = tp.rcv_wnd;
     let now = tp.receive_window();
-    let mut new = tp.select_window();
-    if new < now {
+    let mut new = tp.select_window(net);
+    if new < now && !tp.window_shrinks(net) {
         // RFC 9293 §3.8.6: the right edge does not move left.
         if new == 0 {
             net.counts.inc(id::TcpExtTCPWantZeroWindowAdv);
@@ -505,7 +502,7 @@ pub(crate) fn tcp_select_initial_window(net: &Net, tp: &mut Tcb, mss: u32) {
     tp.rcv_wscale = 0;
     if net.knobs.tcp_window_scaling {
         // No larger than what the application will ever let it be.
-        let most = net.knobs.tcp_rmem[2].max(tp.rcvbuf as u64);
+        let most = net.knobs.tcp_rmem[2].max(net.knobs.rmem_max).max(tp.rcvbuf as u64);
         let most = if tp.rcvbuf_locked { space.into() } else { most };
         let most = most.min(asked.into()).max(32768);
         tp.rcv_wscale = (most.ilog2() - 15).min(TCP_MAX_WSCALE as u32) as u8;

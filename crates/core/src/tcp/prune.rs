@@ -19,18 +19,18 @@ fn length(run: &[Pkt]) -> usize {
 
 impl RcvQ {
     /// Copies data that lies thinly in its memory together with its neighbours
-    /// (`tcp_collapse`, `tcp_collapse_ofo_queue`).
-    fn tcp_collapse_queues(&mut self, net: &mut Net) {
+    /// (`tcp_collapse`, `tcp_collapse_ofo_queue`). `small`: also what lies well, but in many small buffers.
+    fn tcp_collapse_queues(&mut self, net: &mut Net, small: bool) {
         let all = std::mem::take(&mut self.segs);
         let mut run = Vec::new();
         for pkt in all {
             if length(&run) + pkt.len() > LARGE {
-                let dense = self.tcp_collapse_run(net, &mut run);
+                let dense = self.tcp_collapse_run(net, &mut run, small);
                 self.segs.extend(dense);
             }
             run.push(pkt);
         }
-        let dense = self.tcp_collapse_run(net, &mut run);
+        let dense = self.tcp_collapse_run(net, &mut run, small);
         self.segs.extend(dense);
         let mut island: Option<(Seq, Seq, bool)> = None;
         let Some(ofo) = &mut self.ofo else { return };
@@ -38,22 +38,23 @@ impl RcvQ {
             let joins = island.is_some_and(|(_, end, fin)| end == o.seq && !fin)
                 && length(&run) + o.pkt.len() <= LARGE;
             if !joins {
-                self.collapse_island(net, island.take(), &mut run);
+                self.collapse_island(net, island.take(), &mut run, small);
             }
             let seq = island.map_or(o.seq, |(seq, ..)| seq);
             island = Some((seq, o.end, o.fin));
             run.push(o.pkt);
         }
-        self.collapse_island(net, island, &mut run);
+        self.collapse_island(net, island, &mut run, small);
     }
     fn collapse_island(
         &mut self,
         net: &mut Net,
         island: Option<(Seq, Seq, bool)>,
         run: &mut Vec<Pkt>,
+        small: bool,
     ) {
         let Some((mut seq, end, fin)) = island else { return };
-        let dense = self.tcp_collapse_run(net, run);
+        let dense = self.tcp_collapse_run(net, run, small);
         let last = dense.len().saturating_sub(1);
         for (i, pkt) in dense.into_iter().enumerate() {
             let (begin, tail) = (seq, i == last);
@@ -63,11 +64,15 @@ impl RcvQ {
         }
     }
     /// Packets whose data follows on each other: one, if that takes less memory.
-    fn tcp_collapse_run(&mut self, net: &mut Net, run: &mut Vec<Pkt>) -> Vec<Pkt> {
+    fn tcp_collapse_run(&mut self, net: &mut Net, run: &mut Vec<Pkt>, small: bool) -> Vec<Pkt> {
         let run = std::mem::take(run);
         let (len, held): (_, usize) = (length(&run), run.iter().map(|p| p.truesize()).sum());
         let thin = self.win_from_space(held.min(u32::MAX as usize) as u32) as usize > len;
-        if run.len() < 2 || !thin || held <= LARGE + SMALL || len > LARGE {
+        let worth = match small && net.pool.large_left() > net.pool.large_max / 4 {
+            true => run.iter().map(|pkt| pkt.held().0).sum::<usize>() > 1,
+            false => run.len() > 1 && thin,
+        };
+        if !worth || held <= LARGE + SMALL || len > LARGE {
             return run;
         }
         let Some(mut one) = net.pool.alloc() else { return run };
@@ -111,6 +116,10 @@ impl Tcb {
     /// (`tcp_try_rmem_schedule`). As in Linux the last packet may exceed the limit, and when all connections
     /// together have too much, each may still have its least (`tcp_rmem[0]`).
     pub(super) fn rmem_schedule(&mut self, net: &mut Net, seq: Seq) -> bool {
+        // What waits in small packets, behind a hole of a long path, must not be all of them.
+        if net.pool.crowded(self.rcvq.rmem) {
+            self.rcvq.tcp_collapse_queues(net, true);
+        }
         let least = net.knobs.tcp_rmem[0] as usize;
         let fits = |tp: &Tcb| {
             let rmem = tp.rcvq.rmem;
@@ -139,7 +148,7 @@ impl Tcb {
         if fits(self) {
             return true;
         }
-        self.rcvq.tcp_collapse_queues(net);
+        self.rcvq.tcp_collapse_queues(net, false);
         if !fits(self) {
             self.tcp_prune_ofo_queue(net, seq);
         }

@@ -199,12 +199,10 @@ pub(crate) fn tcp_rate_gen(tp: &mut Tcb, now: Instant) -> Option<RateSample> {
 }
 
 /// All is sent and there would be room for more: what is sent next says little about the path
-/// (`tcp_rate_check_app_limited`). The same holds where the receiver's window, which grows by itself as data
-/// is read, keeps data back (`held`): behind the holes of a lossy path it lags, and that is no plateau of the
-/// path's rate.
-pub(crate) fn tcp_rate_check_app_limited(tp: &mut Tcb, held: bool) {
+/// (`tcp_rate_check_app_limited`).
+pub(crate) fn tcp_rate_check_app_limited(tp: &mut Tcb) {
     if tp.sndq.rate.is_some()
-        && (held || !tp.unsent())
+        && !tp.unsent()
         && tp.in_flight() < tp.snd_cwnd
         && tp.lost_out <= tp.retrans_out
     {

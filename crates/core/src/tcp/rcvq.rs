@@ -312,6 +312,7 @@ impl Tcb {
             let old = self.rcvq.scaling_ratio as u64;
             self.rcvq.scaling_ratio = ((old * 7 + ratio) / 8).clamp(8, 255) as u8;
             self.window_clamp = self.clamped(self.rcvq.win_from_space(self.rcvbuf));
+            self.rcvq_space = self.rcvq_space.min(self.window_clamp);
         } else if segs <= 1
             && self.rcv_mss > 536
             && len < 536

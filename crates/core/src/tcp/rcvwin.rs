@@ -2,8 +2,8 @@
 //! reads, and when an acknowledgement is due.
 //!
 //! before: [`super::rcvq`]   after: [`super::output`]
-//! Linux:  net/ipv4/tcp_input.c `tcp_grow_window`, `tcp_rcv_space_adjust`, `__tcp_ack_snd_check`;
-//!         tcp_output.c `__tcp_select_window`
+//! Linux:  net/ipv4/tcp_input.c `tcp_grow_window`, `tcp_rcv_space_adjust`, `tcp_rcvbuf_grow`,
+//!         `__tcp_ack_snd_check`; tcp_output.c `__tcp_select_window`
 //! RFCs:   9293 §3.8.6, §3.8.6.2.2 (silly window avoidance), §3.8.6.3 (delayed acknowledgements)
 
 use super::{Earlier, State, Tcb};
@@ -28,10 +28,16 @@ impl Tcb {
     }
 
     /// The window to be announced, before the right edge is kept (`__tcp_select_window`).
-    pub fn select_window(&mut self) -> u32 {
+    pub fn select_window(&mut self, net: &Net) -> u32 {
         let full = self.window_clamp.min(self.rcvq.win_from_space(self.rcvbuf));
         let mss = (self.rcv_mss as u32).min(full).max(1);
         let mut free = self.rcvq.win_from_space(self.free_space());
+        let shrinks = self.window_shrinks(net);
+        let unit = 1u32 << self.rcv_wscale;
+        if shrinks {
+            // Not one byte more than there is: what was announced does not stand.
+            free = free / unit * unit;
+        }
         if free < full / 2 {
             self.quick = 0;
             if self.pressure {
@@ -42,21 +48,27 @@ impl Tcb {
                 return 0;
             }
         }
+        if shrinks && free <= self.rcv_ssthresh {
+            return free;
+        }
         free = free.min(self.rcv_ssthresh);
         if self.rcv_wscale > 0 {
-            let unit = 1u32 << self.rcv_wscale;
-            free.div_ceil(unit) << self.rcv_wscale
-        } else {
-            // Without scaling: whole segments, unless that would make the window jump.
-            if self.rcv_wnd <= free.saturating_sub(mss) || self.rcv_wnd > free {
-                free = free / mss * mss;
-            } else if mss == full && free > self.rcv_wnd + (full >> 1) {
-                return free;
-            } else {
-                return self.rcv_wnd;
-            }
-            free
+            return free.next_multiple_of(unit);
         }
+        // Without scaling: whole segments, unless that would make the window jump.
+        if self.rcv_wnd <= free.saturating_sub(mss) || self.rcv_wnd > free {
+            free / mss * mss
+        } else if mss == full && free > self.rcv_wnd + (full >> 1) {
+            free
+        } else {
+            self.rcv_wnd
+        }
+    }
+
+    /// Whether a window that was announced may be taken back (`tcp_shrink_window`).
+    #[inline]
+    pub(super) fn window_shrinks(&self, net: &Net) -> bool {
+        net.knobs.tcp_shrink_window && self.rcv_wscale > 0
     }
 
     /// The application has read (`tcp_cleanup_rbuf`, `tcp_rcv_space_adjust`): the window may open.
@@ -76,7 +88,7 @@ impl Tcb {
         if copied > 0 && !self.ack_now && !self.fin_rcvd {
             let now = self.receive_window();
             if now.saturating_mul(2) <= self.window_clamp {
-                let new = self.select_window();
+                let new = self.select_window(net);
                 // Told only when it is worth a packet: at least twice what the peer knows of.
                 if new > 0 && new as u64 >= 2 * now as u64 {
                     self.ack_now = true;
@@ -92,24 +104,45 @@ impl Tcb {
         if rtt_ns == 0 || net.now.since(self.rcvq_at) < rtt_ns {
             return;
         }
-        let copied = self.copied_seq - self.rcvq_seq;
+        // What it has left unread came too fast for it, and asks for no more room.
+        let unread = self.rcv_nxt - self.copied_seq;
+        let copied = (self.copied_seq - self.rcvq_seq).saturating_sub(unread);
         if copied > self.rcvq_space {
-            if !self.rcvbuf_locked && net.knobs.tcp_moderate_rcvbuf && !self.pressure {
-                let was = self.rcvq_space.max(1) as u64;
-                // Room for what is in flight while the application reads, and for slow start.
-                let mut win = 2 * copied as u64 + 16 * self.advmss as u64;
-                win += win * (copied as u64 - self.rcvq_space as u64) / was * 2;
-                let most = net.knobs.tcp_rmem[2].min(1 << 30);
-                let buf = self.rcvq.space_from_win(win).min(most) as u32;
-                if buf > self.rcvbuf {
-                    self.rcvbuf = buf;
-                    self.window_clamp = self.clamped(self.rcvq.win_from_space(buf));
-                }
-            }
-            self.rcvq_space = copied;
+            self.rcvbuf_grow(net, copied);
         }
         self.rcvq_seq = self.copied_seq;
         self.rcvq_at = net.now;
+    }
+
+    /// The application takes `copied` bytes in a round trip: the buffer has room for twice that, since this is
+    /// known a round trip late; for a sender that doubles its rate, if it was less before; and for what
+    /// waits behind a hole, which the application will take at once (`tcp_rcvbuf_grow`).
+    fn rcvbuf_grow(&mut self, net: &Net, copied: u32) {
+        let was = std::mem::replace(&mut self.rcvq_space, copied).max(1) as u64;
+        if self.rcvbuf_locked || !net.knobs.tcp_moderate_rcvbuf || self.pressure {
+            return;
+        }
+        let mut win = 2 * copied as u64;
+        win += win * (copied as u64).saturating_sub(was) / was * 2;
+        win += self.rcvq.ooo_end().map_or(0, |end| end - self.rcv_nxt) as u64;
+        let most = net.knobs.tcp_rmem[2].min(1 << 30);
+        let buf = self.rcvq.space_from_win(win).min(most) as u32;
+        if buf > self.rcvbuf {
+            self.rcvbuf = buf;
+            self.window_clamp = self.clamped(self.rcvq.win_from_space(buf));
+        }
+    }
+
+    /// A segment of `len` bytes waits behind a hole. What comes behind it meanwhile needs window, and what waits
+    /// memory: without, a path with losses never fills (`tcp_data_queue_ofo`). Without SACK the window stands
+    /// still: its moves would hide which acknowledgements are duplicates.
+    pub(super) fn grow_behind_hole(&mut self, net: &Net, len: u32) {
+        if self.sack_ok {
+            self.grow_window(len);
+        }
+        if !self.orphan && self.listener.is_none() {
+            self.rcvbuf_grow(net, self.rcvq_space);
+        }
     }
 
     /// Without timestamps: a round trip is the time that a whole window of data takes
@@ -132,8 +165,10 @@ impl Tcb {
         let old = self.rcv_rtt_us8;
         self.rcv_rtt_us8 = match old {
             0 => m << 3,
-            // A whole window includes the application's pauses: only the least counts.
-            _ if window_dep => old.min(m << 3),
+            _ if m << 3 < old => m << 3,
+            // A whole window includes the application's pauses: only the least counts. So does what comes
+            // while it has not read all: its sender may have waited for that.
+            _ if window_dep || self.rcv_nxt != self.copied_seq => old,
             _ => old - (old >> 3) + m,
         };
     }
@@ -155,7 +190,7 @@ impl Tcb {
         }
         // RFC 9293 §3.8.6.3: at least every second full segment, as long as the window moves on.
         let two = self.rcv_nxt - self.rcv_wup > self.rcv_mss as u32
-            && (self.rcvq.bytes() == 0 || self.select_window() >= self.rcv_wnd);
+            && (self.rcvq.bytes() == 0 || self.select_window(net) >= self.rcv_wnd);
         if two || self.quick > 0 && !self.pingpong {
             self.ack_now = true;
         } else if self.rcvq.ooo_len() > 0 {

@@ -131,6 +131,7 @@ impl Tcb {
             rcvq_seq: Seq(0),
             rcvq_at: net.now,
             rcv_rtt_us8: 0,
+            rcv_rtt_tsecr: 0,
             rcv_rtt_seq: Seq(0),
             rcv_rtt_at: net.now,
             lrcvtime: Instant::ZERO,

@@ -23,7 +23,7 @@ use rustix::event::{PollFlags as PollIn, Timespec};
 use rustix::net::{SocketFlags, accept_with};
 
 use super::script::Knob;
-use super::target::{Call, Fd, Outcome, Sent, Target, Value};
+use super::target::{BUFFERS, Call, Fd, Outcome, Sent, Target, Value};
 use super::wire::{local, remote};
 
 mod options {
@@ -88,8 +88,8 @@ mod options {
 
 /// What a new namespace takes over from the first one, set to what Linux begins with.
 const DEFAULTS: [(&str, &str); 8] = [
-    ("net.ipv4.tcp_rmem", "4096 131072 6291456"),
-    ("net.ipv4.tcp_wmem", "4096 16384 4194304"),
+    BUFFERS[0],
+    BUFFERS[1],
     ("net.ipv4.tcp_no_metrics_save", "1"),
     ("net.ipv4.tcp_ecn", "2"),
     ("net.ipv4.tcp_syncookies", "1"),

@@ -18,7 +18,7 @@ use linerate_core::wire::Mac;
 use nix::libc;
 
 use super::script::Knob;
-use super::target::{Call, Fd, Outcome, Sent, Target, Value};
+use super::target::{BUFFERS, Call, Fd, Outcome, Sent, Target, Value};
 use super::wire::{local, remote};
 
 /// When a script begins; on a millisecond, so that timestamps step with the script's.
@@ -51,10 +51,14 @@ pub struct Linerate {
 }
 
 impl Linerate {
-    /// A stack with one device and one address, knobs at their defaults.
+    /// A stack with one device and one address, knobs at their defaults, but buffers as large as scripts
+    /// have them on both sides.
     pub fn new(v6: bool) -> Linerate {
         let mut shard = Shard::new(0x7c15);
         shard.net.now = START;
+        for (path, value) in BUFFERS {
+            shard.set_knob(path, value).expect("it is in range");
+        }
         let dev = shard.add_iface(Iface::new("tun0", L2::Ip, Mac([0; 6]), 1500));
         shard.add_addr(dev, local(v6), if v6 { 64 } else { 24 }).expect("a new device takes it");
         let everywhere: std::net::IpAddr =

@@ -5,6 +5,11 @@ use super::script::Knob;
 /// A socket of a target: its place in the target's table.
 pub type Fd = usize;
 
+/// Buffers that scripts are written for, on any target: windows are scaled by 7 bits then. (Linux had these as
+/// defaults until 6.15.)
+pub const BUFFERS: [(&str, &str); 2] =
+    [("net.ipv4.tcp_rmem", "4096 131072 6291456"), ("net.ipv4.tcp_wmem", "4096 16384 4194304")];
+
 /// A packet that the stack sent.
 #[derive(Clone, Debug)]
 pub struct Sent {
