@@ -16,7 +16,7 @@ fn three_segments_establish_a_connection() {
         assert_eq!(flags, [(A, TcpFlags::SYN), (B, syn_ack), (A, TcpFlags::ACK)]);
         let mss = if v6 { 1440 } else { 1460 };
         for s in &p.seen[..2] {
-            assert_eq!((s.opts.mss, s.opts.wscale), (Some(mss), Some(7)));
+            assert_eq!((s.opts.mss, s.opts.wscale), (Some(mss), Some(10)));
             assert!(s.opts.sack_permitted && s.opts.ts.is_some());
         }
         assert_eq!(p.tcb(A, a).state, State::Established);
@@ -62,8 +62,8 @@ fn the_syn_ack_of_crossing_syns_says_all_that_the_syn_said() {
     p.run(10 * MS);
     let syn_ack = p.seen.iter().find(|s| s.from == B && s.hdr.flags.ack()).expect("it answers");
     assert_eq!(syn_ack.opts.wscale, Some(0));
-    assert_eq!((p.tcb(A, a).rcv_wscale, p.tcb(A, a).snd_wscale), (7, 0));
-    assert_eq!((p.tcb(B, b).rcv_wscale, p.tcb(B, b).snd_wscale), (0, 7));
+    assert_eq!((p.tcb(A, a).rcv_wscale, p.tcb(A, a).snd_wscale), (10, 0));
+    assert_eq!((p.tcb(B, b).rcv_wscale, p.tcb(B, b).snd_wscale), (0, 10));
     exchange(&mut p, (a, b), [100_000, 50_000], 10 * SEC);
 }
 
@@ -84,8 +84,8 @@ fn what_a_half_open_connection_answers_has_a_scaled_window() {
     let answer = p.last_of(B);
     assert_eq!(
         (answer.hdr.flags, answer.hdr.window),
-        (TcpFlags::ACK, 510),
-        "45 segments of 1448 bytes"
+        (TcpFlags::ACK, 64),
+        "45 segments of 1448 bytes, in units of 1024"
     );
 }
 

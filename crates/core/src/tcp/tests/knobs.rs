@@ -183,7 +183,7 @@ fn knob_net_ipv4_tcp_timestamps() {
 
 #[test]
 fn knob_net_ipv4_tcp_window_scaling() {
-    for (value, shift) in [("1", Some(7)), ("0", None)] {
+    for (value, shift) in [("1", Some(10)), ("0", None)] {
         assert_eq!(syn("net.ipv4.tcp_window_scaling", value).opts.wscale, shift);
     }
 }

@@ -13,6 +13,7 @@ mod memory;
 mod moved;
 mod pacing;
 mod opts;
+mod rcvwin;
 mod recovery;
 mod reuseport;
 mod syncookies;
