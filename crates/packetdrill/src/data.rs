@@ -197,7 +197,10 @@ impl Calls {
         let sock = self.files.sock(fd)?;
         let open = matches!(sock.stand, Stand::Connected(_));
         let state = self.stack.shard.tcp_info(id).map(|info| info.state);
-        if !open && matches!(state, Some(State::SynSent | State::SynRecv)) && !sock.wr_shut {
+        let early = !open && matches!(state, Some(State::SynSent | State::SynRecv));
+        let waits = !sock.nonblock && flags & libc::MSG_DONTWAIT == 0;
+        self.stack.shard.tcp_write_pending(id, early && waits && !sock.wr_shut);
+        if early && !sock.wr_shut {
             return Err(libc::EAGAIN);
         }
         if sock.wr_shut || matches!(state, None | Some(State::Close)) {
@@ -252,6 +255,9 @@ impl Calls {
         if write.done > 0 && flags & MSG_ZEROCOPY != 0 && sock.zerocopy.on {
             sock.zerocopy.sent();
         }
+        if let Stand::Connects(id) = sock.stand {
+            self.stack.shard.tcp_write_pending(id, !nonblock && write.done < data.len());
+        }
         match (nonblock, write.done) {
             (true, 0) => Err(libc::EINPROGRESS),
             (true, n) => Ok(n),
@@ -279,7 +285,11 @@ impl Calls {
             return match (self.files.sock(fd)?.stand, to) {
                 (Stand::New, Some(to)) => self.send_fastopen(fd, data, flags, to, write),
                 (Stand::New, None) => Err(libc::EOPNOTSUPP),
-                (Stand::Connects(_), _) => Err(libc::EALREADY),
+                (Stand::Connects(id), _) => match self.connected(fd, id) {
+                    // Meanwhile it is open: an ordinary write.
+                    Ok(()) => self.send(fd, data, flags, write),
+                    Err(errno) => Err(errno),
+                },
                 (Stand::Defers(_), _) => self.send(fd, data, flags, write),
                 (Stand::Connected(_) | Stand::Listens(_), _) => Err(libc::EISCONN),
             };

@@ -41,6 +41,14 @@ const TFO_SERVER_COOKIE_NOT_REQD: u64 = 0x200;
 /// All listeners use it, whether they ask for it or not.
 const TFO_SERVER_WO_SOCKOPT1: u64 = 0x400;
 
+/// What TCP_INFO says of why a client's Fast Open failed (`enum tcp_fastopen_client_fail`): there is no
+/// cookie.
+const TFO_COOKIE_UNAVAILABLE: u8 = 1;
+/// The SYN-ACK did not take all of the data.
+const TFO_DATA_NOT_ACKED: u8 = 2;
+/// The same, after the SYN had to be sent again.
+const TFO_SYN_RETRANSMITTED: u8 = 3;
+
 /// Hosts whose cookies are kept: those that we opened connections to last.
 const HOSTS_MAX: usize = 1024;
 
@@ -113,6 +121,15 @@ impl Shard {
         let knob = self.net.knobs.tcp_fastopen;
         knob & TFO_CLIENT_ENABLE != 0 && (cookie || knob & TFO_CLIENT_NO_COOKIE != 0)
     }
+    /// Whether somebody waits for the connection to be established and will then write at once: the last
+    /// acknowledgement of the handshake waits for that data (`sk_write_pending`).
+    pub fn tcp_write_pending(&mut self, id: SocketId, pending: bool) {
+        if let Some(tp) = super::api::owned(&mut self.tcp.conns, id)
+            && tp.opts().is_some_and(|o| o.write_pending) != pending
+        {
+            tp.opts_mut().write_pending = pending;
+        }
+    }
     /// Forgets the cookies of all hosts (`ip tcp_metrics flush all`).
     pub fn tcp_fastopen_forget(&mut self) {
         self.tcp.fastopens.hosts.clear();
@@ -144,16 +161,18 @@ pub(super) fn fastopen_syn(net: &mut Net, fo: &FastOpens, tp: &mut Tcb, data: &[
         syn.data = n as u16;
     } else {
         syn.option = Some(FastOpen::request(host.is_some_and(|h| h.try_exp)));
+        tp.opts_mut().fastopen_client_fail = TFO_COOKIE_UNAVAILABLE;
     }
     tp.opts_mut().syn_fastopen = Some(syn);
     usize::from(syn.data)
 }
 
 /// The SYN of a client of Fast Open was answered: notes what the host gave, and how much of the data it
-/// took (`tcp_rcv_fastopen_synack`).
-pub(super) fn fastopen_synack(net: &mut Net, tp: &mut Tcb, seg: &Segment, options: &[u8]) {
-    let Some(o) = tp.opts.as_deref_mut() else { return };
-    let Some(syn) = o.syn_fastopen.take() else { return };
+/// took (`tcp_rcv_fastopen_synack`). Whether the answer may bring data itself: it is Fast Open's, and
+/// took all of ours.
+pub(super) fn fastopen_synack(net: &mut Net, tp: &mut Tcb, seg: &Segment, options: &[u8]) -> bool {
+    let Some(o) = tp.opts.as_deref_mut() else { return false };
+    let Some(syn) = o.syn_fastopen.take() else { return false };
     let cookie = FastOpen::parse(options).filter(|c| !c.bytes().is_empty());
     let acked = (seg.ack - (tp.iss + 1)).min(u32::from(syn.data));
     let again = tp.total_retrans > 0;
@@ -169,7 +188,12 @@ pub(super) fn fastopen_synack(net: &mut Net, tp: &mut Tcb, seg: &Segment, option
         // Something on the way may not let data in a SYN through.
         dropped: again && cookie.is_none() && syn.data > 0 && acked == 0,
     });
-    if acked < u32::from(syn.data) {
+    let whole = acked == u32::from(syn.data);
+    o.syn_data_acked = syn.data > 0 && whole;
+    if !whole {
+        o.fastopen_client_fail = if again { TFO_SYN_RETRANSMITTED } else { TFO_DATA_NOT_ACKED };
+    }
+    if !whole {
         net.counts.inc(id::TcpExtTCPFastOpenActiveFail);
     } else if syn.data > 0 {
         net.counts.inc(id::TcpExtTCPFastOpenActive);
@@ -184,6 +208,7 @@ pub(super) fn fastopen_synack(net: &mut Net, tp: &mut Tcb, seg: &Segment, option
         (tp.high_seq, tp.cwnd_usage_seq) = (una, una);
     }
     tp.push = tp.unsent();
+    whole
 }
 
 /// What a SYN-ACK said about Fast Open, until the table of hosts has it.
@@ -382,6 +407,7 @@ impl Shard {
         l.accept.push_back(tp.id);
         net.events.raise(l.id, l.user, &mut l.pending, Ready::IN);
         tp.segs_in = 1;
+        tp.opts_mut().syn_data_acked = seg.len > 0;
         let verdict = if seg.len > 0 {
             let text = Segment {
                 seq: seg.seq + 1,

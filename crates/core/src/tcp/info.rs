@@ -392,7 +392,7 @@ impl Tcb {
         let sample = self.sndq.rate.as_ref().map(|rate| rate.last);
         let ms = |at: Instant| (now.since(at) / MS).min(u32::MAX as u64) as u32;
         let on = |agreed: bool, bit: u8| if agreed { bit } else { 0 };
-        let scaled = self.snd_wscale > 0 || self.rcv_wscale > 0;
+        let syn_data = self.opts().is_some_and(|o| o.syn_data_acked);
         let busy = self.chrono.read(now);
         TcpInfo {
             ca_state: self.ca_state as u8,
@@ -402,9 +402,11 @@ impl Tcb {
             backoff: self.backoff,
             options: on(self.ts_ok, TcpInfo::TIMESTAMPS)
                 | on(self.sack_ok, TcpInfo::SACK)
-                | on(scaled, TcpInfo::WSCALE)
+                | on(self.wscale_ok, TcpInfo::WSCALE)
                 | on(self.ecn.has(Ecn::OK), TcpInfo::ECN)
-                | on(self.ecn.has(Ecn::SEEN), TcpInfo::ECN_SEEN),
+                | on(self.ecn.has(Ecn::SEEN), TcpInfo::ECN_SEEN)
+                | on(syn_data, TcpInfo::SYN_DATA),
+            fastopen_client_fail: self.opts().map_or(0, |o| o.fastopen_client_fail),
             snd_wscale: self.snd_wscale,
             rcv_wscale: self.rcv_wscale,
             rto: (timer::rto_ns(self) / 1000) as u32,

@@ -12,6 +12,7 @@ use super::demux::Ref;
 use super::fastopen::{fastopen_synack, options_of};
 use super::output::{tcp_send_syn, tcp_sync_mss, tcp_v4_send_reset};
 use super::rcvq::tcp_data_queue;
+use super::rcvwin::TCP_DELACK_MAX_NS;
 use super::timer::{Rtx, rearm_rto, set_rtx};
 use super::timewait::TCP_TIMEWAIT_NS;
 use super::{Earlier, State, Tcb, Tuple};
@@ -320,7 +321,6 @@ fn tcp_rst(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Reason {
         return Reason::TcpReset;
     }
     let err = match tp.state {
-        State::SynRecv => Some(TcpError::Refused),
         State::CloseWait => Some(TcpError::Closed),
         State::Closing | State::LastAck => None,
         _ => Some(TcpError::Reset),
@@ -464,8 +464,22 @@ fn tcp_rcv_synsent_state_process(net: &mut Net, tp: &mut Tcb, seg: &Segment, pkt
     take_syn(net, tp, seg);
     if seg.flags.ack() {
         tcp_ack_of_syn(net, tp, seg);
-        fastopen_synack(net, tp, seg, options_of(&pkt));
-        tp.ack_now = true;
+        let fast = fastopen_synack(net, tp, seg, options_of(&pkt));
+        if tp.opts().is_some_and(|o| o.write_pending || o.defer_accept > 0) {
+            // Data will follow in a moment, and can carry the acknowledgement.
+            tp.lrcvtime = net.now;
+            tp.ack_scheduled = true;
+            tp.enter_quickack();
+            tp.delack_at = tp.delack_at.min2(net.now.plus(TCP_DELACK_MAX_NS));
+        } else {
+            tp.ack_now = true;
+        }
+        if fast && seg.len > 0 {
+            tp.opts_mut().syn_data_acked = true;
+            let seq = seg.seq + 1;
+            let text = Segment { seq, end_seq: seq + seg.len, flags: TcpFlags::ACK, ..*seg };
+            return tcp_data_queue(net, tp, &text, pkt);
+        }
     } else {
         // Opened from both ends at once (RFC 9293 §3.5, figure 7).
         tp.set_state(net, State::SynRecv);
@@ -577,6 +591,7 @@ impl Tcb {
                 self.snd_wscale = shift;
             }
             _ => {
+                self.wscale_ok = false;
                 (self.snd_wscale, self.rcv_wscale) = (0, 0);
                 self.window_clamp = self.window_clamp.min(65535);
             }

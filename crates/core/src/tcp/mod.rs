@@ -176,6 +176,8 @@ pub(crate) struct Tcb {
     pub snd_wscale: u8,
     /// Shift of windows sent.
     pub rcv_wscale: u8,
+    /// Windows are scaled: asked for, or agreed on, perhaps by 0 (`wscale_ok`).
+    pub wscale_ok: bool,
     /// Timestamps were agreed on.
     pub ts_ok: bool,
     /// SACK was agreed on.

@@ -469,7 +469,7 @@ pub(crate) fn tcp_send_syn(net: &mut Net, tp: &mut Tcb) -> bool {
     let opts = TcpOptions {
         mss: Some(tp.advmss),
         // A scale of 0 is said as well: without the option nothing would be scaled either way.
-        wscale: (tp.rcv_wscale > 0 || net.knobs.tcp_window_scaling).then_some(tp.rcv_wscale),
+        wscale: tp.wscale_ok.then_some(tp.rcv_wscale),
         sack_permitted: tp.sack_ok,
         ts: tp.ts_ok.then(|| (tp.ts_now(net.now), tp.ts_recent)),
         ..TcpOptions::NONE

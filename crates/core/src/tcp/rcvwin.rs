@@ -12,6 +12,8 @@ use crate::time::{Instant, MS};
 
 /// Longest delay of an acknowledgement (`TCP_DELACK_MIN`; RFC 9293 §3.8.6.3 allows 500 ms).
 pub(crate) const TCP_DELACK_NS: u64 = 40 * MS;
+/// Longest delay of the acknowledgement of a SYN-ACK (`TCP_DELACK_MAX`).
+pub(crate) const TCP_DELACK_MAX_NS: u64 = 200 * MS;
 
 impl Tcb {
     /// Opens the window while data is read as it comes (`tcp_grow_window`).

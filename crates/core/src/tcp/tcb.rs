@@ -37,6 +37,7 @@ impl Tcb {
             ca_state: CaState::Open,
             snd_wscale: 0,
             rcv_wscale: 0,
+            wscale_ok: knobs.tcp_window_scaling,
             ts_ok: knobs.tcp_timestamps,
             sack_ok: knobs.tcp_sack,
             dirty: false,

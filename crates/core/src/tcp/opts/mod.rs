@@ -169,6 +169,12 @@ pub(crate) struct SockOpts {
     pub syn_fastopen: Option<super::fastopen::SynFastOpen>,
     /// What the SYN-ACK said about Fast Open, until the table of hosts has it.
     pub fastopen_told: Option<super::fastopen::Told>,
+    /// Data of the SYN, ours or the peer's, was taken (`syn_data_acked`).
+    pub syn_data_acked: bool,
+    /// Why Fast Open failed, as TCP_INFO tells it; 0 = it did not.
+    pub fastopen_client_fail: u8,
+    /// Somebody waits for the connection to write (`sk_write_pending`).
+    pub write_pending: bool,
     /// It was opened by the cookie in its SYN.
     pub fastopen_child: bool,
     /// Where records end: no segment goes beyond (MSG_EOR). In order.
