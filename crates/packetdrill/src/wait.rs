@@ -7,6 +7,7 @@
 //! it has read the clock.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::Duration;
@@ -29,6 +30,8 @@ struct Inner {
     /// Events so far.
     events: u64,
     others: HashMap<ThreadId, Other>,
+    /// Threads that have read the clock after a call, and write down how it went.
+    noting: Vec<PathBuf>,
     /// Calls of the main thread so far.
     main_calls: u64,
 }
@@ -47,12 +50,22 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// thread may be waiting for it, outside of the library, and gives up after a second.
 const ALONE: Duration = Duration::from_millis(400);
 
+/// How often is looked whether a thread still writes down how its call went.
+const NOTING: Duration = Duration::from_micros(200);
+
+/// Whether a thread runs, or is to: not once it waits for the next call.
+fn runs(thread: &Path) -> bool {
+    let stat = std::fs::read_to_string(thread.join("stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('R'))
+}
+
 type Guard<'a> = MutexGuard<'a, Inner>;
 
 impl Library {
     /// A library for the calling thread, which is packetdrill's main thread.
     pub fn new(calls: Calls) -> Library {
-        let inner = Inner { calls, events: 0, others: HashMap::new(), main_calls: 0 };
+        let (others, noting) = (HashMap::new(), Vec::new());
+        let inner = Inner { calls, events: 0, others, noting, main_calls: 0 };
         let main = std::thread::current().id();
         Library { inner: Mutex::new(inner), changed: Condvar::new(), main }
     }
@@ -96,7 +109,13 @@ impl Library {
 
     /// Sleeps.
     pub fn sleep(&self, us: u64) {
-        let inner = self.enter();
+        let mut inner = self.enter();
+        for thread in std::mem::take(&mut inner.noting) {
+            let until = std::time::Instant::now() + PATIENCE;
+            while runs(&thread) && std::time::Instant::now() < until {
+                std::thread::sleep(NOTING);
+            }
+        }
         let until = inner.calls.stack.now().plus(us * US);
         drop(self.advance(inner, until));
     }
@@ -107,6 +126,7 @@ impl Library {
         if inner.others.remove(&std::thread::current().id()).is_some() {
             // It wants to know when its call was over.
             self.changed.notify_all();
+            inner.noting.extend(std::fs::canonicalize("/proc/thread-self"));
         } else {
             let now = inner.calls.stack.now().plus(US);
             inner = self.advance(inner, now);

@@ -567,6 +567,8 @@ counters! {
     TcpExtTCPTimeWaitOverflow { Transport, Events, "TcpExt:TCPTimeWaitOverflow" }
     /// TIME_WAIT entries reused for a new connection.
     TcpExtTWRecycled { Transport, Events, "TcpExt:TWRecycled" }
+    /// Answers to our SYNs rejected for a timestamp that was not sent with them.
+    TcpExtPAWSActive { Transport, Packets, "TcpExt:PAWSActive" }
     /// Segments rejected in established connections for an old timestamp.
     TcpExtPAWSEstab { Transport, Packets, "TcpExt:PAWSEstab" }
     /// Delayed acknowledgements sent.

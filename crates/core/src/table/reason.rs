@@ -195,6 +195,8 @@ reasons! {
     TcpCsum { stage: Transport, linux: "TCP_CSUM", also: [TcpInCsumErrors, TcpInErrs], knob: "none" }
     /// Flags that no state allows.
     TcpFlags { stage: Transport, linux: "TCP_FLAGS", also: [], knob: "none" }
+    /// The answer to a SYN echoes a timestamp that was not sent with it.
+    TcpPawsActive { stage: Transport, linux: "TCP_RFC7323_TSECR", also: [TcpExtPAWSActive], knob: "none" }
     /// An old timestamp: protection against wrapped sequence numbers (RFC 7323 §5).
     TcpPaws { stage: Transport, linux: "TCP_RFC7323_PAWS", also: [TcpExtPAWSEstab], knob: "none" }
     /// Data that lies wholly before what is expected next.

@@ -93,6 +93,10 @@ impl Tcb {
     pub(crate) fn fastopen_child(&self) -> bool {
         self.state == State::SynRecv && self.opts().is_some_and(|o| o.fastopen_child)
     }
+    /// Bytes of data that went with its SYN, until that is answered.
+    pub(super) fn syn_data(&self) -> u32 {
+        self.opts().and_then(|o| o.syn_fastopen).map_or(0, |syn| u32::from(syn.data))
+    }
     /// What its SYN asks for by Fast Open, the first time that it is sent.
     pub(super) fn syn_fastopen(&self) -> Option<SynFastOpen> {
         let first = self.state == State::SynSent && self.retransmits == 0;

@@ -410,7 +410,7 @@ impl Tcb {
             snd_wscale: self.snd_wscale,
             rcv_wscale: self.rcv_wscale,
             rto: (timer::rto_ns(self) / 1000) as u32,
-            ato: if self.lrcvtime == Instant::ZERO { 0 } else { (TCP_DELACK_NS / 1000) as u32 },
+            ato: if self.ato { (TCP_DELACK_NS / 1000) as u32 } else { 0 },
             snd_mss: self.mss_cache as u32,
             rcv_mss: self.rcv_mss as u32,
             unacked: self.packets_out,

@@ -239,7 +239,7 @@ fn tcp_validate_incoming(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Result<(
             && seg.flags.ack()
             && seg.seq + 1 == seg.end_seq
             && seg.end_seq == tp.rcv_nxt
-            && seg.ack == tp.snd_nxt;
+            && seg.ack == tp.snd_nxt + tp.syn_data();
         if !crossed {
             tp.challenge = true;
             return Err(Reason::TcpInvalidSyn);
@@ -332,11 +332,15 @@ fn tcp_rst(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Reason {
 /// Fifth check: ACK, and the states that it moves on.
 fn tcp_check_ack(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Result<(), Reason> {
     if tp.state == State::SynRecv {
-        if !seg.ack.gt(tp.snd_una) || seg.ack.gt(tp.snd_nxt) {
+        let data = tp.syn_data();
+        if !seg.ack.gt(tp.snd_una) || seg.ack.gt(tp.snd_nxt + data) {
             tcp_v4_send_reset(net, &tp.tuple, seg);
             return Err(Reason::TcpInvalidAck);
         }
         tcp_ack_of_syn(net, tp, seg);
+        if data > 0 {
+            fastopen_synack(net, tp, seg, &[]);
+        }
     }
     tcp_ack(net, tp, seg)?;
     tcp_replace_ts_recent(net, tp, seg);
@@ -441,8 +445,7 @@ pub(crate) fn tcp_fin(net: &mut Net, tp: &mut Tcb) {
 /// SYN_SENT (RFC 9293 §3.10.7.3; `tcp_rcv_synsent_state_process`).
 fn tcp_rcv_synsent_state_process(net: &mut Net, tp: &mut Tcb, seg: &Segment, pkt: Pkt) -> Verdict {
     // Data that went with the SYN may be acknowledged with it (RFC 7413 §4.2.2).
-    let data = tp.opts().and_then(|o| o.syn_fastopen).map_or(0, |syn| u32::from(syn.data));
-    if seg.flags.ack() && (seg.ack.le(tp.iss) || seg.ack.gt(tp.snd_nxt + data)) {
+    if seg.flags.ack() && (seg.ack.le(tp.iss) || seg.ack.gt(tp.snd_nxt + tp.syn_data())) {
         // The peer holds an old connection: our reset ends it, and the SYN goes out again at once.
         if tp.retransmits == 0 {
             set_rtx(tp, Rtx::Retrans, net.now.plus(2 * MS));
@@ -451,6 +454,16 @@ fn tcp_rcv_synsent_state_process(net: &mut Net, tp: &mut Tcb, seg: &Segment, pkt
             tcp_v4_send_reset(net, &tp.tuple, seg);
         }
         return Verdict::Drop(pkt, Reason::TcpInvalidAck);
+    }
+    if let Some((_, ecr)) = seg.opts.ts.filter(|_| tp.ts_ok && seg.flags.ack())
+        && ecr != 0
+        && !Seq(ecr).within(Seq(tp.ts_now(tp.lsndtime)), Seq(tp.ts_now(net.now)) + 1)
+    {
+        // It echoes a timestamp that this attempt never sent.
+        if !seg.flags.rst() {
+            tcp_v4_send_reset(net, &tp.tuple, seg);
+        }
+        return Verdict::Drop(pkt, Reason::TcpPawsActive);
     }
     if seg.flags.rst() {
         if seg.flags.ack() {
@@ -467,17 +480,18 @@ fn tcp_rcv_synsent_state_process(net: &mut Net, tp: &mut Tcb, seg: &Segment, pkt
         let fast = fastopen_synack(net, tp, seg, options_of(&pkt));
         if tp.opts().is_some_and(|o| o.write_pending || o.defer_accept > 0) {
             // Data will follow in a moment, and can carry the acknowledgement.
-            tp.lrcvtime = net.now;
+            tp.ato = true;
             tp.ack_scheduled = true;
             tp.enter_quickack();
             tp.delack_at = tp.delack_at.min2(net.now.plus(TCP_DELACK_MAX_NS));
         } else {
             tp.ack_now = true;
         }
-        if fast && seg.len > 0 {
+        if fast && seg.end_seq != seg.seq + 1 {
+            // Its data, and perhaps a FIN (`tcp_fastopen_add_skb`).
             tp.opts_mut().syn_data_acked = true;
-            let seq = seg.seq + 1;
-            let text = Segment { seq, end_seq: seq + seg.len, flags: TcpFlags::ACK, ..*seg };
+            let text =
+                Segment { seq: seg.seq + 1, flags: seg.flags.without(TcpFlags::SYN), ..*seg };
             return tcp_data_queue(net, tp, &text, pkt);
         }
     } else {
@@ -518,7 +532,9 @@ pub(crate) fn tcp_ack_of_syn(net: &mut Net, tp: &mut Tcb, seg: &Segment) {
         tp.snd_nxt = tp.snd_una;
     }
     tp.snd_sml = tp.snd_una;
-    tp.snd_fack = tp.snd_una;
+    // The SYN was delivered, if nothing else.
+    tp.delivered = 1;
+    (tp.lrcvtime, tp.snd_fack) = (net.now, tp.snd_una);
     tp.rack_end = tp.snd_una;
     tp.high_seq = tp.snd_una;
     tp.cwnd_usage_seq = tp.snd_una;

@@ -340,7 +340,7 @@ pub(super) fn child(net: &mut Net, req: &Req, l: &Listener) -> Tcb {
     tp.max_window = req.window as u32;
     tp.take_options(net, &req.opts);
     tp.ts_recent = if tp.ts_ok { req.ts_recent } else { 0 };
-    tp.lsndtime = req.sent_at;
+    (tp.lsndtime, tp.lrcvtime) = (req.sent_at, net.now);
     tp.retransmits = req.retries;
     tp
 }

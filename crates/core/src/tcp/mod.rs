@@ -190,6 +190,8 @@ pub(crate) struct Tcb {
     pub ack_now: bool,
     /// One is owed sooner or later.
     pub ack_scheduled: bool,
+    /// Acknowledgements have a delay (`icsk_ack.ato`): data has come, or one waits.
+    pub ato: bool,
     /// A challenge acknowledgement is asked for (RFC 5961); limits apply.
     pub challenge: bool,
     /// Data flows both ways in turns: acknowledgements wait for data (`pingpong`).

@@ -14,7 +14,7 @@ use super::pacing::{tcp_pacing_check, tcp_tso_autosize, tcp_update_after_send};
 use super::rate::{tcp_rate_check_app_limited, tcp_rate_skb_sent};
 use super::rcvwin::TCP_DELACK_NS;
 use super::recovery::tcp_xmit_retransmit_queue;
-use super::sndq::{FIN, TxSeg};
+use super::sndq::{FIN, PSH, TxSeg};
 use super::{Earlier, State, TCP_MIN_SND_MSS, Tcb, Tuple, timer};
 use crate::pkt::{Gso, GsoKind};
 use crate::seq::Seq;
@@ -196,13 +196,13 @@ pub(crate) fn send_new(net: &mut Net, tp: &mut Tcb, len: u32, fin: bool, mss: u3
         segs: segs as u16,
         mss: mss as u16,
         retrans: 0,
-        flags: if fin { FIN } else { 0 },
+        flags: if fin { FIN } else { 0 } | if flags.any(TcpFlags::PSH) { PSH } else { 0 },
     });
     tp.fin_sent |= fin;
     tp.snd_nxt = seq + len + fin as u32;
     if len > 0 {
         // Data goes both ways: acknowledgements can ride on it (`tcp_event_data_sent`).
-        if now.since(tp.lrcvtime) < TCP_DELACK_NS {
+        if tp.ato && now.since(tp.lrcvtime) < TCP_DELACK_NS {
             tp.pingpong = true;
         }
         tp.lsndtime = now;

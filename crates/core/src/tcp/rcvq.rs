@@ -302,7 +302,7 @@ impl Tcb {
 
     /// Notes what the arrival of data in order says about the peer (`tcp_event_data_recv`).
     fn event_data_recv(&mut self, net: &mut Net, pkt: &Pkt, segs: u16) {
-        self.ack_scheduled = true;
+        (self.ack_scheduled, self.ato) = (true, true);
         let now = net.now;
         let len = pkt.len() as u32;
         let one = pkt.gso.map_or(len, |g| (g.size as u32).min(len));

@@ -13,7 +13,7 @@ use super::output::{Pushed, send_new, tcp_current_mss, tcp_transmit_skb, way_is_
 use super::pacing::tcp_pacing_check;
 use super::rack::tcp_rack_mark_lost;
 use super::rate::tcp_rate_skb_sent;
-use super::sndq::{FIN, LOST, RETRANS, SACKED};
+use super::sndq::{FIN, LOST, PSH, RETRANS, SACKED};
 use super::timer::{
     Rtx, orphan_retries, rearm_rto, rto_ns, set_rtx, tcp_syn_timer, tcp_update_rto_stats,
     tcp_write_err, user_timeout,
@@ -341,7 +341,7 @@ fn tcp_retransmit_skb(net: &mut Net, tp: &mut Tcb, i: usize) -> bool {
         flags |= TcpFlags::FIN;
     }
     let len = t.len - u32::from(fin);
-    if t.end() == tp.sndq.end && len > 0 {
+    if t.has(PSH) {
         flags |= TcpFlags::PSH;
     }
     if !tcp_transmit_skb(net, tp, t.seq, len, flags, (t.mss as u32).max(1)) {

@@ -29,7 +29,7 @@ pub(crate) struct TxSeg {
     pub mss: u16,
     /// How often it was sent again.
     pub retrans: u8,
-    /// [`SACKED`], [`LOST`], [`RETRANS`], [`FIN`].
+    /// [`SACKED`], [`LOST`], [`RETRANS`], [`FIN`], [`PSH`].
     pub flags: u8,
 }
 
@@ -41,6 +41,8 @@ pub(crate) const LOST: u8 = 2;
 pub(crate) const RETRANS: u8 = 4;
 /// Ends with the FIN.
 pub(crate) const FIN: u8 = 8;
+/// What ends it is to be read at once.
+pub(crate) const PSH: u8 = 16;
 
 impl TxSeg {
     pub fn end(&self) -> Seq {
@@ -231,7 +233,7 @@ impl SndQ {
         rest.segs = t.segs - segs as u16;
         t.segs = segs as u16;
         t.len = len;
-        t.flags &= !FIN;
+        t.flags &= !(FIN | PSH);
         if let Some(rate) = &mut self.rate {
             rate.split(i, rest.segs);
         }

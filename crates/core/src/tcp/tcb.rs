@@ -44,6 +44,7 @@ impl Tcb {
             push: false,
             ack_now: false,
             ack_scheduled: false,
+            ato: false,
             challenge: false,
             pingpong: false,
             quick: 16,
