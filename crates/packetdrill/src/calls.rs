@@ -60,9 +60,12 @@ impl Calls {
         }
         for sock in self.files.socks() {
             if let Some(id) = sock.conn() {
-                let queued = self.stack.shard.tcp_queued(id) as u64;
+                let shard = &self.stack.shard;
+                let queued = shard.tcp_queued(id) as u64;
                 let acked = sock.zerocopy.queued.saturating_sub(queued);
                 sock.wakes.all += u64::from(sock.zerocopy.acked(acked));
+                let unsent = shard.tcp_info(id).map_or(0, |info| info.notsent_bytes.into());
+                sock.wakes.all += u64::from(sock.stamps.note(unsent, queued, shard.net.now));
             }
         }
     }
@@ -208,6 +211,7 @@ impl Calls {
         sock.stand = Stand::Connects(id);
         (sock.rd_shut, sock.wr_shut) = (false, false);
         sock.zerocopy.queued = n as u64;
+        sock.stamps.wrote(n, fastopen.is_some_and(|data| data.len() == n));
         Ok(n)
     }
 

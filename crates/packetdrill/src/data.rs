@@ -14,6 +14,7 @@ use crate::Errno;
 use crate::calls::Calls;
 use crate::epoll::Wakes;
 use crate::files::{File, Stand};
+use crate::wait::EPOCH_US;
 
 /// Bytes that a pipe holds.
 pub(crate) const PIPE_SIZE: usize = 65536;
@@ -146,7 +147,9 @@ impl Calls {
             libc::AF_INET => (libc::SOL_IP, libc::IP_RECVERR),
             _ => (libc::SOL_IPV6, libc::IPV6_RECVERR),
         };
-        let err = sock.zerocopy.take().ok_or(libc::EAGAIN)?;
+        let Some(err) = sock.zerocopy.take() else {
+            return sock.stamps.take((level, name), EPOCH_US).ok_or(libc::EAGAIN);
+        };
         // The offender's address follows, of no family.
         let data = err.into_iter().chain([0; 16]).collect();
         Ok(Got { len: 0, flags: libc::MSG_ERRQUEUE, control: vec![(level, name, data)] })
@@ -216,6 +219,7 @@ impl Calls {
         let sock = self.files.sock(fd)?;
         sock.zerocopy.queued += n as u64;
         let whole = write.done == data.len();
+        sock.stamps.wrote(n, whole || !waits);
         if whole && flags & MSG_ZEROCOPY != 0 && sock.zerocopy.on {
             sock.zerocopy.sent();
         }

@@ -151,7 +151,7 @@ impl Calls {
 
 /// Linux: `tcp_poll`.
 fn tcp_poll(shard: &Shard, sock: &Sock, lowat: usize) -> u32 {
-    let errors = ERR * u32::from(sock.zerocopy.ready());
+    let errors = ERR * u32::from(sock.zerocopy.ready() || sock.stamps.ready());
     let id = match sock.stand {
         Stand::New => return OUT | HUP | errors,
         Stand::Defers(_) => return OUT | errors,

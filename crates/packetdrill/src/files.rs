@@ -9,6 +9,7 @@ use linerate_core::tcp::api::TcpOpt;
 
 use crate::Errno;
 use crate::epoll::{Epoll, Wakes};
+use crate::stamps::Stamps;
 use crate::zerocopy::Zerocopy;
 
 /// How far a socket has come.
@@ -48,6 +49,8 @@ pub(crate) struct Sock {
     pub timeo_ms: (u64, u64),
     /// Sends whose completion is to be told (SO_ZEROCOPY).
     pub zerocopy: Zerocopy,
+    /// When what was written left and arrived (SO_TIMESTAMPING).
+    pub stamps: Stamps,
     /// How often something happened to it: what edge-triggered waiting looks at.
     pub wakes: Wakes,
 }
@@ -66,6 +69,7 @@ impl Sock {
             wr_shut: false,
             timeo_ms: (0, 0),
             zerocopy: Zerocopy::default(),
+            stamps: Stamps::default(),
             wakes: Wakes::default(),
         }
     }

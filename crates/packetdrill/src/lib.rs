@@ -9,6 +9,7 @@ mod files;
 mod flags;
 mod opts;
 mod stack;
+mod stamps;
 // The C interface: the only place here where pointers are followed.
 #[allow(unsafe_code)]
 pub mod sys;

@@ -65,6 +65,11 @@ impl Calls {
                     _ => return Err(libc::EINVAL),
                 };
             }
+            (SOCKET, libc::SO_TIMESTAMPING) => {
+                let queued = sock.conn().map(|id| self.stack.shard.tcp_queued(id) as u64);
+                let acked = queued.map(|queued| sock.stamps.queued.saturating_sub(queued));
+                sock.stamps.set(int(value)? as u32, acked)?;
+            }
             (SOCKET, libc::SO_BUSY_POLL) => {
                 return self.set(fd, TcpOpt::BusyPoll(Some(int(value)? as u32)));
             }
@@ -143,6 +148,10 @@ impl Calls {
             (SOCKET, libc::SO_DOMAIN) => sock.domain,
             (SOCKET, libc::SO_ACCEPTCONN) => i32::from(matches!(sock.stand, Stand::Listens(_))),
             (SOCKET, libc::SO_ZEROCOPY) => i32::from(sock.zerocopy.on),
+            (SOCKET, libc::SO_TIMESTAMPING) => {
+                // Behind the flags: of which clock, and that is the system's.
+                return Ok([sock.stamps.flags(), 0].iter().flat_map(|w| w.to_ne_bytes()).collect());
+            }
             // Of those controls that are here, none but BBR and DCTCP has more to tell.
             (TCP, libc::TCP_CC_INFO) => return Ok(Vec::new()),
             (SOCKET, libc::SO_MEMINFO) => {

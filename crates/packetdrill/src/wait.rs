@@ -36,6 +36,10 @@ struct Inner {
     main_calls: u64,
 }
 
+/// When the library's clock began, in microseconds of Unix time: any moment does, the same in every
+/// run.
+pub(crate) const EPOCH_US: u64 = 1_700_000_000_000_000;
+
 /// The library: one lock around everything, and a place to wait.
 pub(crate) struct Library {
     inner: Mutex<Inner>,

@@ -17,7 +17,7 @@ use crate::calls::Calls;
 use crate::data::{Got, Write};
 use crate::files::File;
 use crate::flags::Flags;
-use crate::wait::Library;
+use crate::wait::{EPOCH_US, Library};
 
 type User = *mut c_void;
 
@@ -520,10 +520,6 @@ unsafe extern "C" fn netdev_receive(
     }
     0
 }
-
-/// When the library's clock began, in microseconds of Unix time: any moment does, the same in every
-/// run.
-const EPOCH_US: u64 = 1_700_000_000_000_000;
 
 unsafe extern "C" fn usleep(user: User, us: useconds_t) -> c_int {
     // SAFETY: packetdrill passes what it was given.
