@@ -302,7 +302,8 @@ impl Tcb {
 
     /// Notes what the arrival of data in order says about the peer (`tcp_event_data_recv`).
     fn event_data_recv(&mut self, net: &mut Net, pkt: &Pkt, segs: u16) {
-        (self.ack_scheduled, self.ato) = (true, true);
+        let first = !std::mem::replace(&mut self.ato, true);
+        self.ack_scheduled = true;
         let now = net.now;
         let len = pkt.len() as u32;
         let one = pkt.gso.map_or(len, |g| (g.size as u32).min(len));
@@ -321,8 +322,8 @@ impl Tcb {
             self.rcv_mss = self.advmss;
         }
         self.rcv_rtt_measure(now);
-        if now.since(self.lrcvtime) > self.rto_us as u64 * 1000 {
-            // After a long pause the peer may be in slow start again.
+        if first || now.since(self.lrcvtime) > self.rto_us as u64 * 1000 {
+            // The peer is in slow start, or after a long pause may be so again.
             self.incr_quickack();
         }
         self.lrcvtime = now;
