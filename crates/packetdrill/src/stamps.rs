@@ -140,7 +140,11 @@ mod tests {
         let mut stamps = Stamps::default();
         let all = TX_SCHED | TX_SOFTWARE | TX_ACK | SOFTWARE | OPT_ID;
         assert_eq!(stamps.set(1 << 19, Some(0)), Err(libc::EINVAL));
-        assert_eq!(stamps.set(all, None), Err(libc::EINVAL), "keys count from what is acknowledged");
+        assert_eq!(
+            stamps.set(all, None),
+            Err(libc::EINVAL),
+            "keys count from what is acknowledged"
+        );
         assert_eq!(stamps.set(all, Some(0)), Ok(()));
         stamps.wrote(1000, false);
         stamps.wrote(1000, true);
@@ -156,6 +160,9 @@ mod tests {
             let ns = i64::from_ne_bytes(*got.control[0].2[8..].first_chunk().expect("a time"));
             told.push((word(8), word(12), ns));
         }
-        assert_eq!(told, [(SCHED, 1999, 2_000_000), (SND, 1999, 2_000_000), (ACK, 1999, 4_000_000)]);
+        assert_eq!(
+            told,
+            [(SCHED, 1999, 2_000_000), (SND, 1999, 2_000_000), (ACK, 1999, 4_000_000)]
+        );
     }
 }

@@ -4,7 +4,7 @@
 //! before: [`crate::sock::lookup`]   after: [`super::rcvq`], [`super::ack`]
 //! Linux:  net/ipv4/tcp_ipv4.c `tcp_v4_rcv`; tcp_input.c `tcp_rcv_state_process`, `tcp_validate_incoming`
 //! RFCs:   9293 §3.10.7, 5961 (blind attacks), 7323 §5 (PAWS)
-//! drops:  TcpHdr, TcpCsum, NoSocket, TcpFlags, TcpPaws, TcpInvalidSequence, TcpInvalidSyn, TcpReset, TcpInvalidAck, TcpOldData, TcpClose
+//! drops:  TcpHdr, TcpCsum, NoSocket, TcpFlags, TcpPawsActive, TcpPaws, TcpInvalidSequence, TcpInvalidSyn, TcpReset, TcpInvalidAck, TcpOldData, TcpClose
 
 use super::ack::{rcv_rtt_measure_ts, tcp_ack, tcp_rtt_estimator, tcp_sndbuf_expand};
 use super::cc;

@@ -47,6 +47,28 @@ impl Target {
 }
 
 #[test]
+fn drop_tcp_paws_active() {
+    let mut p = Pair::new(91, GOOD);
+    p.lose = Some(|_| true);
+    let a = p.connect(80);
+    p.run(10 * MS);
+    let (ports, ack, now) = {
+        let tp = p.tcb(A, a);
+        ((80, tp.tuple.lport), tp.snd_nxt.0, tp.ts_now(tp.lsndtime))
+    };
+    for (ecr, refused, state) in
+        [(now.wrapping_add(1 << 20), 1, State::SynSent), (now, 1, State::Established)]
+    {
+        let opts = TcpOptions { mss: Some(1460), ts: Some((7, ecr)), ..TcpOptions::NONE };
+        let flags = TcpFlags::SYN | TcpFlags::ACK;
+        p.inject(A, ports, Forged { seq: 9, ack, flags, window: 500, opts, ..Forged::default() });
+        assert_eq!(p.drops(A, Reason::TcpPawsActive), refused);
+        assert_eq!(p.count(A, C::TcpExtPAWSActive), refused);
+        assert_eq!(p.tcb(A, a).state, state);
+    }
+}
+
+#[test]
 fn drop_tcp_csum() {
     let mut t = Target::new(0);
     let (src, dst) = (t.p.addr(A), t.p.addr(B));

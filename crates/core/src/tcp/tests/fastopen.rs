@@ -3,6 +3,7 @@
 use super::*;
 use crate::table::count::Counter as C;
 use crate::tcp::State;
+use crate::tcp::info::TcpInfo;
 
 /// Both sides use Fast Open (`bits` of `tcp_fastopen`), B listens and takes it from four at a time.
 fn fast(bits: &str) -> (Pair, SocketId) {
@@ -79,6 +80,46 @@ fn a_syn_that_is_lost_is_sent_again_plainly() {
     assert_eq!(p.count(A, C::TcpExtTCPFastOpenActiveFail), 1);
     let remote = p.at(B, 80);
     assert!(!p.shards[A].tcp_fastopen_ready(remote), "something does not let it through");
+}
+
+/// What became of Fast Open can be read on both sides.
+#[test]
+fn the_record_tells_what_became_of_the_data() {
+    let (mut p, listener) = introduced("3");
+    let told = |p: &Pair, i: usize, id: SocketId| {
+        let info = p.shards[i].tcp_info(id).expect("it lives");
+        (info.options & TcpInfo::SYN_DATA != 0, info.fastopen_client_fail, info.delivered)
+    };
+    let (a, _) = open(&mut p, b"at once");
+    p.run(50 * MS);
+    let b = p.shards[B].tcp_accept(listener).expect("it is open");
+    assert_eq!((told(&p, A, a), told(&p, B, b)), ((true, 0, 1), (true, 0, 1)));
+    p.lose = Some(|s| s.hdr.flags.syn() && s.len > 0);
+    let (a, _) = open(&mut p, b"at once");
+    p.run(3 * SEC);
+    let b = p.shards[B].tcp_accept(listener).expect("it is open");
+    // TFO_SYN_RETRANSMITTED; the data was delivered after the handshake.
+    assert_eq!((told(&p, A, a), told(&p, B, b)), ((false, 3, 2), (false, 0, 1)));
+    let (a, _) = open(&mut p, b"");
+    assert_eq!(told(&p, A, a), (false, 1, 0), "that host's cookie was forgotten");
+}
+
+/// Who waits to write has the end of the handshake wait for the data.
+#[test]
+fn a_writer_that_waits_saves_an_acknowledgement() {
+    for (pending, packets) in [(false, 3), (true, 2)] {
+        let (mut p, _) = introduced("1");
+        let a = p.connect(80);
+        p.shards[A].tcp_write_pending(a, pending);
+        p.seen.clear();
+        let open = |p: &mut Pair| p.tcb(A, a).state == State::Established;
+        assert!(p.until(SEC, open));
+        p.run(MS);
+        assert_eq!(p.shards[A].tcp_send(a, b"data"), Ok(4));
+        p.run(MS);
+        let ours = p.seen.iter().filter(|s| s.from == A).count();
+        assert_eq!(ours, packets, "the SYN, perhaps an acknowledgement, and the data");
+    }
 }
 
 /// The SYN-ACK is lost: the server repeats it, data and all stay as they were.
