@@ -191,6 +191,47 @@ fn another_mtu_is_told_and_kept_to() {
     assert_eq!(pair.world.passed(pair.there).sent, 2, "two fragments");
 }
 
+/// A transfer of 300 000 bytes over a path that, once the connection stands, swallows what is larger than
+/// 1300 bytes. How much arrives in two minutes.
+fn into_a_black_hole(probing: &str) -> usize {
+    let mut world = World::new(9);
+    let (a, b) = (world.add_node(), world.add_node());
+    world.node(a).set_knob("net.ipv4.tcp_mtu_probing", probing).expect("in range");
+    let link = Link { delay_ns: 5 * MS, ..Link::default() };
+    let (there, _) = world.join((a, A), (b, B), (L2::Ip, 1500, 24), (link, link));
+    let listen = Listen { port: 80, backlog: 8, ..Listen::default() };
+    let listener = world.node(b).tcp_listen(listen).expect("a free port");
+    let to = Connect { local: None, remote: (B, 80).into(), user: 0 };
+    let id = world.node(a).tcp_connect(to).expect("a route exists");
+    world.set_link(there, Link { largest: 1300, ..link });
+    let (mut sent, mut got, mut reader) = (0, 0, None);
+    let limit = world.now().plus(120 * SEC);
+    while got < 300_000 && world.now() < limit {
+        if let Ok(n) = world.node(a).tcp_send(id, &[7; 5000][..5000.min(300_000 - sent)]) {
+            sent += n;
+        }
+        reader = reader.or_else(|| world.node(b).tcp_accept(listener));
+        let mut buf = [0; 9000];
+        while let Some(Ok(n @ 1..)) = reader.map(|id| world.node(b).tcp_recv(id, &mut buf)) {
+            got += n;
+        }
+        for node in [a, b] {
+            while world.node(node).poll_event().is_some() {}
+        }
+        world.step_by(world.now().plus(SEC));
+    }
+    assert!(world.lost(there).size > 0, "what was too large vanished");
+    assert_eq!(world.unaccounted(), []);
+    got
+}
+
+#[test]
+fn a_connection_gets_out_of_a_black_hole_only_by_probing() {
+    assert_eq!(into_a_black_hole("0"), 0, "nobody told that packets are too large");
+    assert_eq!(into_a_black_hole("1"), 300_000, "after some timeouts it tries smaller ones");
+    assert_eq!(into_a_black_hole("2"), 300_000, "it begins small, and probes");
+}
+
 /// What happened in a world: every frame, with its time and its fate, in one number.
 fn stream(seed: u64, (grain, ahead): (u64, u64)) -> (u64, usize, Instant) {
     let mut world = World::new(seed);

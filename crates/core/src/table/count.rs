@@ -651,6 +651,10 @@ counters! {
     TcpExtTCPRetransFail { Send, Segs, "TcpExt:TCPRetransFail" }
     /// Bursts received in order that were coalesced with what was queued.
     TcpExtTCPRcvCoalesce { SockQueue, Packets, "TcpExt:TCPRcvCoalesce" }
+    /// Probes of the path's MTU that were lost.
+    TcpExtTCPMTUPFail { Send, Packets, "TcpExt:TCPMTUPFail" }
+    /// Probes of the path's MTU that arrived.
+    TcpExtTCPMTUPSuccess { Send, Packets, "TcpExt:TCPMTUPSuccess" }
     /// Segments queued out of order.
     TcpExtTCPOFOQueue { SockQueue, Packets, "TcpExt:TCPOFOQueue" }
     /// Acknowledgements of out-of-order segments that were not sent, because one later tells as much.

@@ -407,6 +407,19 @@ knobs! {
     tcp_syn_retries: u64 { path: "net.ipv4.tcp_syn_retries", default: 6, range: 1..=127, unit: "tries", scope: Net, takes: Now, stage: Send }
     /// How often a SYN-ACK is repeated.
     tcp_synack_retries: u64 { path: "net.ipv4.tcp_synack_retries", default: 5, range: 0..=255, unit: "tries", scope: Net, takes: Now, stage: Send }
+    /// Timeouts in a row, counted by the time that they take, after which the path counts as bad: black holes are
+    /// looked for (`tcp_mtu_probing`).
+    tcp_retries1: u64 { path: "net.ipv4.tcp_retries1", default: 3, range: 0..=255, unit: "tries", scope: Net, takes: Now, stage: Send }
+    /// Path MTU discovery by probes (RFC 4821): 0 not at all, 1 for connections whose packets vanish, 2 for all.
+    tcp_mtu_probing: u64 { path: "net.ipv4.tcp_mtu_probing", default: 0, range: 0..=2, unit: "mode", scope: Net, takes: Now, stage: Send }
+    /// Payload of a segment with which the search for the path's MTU begins.
+    tcp_base_mss: u64 { path: "net.ipv4.tcp_base_mss", default: 1024, range: 48..=65535, unit: "bytes", scope: Net, takes: Now, stage: Send }
+    /// Payload of a segment below which the search does not go where packets vanish.
+    tcp_mtu_probe_floor: u64 { path: "net.ipv4.tcp_mtu_probe_floor", default: 48, range: 48..=65535, unit: "bytes", scope: Net, takes: Now, stage: Send }
+    /// The search ends when what arrives and what does not are so close.
+    tcp_probe_threshold: u64 { path: "net.ipv4.tcp_probe_threshold", default: 8, range: 0..=65535, unit: "bytes", scope: Net, takes: Now, stage: Send }
+    /// A search that has ended begins anew after so long.
+    tcp_probe_interval: u64 { path: "net.ipv4.tcp_probe_interval", default: 600, range: 0..=4294967295, unit: "seconds", scope: Net, takes: Now, stage: Send }
     /// How often data is repeated before the connection is given up.
     tcp_retries2: u64 { path: "net.ipv4.tcp_retries2", default: 15, range: 0..=255, unit: "tries", scope: Net, takes: Now, stage: Send }
     /// How often an orphaned connection repeats its FIN; 0 = 8.

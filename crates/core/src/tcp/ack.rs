@@ -7,6 +7,7 @@
 
 use super::ecn::{tcp_count_delivered_ce, tcp_ecn_rcv_ecn_echo};
 use super::input::Segment;
+use super::mtup::tcp_mtup_acked;
 use super::output::tcp_sync_mss;
 use super::rack::tcp_rack_update_reo_wnd;
 use super::sndq::{FIN, LOST, RETRANS, SACKED, TxSeg};
@@ -276,6 +277,9 @@ fn tcp_clean_rtx_queue(net: &mut Net, tp: &mut Tcb, ack: Seq, prior_fack: Seq, a
     tp.snd_sml = tp.snd_sml.max(ack);
     tp.snd_fack = tp.snd_fack.max(ack);
     tp.sndq.ack_to(&mut net.pool, ack);
+    if tp.mtup().is_some() {
+        tcp_mtup_acked(net, tp);
+    }
 }
 
 fn tcp_count_delivered(net: &Net, tp: &mut Tcb, segs: u32) {

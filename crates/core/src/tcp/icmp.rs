@@ -7,8 +7,8 @@
 use std::net::IpAddr;
 
 use super::demux::Ref;
+use super::mtup::tcp_simple_retransmit;
 use super::output::tcp_sync_mss;
-use super::sndq::{LOST, RETRANS, SACKED};
 use super::{State, Tuple};
 use crate::seq::Seq;
 use crate::shard::Shard;
@@ -110,21 +110,6 @@ fn mtu_reduced(cx: &mut Shard, index: u32, mtu: u32) {
         return;
     }
     tcp_sync_mss(tp, mtu);
-    let mss = tp.mss_cache;
-    for t in &mut tp.sndq.rtx {
-        let too_large = t.mss > mss && t.len > mss as u32;
-        if too_large && !t.has(SACKED) {
-            let segs = t.segs as u32;
-            if t.has(RETRANS) {
-                t.flags &= !RETRANS;
-                tp.retrans_out = tp.retrans_out.saturating_sub(segs);
-            }
-            if !t.has(LOST) {
-                t.flags |= LOST;
-                tp.lost_out += segs;
-            }
-        }
-    }
-    tp.push = true;
+    tcp_simple_retransmit(net, tp);
     cx.tcp_settle(index);
 }

@@ -10,7 +10,8 @@ use super::ack::{rcv_rtt_measure_ts, tcp_ack, tcp_rtt_estimator, tcp_sndbuf_expa
 use super::cc;
 use super::demux::Ref;
 use super::fastopen::{fastopen_synack, options_of};
-use super::output::{tcp_send_syn, tcp_sync_mss, tcp_v4_send_reset};
+use super::mtup::tcp_mtup_init;
+use super::output::{tcp_send_syn, tcp_v4_send_reset};
 use super::rcvq::tcp_data_queue;
 use super::rcvwin::TCP_DELACK_MAX_NS;
 use super::timer::{Rtx, rearm_rto, set_rtx};
@@ -565,9 +566,9 @@ pub(crate) fn tcp_ack_of_syn(net: &mut Net, tp: &mut Tcb, seg: &Segment) {
 
 /// An established connection gets its buffers' sizes.
 pub(crate) fn tcp_init_transfer(net: &mut Net, tp: &mut Tcb) {
+    let active = tp.state == State::SynSent;
     tp.set_state(net, State::Established);
-    let pmtu = tp.pmtu;
-    tcp_sync_mss(tp, pmtu);
+    tcp_mtup_init(net, tp, active);
     cc::init(net, tp);
     tcp_init_buffers(net, tp);
 }

@@ -16,6 +16,7 @@ mod listen;
 mod listeners;
 mod memory;
 mod moved;
+mod mtup;
 mod opts;
 mod ofo;
 mod output;

@@ -10,6 +10,7 @@ use super::ack::tcp_new_space;
 use super::cc::{self, tcp_cwnd_restart};
 use super::ecn::{self, Ecn, tcp_ecn_send};
 use super::input::Segment;
+use super::mtup::{Probed, mtup_limit, tcp_mtu_probe};
 use super::pacing::{tcp_pacing_check, tcp_tso_autosize, tcp_update_after_send};
 use super::rate::{tcp_rate_check_app_limited, tcp_rate_skb_sent};
 use super::rcvwin::TCP_DELACK_NS;
@@ -86,6 +87,13 @@ fn tcp_write_xmit(net: &mut Net, tp: &mut Tcb) -> Pushed {
     let most = super_packet_max(net, tp, mss);
     let mut sent = 0;
     let mut paced = false;
+    if tp.mtup().is_some() {
+        match tcp_mtu_probe(net, tp) {
+            Probed::No => {}
+            Probed::Sent => sent = 1,
+            Probed::Wait => return Pushed::Done,
+        }
+    }
     while tp.unsent() {
         paced = tcp_pacing_check(net, tp);
         if paced {
@@ -259,18 +267,30 @@ fn super_packet_max(net: &Net, tp: &Tcb, mss: u32) -> u32 {
     (room / mss).clamp(1, u16::MAX as u32) * mss
 }
 
+/// Bytes of options that every segment of the connection has.
+pub(super) fn tcp_established_options_len(tp: &Tcb) -> u32 {
+    if tp.ts_ok { 12 } else { 0 }
+}
+
+/// The payload of a segment that fills an IP packet of `mtu` bytes, as far as the peer takes it
+/// (`tcp_mtu_to_mss`).
+pub(super) fn mtu_to_mss(tp: &Tcb, mtu: u32) -> u32 {
+    let fit = mtu.saturating_sub(tp.tuple.ip_hlen() + TCP_HLEN as u32);
+    let mss = fit.min(tp.mss_clamp as u32).max(TCP_MIN_SND_MSS as u32);
+    mss - tcp_established_options_len(tp)
+}
+
 /// The payload of a full segment as path and peer allow it (`tcp_sync_mss`).
 pub(crate) fn tcp_sync_mss(tp: &mut Tcb, pmtu: u32) {
     tp.pmtu = pmtu;
-    let fit = pmtu.saturating_sub(tp.tuple.ip_hlen() + TCP_HLEN as u32);
-    let mut mss = fit.min(tp.mss_clamp as u32).max(TCP_MIN_SND_MSS as u32);
-    if tp.ts_ok {
-        mss -= 12;
-    }
+    let mut mss = mtu_to_mss(tp, pmtu);
     // Not more than half the peer's largest window (`tcp_bound_to_half_wnd`).
     let cutoff = if tp.max_window > 536 { tp.max_window >> 1 } else { tp.max_window };
     if cutoff > 0 && mss > cutoff {
         mss = cutoff.max(TCP_MIN_SND_MSS as u32 - 12);
+    }
+    if let Some(known) = mtup_limit(tp, pmtu) {
+        mss = mss.min(known);
     }
     tp.mss_cache = mss.min(u16::MAX as u32) as u16;
 }

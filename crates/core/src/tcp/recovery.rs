@@ -9,11 +9,12 @@
 use super::ack::Acked;
 use super::cc;
 use super::input::Segment;
+use super::mtup::{retransmits_timed_out, tcp_mtu_probing, tcp_mtup_inconclusive, tcp_mtup_lost};
 use super::output::{Pushed, send_new, tcp_current_mss, tcp_transmit_skb, way_is_full};
 use super::pacing::tcp_pacing_check;
 use super::rack::tcp_rack_mark_lost;
 use super::rate::tcp_rate_skb_sent;
-use super::sndq::{FIN, LOST, PSH, RETRANS, SACKED};
+use super::sndq::{FIN, LOST, PSH, RETRANS, SACKED, TxSeg};
 use super::timer::{
     Rtx, orphan_retries, rearm_rto, rto_ns, set_rtx, tcp_syn_timer, tcp_update_rto_stats,
     tcp_write_err, user_timeout,
@@ -89,7 +90,9 @@ pub(crate) fn tcp_fastretrans_alert(net: &mut Net, tp: &mut Tcb, seg: &Segment, 
         }
     }
     if tp.lost_out > 0 {
-        tcp_enter_recovery(net, tp, a.ece);
+        if !tcp_mtup_lost(net, tp) {
+            tcp_enter_recovery(net, tp, a.ece);
+        }
         return;
     }
     if a.ece {
@@ -290,12 +293,14 @@ pub(crate) fn tcp_xmit_retransmit_queue(net: &mut Net, tp: &mut Tcb) -> Pushed {
     if tp.lost_out == 0 {
         return Pushed::Done;
     }
+    let mss = tcp_current_mss(tp);
     let mut i = 0;
     while let Some(&t) = tp.sndq.rtx.get(i) {
         if !t.has(LOST) || t.has(SACKED | RETRANS) {
             i += 1;
             continue;
         }
+        let t = fit_to_mss(tp, i, mss).unwrap_or(t);
         let quota = tp.snd_cwnd.saturating_sub(tp.in_flight());
         if quota == 0 {
             break;
@@ -329,8 +334,8 @@ pub(crate) fn tcp_xmit_retransmit_queue(net: &mut Net, tp: &mut Tcb) -> Pushed {
 /// Sends the segment at place `i` again (`tcp_retransmit_skb`). False if it can not be sent now.
 fn tcp_retransmit_skb(net: &mut Net, tp: &mut Tcb, i: usize) -> bool {
     let mss = tcp_current_mss(tp);
-    fit_to_mss(tp, i, mss);
-    let Some(&t) = tp.sndq.rtx.get(i) else { return false };
+    tcp_mtup_inconclusive(tp);
+    let Some(t) = fit_to_mss(tp, i, mss) else { return false };
     let window = tp.wnd_end() - t.seq;
     if t.seq != tp.snd_una && (window == 0 || window as i32 <= 0) {
         return false;
@@ -371,8 +376,8 @@ fn tcp_retransmit_skb(net: &mut Net, tp: &mut Tcb, i: usize) -> bool {
 
 /// The path's MTU may have shrunk since the segment was first sent: it stands for more wire
 /// segments now. And no packet is larger than one may be.
-fn fit_to_mss(tp: &mut Tcb, i: usize, mss: u32) {
-    let Some(t) = tp.sndq.rtx.get_mut(i) else { return };
+fn fit_to_mss(tp: &mut Tcb, i: usize, mss: u32) -> Option<TxSeg> {
+    let t = tp.sndq.rtx.get_mut(i)?;
     let data = t.len - u32::from(t.has(FIN));
     if t.mss as u32 > mss && data > mss {
         let (old, segs) = (t.segs as u32, data.div_ceil(mss));
@@ -391,6 +396,7 @@ fn fit_to_mss(tp: &mut Tcb, i: usize, mss: u32) {
             tp.retrans_out = instead(tp.retrans_out);
         }
     }
+    Some(*t)
 }
 
 /// Nothing was acknowledged for a whole RTO (RFC 6298 §5.4–5.7; `tcp_retransmit_timer`).
@@ -405,6 +411,9 @@ pub(crate) fn tcp_retransmit_timer(net: &mut Net, tp: &mut Tcb) {
     if tp.stall_at == Instant::NEVER {
         tp.stall_at = tp.sndq.rtx.front().map_or(net.now, |t| t.sent);
     }
+    if retransmits_timed_out(net, tp, net.knobs.tcp_retries1) {
+        tcp_mtu_probing(net, tp);
+    }
     // A peer that closed its window but still answers is alive.
     let alive = tp.snd_wnd == 0 && net.now.since(tp.rcv_tstamp) < TCP_RTO_MAX_US as u64 * 1000;
     let most = if tp.orphan { orphan_retries(net, tp) } else { net.knobs.tcp_retries2 };
@@ -415,6 +424,7 @@ pub(crate) fn tcp_retransmit_timer(net: &mut Net, tp: &mut Tcb) {
     net.counts.inc(id::TcpExtTCPTimeouts);
     tcp_enter_loss(net, tp);
     tcp_update_rto_stats(tp);
+    fit_to_mss(tp, 0, tcp_current_mss(tp));
     tp.sndq.split(0, 1);
     if tcp_retransmit_skb(net, tp, 0) {
         net.counts.inc(id::TcpExtTCPSlowStartRetrans);

@@ -177,6 +177,8 @@ pub(crate) struct SockOpts {
     pub write_pending: bool,
     /// It was opened by the cookie in its SYN.
     pub fastopen_child: bool,
+    /// The search for the path's MTU by probes.
+    pub mtup: Option<crate::tcp::mtup::Mtup>,
     /// Where records end: no segment goes beyond (MSG_EOR). In order.
     pub record_ends: VecDeque<Seq>,
 }

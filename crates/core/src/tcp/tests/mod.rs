@@ -11,6 +11,7 @@ mod hostile;
 mod knobs;
 mod memory;
 mod moved;
+mod mtup;
 mod pacing;
 mod opts;
 mod rcvwin;
