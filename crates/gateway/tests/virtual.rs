@@ -22,6 +22,7 @@ const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 const SYN: u8 = 2;
 const RST: u8 = 4;
 const ACK: u8 = 16;
+const URG: u8 = 32;
 
 /// What a packet is sent with, beside its addresses.
 #[derive(Clone, Copy)]
@@ -380,6 +381,47 @@ fn urgent_data_arrives_in_its_place_and_so_does_what_follows() {
         std::thread::sleep(Duration::from_millis(1));
     }
     assert_eq!(String::from_utf8_lossy(&got), "before ! behind");
+}
+
+/// Goal: a program's urgent byte is urgent outside, too. Method: the outside reads it apart, the rest in order.
+#[test]
+fn urgent_data_of_a_program_is_urgent_outside() {
+    use rustix::net::{RecvFlags, recv};
+    let mut world = World::new(Limits::default());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    world.tcp((7000, port), 100, 0, SYN);
+    let packet = world.answer();
+    let ack = u32::from_be_bytes(packet[24..28].try_into().unwrap()).wrapping_add(1);
+    world.tcp((7000, port), 101, ack, ACK);
+    world.turn();
+    let (outside, _) = listener.accept().unwrap();
+    let mut segment = Vec::new();
+    segment.extend(7000u16.to_be_bytes());
+    segment.extend(port.to_be_bytes());
+    segment.extend(101u32.to_be_bytes());
+    segment.extend(ack.to_be_bytes());
+    // The pointer names the byte behind the urgent one.
+    segment.extend([0x50, ACK | URG, 0xff, 0xff, 0, 0, 0, 8]);
+    segment.extend(b"before ! behind");
+    world.packet(HOST, 6, PLAIN, &segment);
+    let (mut urgent, mut data) = (Vec::new(), Vec::new());
+    for _ in 0..60_000 {
+        world.turn();
+        let mut buf = [0; 64];
+        if let Ok((n, _)) = recv(&outside, &mut buf[..], RecvFlags::OOB | RecvFlags::DONTWAIT) {
+            urgent.extend_from_slice(&buf[..n]);
+        }
+        if let Ok((n, _)) = recv(&outside, &mut buf[..], RecvFlags::DONTWAIT) {
+            data.extend_from_slice(&buf[..n]);
+        }
+        if urgent.len() + data.len() >= 15 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(String::from_utf8_lossy(&urgent), "!");
+    assert_eq!(String::from_utf8_lossy(&data), "before  behind");
 }
 
 #[test]

@@ -79,6 +79,14 @@ impl Calls {
             Stand::New | Stand::Listens(_) => return Err(libc::ENOTCONN),
             Stand::Connects(id) | Stand::Connected(id) => id,
         };
+        if flags & libc::MSG_OOB != 0 {
+            let urgent = self.stack.shard.tcp_recv_urgent(id, flags & libc::MSG_PEEK != 0);
+            let Some(byte) = urgent.map_err(|err| err.errno())? else { return Ok(Got::default()) };
+            if let Some(first) = buf.first_mut() {
+                *first = byte;
+            }
+            return Ok(Got { len: buf.len().min(1), flags: libc::MSG_OOB, ..Got::default() });
+        }
         let known = IDLE | libc::MSG_PEEK | libc::MSG_TRUNC | libc::MSG_WAITALL;
         if flags & !known != 0 {
             return Err(libc::EINVAL);
@@ -194,9 +202,6 @@ impl Calls {
             }
             Stand::Connects(id) | Stand::Connected(id) => id,
         };
-        if flags & libc::MSG_OOB != 0 {
-            return Err(libc::EOPNOTSUPP);
-        }
         let sock = self.files.sock(fd)?;
         let open = matches!(sock.stand, Stand::Connected(_));
         let state = self.stack.shard.tcp_info(id).map(|info| info.state);
@@ -209,7 +214,9 @@ impl Calls {
         if sock.wr_shut || matches!(state, None | Some(State::Close)) {
             return self.broken(fd, write);
         }
-        let msg = SendMsg { more: flags & libc::MSG_MORE != 0, eor: flags & libc::MSG_EOR != 0 };
+        let has = |flag| flags & flag != 0;
+        let (more, eor, oob) = (has(libc::MSG_MORE), has(libc::MSG_EOR), has(libc::MSG_OOB));
+        let msg = SendMsg { more, eor, oob };
         let n = match self.stack.shard.tcp_sendmsg(id, &data[write.done..], msg) {
             Ok(n) => n,
             Err(TcpError::WouldBlock) => 0,
@@ -345,7 +352,7 @@ impl Calls {
     }
 
     /// `ioctl`: what is to be read (SIOCINQ), what is not acknowledged (SIOCOUTQ), what is not sent
-    /// (SIOCOUTQNSD).
+    /// (SIOCOUTQNSD), whether urgent data is next (SIOCATMARK).
     ///
     /// # Errors
     /// EINVAL on a listener, ENOTTY, EBADF, ENOTSOCK.
@@ -358,10 +365,9 @@ impl Calls {
         };
         let shard = &self.stack.shard;
         match request {
-            libc::FIONREAD => {
-                Ok(id.map_or(0, |id| shard.tcp_readable(id).unwrap_or_default().bytes as i32))
-            }
+            libc::FIONREAD => Ok(id.map_or(0, |id| shard.tcp_siocinq(id) as i32)),
             libc::TIOCOUTQ => Ok(id.map_or(0, |id| shard.tcp_queued(id) as i32)),
+            SIOCATMARK => Ok(id.map_or(0, |id| i32::from(shard.tcp_at_mark(id)))),
             SIOCOUTQNSD => {
                 let info = id.and_then(|id| shard.tcp_info(id));
                 Ok(info.map_or(0, |info| info.notsent_bytes as i32))
@@ -373,5 +379,7 @@ impl Calls {
 
 /// The kernel's TCP_INQ, which is also the type of its control message (TCP_CM_INQ).
 pub(crate) const TCP_INQ: i32 = 36;
+/// The kernel's SIOCATMARK.
+const SIOCATMARK: u64 = 0x8905;
 /// The kernel's SIOCOUTQNSD.
 const SIOCOUTQNSD: u64 = 0x894b;

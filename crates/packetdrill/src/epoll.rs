@@ -40,6 +40,7 @@ struct Item {
 
 const IN: u32 = (libc::EPOLLIN | libc::EPOLLRDNORM) as u32;
 const OUT: u32 = (libc::EPOLLOUT | libc::EPOLLWRNORM) as u32;
+const PRI: u32 = libc::EPOLLPRI as u32;
 const RDHUP: u32 = libc::EPOLLRDHUP as u32;
 const HUP: u32 = libc::EPOLLHUP as u32;
 const ERR: u32 = libc::EPOLLERR as u32;
@@ -173,6 +174,7 @@ fn tcp_poll(shard: &Shard, sock: &Sock, lowat: usize) -> u32 {
     let open = matches!(sock.stand, Stand::Connected(_));
     if open || !matches!(info.state, State::SynSent | State::SynRecv) {
         mask |= IN * u32::from(rx.bytes >= lowat);
+        mask |= PRI * u32::from(shard.tcp_urgent(id));
         let free = shard.tcp_send_space(id);
         let queued = shard.tcp_queued(id);
         mask |= OUT * u32::from(sock.wr_shut || closed || free >= queued / 2);

@@ -19,6 +19,8 @@ impl Ready {
     pub const HUP: Ready = Ready(8);
     /// The socket failed; its error says why.
     pub const ERR: Ready = Ready(16);
+    /// Urgent data can be read.
+    pub const PRI: Ready = Ready(32);
 
     /// Whether any bit of `other` is set.
     pub fn has(self, other: Ready) -> bool {

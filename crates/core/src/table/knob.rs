@@ -407,6 +407,9 @@ knobs! {
     tcp_syn_retries: u64 { path: "net.ipv4.tcp_syn_retries", default: 6, range: 1..=127, unit: "tries", scope: Net, takes: Now, stage: Send }
     /// How often a SYN-ACK is repeated.
     tcp_synack_retries: u64 { path: "net.ipv4.tcp_synack_retries", default: 5, range: 0..=255, unit: "tries", scope: Net, takes: Now, stage: Send }
+    /// The urgent pointer names the urgent byte (RFC 1122 §4.2.2.4), and not, as with BSD and nearly everybody, the one
+    /// behind it.
+    tcp_stdurg: bool { path: "net.ipv4.tcp_stdurg", default: false, range: 0..=1, unit: "switch", scope: Net, takes: Now, stage: Transport }
     /// Timeouts in a row, counted by the time that they take, after which the path counts as bad: black holes are
     /// looked for (`tcp_mtu_probing`).
     tcp_retries1: u64 { path: "net.ipv4.tcp_retries1", default: 3, range: 0..=255, unit: "tries", scope: Net, takes: Now, stage: Send }

@@ -90,6 +90,8 @@ pub struct SendMsg {
     pub more: bool,
     /// A record ends here: no segment has what comes before and what comes after it (MSG_EOR).
     pub eor: bool,
+    /// The last byte is urgent: the peer is told of it before it gets there (MSG_OOB).
+    pub oob: bool,
 }
 
 /// What can be read.
@@ -239,13 +241,15 @@ impl Shard {
         max_bytes: usize,
         out: &mut Vec<IoSlice<'a>>,
     ) -> Result<usize, TcpError> {
-        Ok(self.tcp_reader(id)?.rcvq.slices(max_bytes, out))
+        let tp = self.tcp_reader(id)?;
+        Ok(tp.rcvq.slices(tp.before_mark(max_bytes), out))
     }
     /// The connection, if there is something to read; a reader that finds nothing may want to look
     /// at the devices for a while (`sk_busy_loop`).
     fn tcp_reader(&mut self, id: SocketId) -> Result<&Tcb, TcpError> {
         let Shard { net, tcp, .. } = self;
         let tp = owned(&mut tcp.conns, id).ok_or(TcpError::NotConnected)?;
+        tp.skip_urgent(net);
         if let Err(err) = tp.nothing_to_read() {
             net.busy_read(tp.busy_poll);
             return Err(err);
@@ -256,7 +260,7 @@ impl Shard {
     pub fn tcp_consume(&mut self, id: SocketId, n: usize) {
         let Shard { net, tcp, .. } = self;
         let Some(tp) = owned(&mut tcp.conns, id) else { return };
-        let n = tp.rcvq.consume(net, n);
+        let n = tp.rcvq.consume(net, tp.before_mark(n));
         if n > 0 {
             tp.cleanup_rbuf(net, n);
             self.tcp_settle(id.index);
@@ -267,7 +271,9 @@ impl Shard {
     /// # Errors
     /// As [`Shard::tcp_rx_slices`].
     pub fn tcp_recv(&mut self, id: SocketId, buf: &mut [u8]) -> Result<usize, TcpError> {
-        let n = self.tcp_reader(id)?.rcvq.copy(buf);
+        let tp = self.tcp_reader(id)?;
+        let most = tp.before_mark(buf.len());
+        let n = tp.rcvq.copy(&mut buf[..most]);
         self.tcp_consume(id, n);
         Ok(n)
     }
@@ -277,7 +283,7 @@ impl Shard {
     /// `NotConnected` if there is no such connection; its own error if it failed.
     pub fn tcp_readable(&self, id: SocketId) -> Result<RxState, TcpError> {
         let tp = self.tcp_conn(id).ok_or(TcpError::NotConnected)?;
-        let state = RxState { bytes: tp.rcvq.bytes(), fin: tp.fin_rcvd };
+        let state = RxState { bytes: tp.readable(), fin: tp.fin_rcvd };
         match tp.err {
             Some(err) if state.bytes == 0 && !state.fin => Err(err),
             _ => Ok(state),
@@ -310,6 +316,9 @@ impl Shard {
         tp.more = msg.more;
         if msg.eor && n == data.len() && n > 0 {
             tp.end_record();
+        }
+        if msg.oob && n > 0 {
+            tp.mark_urg();
         }
         tp.after_send(net);
         self.tcp_settle(id.index);
@@ -508,7 +517,7 @@ impl super::Sockets {
 }
 
 impl Shard {
-    fn tcp_conn(&self, id: SocketId) -> Option<&Tcb> {
+    pub(super) fn tcp_conn(&self, id: SocketId) -> Option<&Tcb> {
         if id.kind != SockKind::Tcp {
             return None;
         }
@@ -588,7 +597,7 @@ impl Tcb {
     }
     /// `Ok` if there is something to read, or the end.
     fn nothing_to_read(&self) -> Result<(), TcpError> {
-        if self.rcvq.bytes() > 0 || self.fin_rcvd {
+        if self.readable() > 0 || self.fin_rcvd {
             return Ok(());
         }
         match (self.err, self.state) {

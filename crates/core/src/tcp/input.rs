@@ -16,6 +16,7 @@ use super::rcvq::tcp_data_queue;
 use super::rcvwin::TCP_DELACK_MAX_NS;
 use super::timer::{Rtx, rearm_rto, set_rtx};
 use super::timewait::TCP_TIMEWAIT_NS;
+use super::urg::tcp_urg;
 use super::{Earlier, State, Tcb, Tuple};
 use crate::pkt::{Pkt, Verdict};
 use crate::rx::steer;
@@ -399,8 +400,11 @@ fn tcp_replace_ts_recent(net: &Net, tp: &mut Tcb, seg: &Segment) {
     }
 }
 
-/// Sixth to eighth check: (urgent pointer,) text, FIN.
+/// Sixth to eighth check: urgent pointer, text, FIN.
 fn tcp_segment_text(net: &mut Net, tp: &mut Tcb, seg: &Segment, pkt: Pkt) -> Verdict {
+    if seg.flags.urg() || tp.waits_for_urgent() {
+        tcp_urg(net, tp, seg, &pkt);
+    }
     match tp.state {
         State::CloseWait | State::Closing | State::LastAck | State::TimeWait => {
             // Nothing can follow the FIN; what repeats it is acknowledged.

@@ -37,6 +37,7 @@ mod tcb;
 mod timer;
 mod timewait;
 mod undo;
+mod urg;
 
 pub use crate::sock::error::TcpError;
 pub use api::{Connect, HeldSyn, Listen, Refuse, RxState, SendMsg};

@@ -84,7 +84,8 @@ fn tcp_write_xmit(net: &mut Net, tp: &mut Tcb) -> Pushed {
         cc::tx_start(tp, net.now);
     }
     let mss = tcp_current_mss(tp);
-    let most = super_packet_max(net, tp, mss);
+    // Each segment has its own urgent pointer.
+    let most = if tp.urg_mode() { mss } else { super_packet_max(net, tp, mss) };
     let mut sent = 0;
     let mut paced = false;
     if tp.mtup().is_some() {
@@ -171,7 +172,7 @@ fn tcp_may_send(tp: &mut Tcb, mss: u32, most: u32) -> Option<(u32, bool)> {
 /// Whether a small segment has to wait (`tcp_nagle_check`, with Minshall's change: only while
 /// another small one is under way).
 fn tcp_nagle_check(tp: &Tcb) -> bool {
-    if tp.fin_queued || tp.nagle_push {
+    if tp.fin_queued || tp.nagle_push || tp.urg_mode() {
         return false;
     }
     tp.cork || tp.more || !tp.nodelay && tp.packets_out > 0 && tp.snd_sml.gt(tp.snd_una)
@@ -329,6 +330,10 @@ pub(crate) fn tcp_transmit_skb(
     };
     let window = tcp_select_window(net, tp);
     let hlen = TCP_HLEN + opts.emit_len();
+    let urg = tp.urgent_pointer(seq);
+    if urg.is_some() {
+        flags |= TcpFlags::URG;
+    }
     let hdr = TcpHdr {
         src_port: tp.tuple.lport,
         dst_port: tp.tuple.rport,
@@ -338,7 +343,7 @@ pub(crate) fn tcp_transmit_skb(
         flags,
         window,
         csum: 0,
-        urg: 0,
+        urg: urg.unwrap_or(0),
     };
     let out = pkt.push(hlen);
     hdr.emit(out);
@@ -423,6 +428,9 @@ pub(crate) fn tcp_send_ack(net: &mut Net, tp: &mut Tcb) {
 
 /// A segment without data that makes the peer acknowledge (`tcp_xmit_probe_skb`).
 pub(crate) fn tcp_xmit_probe_skb(net: &mut Net, tp: &mut Tcb) {
+    if tp.urgent_probe() && tcp_transmit_skb(net, tp, tp.snd_una, 0, TcpFlags::ACK, 1) {
+        net.counts.inc(id::TcpOutSegs);
+    }
     // An old sequence number: RFC 9293 §3.10.7.4 has the peer answer what it can not accept.
     if tcp_transmit_skb(net, tp, tp.snd_una - 1, 0, TcpFlags::ACK, 1) {
         net.counts.inc(id::TcpOutSegs);

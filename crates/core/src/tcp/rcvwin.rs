@@ -76,6 +76,7 @@ impl Tcb {
     /// The application has read (`tcp_cleanup_rbuf`, `tcp_rcv_space_adjust`): the window may open.
     pub fn cleanup_rbuf(&mut self, net: &mut Net, copied: usize) {
         self.copied_seq += copied as u32;
+        self.urg_read();
         self.rcv_space_adjust(net);
         if self.state == State::Close || self.state == State::SynSent {
             return;

@@ -311,6 +311,8 @@ pub(crate) fn tcp_xmit_retransmit_queue(net: &mut Net, tp: &mut Tcb) -> Pushed {
         if way_is_full(net, tp.dev) {
             return Pushed::Throttled;
         }
+        // Each segment has its own urgent pointer.
+        let quota = if tp.urg_mode() { 1 } else { quota };
         if t.segs as u32 > quota {
             tp.sndq.split(i, quota);
         }

@@ -23,6 +23,7 @@ use linerate_core::pkt::SendChunk;
 use linerate_core::rand::KeyedMap;
 use linerate_core::shard::Shard;
 use linerate_core::sock::{Ready, Slab, SocketId};
+use linerate_core::tcp::TcpOpt;
 use linerate_core::tcp::api::Listen;
 use linerate_core::tcp::info::TcpInfo;
 use linerate_core::time::{Instant, Wheel};
@@ -174,6 +175,8 @@ impl Relay {
             ..Listen::default()
         };
         let listener = shard.tcp_listen(listen).map_err(io::Error::other)?;
+        // Urgent data stays where it is in the stream: from there it is passed on.
+        shard.tcp_set(listener, TcpOpt::OobInline(true)).map_err(io::Error::other)?;
         // Some descriptors are for everything else.
         let room = usize::try_from(nofile.saturating_sub(256)).unwrap_or(usize::MAX);
         Ok(Relay {

@@ -294,8 +294,10 @@ impl Relay {
         }
         match made {
             Ok(id) => {
-                let set = cx.shard.tcp_set(id, TcpOpt::NoDelay(true));
-                debug_assert!(set.is_ok(), "a connection that was just opened exists");
+                for opt in [TcpOpt::NoDelay(true), TcpOpt::OobInline(true)] {
+                    let set = cx.shard.tcp_set(id, opt);
+                    debug_assert!(set.is_ok(), "a connection that was just opened exists");
+                }
                 if let Some(flow) = self.flows.at_mut(index) {
                     flow.sock = id;
                 }

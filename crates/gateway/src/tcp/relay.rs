@@ -57,15 +57,20 @@ impl Relay {
                 return Visit::More;
             }
             let mut pieces = recycle(std::mem::take(&mut self.pieces));
-            let sent = match cx.shard.tcp_rx_slices(flow.sock, left, &mut pieces) {
+            // Reading stops before an urgent byte, which goes on as one.
+            let urgent = cx.shard.tcp_at_mark(flow.sock);
+            let (most, how) = match urgent {
+                true => (1, SendFlags::NOSIGNAL | SendFlags::OOB),
+                false => (left, SendFlags::NOSIGNAL),
+            };
+            let sent = match cx.shard.tcp_rx_slices(flow.sock, most, &mut pieces) {
                 Ok(0) => Err(None),
                 Ok(n) => {
                     let some = pieces.get(..IOV_MAX).unwrap_or(&pieces);
                     let all = some.len() == pieces.len();
                     let n = if all { n } else { some.iter().map(|p| p.len()).sum() };
                     let mut none = SendAncillaryBuffer::default();
-                    let sent =
-                        rustix::net::sendmsg(&flow.host, some, &mut none, SendFlags::NOSIGNAL);
+                    let sent = rustix::net::sendmsg(&flow.host, some, &mut none, how);
                     Ok((n, sent))
                 }
                 Err(err) => Err(Some(err)),

@@ -162,6 +162,11 @@ impl Linerate {
     }
     fn recv(&mut self, fd: Fd, len: usize, flags: i32) -> Outcome {
         let id = self.conn(fd).ok_or(libc::ENOTCONN)?;
+        if flags & libc::MSG_OOB != 0 {
+            let got = self.shard.tcp_recv_urgent(id, flags & libc::MSG_PEEK != 0);
+            let n = got.map_err(|e| e.errno())?.map_or(0, |_| len.min(1));
+            return Ok((n as i64, None));
+        }
         let mut buf = vec![0; len];
         let got = if flags & libc::MSG_PEEK != 0 {
             let mut slices = Vec::new();
@@ -173,11 +178,17 @@ impl Linerate {
     }
     fn send(&mut self, fd: Fd, len: usize, flags: i32) -> Outcome {
         let id = self.conn(fd).ok_or(libc::EPIPE)?;
-        let known = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE | libc::MSG_EOR;
+        let known = libc::MSG_DONTWAIT
+            | libc::MSG_NOSIGNAL
+            | libc::MSG_MORE
+            | libc::MSG_EOR
+            | libc::MSG_OOB;
         if flags & !known != 0 {
             return Err(libc::EOPNOTSUPP);
         }
-        let msg = SendMsg { more: flags & libc::MSG_MORE != 0, eor: flags & libc::MSG_EOR != 0 };
+        let has = |flag| flags & flag != 0;
+        let (more, eor, oob) = (has(libc::MSG_MORE), has(libc::MSG_EOR), has(libc::MSG_OOB));
+        let msg = SendMsg { more, eor, oob };
         let sent = self.shard.tcp_sendmsg(id, &vec![0; len], msg);
         self.told(id, sent).map(|n| (n as i64, None))
     }
@@ -279,6 +290,9 @@ impl Linerate {
         if readable.is_ok_and(|r| r.bytes > 0) {
             bits |= libc::POLLIN;
         }
+        if self.shard.tcp_urgent(id) {
+            bits |= libc::POLLPRI;
+        }
         let handshake = matches!(info.state, State::SynSent | State::SynRecv);
         let space = self.shard.tcp_send_space(id);
         if !handshake && (over || done_sending || 3 * space >= info.sndbuf as usize) {
@@ -292,7 +306,7 @@ impl Linerate {
     fn ioctl(&mut self, fd: Fd, what: u64) -> Outcome {
         let id = self.conn(fd).ok_or(libc::EINVAL)?;
         let n = match what {
-            libc::FIONREAD => self.shard.tcp_readable(id).map(|r| r.bytes).unwrap_or(0),
+            libc::FIONREAD => self.shard.tcp_siocinq(id),
             libc::TIOCOUTQ => self.shard.tcp_queued(id),
             _ => return Err(libc::EINVAL),
         };

@@ -31,6 +31,7 @@ impl OptName {
             (SOL_SOCKET, 7) => OptName::SndBuf,
             (SOL_SOCKET, 8) => OptName::RcvBuf,
             (SOL_SOCKET, 9) => OptName::SoKeepAlive,
+            (SOL_SOCKET, 10) => OptName::OobInline,
             (SOL_SOCKET, 13) => OptName::Linger,
             (SOL_SOCKET, 18) => OptName::RcvLowat,
             (IPPROTO_IP, 1) | (IPPROTO_IPV6, 67) => OptName::Tos,
@@ -61,6 +62,7 @@ impl TcpOpt {
             OptName::Cork => TcpOpt::Cork(on),
             OptName::QuickAck => TcpOpt::QuickAck(on),
             OptName::SoKeepAlive => TcpOpt::SoKeepAlive(on),
+            OptName::OobInline => TcpOpt::OobInline(on),
             OptName::KeepIdle => TcpOpt::KeepIdle(count?),
             OptName::KeepIntvl => TcpOpt::KeepIntvl(count?),
             OptName::KeepCnt => TcpOpt::KeepCnt(count?),
@@ -88,7 +90,8 @@ impl TcpOpt {
             | TcpOpt::Cork(on)
             | TcpOpt::QuickAck(on)
             | TcpOpt::SoKeepAlive(on)
-            | TcpOpt::Inq(on) => i32::from(on),
+            | TcpOpt::Inq(on)
+            | TcpOpt::OobInline(on) => i32::from(on),
             TcpOpt::KeepIdle(n)
             | TcpOpt::KeepIntvl(n)
             | TcpOpt::KeepCnt(n)

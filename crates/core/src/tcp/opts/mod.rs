@@ -71,6 +71,8 @@ pub enum TcpOpt {
     RcvLowat(u32),
     /// Whether each reading is told what is left ([`Shard::tcp_inq`]; TCP_INQ).
     Inq(bool),
+    /// Urgent data stays in the stream (SO_OOBINLINE).
+    OobInline(bool),
     /// Bytes of receive buffer, at most `net.core.rmem_max`, and doubled, as Linux does for its
     /// bookkeeping; it grows no more by itself (SO_RCVBUF).
     RcvBuf(usize),
@@ -137,6 +139,8 @@ pub enum OptName {
     RcvLowat,
     /// TCP_INQ.
     Inq,
+    /// SO_OOBINLINE.
+    OobInline,
     /// SO_RCVBUF: bytes as they count, doubled already.
     RcvBuf,
     /// SO_SNDBUF: bytes as they count, doubled already.
@@ -177,6 +181,8 @@ pub(crate) struct SockOpts {
     pub write_pending: bool,
     /// It was opened by the cookie in its SYN.
     pub fastopen_child: bool,
+    /// Urgent data, sent and received.
+    pub urg: crate::tcp::urg::Urg,
     /// The search for the path's MTU by probes.
     pub mtup: Option<crate::tcp::mtup::Mtup>,
     /// Where records end: no segment goes beyond (MSG_EOR). In order.

@@ -95,8 +95,8 @@ impl Tcb {
     #[inline]
     pub fn worth_reading(&self) -> bool {
         match self.opts() {
-            Some(o) if o.rcvlowat > 1 => {
-                self.rcvq.bytes() >= o.rcvlowat as usize
+            Some(o) if o.rcvlowat > 1 || o.urg.mark.is_some() => {
+                self.rcvq.bytes() >= self.readable_target(o.rcvlowat.max(1) as usize)
                     || self.fin_rcvd
                     || self.rcvq.bytes() > 0 && self.receive_window() <= self.rcv_mss as u32
             }
@@ -199,6 +199,7 @@ impl Tcb {
             }
             TcpOpt::RcvLowat(n) => self.set_rcvlowat(net, n),
             TcpOpt::Inq(on) => self.opts_mut().inq = on,
+            TcpOpt::OobInline(on) => self.opts_mut().urg.inline = on,
             _ => return Err(TcpError::NoOption),
         }
         Ok(())
@@ -230,6 +231,7 @@ impl Tcb {
             OptName::NotsentLowat => TcpOpt::NotsentLowat(o.notsent_lowat),
             OptName::RcvLowat => TcpOpt::RcvLowat(o.rcvlowat.max(1)),
             OptName::Inq => TcpOpt::Inq(o.inq),
+            OptName::OobInline => TcpOpt::OobInline(o.urg.inline),
             OptName::RcvBuf => TcpOpt::RcvBuf(self.rcvbuf as usize),
             OptName::SndBuf => TcpOpt::SndBuf(self.sndbuf as usize),
             OptName::Congestion => {

@@ -18,6 +18,7 @@ mod rcvwin;
 mod recovery;
 mod reuseport;
 mod syncookies;
+mod urgent;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -220,7 +220,7 @@ fn records_are_not_merged() {
         let (a, b) = p.connected();
         p.shards[A].tcp_set(a, TcpOpt::NoDelay(true)).expect("set");
         let begun = p.seen.len();
-        let msg = SendMsg { eor, more: false };
+        let msg = SendMsg { eor, ..SendMsg::default() };
         p.shards[A].tcp_sendmsg(a, &[1; 100], msg).expect("room");
         p.shards[A].tcp_sendmsg(a, &[2; 200], msg).expect("room");
         p.run(100 * MS);
@@ -237,7 +237,7 @@ fn records_are_not_merged() {
 fn records_survive_loss() {
     let mut p = Pair::new(306, Fate { loss: 50, reorder: 50, ..GOOD });
     let (a, b) = p.connected();
-    let msg = SendMsg { eor: true, more: false };
+    let msg = SendMsg { eor: true, ..SendMsg::default() };
     let (mut sent, mut got) = (0u64, Vec::new());
     p.until(600 * SEC, |p| {
         while sent < 300 {
