@@ -94,6 +94,7 @@ pub enum BenchCommand {
     Bufferbloat(bench::BenchBufferbloatArgs),
     /// Measure what it costs to read the kernel's path, beside nstat, ss and node_exporter
     Host(bench::BenchHostArgs),
+    Tun(bench::BenchTunArgs),
     All(bench::BenchAllArgs),
 }
 

@@ -54,6 +54,7 @@ fn main() -> ExitCode {
         Command::Completions(args) => pages::completions(&args),
         Command::Man(args) => pages::man(&args),
         Command::Bench(BenchCommand::All(args)) => bench::all::main(&args),
+        Command::Bench(BenchCommand::Tun(args)) => bench::tun::main(&args),
         Command::Bench(BenchCommand::Run(args)) => bench::run::main(args),
         Command::Bench(BenchCommand::Path(args)) => bench::path::main(&args),
         Command::Bench(BenchCommand::Devices(args)) => bench::devices::main(&args),

@@ -14,6 +14,7 @@
 //! | [`livelock`] | `linerate bench livelock`: what reaches the application at overload |
 //! | [`path`] | `linerate bench path`: nanoseconds a packet and stage, in memory |
 //! | [`all`] | `linerate bench all`: every benchmark into one result, a page and BENCHMARKS.md |
+//! | [`tun`] | `linerate bench tun`: the library alone on a TUN, against the kernel's TCP |
 //! | [`bufferbloat`] | `linerate bench bufferbloat`: a ping beside downloads, in virtual time |
 //! | [`host`] | `linerate bench host`: what reading the kernel's path costs, beside other tools |
 //!
@@ -37,6 +38,7 @@ pub mod stats;
 pub mod steering;
 pub mod table;
 pub mod traffic;
+pub mod tun;
 
 pub use all::BenchAllArgs;
 pub use bufferbloat::BenchBufferbloatArgs;
@@ -47,3 +49,4 @@ pub use path::BenchPathArgs;
 pub use run::BenchRunArgs;
 pub use steering::BenchSteeringArgs;
 pub use traffic::TrafficArgs;
+pub use tun::BenchTunArgs;

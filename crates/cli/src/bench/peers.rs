@@ -162,8 +162,15 @@ impl End {
     ///
     /// # Errors
     /// Those of starting it, and `Failed` answers, with the last line of its log.
-    pub fn start(mut command: Command, log: &str) -> io::Result<Self> {
-        let log = Path::new(SCRATCH).join(log);
+    pub fn start(command: Command, log: &str) -> io::Result<Self> {
+        Self::start_logged(command, Path::new(SCRATCH).join(log))
+    }
+
+    /// The same, with its log in a file of this name.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_logged(mut command: Command, log: PathBuf) -> io::Result<Self> {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -217,7 +224,23 @@ impl End {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, why));
             }
         };
-        match serde_json::from_str(&line) {
+        Self::read(&line)
+    }
+
+    /// The answer, if it is there.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub fn try_answer(&mut self) -> io::Result<Option<Answer>> {
+        match self.answers.try_recv() {
+            Ok(line) => Self::read(&line).map(Some),
+            Err(mpsc::TryRecvError::Empty) => Ok(None),
+            Err(mpsc::TryRecvError::Disconnected) => Err(self.ended()),
+        }
+    }
+
+    fn read(line: &str) -> io::Result<Answer> {
+        match serde_json::from_str(line) {
             Ok(Answer::Failed { why }) => Err(io::Error::other(why)),
             Ok(answer) => Ok(answer),
             Err(_) => Err(io::Error::other(format!("it printed {line:?} instead of an answer"))),

@@ -144,7 +144,8 @@ impl Shard {
         self.tcp.listen.insert(index, port);
         Ok(id)
     }
-    /// The next established connection of a listener.
+    /// The next established connection of a listener. Once there is none, the next one is an event
+    /// again.
     pub fn tcp_accept(&mut self, listener: SocketId) -> Option<SocketId> {
         let Shard { net, tcp, .. } = self;
         let l = tcp.listeners.get_mut(listener.index, listener.generation)?;
@@ -161,6 +162,7 @@ impl Shard {
             }
             return Some(id);
         }
+        l.pending = Ready::default();
         None
     }
     /// The next SYN that waits for a judgement, on a listener with `hold_syn`.

@@ -13,6 +13,8 @@ use serde_json::Value;
 pub enum Part {
     /// `linerate bench run`
     Run,
+    /// `linerate bench tun`
+    Tun,
     /// `linerate bench path`
     Path,
     /// `linerate bench devices`
@@ -50,8 +52,9 @@ pub struct Ran {
 
 impl Part {
     /// In the order of running.
-    pub const ALL: [Part; 7] = [
+    pub const ALL: [Part; 8] = [
         Part::Run,
+        Part::Tun,
         Part::Path,
         Part::Devices,
         Part::Steering,
@@ -64,6 +67,7 @@ impl Part {
     pub fn name(self) -> &'static str {
         match self {
             Part::Run => "run",
+            Part::Tun => "tun",
             Part::Path => "path",
             Part::Devices => "devices",
             Part::Steering => "steering",
@@ -78,6 +82,7 @@ impl Part {
         let mut args = vec!["bench", self.name(), "--json"];
         args.extend_from_slice(match (self, quick) {
             (Part::Run, true) => &["--quick", "--connections", "500"],
+            (Part::Tun, true) => &["--rounds", "2", "--ms", "200"],
             (Part::Path, true) => &["--rounds", "3", "--packets", "20000", "--sockets", "10000"],
             (Part::Devices, true) => &["--rounds", "2", "--ms", "100"],
             (Part::Steering, true) => &["--rounds", "3", "--packets", "50000"],

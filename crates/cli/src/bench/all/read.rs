@@ -65,6 +65,7 @@ impl Figures {
         let said = &ran.said;
         match ran.part {
             Part::Run => of_run(said),
+            Part::Tun => of_tun(said),
             Part::Path => of_path(said),
             Part::Devices => of_devices(said),
             Part::Steering => of_steering(said),
@@ -146,6 +147,23 @@ fn of_run(said: &Value) -> Figures {
     }
     let versions = said["versions"].as_object().into_iter().flatten();
     out.notes.extend(versions.map(|(tool, version)| format!("{tool}: {}", text(version))));
+    out
+}
+
+fn of_tun(said: &Value) -> Figures {
+    let mut out = Figures::default();
+    for row in list(&said["rows"]) {
+        let (case, name) = (text(&row["case"]), text(&row["who"]));
+        if let Some(why) = row["failed"].as_str() {
+            out.notes.push(format!("{case}, {name}: {why}"));
+        }
+        let Some(median) = row["median"].as_f64() else { continue };
+        let range = range(&row["samples"], median);
+        let bar = Bar { name, ours: row["ours"] == true, median, range, target: None };
+        let title = format!("the library alone on a TUN, MTU 1500: {case}");
+        let more = row["more_is_better"].as_bool();
+        group(&mut out.groups, &title, &text(&row["unit"]), more).bars.push(bar);
+    }
     out
 }
 

@@ -349,3 +349,19 @@ fn a_probe_takes_the_place_of_an_early_timeout() {
     let rest: Vec<_> = ours.map(|s| s.hdr.seq.wrapping_sub(first)).collect();
     assert_eq!(rest, [0, 1448, 2896, 2896, 1448], "the tail, and then the timeout");
 }
+
+/// Who accepts until there is nothing is told of the next one, without asking what the listener is ready
+/// for.
+#[test]
+fn each_connection_is_an_event_once_the_queue_was_emptied() {
+    let mut p = Pair::new(3, GOOD);
+    let l = p.listen(80);
+    for _ in 0..3 {
+        p.connect(80);
+        p.run(10 * MS);
+        let events: Vec<_> = std::iter::from_fn(|| p.shards[B].poll_event()).collect();
+        assert!(events.iter().any(|e| e.id == l), "{events:?}");
+        assert!(p.shards[B].tcp_accept(l).is_some());
+        assert!(p.shards[B].tcp_accept(l).is_none());
+    }
+}
