@@ -8,7 +8,8 @@ mod pool;
 pub use batch::Batch;
 pub use csum::pseudo;
 pub use join::Cursor;
-pub use pool::{Buf, Depot, HEADROOM, Home, LARGE, Pool, SMALL, SendChunk};
+pub(crate) use pool::Watch;
+pub use pool::{Buf, Depot, HEADROOM, Home, LARGE, Lent, Pool, SMALL, SendChunk};
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::{Deref, DerefMut};

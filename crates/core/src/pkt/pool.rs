@@ -1,7 +1,7 @@
 //! Packet memory: recycled, so that nothing is allocated per packet once the loop is warm.
 
-use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::{Deref, DerefMut, Range};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::{FRAGS, Frag, Mem, Pkt, Skb};
 
@@ -82,9 +82,83 @@ impl DerefMut for Buf {
     }
 }
 
+/// Bytes that somebody else owns and that are sent without being copied. Their owner can read them meanwhile,
+/// and can not change them; the memory is let go when the last packet with them is.
+#[derive(Clone, Debug)]
+pub struct Lent {
+    mem: LentMem,
+    range: Range<usize>,
+}
+
+#[derive(Clone, Debug)]
+enum LentMem {
+    Vec(Arc<Vec<u8>>),
+    Slice(Arc<[u8]>),
+    Static(&'static [u8]),
+}
+
+impl From<Arc<Vec<u8>>> for Lent {
+    fn from(vec: Arc<Vec<u8>>) -> Lent {
+        Lent { range: 0..vec.len(), mem: LentMem::Vec(vec) }
+    }
+}
+impl From<Vec<u8>> for Lent {
+    fn from(vec: Vec<u8>) -> Lent {
+        Arc::new(vec).into()
+    }
+}
+impl From<Arc<[u8]>> for Lent {
+    fn from(slice: Arc<[u8]>) -> Lent {
+        Lent { range: 0..slice.len(), mem: LentMem::Slice(slice) }
+    }
+}
+impl From<&'static [u8]> for Lent {
+    fn from(slice: &'static [u8]) -> Lent {
+        Lent { range: 0..slice.len(), mem: LentMem::Static(slice) }
+    }
+}
+
+impl Lent {
+    /// A part of it; the memory stays whole.
+    ///
+    /// # Panics
+    /// If the range lies outside.
+    #[must_use]
+    pub fn part(&self, range: Range<usize>) -> Lent {
+        assert!(
+            range.start <= range.end && range.end <= self.len(),
+            "a part lies within its whole"
+        );
+        let begin = self.range.start;
+        Lent { mem: self.mem.clone(), range: begin + range.start..begin + range.end }
+    }
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        let all: &[u8] = match &self.mem {
+            LentMem::Vec(vec) => vec,
+            LentMem::Slice(slice) => slice,
+            LentMem::Static(slice) => slice,
+        };
+        &all[self.range.clone()]
+    }
+    /// How many bytes they are.
+    pub fn len(&self) -> usize {
+        self.range.len()
+    }
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+}
+
 struct Chunk {
-    buf: Box<[u8]>,
+    buf: ChunkMem,
     filled: usize,
+}
+
+enum ChunkMem {
+    Own(Box<[u8]>),
+    Lent(Lent),
 }
 
 /// A piece of a send queue's memory. As long as only one holder exists it can be filled; packets
@@ -92,9 +166,29 @@ struct Chunk {
 /// another shard while packets of it still stand in the old one's rings.
 pub struct SendChunk(Arc<Chunk>);
 
+/// Tells whether a chunk is still held, by a queue or by a packet.
+pub(crate) struct Watch(Weak<Chunk>);
+
+impl Watch {
+    /// Whether nobody has the chunk any more.
+    pub fn is_over(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+}
+
 impl SendChunk {
     fn new(len: usize) -> SendChunk {
-        SendChunk(Arc::new(Chunk { buf: vec![0; len].into_boxed_slice(), filled: 0 }))
+        let buf = ChunkMem::Own(vec![0; len].into_boxed_slice());
+        SendChunk(Arc::new(Chunk { buf, filled: 0 }))
+    }
+    /// A chunk that is full of somebody else's bytes.
+    pub(crate) fn lent(bytes: Lent) -> SendChunk {
+        let filled = bytes.len();
+        SendChunk(Arc::new(Chunk { buf: ChunkMem::Lent(bytes), filled }))
+    }
+    /// For whoever wants to know when it is free.
+    pub(crate) fn watch(&self) -> Watch {
+        Watch(Arc::downgrade(&self.0))
     }
     /// Bytes that are filled.
     pub fn len(&self) -> usize {
@@ -106,25 +200,41 @@ impl SendChunk {
     }
     /// Bytes of memory behind it.
     pub fn capacity(&self) -> usize {
-        self.0.buf.len()
+        match &self.0.buf {
+            ChunkMem::Own(buf) => buf.len(),
+            ChunkMem::Lent(lent) => lent.len(),
+        }
     }
     /// What is filled.
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
-        &self.0.buf[..self.0.filled]
+        match &self.0.buf {
+            ChunkMem::Own(buf) => &buf[..self.0.filled],
+            ChunkMem::Lent(lent) => lent.bytes(),
+        }
     }
-    /// The memory that can still be filled; `None` while packets in flight share the chunk.
+    /// The memory that can still be filled; `None` while packets in flight share the chunk, and where it is not
+    /// ours.
     pub fn spare_mut(&mut self) -> Option<&mut [u8]> {
         let chunk = Arc::get_mut(&mut self.0)?;
-        Some(&mut chunk.buf[chunk.filled..])
+        match &mut chunk.buf {
+            ChunkMem::Own(buf) => Some(&mut buf[chunk.filled..]),
+            ChunkMem::Lent(_) => None,
+        }
     }
     /// `n` bytes of [`SendChunk::spare_mut`] are now filled.
     ///
     /// # Panics
     /// If the chunk is shared or has no such room.
     pub fn fill(&mut self, n: usize) {
-        let chunk = Arc::get_mut(&mut self.0).expect("only an unshared chunk is filled");
-        assert!(chunk.filled + n <= chunk.buf.len(), "a chunk is filled within its memory");
-        chunk.filled += n;
+        let room = self.spare_mut().map(|spare| spare.len());
+        assert!(
+            room.expect("only an unshared chunk of our own is filled") >= n,
+            "within its memory"
+        );
+        if let Some(chunk) = Arc::get_mut(&mut self.0) {
+            chunk.filled += n;
+        }
     }
     pub(super) fn share(&self) -> SendChunk {
         SendChunk(Arc::clone(&self.0))
@@ -515,9 +625,9 @@ impl Pool {
     }
     /// Takes a chunk back; memory that packets still share goes back with the last of them.
     pub fn free_chunk(&mut self, mut chunk: SendChunk) {
-        if let Some(inner) = Arc::get_mut(&mut chunk.0) {
-            inner.filled = 0;
-            let (list, keep) = if inner.buf.len() == SMALL {
+        if let Some(Chunk { buf: ChunkMem::Own(buf), filled }) = Arc::get_mut(&mut chunk.0) {
+            *filled = 0;
+            let (list, keep) = if buf.len() == SMALL {
                 (&mut self.chunks_small, KEEP_CHUNKS)
             } else {
                 (&mut self.chunks_large, KEEP_CHUNKS_LARGE)

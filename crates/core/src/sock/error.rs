@@ -67,6 +67,8 @@ errors! {
         Invalid = 22, "the option does not take this value";
         /// No such option (ENOPROTOOPT).
         NoOption = 92, "there is no such option";
+        /// As many completions of zero-copy sends are due as may be (ENOBUFS).
+        NoBuffers = 105, "too many zero-copy sends wait for their completions: read them, or raise net.core.optmem_max";
         /// A knob reserves it (EPERM).
         NotPermitted = 1, "the host does not allow that congestion control: name it in net.ipv4.tcp_allowed_congestion_control";
     }

@@ -391,6 +391,9 @@ knobs! {
     tcp_shrink_window: bool { path: "net.ipv4.tcp_shrink_window", default: false, range: 0..=1, unit: "switch", scope: Net, takes: Now, stage: SockQueue }
     /// Bytes that a TCP socket may have queued and not sent (TCP_NOTSENT_LOWAT of all sockets).
     tcp_notsent_lowat: u64 { path: "net.ipv4.tcp_notsent_lowat", default: 4294967295, range: 0..=4294967295, unit: "bytes", scope: Net, takes: Now, stage: Send }
+    /// Memory of one socket for notices of zero-copy sends, 576 bytes each: those under way, and those that nobody
+    /// has read.
+    optmem_max: u64 { path: "net.core.optmem_max", default: 131072, range: 0..=2147483647, unit: "bytes", scope: Net, takes: Now, stage: Send }
     /// Connections that may wait to be accepted, whatever the application asks for.
     somaxconn: u64 { path: "net.core.somaxconn", default: 4096, range: 0..=2147483647, unit: "connections", scope: Net, takes: Now, stage: Transport }
     /// Fast Open (RFC 7413), by bits: 1 clients may use it, 2 listeners may, 4 clients need no cookie, 0x200 listeners need none, 0x400 all listeners use it.

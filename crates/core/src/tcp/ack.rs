@@ -281,6 +281,7 @@ fn tcp_clean_rtx_queue(net: &mut Net, tp: &mut Tcb, ack: Seq, prior_fack: Seq, a
         tp.urg_acked();
         tcp_mtup_acked(net, tp);
     }
+    tp.zerocopy_check(net);
 }
 
 fn tcp_count_delivered(net: &Net, tp: &mut Tcb, segs: u32) {

@@ -12,10 +12,10 @@ use super::output::{
     advmss, tcp_select_initial_window, tcp_send_active_reset, tcp_send_syn, way_to,
 };
 use super::rows::{SockRow, SockStat};
+pub use super::send::SendMsg;
 use super::timer::rearm_rto;
+pub use super::zerocopy::ZerocopyDone;
 use super::{State, Tcb};
-use crate::pkt::SendChunk;
-use crate::seq::Seq;
 use crate::shard::{Net, Shard};
 use crate::sock::error::{BindError, TcpError};
 use crate::sock::{Ready, Slab, SockKind, SocketId};
@@ -80,18 +80,6 @@ pub enum Refuse {
     },
     /// Not at all.
     Silent,
-}
-
-/// How data is sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SendMsg {
-    /// More follows at once: what fills no segment waits for it, for 200 ms or for a retransmission
-    /// timeout if that is longer (MSG_MORE).
-    pub more: bool,
-    /// A record ends here: no segment has what comes before and what comes after it (MSG_EOR).
-    pub eor: bool,
-    /// The last byte is urgent: the peer is told of it before it gets there (MSG_OOB).
-    pub oob: bool,
 }
 
 /// What can be read.
@@ -291,85 +279,6 @@ impl Shard {
             _ => Ok(state),
         }
     }
-    /// Queues a copy of `data`, or as much of it as there is room for. Returns how much.
-    ///
-    /// # Errors
-    /// `WouldBlock` without room, `Closed` after a shutdown, `NotConnected`, or the connection's own.
-    pub fn tcp_send(&mut self, id: SocketId, data: &[u8]) -> Result<usize, TcpError> {
-        self.tcp_sendmsg(id, data, SendMsg::default())
-    }
-    /// The same, with what `sendmsg` can say beside.
-    ///
-    /// # Errors
-    /// As [`Shard::tcp_send`].
-    pub fn tcp_sendmsg(
-        &mut self,
-        id: SocketId,
-        data: &[u8],
-        msg: SendMsg,
-    ) -> Result<usize, TcpError> {
-        let Shard { net, tcp, .. } = self;
-        let memory = tcp.memory(net);
-        let tp = owned(&mut tcp.conns, id).ok_or(TcpError::NotConnected)?;
-        tp.may_send()?;
-        tp.note_memory(&memory, net);
-        let n = data.len().min(tp.send_space(net));
-        tp.sndq.push_copy(&mut net.pool, &data[..n]);
-        tp.more = msg.more;
-        if msg.eor && n == data.len() && n > 0 {
-            tp.end_record();
-        }
-        if msg.oob && n > 0 {
-            tp.mark_urg();
-        }
-        tp.after_send(net);
-        self.tcp_settle(id.index);
-        if n == 0 && !data.is_empty() { Err(TcpError::WouldBlock) } else { Ok(n) }
-    }
-    /// Bytes that may be queued now. When less than a third of the buffer was left, OUT is raised
-    /// once a third is free again.
-    pub fn tcp_send_space(&self, id: SocketId) -> usize {
-        self.tcp_conn(id)
-            .map_or(0, |tp| if tp.may_send().is_ok() { tp.send_space(&self.net) } else { 0 })
-    }
-    /// Queues a whole chunk without copying; the queue may exceed its room by less than this chunk.
-    ///
-    /// # Errors
-    /// As [`Shard::tcp_send`]; the chunk comes back.
-    pub fn tcp_send_chunk(
-        &mut self,
-        id: SocketId,
-        chunk: SendChunk,
-    ) -> Result<(), (SendChunk, TcpError)> {
-        let Shard { net, tcp, .. } = self;
-        let Some(tp) = owned(&mut tcp.conns, id) else {
-            return Err((chunk, TcpError::NotConnected));
-        };
-        if let Err(err) = tp.may_send() {
-            return Err((chunk, err));
-        }
-        if tp.send_space(net) == 0 {
-            tp.nospace = true;
-            return Err((chunk, TcpError::WouldBlock));
-        }
-        tp.sndq.push_chunk(&mut net.pool, chunk);
-        tp.more = false;
-        tp.after_send(net);
-        self.tcp_settle(id.index);
-        Ok(())
-    }
-    /// An empty chunk to fill and send, with room for `len` bytes, or for 64 KiB if that is less.
-    pub fn take_chunk(&mut self, len: usize) -> SendChunk {
-        self.net.pool.alloc_chunk(len)
-    }
-    /// Gives a chunk back unsent.
-    pub fn give_chunk(&mut self, chunk: SendChunk) {
-        self.net.pool.free_chunk(chunk);
-    }
-    /// Bytes queued or sent that the peer has not acknowledged.
-    pub fn tcp_queued(&self, id: SocketId) -> usize {
-        self.tcp_conn(id).map_or(0, |tp| tp.queued() as usize)
-    }
     /// Sends a FIN after what is queued; receiving goes on (`shutdown(SHUT_WR)`).
     pub fn tcp_shutdown(&mut self, id: SocketId) {
         let Shard { net, tcp, .. } = self;
@@ -528,75 +437,6 @@ impl Shard {
 }
 
 impl Tcb {
-    /// Bytes queued and not acknowledged; neither SYN nor FIN is one of them.
-    pub(crate) fn queued(&self) -> u32 {
-        let queued = self.sndq.end - self.snd_una.max(self.iss + 1);
-        if queued as i32 <= 0 || self.state == State::Close { 0 } else { queued }
-    }
-    /// Bytes that may be queued now: by count, and by the memory that they hold.
-    pub(crate) fn send_space(&self, net: &Net) -> usize {
-        let sndbuf = self.sndbuf as usize;
-        let by_bytes = sndbuf.saturating_sub(self.queued() as usize);
-        let by_memory = (4 * sndbuf).saturating_sub(self.sndq.wmem());
-        // Small writes may lie thinly in large chunks: the memory bounds those. When all connections
-        // together have too much, each may still have its least (`tcp_wmem[0]`).
-        let floor = match self.short && self.queued() > 0 {
-            true => (self.wmem_min as usize).saturating_sub(self.sndq.wmem()),
-            false => usize::MAX,
-        };
-        // What is queued and not sent has its own limit (`sk_stream_memory_free`).
-        let unsent = match self.notsent_lowat(net) {
-            u32::MAX => usize::MAX,
-            most if self.notsent() >= most => 0,
-            most => (most - self.notsent()).max(self.mss_cache.into()) as usize,
-        };
-        by_bytes.min(by_memory).min(floor).min(unsent)
-    }
-    /// Whether the application is told that there is room: a third of the buffer, and half of what may
-    /// wait unsent (`sk_stream_is_writeable`).
-    pub(super) fn writeable(&self, net: &Net) -> bool {
-        let lowat = self.notsent_lowat(net);
-        let few = lowat == u32::MAX || u64::from(self.notsent()) * 2 < u64::from(lowat);
-        few && (lowat != u32::MAX || self.send_space(net) >= self.sndbuf as usize / 3)
-    }
-    /// A record ends with what is queued.
-    fn end_record(&mut self) {
-        let (end, una) = (self.sndq.end, self.snd_una);
-        let ends = &mut self.opts_mut().record_ends;
-        while ends.front().is_some_and(|old| old.le(una)) {
-            ends.pop_front();
-        }
-        ends.push_back(end);
-    }
-    /// Of what is not sent, what one segment may carry.
-    #[inline]
-    pub(super) fn record_left(&self, unsent: u32) -> u32 {
-        let Some(o) = self.opts() else { return unsent };
-        let next = o.record_ends.iter().find(|end| end.gt(self.snd_nxt));
-        next.map_or(unsent, |end| unsent.min(*end - self.snd_nxt))
-    }
-    /// Whether a record ends there.
-    #[inline]
-    pub(super) fn ends_record(&self, at: Seq) -> bool {
-        self.opts().is_some_and(|o| o.record_ends.contains(&at))
-    }
-    fn may_send(&self) -> Result<(), TcpError> {
-        if let Some(err) = self.err {
-            return Err(err);
-        }
-        match self.state {
-            _ if self.fin_queued => Err(TcpError::Closed),
-            State::Close => Err(TcpError::Closed),
-            _ => Ok(()),
-        }
-    }
-    fn after_send(&mut self, net: &mut Net) {
-        if self.send_space(net) < self.sndbuf as usize / 3 {
-            self.nospace = true;
-        }
-        let open = self.state.synchronized() || self.fastopen_child();
-        self.push |= open && self.unsent();
-    }
     /// `Ok` if there is something to read, or the end.
     fn nothing_to_read(&self) -> Result<(), TcpError> {
         if self.readable() > 0 || self.fin_rcvd {

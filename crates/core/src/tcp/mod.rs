@@ -30,6 +30,7 @@ mod rcvwin;
 mod recovery;
 mod rfs;
 pub mod rows;
+mod send;
 mod sndq;
 mod sockets;
 mod syncookies;
@@ -38,15 +39,18 @@ mod timer;
 mod timewait;
 mod undo;
 mod urg;
+mod zerocopy;
 
 pub use crate::sock::error::TcpError;
-pub use api::{Connect, HeldSyn, Listen, Refuse, RxState, SendMsg};
+pub use api::{Connect, HeldSyn, Listen, Refuse, RxState};
 pub use icmp::{ErrKind, TcpQuote};
 pub use info::{BbrInfo, TCP_INFO_LEN, TcpInfo};
 pub use moved::Moved;
 pub use opts::{KeepAlive, OptName, TcpOpt};
 pub use rows::{SockRow, SockStat};
+pub use send::SendMsg;
 pub use sockets::Sockets;
+pub use zerocopy::ZerocopyDone;
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 
 use super::rate::Rate;
+use super::zerocopy::Zerocopy;
 use crate::pkt::{Pkt, Pool, SMALL, SendChunk};
 use crate::seq::Seq;
 use crate::time::Instant;
@@ -68,13 +69,15 @@ pub(crate) struct SndQ {
     pub rtx: VecDeque<TxSeg>,
     /// Beside it what delivery rates are told by, if they are wanted.
     pub rate: Option<Box<Rate>>,
+    /// Sends without a copy, if there were any.
+    pub zerocopy: Option<Box<Zerocopy>>,
     /// Memory of the chunks.
     wmem: usize,
 }
 
 /// Payload that is copied into the packet's head instead of being shared with it: cheaper than one
 /// more fragment, and the chunk can be filled further.
-const COPYBREAK: usize = 512;
+pub(super) const COPYBREAK: usize = 512;
 /// Most fragments of a packet of ours.
 const FRAGS_MAX: usize = 60;
 /// Up to this length a copy goes into small chunks.
@@ -130,6 +133,14 @@ impl SndQ {
         self.end += len as u32;
     }
 
+    /// Queues bytes of another owner.
+    pub fn push_lent(&mut self, chunk: SendChunk) {
+        let len = chunk.len() as u32;
+        self.wmem += chunk.capacity();
+        self.pieces.push_back(Piece { seq: self.end, chunk });
+        self.end += len;
+    }
+
     /// The data before `una` is acknowledged: its memory goes back.
     pub fn ack_to(&mut self, pool: &mut Pool, una: Seq) {
         while let Some(front) = self.pieces.front()
@@ -150,17 +161,26 @@ impl SndQ {
         if let Some(rate) = &mut self.rate {
             rate.clear();
         }
+        if let Some(zerocopy) = &mut self.zerocopy {
+            zerocopy.gone = true;
+        }
         self.wmem = 0;
         self.end = end;
     }
 
     /// Memory of the queues themselves, in bytes.
     pub fn capacity_bytes(&self) -> usize {
-        self.pieces.capacity() * size_of::<Piece>() + self.rtx.capacity() * size_of::<TxSeg>()
+        let zerocopy = self.zerocopy.as_ref().map_or(0, |zerocopy| zerocopy.capacity_bytes());
+        self.pieces.capacity() * size_of::<Piece>()
+            + self.rtx.capacity() * size_of::<TxSeg>()
+            + zerocopy
     }
 
     /// Gives memory back that only a busy connection needs.
     pub fn shrink(&mut self) {
+        if let Some(zerocopy) = &mut self.zerocopy {
+            zerocopy.shrink();
+        }
         if self.pieces.is_empty() && self.pieces.capacity() > 0 {
             self.pieces = VecDeque::new();
         }

@@ -269,6 +269,9 @@ impl Shard {
         if let Some(pace) = &tcb.pace {
             next = next.min2(pace.at);
         }
+        if tcb.zerocopy_lingers() {
+            next = next.min2(net.now.plus(crate::time::MS));
+        }
         // Lazily: a timer that fires too early is armed anew, which is cheaper than moving it on
         // every segment.
         if next != Instant::NEVER && tcp.conn_timers.armed_at(index).is_none_or(|at| next < at) {
@@ -283,6 +286,8 @@ impl Shard {
         let Some(tcb) = self.tcp.conns.at(index) else { return };
         if tcb.orphan {
             self.tcp_destroy(index);
+        } else if tcb.zerocopy_lingers() {
+            self.tcp.conn_timers.arm(index, self.net.now.plus(crate::time::MS));
         }
     }
 

@@ -95,6 +95,7 @@ fn tcp_conn_timer(net: &mut Net, tp: &mut Tcb) {
     if tp.idle_at <= now {
         tcp_idle_timer(net, tp);
     }
+    tp.zerocopy_check(net);
 }
 
 /// How long a connection must be idle before its queues give their memory back.

@@ -19,6 +19,7 @@ mod recovery;
 mod reuseport;
 mod syncookies;
 mod urgent;
+mod zerocopy;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
