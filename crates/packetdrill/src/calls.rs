@@ -62,8 +62,6 @@ impl Calls {
             if let Some(id) = sock.conn() {
                 let shard = &self.stack.shard;
                 let queued = shard.tcp_queued(id) as u64;
-                let acked = sock.zerocopy.queued.saturating_sub(queued);
-                sock.wakes.all += u64::from(sock.zerocopy.acked(acked));
                 let unsent = shard.tcp_info(id).map_or(0, |info| info.notsent_bytes.into());
                 sock.wakes.all += u64::from(sock.stamps.note(unsent, queued, shard.net.now));
             }
@@ -156,7 +154,7 @@ impl Calls {
         new.bound = self.stack.shard.tcp_addrs(id).map(|(local, _)| local);
         new.told = sock.told.clone();
         new.timeo_ms = sock.timeo_ms;
-        new.zerocopy.on = sock.zerocopy.on;
+        new.zerocopy = sock.zerocopy;
         let (domain, peer) = (sock.domain, self.stack.shard.tcp_addrs(id).map(|(_, peer)| peer));
         let new = self.files.open(File::Sock(Box::new(new)))?;
         Ok((new, peer.map(|peer| crate::addr::emit(peer, domain)).unwrap_or_default()))
@@ -210,7 +208,6 @@ impl Calls {
         let (id, n) = begun.map_err(|err| err.errno())?;
         sock.stand = Stand::Connects(id);
         (sock.rd_shut, sock.wr_shut) = (false, false);
-        sock.zerocopy.queued = n as u64;
         sock.stamps.wrote(n, fastopen.is_some_and(|data| data.len() == n));
         Ok(n)
     }

@@ -15,6 +15,7 @@ use crate::calls::Calls;
 use crate::epoll::Wakes;
 use crate::files::{File, Stand};
 use crate::wait::EPOCH_US;
+use crate::zerocopy::extended_err;
 
 /// Bytes that a pipe holds.
 pub(crate) const PIPE_SIZE: usize = 65536;
@@ -155,7 +156,8 @@ impl Calls {
             libc::AF_INET => (libc::SOL_IP, libc::IP_RECVERR),
             _ => (libc::SOL_IPV6, libc::IPV6_RECVERR),
         };
-        let Some(err) = sock.zerocopy.take() else {
+        let done = sock.conn().and_then(|id| self.stack.shard.tcp_zerocopy_done(id));
+        let Some(err) = done.map(extended_err) else {
             return sock.stamps.take((level, name), EPOCH_US).ok_or(libc::EAGAIN);
         };
         // The offender's address follows, of no family.
@@ -214,6 +216,13 @@ impl Calls {
         if sock.wr_shut || matches!(state, None | Some(State::Close)) {
             return self.broken(fd, write);
         }
+        if write.done == 0
+            && flags & MSG_ZEROCOPY != 0
+            && self.files.sock(fd)?.zerocopy
+            && !self.stack.shard.tcp_zerocopy_room(id)
+        {
+            return Err(libc::ENOBUFS);
+        }
         let has = |flag| flags & flag != 0;
         let (more, eor, oob) = (has(libc::MSG_MORE), has(libc::MSG_EOR), has(libc::MSG_OOB));
         let msg = SendMsg { more, eor, oob };
@@ -224,13 +233,15 @@ impl Calls {
         };
         write.done += n;
         let sock = self.files.sock(fd)?;
-        sock.zerocopy.queued += n as u64;
+        let notes = sock.zerocopy && flags & MSG_ZEROCOPY != 0;
         let whole = write.done == data.len();
         sock.stamps.wrote(n, whole || !waits);
-        if whole && flags & MSG_ZEROCOPY != 0 && sock.zerocopy.on {
-            sock.zerocopy.sent();
-        }
         if whole {
+            if notes {
+                // Its own memory is free at once: it was copied.
+                let said = self.stack.shard.tcp_zerocopy_copied(id, write.done);
+                said.map_err(|err| err.errno())?;
+            }
             return Ok(write.done);
         }
         write.slept = Some(sock.wakes);
@@ -263,9 +274,15 @@ impl Calls {
         write.done = self.begin_connect(fd, to, Some(data))?;
         write.fastopen = true;
         let sock = self.files.sock(fd)?;
-        if write.done > 0 && flags & MSG_ZEROCOPY != 0 && sock.zerocopy.on {
-            sock.zerocopy.sent();
+        if write.done > 0
+            && flags & MSG_ZEROCOPY != 0
+            && sock.zerocopy
+            && let Stand::Connects(id) = sock.stand
+        {
+            let said = self.stack.shard.tcp_zerocopy_copied(id, write.done);
+            said.map_err(|err| err.errno())?;
         }
+        let sock = self.files.sock(fd)?;
         if let Stand::Connects(id) = sock.stand {
             self.stack.shard.tcp_write_pending(id, !nonblock && write.done < data.len());
         }

@@ -152,7 +152,8 @@ impl Calls {
 
 /// Linux: `tcp_poll`.
 fn tcp_poll(shard: &Shard, sock: &Sock, lowat: usize) -> u32 {
-    let errors = ERR * u32::from(sock.zerocopy.ready() || sock.stamps.ready());
+    let done = sock.conn().is_some_and(|id| shard.tcp_zerocopy_ready(id));
+    let errors = ERR * u32::from(done || sock.stamps.ready());
     let id = match sock.stand {
         Stand::New => return OUT | HUP | errors,
         Stand::Defers(_) => return OUT | errors,

@@ -10,7 +10,6 @@ use linerate_core::tcp::api::TcpOpt;
 use crate::Errno;
 use crate::epoll::{Epoll, Wakes};
 use crate::stamps::Stamps;
-use crate::zerocopy::Zerocopy;
 
 /// How far a socket has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +47,7 @@ pub(crate) struct Sock {
     /// Milliseconds that reading and writing wait at most (SO_RCVTIMEO, SO_SNDTIMEO); 0 = for ever.
     pub timeo_ms: (u64, u64),
     /// Sends whose completion is to be told (SO_ZEROCOPY).
-    pub zerocopy: Zerocopy,
+    pub zerocopy: bool,
     /// When what was written left and arrived (SO_TIMESTAMPING).
     pub stamps: Stamps,
     /// How often something happened to it: what edge-triggered waiting looks at.
@@ -68,7 +67,7 @@ impl Sock {
             rd_shut: false,
             wr_shut: false,
             timeo_ms: (0, 0),
-            zerocopy: Zerocopy::default(),
+            zerocopy: false,
             stamps: Stamps::default(),
             wakes: Wakes::default(),
         }

@@ -60,7 +60,7 @@ impl Calls {
             (SOCKET, libc::SO_RCVTIMEO) => sock.timeo_ms.0 = timeval_ms(value)?,
             (SOCKET, libc::SO_SNDTIMEO) => sock.timeo_ms.1 = timeval_ms(value)?,
             (SOCKET, libc::SO_ZEROCOPY) => {
-                sock.zerocopy.on = match int(value)? {
+                sock.zerocopy = match int(value)? {
                     on @ 0..=1 => on == 1,
                     _ => return Err(libc::EINVAL),
                 };
@@ -147,7 +147,7 @@ impl Calls {
             (SOCKET, libc::SO_PROTOCOL) => libc::IPPROTO_TCP,
             (SOCKET, libc::SO_DOMAIN) => sock.domain,
             (SOCKET, libc::SO_ACCEPTCONN) => i32::from(matches!(sock.stand, Stand::Listens(_))),
-            (SOCKET, libc::SO_ZEROCOPY) => i32::from(sock.zerocopy.on),
+            (SOCKET, libc::SO_ZEROCOPY) => i32::from(sock.zerocopy),
             (SOCKET, libc::SO_TIMESTAMPING) => {
                 // Behind the flags: of which clock, and that is the system's.
                 return Ok([sock.stamps.flags(), 0].iter().flat_map(|w| w.to_ne_bytes()).collect());

@@ -12,10 +12,10 @@
 
 use std::collections::VecDeque;
 
+use super::Tcb;
 use super::api::owned;
 use super::send::SendMsg;
 use super::sndq::COPYBREAK;
-use super::{State, Tcb};
 use crate::pkt::{Lent, SendChunk, Watch};
 use crate::seq::Seq;
 use crate::shard::{Net, Shard};
@@ -258,9 +258,7 @@ impl Shard {
             return Err(TcpError::NoBuffers);
         }
         tp.zerocopy_add(begin, None);
-        if tp.state == State::Close {
-            tp.zerocopy_check(net);
-        }
+        tp.zerocopy_check(net);
         Ok(())
     }
 }
