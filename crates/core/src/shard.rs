@@ -39,6 +39,8 @@ pub struct Net {
     pub xdp_on: bool,
     /// A device has a queueing discipline on receive.
     pub(crate) rx_qdisc_on: bool,
+    /// Whether Fast Open seems to get through to peers.
+    pub(crate) fastopen_active: crate::tcp::ActiveFastOpen,
     /// A device has rules at ingress ([`Shard::tc_filter`]).
     pub(crate) ingress_on: bool,
     /// What XDP programs said in this batch.
@@ -111,6 +113,7 @@ impl Shard {
             glean: false,
             xdp_on: false,
             rx_qdisc_on: false,
+            fastopen_active: Default::default(),
             ingress_on: false,
             xdp: Default::default(),
             steer: crate::rx::steer::Steer::new(seed),

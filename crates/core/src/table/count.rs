@@ -561,7 +561,7 @@ counters! {
     TcpExtOfoPruned { SockQueue, Events, "TcpExt:OfoPruned" }
     /// ICMP errors for sequence numbers outside the window.
     TcpExtOutOfWindowIcmps { Transport, Packets, "TcpExt:OutOfWindowIcmps" }
-    /// Connections whose TIME_WAIT ended by time.
+    /// Connections that began to wait for their end (TIME_WAIT, FIN_WAIT_2 without an owner).
     TcpExtTW { Transport, Events, "TcpExt:TW" }
     /// Connections closed without TIME_WAIT, because `tcp_max_tw_buckets` entries were there.
     TcpExtTCPTimeWaitOverflow { Transport, Events, "TcpExt:TCPTimeWaitOverflow" }
@@ -571,6 +571,14 @@ counters! {
     TcpExtPAWSActive { Transport, Packets, "TcpExt:PAWSActive" }
     /// Segments rejected in established connections for an old timestamp.
     TcpExtPAWSEstab { Transport, Packets, "TcpExt:PAWSEstab" }
+    /// Acknowledgements with an old timestamp, overtaken by others.
+    TcpExtPAWSOldAck { Transport, Packets, "TcpExt:PAWSOldAck" }
+    /// Segments rejected in TIME_WAIT for an old timestamp.
+    TcpExtPAWSTimewait { Transport, Packets, "TcpExt:PAWSTimewait" }
+    /// Ends of handshakes that echo a timestamp which the SYN-ACK never had.
+    TcpExtTSEcrRejected { Transport, Packets, "TcpExt:TSEcrRejected" }
+    /// Of these, beside the others: those that wait for four seconds at the most.
+    TcpExtTWKilled { Transport, Events, "TcpExt:TWKilled" }
     /// Delayed acknowledgements sent.
     TcpExtDelayedACKs { Send, Packets, "TcpExt:DelayedACKs" }
     /// Times the delayed-ACK mode was left because the peer retransmitted.
@@ -611,6 +619,36 @@ counters! {
     TcpExtTCPLossUndo { Transport, Events, "TcpExt:TCPLossUndo" }
     /// Time-outs that what arrived afterwards showed to be spurious (F-RTO).
     TcpExtTCPSpuriousRTOs { Transport, Events, "TcpExt:TCPSpuriousRTOs" }
+    /// The first time-out of a connection that was in fast recovery, with SACK.
+    TcpExtTCPSackRecoveryFail { Send, Events, "TcpExt:TCPSackRecoveryFail" }
+    /// The same without SACK.
+    TcpExtTCPRenoRecoveryFail { Send, Events, "TcpExt:TCPRenoRecoveryFail" }
+    /// The first time-out after another one that was not over yet.
+    TcpExtTCPLossFailures { Send, Events, "TcpExt:TCPLossFailures" }
+    /// The first time-out where something had arrived out of order, with SACK.
+    TcpExtTCPSackFailures { Send, Events, "TcpExt:TCPSackFailures" }
+    /// The same without SACK.
+    TcpExtTCPRenoFailures { Send, Events, "TcpExt:TCPRenoFailures" }
+    /// Tail loss probes that repaired a loss nothing else told of.
+    TcpExtTCPLossProbeRecovery { Transport, Events, "TcpExt:TCPLossProbeRecovery" }
+    /// Reordering found by SACK.
+    TcpExtTCPSACKReorder { Transport, Events, "TcpExt:TCPSACKReorder" }
+    /// Reordering found by duplicate acknowledgements, more than there can be.
+    TcpExtTCPRenoReorder { Transport, Events, "TcpExt:TCPRenoReorder" }
+    /// Reordering found by timestamps.
+    TcpExtTCPTSReorder { Transport, Events, "TcpExt:TCPTSReorder" }
+    /// SACK blocks received that name nothing which is under way.
+    TcpExtTCPSACKDiscard { Transport, Events, "TcpExt:TCPSACKDiscard" }
+    /// DSACKs received for data that was not acknowledged yet.
+    TcpExtTCPDSACKOfoRecv { Transport, Packets, "TcpExt:TCPDSACKOfoRecv" }
+    /// Segments that DSACKs reported.
+    TcpExtTCPDSACKRecvSegs { Transport, Segs, "TcpExt:TCPDSACKRecvSegs" }
+    /// DSACKs for data sent long ago.
+    TcpExtTCPDSACKIgnoredOld { Transport, Packets, "TcpExt:TCPDSACKIgnoredOld" }
+    /// DSACKs while there is nothing to undo.
+    TcpExtTCPDSACKIgnoredNoUndo { Transport, Packets, "TcpExt:TCPDSACKIgnoredNoUndo" }
+    /// DSACKs that can not be true: more than was ever sent twice.
+    TcpExtTCPDSACKIgnoredDubious { Transport, Packets, "TcpExt:TCPDSACKIgnoredDubious" }
     /// DSACKs sent for segments that came twice.
     TcpExtTCPDSACKOldSent { Send, Packets, "TcpExt:TCPDSACKOldSent" }
     /// DSACKs sent for out-of-order segments that came twice.
@@ -627,6 +665,8 @@ counters! {
     TcpExtTCPFastOpenActive { Transport, Events, "TcpExt:TCPFastOpenActive" }
     /// Connections of ours whose data in the SYN has to be sent again.
     TcpExtTCPFastOpenActiveFail { Transport, Events, "TcpExt:TCPFastOpenActiveFail" }
+    /// How often Fast Open paused, because something on the way seems to swallow it.
+    TcpExtTCPFastOpenBlackhole { Transport, Events, "TcpExt:TCPFastOpenBlackhole" }
     /// Connections that the cookie in their SYN opened.
     TcpExtTCPFastOpenPassive { Transport, Events, "TcpExt:TCPFastOpenPassive" }
     /// SYNs with a cookie that is none of ours.

@@ -400,6 +400,9 @@ knobs! {
     tcp_fastopen: u64 { path: "net.ipv4.tcp_fastopen", default: 1, range: 0..=2147483647, unit: "bits", scope: Net, takes: Now, stage: Transport }
     /// The keys of Fast Open's cookies, each four groups of eight hexadecimal digits with hyphens between: with the first one cookies are made, one more is taken; empty = a key of the stack's own.
     tcp_fastopen_key: FastOpenKeys { path: "net.ipv4.tcp_fastopen_key", default: FastOpenKeys(Vec::new()), range: 0..=0, unit: "key", scope: Net, takes: Now, stage: Transport }
+    /// For how long connections are opened without Fast Open when something on the way seems to swallow it;
+    /// twice as long each further time, up to 64 times; 0 = it is never left out.
+    tcp_fastopen_blackhole_timeout_sec: u64 { path: "net.ipv4.tcp_fastopen_blackhole_timeout_sec", default: 0, range: 0..=2147483647, unit: "seconds", scope: Net, takes: Now, stage: Send }
     /// SYN cookies: 0 never, 1 when a listener has as many half-open connections as its backlog, 2 always.
     tcp_syncookies: u64 { path: "net.ipv4.tcp_syncookies", default: 1, range: 0..=2, unit: "mode", scope: Net, takes: Now, stage: Transport }
     /// Half-open connections of one listener, where SYN cookies are off.

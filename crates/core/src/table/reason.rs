@@ -199,6 +199,12 @@ reasons! {
     TcpPawsActive { stage: Transport, linux: "TCP_RFC7323_TSECR", also: [TcpExtPAWSActive], knob: "none" }
     /// An old timestamp: protection against wrapped sequence numbers (RFC 7323 §5).
     TcpPaws { stage: Transport, linux: "TCP_RFC7323_PAWS", also: [TcpExtPAWSEstab], knob: "none" }
+    /// The same of a mere acknowledgement that others have overtaken: it does no harm, and is not answered.
+    TcpPawsAck { stage: Transport, linux: "TCP_RFC7323_PAWS_ACK", also: [TcpExtPAWSOldAck], knob: "none" }
+    /// An old timestamp, for a connection in TIME_WAIT.
+    TcpTwPaws { stage: Transport, linux: "TCP_RFC7323_TW_PAWS", also: [TcpExtPAWSTimewait], knob: "none" }
+    /// The end of a handshake echoes a timestamp that the SYN-ACK never had.
+    TcpTsEcr { stage: Transport, linux: "TCP_RFC7323_TSECR", also: [TcpExtTSEcrRejected], knob: "none" }
     /// Data that lies wholly before what is expected next.
     TcpOldData { stage: Transport, linux: "TCP_OLD_DATA", also: [], knob: "none" }
     /// Data that lies beyond the receive window.

@@ -106,7 +106,7 @@ pub(crate) fn tcp_ack(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Result<(), 
         recovery::tcp_fastretrans_alert(net, tp, seg, &a);
         recovery::tcp_cong_control(net, tp, &a);
         if a.advanced {
-            schedule_loss_probe(net, tp);
+            schedule_loss_probe(net, tp, true);
         }
     } else if a.dsack {
         // Nothing is under way any more, but what was may have been sent twice for nothing.
@@ -229,7 +229,7 @@ fn tcp_clean_rtx_queue(net: &mut Net, tp: &mut Tcb, ack: Seq, prior_fack: Seq, a
                 a.orig_sacked |= t.end().le(tp.high_seq);
                 if tp.sack_ok && t.seq.lt(prior_fack) {
                     // A hole closed by itself behind what arrived before: the path reorders.
-                    tcp_check_sack_reordering(tp, t.seq);
+                    tcp_check_sack_reordering(net, tp, t.seq);
                 }
             }
             rack_advance(tp, &part, now);
@@ -323,12 +323,27 @@ fn tcp_sacktag_write_queue(net: &mut Net, tp: &mut Tcb, seg: &Segment, a: &mut A
     let blocks = seg.opts.sack.as_slice();
     for (i, &(left, right)) in blocks.iter().enumerate() {
         let (left, right) = (Seq(left), Seq(right));
-        if i == 0 && is_dsack(seg, left, right, blocks.get(1)) {
-            tcp_dsack_seen(net, tp, (left, right), a);
-            continue;
+        if i == 0 && is_dsack(net, seg, left, right, blocks.get(1)) {
+            if tcp_dsack_seen(net, tp, (left, right), a) {
+                if tp.packets_out == 0 {
+                    return;
+                }
+                if !tcp_is_sackblock_valid(tp, true, left, right) {
+                    let undo = tp.undo_marker.is_some();
+                    net.counts.inc(match undo {
+                        true => id::TcpExtTCPDSACKIgnoredOld,
+                        false => id::TcpExtTCPDSACKIgnoredNoUndo,
+                    });
+                }
+                continue;
+            }
+            net.counts.inc(id::TcpExtTCPDSACKIgnoredDubious);
         }
-        // What does not lie in the flight is no report of it (`tcp_is_sackblock_valid`).
-        if left.ge(right) || right.gt(tp.snd_nxt) || right.le(tp.snd_una) {
+        if !tcp_is_sackblock_valid(tp, false, left, right) {
+            // What acknowledgements say that overtook each other is no fault of the peer.
+            if seg.ack == tp.snd_una || right.gt(tp.snd_una) {
+                net.counts.inc(id::TcpExtTCPSACKDiscard);
+            }
             continue;
         }
         let left = left.max(tp.snd_una).max(seg.ack.min(tp.snd_nxt));
@@ -338,32 +353,57 @@ fn tcp_sacktag_write_queue(net: &mut Net, tp: &mut Tcb, seg: &Segment, a: &mut A
     }
 }
 
-/// The first block reports a duplicate if it lies below the acknowledgement, or inside the second
-/// (RFC 2883 §4; `tcp_check_dsack`).
-fn is_dsack(seg: &Segment, left: Seq, right: Seq, second: Option<&(u32, u32)>) -> bool {
-    left.lt(seg.ack) || second.is_some_and(|&(l, r)| Seq(l).le(left) && right.le(Seq(r)))
+/// What does not lie in the flight is no report of it; a duplicate may lie below, where an undo is possible
+/// (`tcp_is_sackblock_valid`).
+fn tcp_is_sackblock_valid(tp: &Tcb, dsack: bool, left: Seq, right: Seq) -> bool {
+    if right.gt(tp.snd_nxt) || left.ge(right) || left.ge(tp.snd_nxt) {
+        return false;
+    }
+    if left.gt(tp.snd_una) {
+        return true;
+    }
+    let Some(marker) = tp.undo_marker.filter(|_| dsack && right.le(tp.snd_una)) else {
+        return false;
+    };
+    left.ge(marker) || right.gt(marker) && left.ge(right - tp.max_window)
 }
 
-/// What arrived twice, was it what we sent twice? (`tcp_dsack_seen`, `tcp_check_dsack`)
-fn tcp_dsack_seen(net: &Net, tp: &mut Tcb, (left, right): (Seq, Seq), a: &mut Acked) {
-    net.counts.inc(id::TcpExtTCPDSACKRecv);
+/// The first block reports a duplicate if it lies below the acknowledgement, or inside the second
+/// (RFC 2883 §4; `tcp_check_dsack`).
+fn is_dsack(net: &Net, seg: &Segment, left: Seq, right: Seq, second: Option<&(u32, u32)>) -> bool {
+    if left.lt(seg.ack) {
+        net.counts.inc(id::TcpExtTCPDSACKRecv);
+        return true;
+    }
+    let inside = second.is_some_and(|&(l, r)| Seq(l).le(left) && right.le(Seq(r)));
+    if inside {
+        net.counts.inc(id::TcpExtTCPDSACKOfoRecv);
+    }
+    inside
+}
+
+/// What arrived twice, was it what we sent twice? False if the report can not be true (`tcp_dsack_seen`,
+/// `tcp_check_dsack`).
+fn tcp_dsack_seen(net: &Net, tp: &mut Tcb, (left, right): (Seq, Seq), a: &mut Acked) -> bool {
     let bytes = right - left;
     if left.ge(right) || bytes > tp.max_window {
-        return;
+        return false;
     }
     // Super-packets are reported as a whole.
     let segs = bytes.div_ceil((tp.mss_cache as u32).max(1)).min(i32::MAX as u32);
     tp.dsack_dups = tp.dsack_dups.saturating_add(segs);
     if tp.dsack_dups > tp.total_retrans {
         // More than we ever sent twice: the network duplicates packets, and reports mean nothing.
-        return;
+        return false;
     }
+    net.counts.inc_by(id::TcpExtTCPDSACKRecvSegs, segs.into());
     a.dsack = true;
     // What this recovery sent again lies between its beginning and its end.
     let ours = tp.undo_marker.is_some_and(|marker| right.gt(marker) && right.le(tp.high_seq));
     if ours && tp.undo_retrans > 0 {
         tp.undo_retrans = (tp.undo_retrans - segs as i32).max(0);
     }
+    true
 }
 
 /// Marks the segments that lie wholly in `left..right`; super-segments are cut at wire segments.
@@ -420,7 +460,7 @@ fn sack_one(net: &Net, tp: &mut Tcb, i: usize, now: Instant, a: &mut Acked) {
         a.sack_rtt_us.get_or_insert(us_since(now, t.sent));
         if t.end().lt(tp.snd_fack) && t.seq.ge(tp.snd_una) {
             // It arrived after a later one, and was sent once: the path reorders.
-            tcp_check_sack_reordering(tp, t.seq);
+            tcp_check_sack_reordering(net, tp, t.seq);
         }
     }
     rack_advance(tp, &t, now);
@@ -430,7 +470,8 @@ fn sack_one(net: &Net, tp: &mut Tcb, i: usize, now: Instant, a: &mut Acked) {
     tp.snd_fack = tp.snd_fack.max(t.end());
 }
 
-fn tcp_check_sack_reordering(tp: &mut Tcb, low: Seq) {
+fn tcp_check_sack_reordering(net: &Net, tp: &mut Tcb, low: Seq) {
+    net.counts.inc(id::TcpExtTCPSACKReorder);
     let mss = (tp.mss_cache as u32).max(1);
     let dist = (tp.snd_fack - low).div_ceil(mss);
     tp.reord_seen += 1;

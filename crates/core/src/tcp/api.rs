@@ -117,6 +117,7 @@ impl Shard {
             rcvbuf: listen.rcvbuf,
             user: listen.user,
             fastopen_max: None,
+            fastopen_keys: None,
             fastopenq: Vec::new(),
             pending: Ready::default(),
             qlen: 0,

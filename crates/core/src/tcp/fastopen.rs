@@ -14,6 +14,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use super::fastopen_active::tcp_fastopen_active_should_disable;
 use super::input::Segment;
 use super::listen::Req;
 use super::output::{tcp_send_syn, tcp_sync_mss};
@@ -147,6 +148,9 @@ pub(super) fn fastopen_syn(net: &mut Net, fo: &FastOpens, tp: &mut Tcb, data: &[
     if knob & TFO_CLIENT_ENABLE == 0 {
         return 0;
     }
+    if tcp_fastopen_active_should_disable(net, tp) {
+        return 0;
+    }
     let host = fo.hosts.get(&tp.tuple.remote);
     let cookie = host.and_then(|h| h.cookie).filter(|_| knob & TFO_CLIENT_NO_COOKIE == 0);
     let mut syn = SynFastOpen { option: cookie, data: 0 };
@@ -167,7 +171,8 @@ pub(super) fn fastopen_syn(net: &mut Net, fo: &FastOpens, tp: &mut Tcb, data: &[
         syn.option = Some(FastOpen::request(host.is_some_and(|h| h.try_exp)));
         tp.opts_mut().fastopen_client_fail = TFO_COOKIE_UNAVAILABLE;
     }
-    tp.opts_mut().syn_fastopen = Some(syn);
+    let o = tp.opts_mut();
+    (o.syn_fastopen, o.fastopen_tried) = (Some(syn), true);
     usize::from(syn.data)
 }
 
@@ -333,7 +338,9 @@ impl Shard {
             return Try::Open;
         }
         let Some(shown) = option else { return Try::Ordinary };
-        let ours = cookies(&net.knobs.tcp_fastopen_key, own_key(self.tcp.secret), tuple);
+        let keys = self.tcp.listeners.at(listener).and_then(|l| l.fastopen_keys.as_ref());
+        let keys = keys.unwrap_or(&net.knobs.tcp_fastopen_key);
+        let ours = cookies(keys, own_key(self.tcp.secret), tuple);
         let give = |mut cookie: FastOpen| {
             cookie.exp = shown.exp;
             Try::Give(cookie)
@@ -440,6 +447,19 @@ impl Shard {
         debug_assert!(id.kind == SockKind::Listen || most == 0 || self.tcp.listener(id).is_none());
         let listener = self.tcp.listener(id);
         listener.map(|l| l.fastopen_max = Some(most)).is_some()
+    }
+
+    /// Gives a listener cookies of its own: one key or two, of which the first one makes them and both are
+    /// taken; none = those of `net.ipv4.tcp_fastopen_key` (TCP_FASTOPEN_KEY). False if it is no listener, or
+    /// there are more keys.
+    pub fn tcp_listen_fastopen_keys(&mut self, id: SocketId, keys: &[[u8; 16]]) -> bool {
+        let half = |key: &[u8], at: usize| {
+            key.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
+        };
+        let made: Vec<[u64; 2]> = keys.iter().map(|key| [half(key, 0), half(key, 8)]).collect();
+        let Some(l) = self.tcp.listener(id).filter(|_| made.len() <= 2) else { return false };
+        l.fastopen_keys = (!made.is_empty()).then_some(FastOpenKeys(made));
+        true
     }
 }
 

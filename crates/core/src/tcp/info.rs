@@ -5,7 +5,6 @@
 use super::cc::Cc;
 use super::ecn::Ecn;
 use super::pacing::pacing_rate;
-use super::rcvwin::TCP_DELACK_NS;
 use super::{State, Tcb, timer};
 use crate::shard::Net;
 use crate::sock::error::TcpError;
@@ -410,7 +409,7 @@ impl Tcb {
             snd_wscale: self.snd_wscale,
             rcv_wscale: self.rcv_wscale,
             rto: (timer::rto_ns(self) / 1000) as u32,
-            ato: if self.ato { (TCP_DELACK_NS / 1000) as u32 } else { 0 },
+            ato: u32::from(self.ato_ms) * 1000,
             snd_mss: self.mss_cache as u32,
             rcv_mss: self.rcv_mss as u32,
             unacked: self.packets_out,

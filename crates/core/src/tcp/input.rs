@@ -4,16 +4,17 @@
 //! before: [`crate::sock::lookup`]   after: [`super::rcvq`], [`super::ack`]
 //! Linux:  net/ipv4/tcp_ipv4.c `tcp_v4_rcv`; tcp_input.c `tcp_rcv_state_process`, `tcp_validate_incoming`
 //! RFCs:   9293 §3.10.7, 5961 (blind attacks), 7323 §5 (PAWS)
-//! drops:  TcpHdr, TcpCsum, NoSocket, TcpFlags, TcpPawsActive, TcpPaws, TcpInvalidSequence, TcpInvalidSyn, TcpReset, TcpInvalidAck, TcpOldData, TcpClose
+//! drops:  TcpHdr, TcpCsum, NoSocket, TcpFlags, TcpPawsActive, TcpPaws, TcpPawsAck, TcpInvalidSequence, TcpInvalidSyn, TcpReset, TcpInvalidAck, TcpOldData, TcpClose
 
 use super::ack::{rcv_rtt_measure_ts, tcp_ack, tcp_rtt_estimator, tcp_sndbuf_expand};
 use super::cc;
 use super::demux::Ref;
 use super::fastopen::{fastopen_synack, options_of};
+use super::fastopen_active::fin_after_close;
 use super::mtup::tcp_mtup_init;
 use super::output::{tcp_send_syn, tcp_v4_send_reset};
 use super::rcvq::tcp_data_queue;
-use super::rcvwin::TCP_DELACK_MAX_NS;
+use super::rcvwin::{TCP_ATO_MIN_MS, TCP_DELACK_MAX_NS};
 use super::timer::{Rtx, rearm_rto, set_rtx};
 use super::timewait::TCP_TIMEWAIT_NS;
 use super::urg::tcp_urg;
@@ -228,6 +229,13 @@ fn tcp_rcv_state_process(net: &mut Net, tp: &mut Tcb, seg: &Segment, pkt: Pkt) -
 /// First to fourth check: sequence number, RST, (security,) SYN (`tcp_validate_incoming`).
 fn tcp_validate_incoming(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Result<(), Reason> {
     if paws_discard(net, tp, seg) && !seg.flags.rst() {
+        if seg.flags.syn() {
+            tp.challenge = true;
+            return Err(Reason::TcpInvalidSyn);
+        }
+        if seg.flags.ack() && seg.seq == seg.end_seq && seg.seq.lt(tp.rcv_nxt) {
+            return Err(Reason::TcpPawsAck);
+        }
         tcp_send_dupack(net, tp, seg, id::TcpExtTCPACKSkippedPAWS);
         return Err(Reason::TcpPaws);
     }
@@ -264,13 +272,15 @@ fn paws_discard(net: &Net, tp: &Tcb, seg: &Segment) -> bool {
     if net.now.since(tp.ts_recent_at) > 24 * 86_400 * SEC {
         return false;
     }
-    // An acknowledgement that reordering made a little late does no harm (`tcp_disordered_ack`).
+    let window = u32::from(seg.window) << tp.snd_wscale;
+    // An acknowledgement that reordering made a little late does no harm (`tcp_disordered_ack_check`).
     let harmless = seg.flags.ack()
         && seg.seq == tp.rcv_nxt
         && seg.len == 0
         && seg.ack == tp.snd_una
         && !seg.flags.any(TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST)
-        && tp.ts_recent.wrapping_sub(val) as u64 <= tp.rto_us as u64 / 1000;
+        && !(seg.seq.gt(tp.snd_wl1) || window > tp.snd_wnd || window == 0)
+        && tp.ts_recent.wrapping_sub(val) as u64 <= tp.rto_us as u64 * 12 / 10_000;
     !harmless
 }
 
@@ -322,13 +332,18 @@ fn tcp_rst(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Reason {
         tp.challenge = true;
         return Reason::TcpReset;
     }
+    tcp_reset(net, tp);
+    Reason::TcpReset
+}
+
+/// The connection is over; what the application is told depends on how far it was (`tcp_reset`).
+fn tcp_reset(net: &mut Net, tp: &mut Tcb) {
     let err = match tp.state {
         State::CloseWait => Some(TcpError::Closed),
         State::Closing | State::LastAck => None,
         _ => Some(TcpError::Reset),
     };
     tp.done(net, err);
-    Reason::TcpReset
 }
 
 /// Fifth check: ACK, and the states that it moves on.
@@ -357,6 +372,7 @@ fn tcp_check_ack(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Result<(), Reaso
             tp.raise(net, Ready::OUT);
             if tp.orphan && tp.opts().is_some_and(|o| o.linger2 < 0) {
                 net.counts.inc(id::TcpExtTCPAbortOnData);
+                tcp_v4_send_reset(net, &tp.tuple, seg);
                 tp.done(net, None);
                 return Ok(());
             }
@@ -406,40 +422,64 @@ fn tcp_segment_text(net: &mut Net, tp: &mut Tcb, seg: &Segment, pkt: Pkt) -> Ver
         tcp_urg(net, tp, seg, &pkt);
     }
     match tp.state {
-        State::CloseWait | State::Closing | State::LastAck | State::TimeWait => {
-            // Nothing can follow the FIN; what repeats it is acknowledged.
+        State::TimeWait => {
+            // It acknowledged our FIN, and that was all there was to it.
+            net.pool.free(pkt);
+            return Verdict::Taken;
+        }
+        State::CloseWait | State::Closing | State::LastAck => {
+            // Nothing can follow the FIN; what repeats it is acknowledged, as a duplicate.
             if seg.end_seq == seg.seq {
                 net.pool.free(pkt);
                 return Verdict::Taken;
             }
-            if seg.seq.lt(tp.rcv_nxt) {
-                tp.ack_now = true;
+            if seg.seq.ge(tp.rcv_nxt) {
+                return Verdict::Drop(pkt, Reason::TcpOldData);
             }
-            return Verdict::Drop(pkt, Reason::TcpOldData);
+            if (seg.seq + seg.len).gt(tp.rcv_nxt) {
+                return data_for_nobody(net, tp, seg, pkt);
+            }
         }
         State::FinWait1 | State::FinWait2
-            if tp.orphan && seg.len > 0 && (seg.seq + seg.len).gt(tp.rcv_nxt) =>
+            if tp.orphan && seg.end_seq != seg.seq && (seg.seq + seg.len).gt(tp.rcv_nxt) =>
         {
-            // RFC 9293 §3.6.1, RFC 2525 §2.17: nobody will ever read this.
-            net.counts.inc(id::TcpExtTCPAbortOnData);
-            tcp_v4_send_reset(net, &tp.tuple, seg);
-            tp.done(net, Some(TcpError::Aborted));
-            return Verdict::Drop(pkt, Reason::TcpClose);
+            if seg.flags.fin() {
+                fin_after_close(net, tp);
+            }
+            return data_for_nobody(net, tp, seg, pkt);
         }
         _ => {}
     }
     tcp_data_queue(net, tp, seg, pkt)
 }
 
+/// RFC 9293 §3.6.1, RFC 2525 §2.17: nobody will ever read this.
+fn data_for_nobody(net: &mut Net, tp: &mut Tcb, seg: &Segment, pkt: Pkt) -> Verdict {
+    net.counts.inc(id::TcpExtTCPAbortOnData);
+    tcp_v4_send_reset(net, &tp.tuple, seg);
+    tcp_reset(net, tp);
+    Verdict::Drop(pkt, Reason::TcpClose)
+}
+
 /// Eighth check: the peer's FIN is in order (`tcp_fin`); RCV.NXT includes it already.
 pub(crate) fn tcp_fin(net: &mut Net, tp: &mut Tcb) {
     tp.fin_rcvd = true;
-    tp.ack_now = true;
+    tp.ack_scheduled = true;
     tp.rcvq.purge_ooo(net);
     match tp.state {
-        State::Established | State::SynRecv => tp.set_state(net, State::CloseWait),
-        State::FinWait1 => tp.set_state(net, State::Closing),
-        State::FinWait2 => tp.set_state(net, State::TimeWait),
+        State::Established | State::SynRecv => {
+            // The application will close as well: the acknowledgement waits for our FIN.
+            tp.set_state(net, State::CloseWait);
+            tp.pingpong = true;
+        }
+        State::FinWait1 => {
+            tp.ack_now = true;
+            tp.set_state(net, State::Closing);
+        }
+        State::FinWait2 => {
+            tp.ack_now = true;
+            tp.set_state(net, State::TimeWait);
+        }
         _ => {}
     }
     let both = matches!(tp.state, State::Closing | State::TimeWait);
@@ -485,7 +525,7 @@ fn tcp_rcv_synsent_state_process(net: &mut Net, tp: &mut Tcb, seg: &Segment, pkt
         let fast = fastopen_synack(net, tp, seg, options_of(&pkt));
         if tp.opts().is_some_and(|o| o.write_pending || o.defer_accept > 0) {
             // Data will follow in a moment, and can carry the acknowledgement.
-            tp.ato = true;
+            tp.ato_ms = TCP_ATO_MIN_MS;
             tp.ack_scheduled = true;
             tp.enter_quickack();
             tp.delack_at = tp.delack_at.min2(net.now.plus(TCP_DELACK_MAX_NS));

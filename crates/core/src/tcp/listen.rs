@@ -4,7 +4,7 @@
 //! before: [`super::input`]   after: the application
 //! Linux:  net/ipv4/tcp_input.c `tcp_conn_request`; tcp_minisocks.c `tcp_check_req`; inet_connection_sock.c
 //! RFCs:   9293 §3.10.7.2, 4987 (bounded SYN queue), 6528
-//! drops:  NoSocket, TcpFlags, TcpReset, TcpListenOverflow, TcpReqQFull, TcpInvalidAck, TcpInvalidSequence, TcpPaws, TcpOldData
+//! drops:  NoSocket, TcpFlags, TcpReset, TcpListenOverflow, TcpReqQFull, TcpInvalidAck, TcpInvalidSequence, TcpPaws, TcpTsEcr, TcpOldData
 //!
 //! ```text
 //! SYN ──> [held: waits for syn_accept] ──> SYN-ACK out ──ACK──> accept queue ──> tcp_accept
@@ -28,6 +28,7 @@ use crate::pkt::{Pkt, Verdict};
 use crate::seq::Seq;
 use crate::shard::{Net, Shard};
 use crate::sock::{Ready, ReuseProg, SockKind, SocketId};
+use crate::table::value::FastOpenKeys;
 use crate::table::{Reason, count::id};
 use crate::time::{Instant, MS, SEC};
 use crate::wire::TcpOptions;
@@ -66,6 +67,8 @@ pub(crate) struct Listener {
     pub defer_accept: u8,
     /// Connections opened by Fast Open whose handshake may be under way; `None` = as the knob says.
     pub fastopen_max: Option<u32>,
+    /// Keys of its cookies, where it has its own.
+    pub fastopen_keys: Option<FastOpenKeys>,
     /// Those connections, and some whose handshake is over.
     pub fastopenq: Vec<SocketId>,
 }
@@ -371,18 +374,26 @@ impl Shard {
             tcp_v4_send_reset(&mut self.net, &tuple, seg);
             return Verdict::Drop(pkt, Reason::TcpInvalidAck);
         }
+        // It answers a SYN-ACK, so it echoes the time of one.
+        let first = (req.sent_at.ms() as u32).wrapping_add(req.ts_offset);
+        let last = (self.net.now.ms() as u32).wrapping_add(req.ts_offset);
+        let strange = matches!(seg.opts.ts, Some((_, ecr)) if req.opts.ts.is_some() && ecr != 0
+            && !(Seq(first).le(Seq(ecr)) && Seq(ecr).le(Seq(last))));
         let window = 65535;
         if paws
+            || strange
             || !seg.seq.within(irs + 1, irs + 1 + window)
                 && !seg.end_seq.within(irs + 1, irs + 1 + window)
         {
             if !flags.rst() && self.req_may_answer(index) {
                 self.req_answer(index);
             }
-            return Verdict::Drop(
-                pkt,
-                if paws { Reason::TcpPaws } else { Reason::TcpInvalidSequence },
-            );
+            let reason = match (paws, strange) {
+                (true, _) => Reason::TcpPaws,
+                (_, true) => Reason::TcpTsEcr,
+                _ => Reason::TcpInvalidSequence,
+            };
+            return Verdict::Drop(pkt, reason);
         }
         if flags.any(TcpFlags::RST | TcpFlags::SYN) {
             // RFC 9293 §3.10.7.4: back to LISTEN, as if nothing had been.

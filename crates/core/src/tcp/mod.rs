@@ -9,6 +9,7 @@ mod chrono;
 mod demux;
 mod ecn;
 mod fastopen;
+mod fastopen_active;
 pub mod icmp;
 pub mod info;
 pub mod input;
@@ -43,6 +44,7 @@ mod zerocopy;
 
 pub use crate::sock::error::TcpError;
 pub use api::{Connect, HeldSyn, Listen, Refuse, RxState};
+pub(crate) use fastopen_active::ActiveFastOpen;
 pub use icmp::{ErrKind, TcpQuote};
 pub use info::{BbrInfo, TCP_INFO_LEN, TcpInfo};
 pub use moved::Moved;
@@ -196,12 +198,13 @@ pub(crate) struct Tcb {
     pub ack_now: bool,
     /// One is owed sooner or later.
     pub ack_scheduled: bool,
-    /// Acknowledgements have a delay (`icsk_ack.ato`): data has come, or one waits.
-    pub ato: bool,
     /// A challenge acknowledgement is asked for (RFC 5961); limits apply.
     pub challenge: bool,
     /// Data flows both ways in turns: acknowledgements wait for data (`pingpong`).
     pub pingpong: bool,
+    /// For how many milliseconds an acknowledgement waits, which follows how data comes; 0 = none has
+    /// come yet (`icsk_ack.ato`).
+    pub ato_ms: u16,
     /// Acknowledgements that go out at once, to help a peer in slow start (`icsk_ack.quick`).
     pub quick: u8,
     /// Nagle's algorithm is off.
@@ -479,10 +482,15 @@ const _: () = assert!(size_of::<Tcb>() <= 960, "an idle connection costs at most
 pub(crate) const TCP_INIT_CWND: u32 = 10;
 /// First retransmission timeout in microseconds (RFC 6298 §2.1).
 pub(crate) const TCP_TIMEOUT_INIT_US: u32 = 1_000_000;
+/// What the first of several timeouts counts as, in microseconds, where a time stands for a number of
+/// tries (`TCP_RTO_MIN`).
+pub(crate) const TCP_RTO_MIN_US: u32 = 200_000;
 /// Largest retransmission timeout in microseconds.
 pub(crate) const TCP_RTO_MAX_US: u32 = 120_000_000;
 /// Duplicate acknowledgements that mean loss (RFC 5681).
 pub(crate) const TCP_REORDERING: u32 = 3;
+/// The most that reordering raises that to (`tcp_max_reordering`).
+pub(crate) const TCP_MAX_REORDERING: u32 = 300;
 /// Slow-start threshold that does not exist yet.
 pub(crate) const TCP_INFINITE_SSTHRESH: u32 = 0x7fff_ffff;
 /// MSS where the peer names none (RFC 9293 §3.7.1).

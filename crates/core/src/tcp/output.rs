@@ -115,7 +115,7 @@ fn tcp_write_xmit(net: &mut Net, tp: &mut Tcb) -> Pushed {
     }
     tp.nagle_push = false;
     if sent > 0 {
-        timer::schedule_loss_probe(net, tp);
+        timer::schedule_loss_probe(net, tp, false);
     } else if tp.packets_out == 0 && tp.unsent() && !paced {
         timer::check_probe_timer(net, tp);
     }
@@ -211,7 +211,7 @@ pub(crate) fn send_new(net: &mut Net, tp: &mut Tcb, len: u32, fin: bool, mss: u3
     tp.snd_nxt = seq + len + fin as u32;
     if len > 0 {
         // Data goes both ways: acknowledgements can ride on it (`tcp_event_data_sent`).
-        if tp.ato && now.since(tp.lrcvtime) < TCP_DELACK_NS {
+        if now.since(tp.lrcvtime) < tp.ato_ns() {
             tp.pingpong = true;
         }
         tp.lsndtime = now;
@@ -494,12 +494,19 @@ pub(super) fn send_bare_with(
 /// (`tcp_connect`, `tcp_send_synack`).
 pub(crate) fn tcp_send_syn(net: &mut Net, tp: &mut Tcb) -> bool {
     let both = tp.state == State::SynRecv;
+    // Opened from both ends: the SYN-ACK asks for what the SYN did, whatever the peer's asked for.
+    let crossed = both && !tp.fastopen_child();
+    let knobs = &net.knobs;
+    let (ts_ok, sack_ok, wscale_ok) = match crossed {
+        true => (knobs.tcp_timestamps, knobs.tcp_sack, knobs.tcp_window_scaling),
+        false => (tp.ts_ok, tp.sack_ok, tp.wscale_ok),
+    };
     let opts = TcpOptions {
         mss: Some(tp.advmss),
         // A scale of 0 is said as well: without the option nothing would be scaled either way.
-        wscale: tp.wscale_ok.then_some(tp.rcv_wscale),
-        sack_permitted: tp.sack_ok,
-        ts: tp.ts_ok.then(|| (tp.ts_now(net.now), tp.ts_recent)),
+        wscale: wscale_ok.then_some(tp.rcv_wscale),
+        sack_permitted: sack_ok,
+        ts: ts_ok.then(|| (tp.ts_now(net.now), tp.ts_recent)),
         ..TcpOptions::NONE
     };
     let flags = match both {

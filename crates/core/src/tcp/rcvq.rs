@@ -131,6 +131,10 @@ impl RcvQ {
     pub(super) fn ooo(&self) -> impl DoubleEndedIterator<Item = &Ooo> {
         self.ofo.iter().flat_map(|o| &o.queue)
     }
+    /// Whether nothing but one segment came, behind a hole, and it ends the stream.
+    pub(super) fn fin_alone(&self) -> bool {
+        self.ooo_len() == 1 && self.ooo().all(|o| o.fin)
+    }
     /// Where the last island ends.
     pub fn ooo_end(&self) -> Option<Seq> {
         self.ooo().next_back().map(|o| o.end)
@@ -302,7 +306,6 @@ impl Tcb {
 
     /// Notes what the arrival of data in order says about the peer (`tcp_event_data_recv`).
     fn event_data_recv(&mut self, net: &mut Net, pkt: &Pkt, segs: u16) {
-        let first = !std::mem::replace(&mut self.ato, true);
         self.ack_scheduled = true;
         let now = net.now;
         let len = pkt.len() as u32;
@@ -322,10 +325,7 @@ impl Tcb {
             self.rcv_mss = self.advmss;
         }
         self.rcv_rtt_measure(now);
-        if first || now.since(self.lrcvtime) > self.rto_us as u64 * 1000 {
-            // The peer is in slow start, or after a long pause may be so again.
-            self.incr_quickack();
-        }
+        self.note_gap(now);
         self.lrcvtime = now;
         if len >= 128 {
             self.grow_window(len);

@@ -10,9 +10,11 @@ use super::{Earlier, State, Tcb};
 use crate::shard::Net;
 use crate::time::{Instant, MS};
 
-/// Longest delay of an acknowledgement (`TCP_DELACK_MIN`; RFC 9293 §3.8.6.3 allows 500 ms).
-pub(crate) const TCP_DELACK_NS: u64 = 40 * MS;
-/// Longest delay of the acknowledgement of a SYN-ACK (`TCP_DELACK_MAX`).
+/// What the delay of an acknowledgement begins with (`TCP_ATO_MIN`, `TCP_DELACK_MIN`).
+pub(crate) const TCP_ATO_MIN_MS: u16 = 40;
+/// The same in nanoseconds.
+pub(crate) const TCP_DELACK_NS: u64 = TCP_ATO_MIN_MS as u64 * MS;
+/// The longest delay (`TCP_DELACK_MAX`; RFC 9293 §3.8.6.3 allows 500 ms).
 pub(crate) const TCP_DELACK_MAX_NS: u64 = 200 * MS;
 
 impl Tcb {
@@ -181,6 +183,59 @@ impl Tcb {
         self.incr_quickack();
         self.pingpong = false;
     }
+    /// The delay of acknowledgements follows the time between segments (`tcp_event_data_recv`).
+    #[inline]
+    pub(super) fn note_gap(&mut self, now: Instant) {
+        let gap = now.since(self.lrcvtime);
+        if self.ato_ms == 0 {
+            self.ato_ms = TCP_ATO_MIN_MS;
+            self.incr_quickack();
+        } else if gap <= TCP_DELACK_NS / 2 {
+            // The fastest case is the first.
+            self.ato_ms = self.ato_ms / 2 + TCP_ATO_MIN_MS / 2;
+        } else if gap < self.ato_ns() {
+            self.set_ato(u64::from(self.ato_ms / 2) + gap / MS);
+        } else if gap > self.rto_us as u64 * 1000 {
+            // After a long pause the peer may be in slow start again.
+            self.incr_quickack();
+        }
+    }
+    /// The delay of acknowledgements in nanoseconds, before it is bounded.
+    pub(super) fn ato_ns(&self) -> u64 {
+        u64::from(self.ato_ms) * MS
+    }
+    fn set_ato(&mut self, ms: u64) {
+        let most = u64::from(self.rto_us / 1000).min(u16::MAX.into());
+        self.ato_ms = ms.min(most) as u16;
+    }
+    /// An acknowledgement waited in vain for data to ride on (`tcp_delack_timer_handler`).
+    pub(super) fn ato_missed(&mut self) {
+        if self.pingpong {
+            // The application did not answer in time: the traffic is one-way after all.
+            self.pingpong = false;
+            self.ato_ms = TCP_ATO_MIN_MS;
+        } else {
+            self.set_ato(2 * u64::from(self.ato_ms));
+        }
+    }
+    /// An acknowledgement waits, or goes now if the one that waits already would go soon
+    /// (`tcp_send_delayed_ack`).
+    fn tcp_send_delayed_ack(&mut self, now: Instant) {
+        let mut ato = self.ato_ns();
+        if ato > TCP_DELACK_NS {
+            let round_trip = u64::from(self.srtt_us8 >> 3) * 1000;
+            if round_trip > 0 {
+                ato = ato.min(round_trip.max(TCP_DELACK_NS));
+            }
+            ato = ato.min(TCP_DELACK_MAX_NS);
+        }
+        if self.delack_at <= now.plus(ato / 4) {
+            self.ack_now = true;
+        } else {
+            self.delack_at = self.delack_at.min2(now.plus(ato));
+        }
+    }
+
     pub(super) fn incr_quickack(&mut self) {
         let n = self.rcv_wnd / (2 * self.rcv_mss.max(1) as u32);
         self.quick = self.quick.max(n.clamp(2, 16) as u8);
@@ -199,7 +254,7 @@ impl Tcb {
         } else if self.rcvq.ooo_len() > 0 {
             self.ack_now = self.ofo_snd_check(net);
         } else {
-            self.delack_at = self.delack_at.min2(net.now.plus(TCP_DELACK_NS));
+            self.tcp_send_delayed_ack(net.now);
         }
     }
 }

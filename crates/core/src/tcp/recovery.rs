@@ -16,14 +16,14 @@ use super::rack::tcp_rack_mark_lost;
 use super::rate::tcp_rate_skb_sent;
 use super::sndq::{FIN, LOST, PSH, RETRANS, SACKED, TxSeg};
 use super::timer::{
-    Rtx, orphan_retries, rearm_rto, rto_ns, set_rtx, tcp_syn_timer, tcp_update_rto_stats,
-    tcp_write_err, user_timeout,
+    Rtx, rearm_rto, rto_within_user_timeout, set_rtx, tcp_syn_timer, tcp_update_rto_stats,
+    tcp_write_err, tcp_write_timeout,
 };
 use super::undo::{
     tcp_init_undo, tcp_leave_recovery, tcp_process_loss, tcp_try_undo_dsack, tcp_try_undo_partial,
     tcp_try_undo_recovery,
 };
-use super::{CaState, TCP_REORDERING, TCP_RTO_MAX_US, Tcb};
+use super::{CaState, TCP_MAX_REORDERING, TCP_REORDERING, TCP_RTO_MAX_US, Tcb};
 use crate::seq::Seq;
 use crate::shard::Net;
 use crate::table::count::id;
@@ -44,7 +44,9 @@ pub(crate) fn tcp_fastretrans_alert(net: &mut Net, tp: &mut Tcb, seg: &Segment, 
         tcp_end_cwnd_reduction(tp);
         tp.ca_state = CaState::Open;
     }
+    let mut left = false;
     if tp.ca_state == CaState::Recovery && tp.snd_una.ge(tp.high_seq) {
+        left = true;
         if tcp_try_undo_recovery(net, tp, seg) {
             return;
         }
@@ -87,6 +89,10 @@ pub(crate) fn tcp_fastretrans_alert(net: &mut Net, tp: &mut Tcb, seg: &Segment, 
             }
             tcp_try_undo_dsack(net, tp);
             tcp_identify_packet_loss(net, tp, a);
+            if left && tp.sack_ok && tp.sacked_out == 0 && tp.packets_out > 0 {
+                // What arrived last may have been sent after what is still out.
+                tcp_rack_mark_lost(net, tp);
+            }
         }
     }
     if tp.lost_out > 0 {
@@ -132,6 +138,11 @@ pub(super) fn tcp_add_reno_sack(net: &Net, tp: &mut Tcb) {
         tp.sacked_out += 1;
         tp.delivered = tp.delivered.wrapping_add(1);
         net.counts.inc(id::TcpExtTCPDelivered);
+    } else {
+        // More duplicates than can have arrived: the path reorders (`tcp_check_reno_reordering`).
+        tp.reordering = tp.packets_out.clamp(TCP_REORDERING, TCP_MAX_REORDERING);
+        tp.reord_seen += 1;
+        net.counts.inc(id::TcpExtTCPRenoReorder);
     }
 }
 
@@ -418,12 +429,14 @@ pub(crate) fn tcp_retransmit_timer(net: &mut Net, tp: &mut Tcb) {
     }
     // A peer that closed its window but still answers is alive.
     let alive = tp.snd_wnd == 0 && net.now.since(tp.rcv_tstamp) < TCP_RTO_MAX_US as u64 * 1000;
-    let most = if tp.orphan { orphan_retries(net, tp) } else { net.knobs.tcp_retries2 };
-    if !alive && (tp.retransmits as u64 >= most || user_timeout(net, tp)) {
+    net.counts.inc(id::TcpExtTCPTimeouts);
+    if !alive && tcp_write_timeout(net, tp) {
         tcp_write_err(net, tp);
         return;
     }
-    net.counts.inc(id::TcpExtTCPTimeouts);
+    if tp.retransmits == 0 {
+        count_failure(net, tp);
+    }
     tcp_enter_loss(net, tp);
     tcp_update_rto_stats(tp);
     fit_to_mss(tp, 0, tcp_current_mss(tp));
@@ -432,7 +445,24 @@ pub(crate) fn tcp_retransmit_timer(net: &mut Net, tp: &mut Tcb) {
         net.counts.inc(id::TcpExtTCPSlowStartRetrans);
         tp.backoff = tp.backoff.saturating_add(1).min(15);
     }
-    set_rtx(tp, Rtx::Retrans, net.now.plus(rto_ns(tp)));
+    if tp.retrans_stamp == 0 {
+        // That it was attempted counts, for how long this goes on.
+        tp.retrans_stamp = tp.ts_now(net.now).max(1);
+    }
+    set_rtx(tp, Rtx::Retrans, net.now.plus(rto_within_user_timeout(net, tp)));
+}
+
+/// What did not help before the timer fired is counted.
+fn count_failure(net: &Net, tp: &Tcb) {
+    let counter = match (tp.ca_state, tp.sack_ok) {
+        (CaState::Recovery, true) => id::TcpExtTCPSackRecoveryFail,
+        (CaState::Recovery, false) => id::TcpExtTCPRenoRecoveryFail,
+        (CaState::Loss, _) => id::TcpExtTCPLossFailures,
+        (state, _) if state != CaState::Disorder && tp.sacked_out == 0 => return,
+        (_, true) => id::TcpExtTCPSackFailures,
+        (_, false) => id::TcpExtTCPRenoFailures,
+    };
+    net.counts.inc(counter);
 }
 
 /// All that is out counts as lost, and the window begins anew (`tcp_enter_loss`).
@@ -524,6 +554,7 @@ pub(crate) fn tcp_process_tlp_ack(net: &mut Net, tp: &mut Tcb, ack: Seq, a: &Ack
     }
     if tp.tlp_retrans && !a.dsack && ack.gt(high) {
         // The probe repaired a loss that nothing else told of: the window is reduced once.
+        net.counts.inc(id::TcpExtTCPLossProbeRecovery);
         tcp_init_cwnd_reduction(net, tp, false);
         if !tp.cc.rules() {
             tp.snd_cwnd = tp.snd_ssthresh;

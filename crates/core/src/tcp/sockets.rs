@@ -8,6 +8,7 @@ use std::hash::Hasher;
 use std::net::IpAddr;
 
 use super::demux::{Demux, Ref};
+use super::fastopen_active::tcp_fastopen_active_disable_ofo_check;
 use super::listen::{Listener, Req};
 use super::listeners;
 use super::timewait::TimeWait;
@@ -309,6 +310,7 @@ impl Shard {
         let Shard { net, tcp, .. } = self;
         tcp.conn_timers.cancel(index);
         let Some(mut tcb) = tcp.conns.remove(index) else { return };
+        tcp_fastopen_active_disable_ofo_check(net, &tcb);
         tcp.mem = tcp.mem.saturating_sub(tcb.charged);
         tcp.memory_changed(net);
         if tcb.orphan {

@@ -14,13 +14,14 @@
 //!
 //! Linux: net/ipv4/tcp_timer.c. RFCs: 6298, 9293 §3.8.4, §3.8.6.1, 8985 §7.
 
+use super::fastopen_active::tcp_fastopen_active_detect_blackhole;
 use super::ofo::tcp_compressed_ack_kick;
 use super::output::{
     send_new, tcp_current_mss, tcp_send_ack, tcp_send_active_reset, tcp_send_syn,
     tcp_xmit_probe_skb,
 };
 use super::recovery::{tcp_rack_reo_timeout, tcp_retransmit_timer, tcp_send_loss_probe};
-use super::{CaState, State, TCP_RTO_MAX_US, Tcb};
+use super::{CaState, State, TCP_RTO_MAX_US, TCP_RTO_MIN_US, TCP_TIMEOUT_INIT_US, Tcb};
 use crate::shard::{Net, Shard};
 use crate::sock::error::TcpError;
 use crate::table::count::id;
@@ -122,10 +123,7 @@ fn tcp_delack_timer(net: &mut Net, tp: &mut Tcb) {
     if !tp.ack_scheduled || tcp_compressed_ack_kick(net, tp) {
         return;
     }
-    if tp.pingpong {
-        // The application did not answer in time: the traffic is one-way after all.
-        tp.pingpong = false;
-    }
+    tp.ato_missed();
     net.counts.inc(id::TcpExtDelayedACKs);
     tcp_send_ack(net, tp);
 }
@@ -151,7 +149,7 @@ pub(crate) fn set_rtx(tp: &mut Tcb, kind: Rtx, at: Instant) {
 }
 
 /// After sending: if the tail is lost nothing tells of it but a probe (RFC 8985 §7.2; `tcp_schedule_loss_probe`).
-pub(crate) fn schedule_loss_probe(net: &Net, tp: &mut Tcb) {
+pub(crate) fn schedule_loss_probe(net: &Net, tp: &mut Tcb, advancing: bool) {
     if tp.rtx_kind != Rtx::Retrans && tp.rtx_kind != Rtx::LossProbe
         || !tp.sack_ok
         || tp.ca_state == CaState::Disorder
@@ -166,6 +164,8 @@ pub(crate) fn schedule_loss_probe(net: &Net, tp: &mut Tcb) {
     let mut us = (tp.srtt_us8 >> 2) as u64;
     us += if tp.packets_out == 1 { 200_000 } else { 2_000 };
     let rto_at = match tp.sndq.rtx.front() {
+        // An acknowledgement that moves on starts the timeout anew.
+        Some(_) if advancing => net.now.plus(rto_ns(tp)),
         Some(first) => first.sent.plus(rto_ns(tp)).max(net.now),
         None => return,
     };
@@ -230,13 +230,68 @@ pub(crate) fn user_timeout(net: &Net, tp: &Tcb) -> bool {
         && net.now.since(tp.stall_at) >= tp.user_timeout_ms as u64 * 1_000_000
 }
 
+/// Whether timeouts in a row have gone on for as long as `tries` of them take that begin with `base_us`
+/// and double, or for as long as the user's patience lasts; `since` is when the first one sent
+/// (`retransmits_timed_out`, `tcp_model_timeout`).
+pub(crate) fn retransmits_timed_out(
+    net: &Net,
+    tp: &Tcb,
+    tries: u64,
+    base_us: u32,
+    since: Instant,
+) -> bool {
+    if tp.retransmits == 0 {
+        return false;
+    }
+    let patience_us = match tp.user_timeout_ms {
+        0 => {
+            let (base, most) = (u64::from(base_us), u64::from(TCP_RTO_MAX_US));
+            let doubling = tries.min((most / base.max(1)).max(1).ilog2().into());
+            ((2 << doubling) - 1) * base + (tries - doubling) * most
+        }
+        ms => u64::from(ms) * 1000,
+    };
+    net.now.since(since) / 1000 >= patience_us
+}
+
+/// When the first of the timeouts in a row sent something again.
+fn retrans_since(net: &Net, tp: &Tcb) -> Instant {
+    match tp.retrans_stamp {
+        0 => net.now,
+        stamp => {
+            let ms = tp.ts_now(net.now).wrapping_sub(stamp).min(i32::MAX as u32);
+            net.now.shifted(-(i64::from(ms) * MS as i64))
+        }
+    }
+}
+
+/// Whether a connection whose data is not acknowledged is given up (`tcp_write_timeout`).
+pub(crate) fn tcp_write_timeout(net: &mut Net, tp: &Tcb) -> bool {
+    let tries = if tp.orphan { orphan_retries(net, tp) } else { net.knobs.tcp_retries2 };
+    let since = retrans_since(net, tp);
+    let expired = retransmits_timed_out(net, tp, tries, TCP_RTO_MIN_US, since);
+    tcp_fastopen_active_detect_blackhole(net, tp, expired);
+    expired
+}
+
+/// The timeout, or what is left of the user's patience (`tcp_clamp_rto_to_user_timeout`).
+pub(crate) fn rto_within_user_timeout(net: &Net, tp: &Tcb) -> u64 {
+    let rto = rto_ns(tp);
+    if tp.user_timeout_ms == 0 {
+        return rto;
+    }
+    let elapsed = net.now.since(retrans_since(net, tp));
+    rto.min((u64::from(tp.user_timeout_ms) * MS).saturating_sub(elapsed).max(MS))
+}
+
 /// Tries for a connection that nobody owns (`tcp_orphan_retries`).
 pub(crate) fn orphan_retries(net: &Net, tp: &Tcb) -> u64 {
+    let alive = rto_ns(tp) < u64::from(TCP_RTO_MAX_US) * 1000;
     match net.knobs.tcp_orphan_retries {
         // A soft error says that the way is broken.
-        _ if tp.err_soft.is_some() => 0,
+        _ if tp.err_soft.is_some() && !alive => 0,
         // RFC 1122 §4.2.3.5: at least 100 s, which 8 tries with doubling take.
-        0 => 8,
+        0 if alive => 8,
         n => n,
     }
 }
@@ -309,15 +364,21 @@ pub(crate) fn tcp_syn_timer(net: &mut Net, tp: &mut Tcb) {
         State::SynSent => net.knobs.tcp_syn_linear_timeouts,
         _ => 0,
     };
-    let tries = if tp.state == State::SynSent {
-        tp.opts().filter(|o| o.syn_cnt > 0).map_or(net.knobs.tcp_syn_retries, |o| o.syn_cnt.into())
-    } else {
-        net.knobs.tcp_synack_retries
+    let asked = tp.opts().filter(|o| o.syn_cnt > 0).map(|o| u64::from(o.syn_cnt));
+    let tries = match tp.fastopen_child() {
+        // One more than a connection that does not exist yet (`tcp_fastopen_synack_timer`).
+        true => asked.unwrap_or(net.knobs.tcp_synack_retries + 1),
+        false => asked.unwrap_or(net.knobs.tcp_syn_retries),
     };
     if tp.stall_at == Instant::NEVER {
         tp.stall_at = net.now;
     }
-    if tp.retransmits as u64 >= tries.saturating_add(linear) || user_timeout(net, tp) {
+    // Until now `lsndtime` is when the first SYN was sent.
+    let late = !tp.fastopen_child()
+        && retransmits_timed_out(net, tp, tries, TCP_TIMEOUT_INIT_US, tp.lsndtime);
+    let expired = tp.retransmits as u64 >= tries.saturating_add(linear) || late;
+    tcp_fastopen_active_detect_blackhole(net, tp, expired);
+    if expired {
         tcp_write_err(net, tp);
         return;
     }

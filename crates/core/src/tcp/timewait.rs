@@ -2,7 +2,7 @@
 //!
 //! Linux: net/ipv4/tcp_minisocks.c `tcp_time_wait`, `tcp_timewait_state_process`
 //! RFCs:  9293 §3.10.7.4 (TIME-WAIT), 1337, 6191 (reuse by timestamps)
-//! drops: NoSocket, TcpPaws, TcpReset, TcpInvalidSequence, TcpClose
+//! drops: NoSocket, TcpTwPaws, TcpReset, TcpInvalidSequence, TcpClose
 
 use super::demux::Ref;
 use super::input::{Segment, tcp_fin_time};
@@ -20,6 +20,9 @@ use crate::wire::tcp::TcpFlags;
 
 /// How long an entry stays (`TCP_TIMEWAIT_LEN`).
 pub(crate) const TCP_TIMEWAIT_NS: u64 = 60 * SEC;
+
+/// An entry that stays no longer counts as killed.
+const TW_KILLED_NS: u64 = 4 * SEC;
 
 /// An entry (Linux: `struct tcp_timewait_sock`).
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +80,8 @@ impl Shard {
                 expires: net.now.plus(stays),
             };
             let (at, _) = tcp.tws.insert(tw);
+            let short = stays <= TW_KILLED_NS;
+            net.counts.inc(if short { id::TcpExtTWKilled } else { id::TcpExtTW });
             tcp.demux.replace(tw.hash, Ref::Conn(index), Ref::Tw(at));
             tcp.tw_timers.arm(at, tw.expires);
             tp.hashed = false;
@@ -111,7 +116,6 @@ impl Shard {
             return;
         }
         self.tw_kill(at);
-        self.net.counts.inc(id::TcpExtTW);
     }
 
     /// A segment for an entry.
@@ -169,7 +173,7 @@ impl Shard {
             return Verdict::Taken;
         }
         self.tw_answer_limited(at, id::TcpExtTCPACKSkippedTimeWait);
-        let reason = if old_ts { Reason::TcpPaws } else { Reason::TcpInvalidSequence };
+        let reason = if old_ts { Reason::TcpTwPaws } else { Reason::TcpInvalidSequence };
         Verdict::Drop(pkt, reason)
     }
 
@@ -181,7 +185,7 @@ impl Shard {
         let inside = seg.end_seq.gt(left) && seg.seq.lt(right) || seg.seq == left;
         if old_ts || !inside {
             self.tw_answer_limited(at, id::TcpExtTCPACKSkippedFinWait2);
-            let reason = if old_ts { Reason::TcpPaws } else { Reason::TcpInvalidSequence };
+            let reason = if old_ts { Reason::TcpTwPaws } else { Reason::TcpInvalidSequence };
             return Verdict::Drop(pkt, reason);
         }
         if seg.flags.rst() {

@@ -83,7 +83,7 @@ pub(super) fn tcp_try_undo_recovery(net: &mut Net, tp: &mut Tcb, seg: &Segment) 
     } else {
         tcp_rack_recovered(tp);
     }
-    let hold = !tp.sack_ok && tp.snd_una == tp.high_seq && !tp.sndq.rtx.is_empty();
+    let hold = !tp.sack_ok && tp.snd_una == tp.high_seq;
     if hold && !tcp_any_retrans_done(tp) {
         tp.retrans_stamp = 0;
     }
@@ -97,6 +97,7 @@ pub(super) fn tcp_try_undo_partial(net: &mut Net, tp: &mut Tcb, seg: &Segment) -
         return false;
     }
     tp.reord_seen += 1;
+    net.counts.inc(id::TcpExtTCPTSReorder);
     if tp.retrans_out > 0 {
         // What was sent again is still under way: nothing else is, and nothing is undone, until it arrived.
         return true;

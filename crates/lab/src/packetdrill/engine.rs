@@ -389,12 +389,14 @@ impl Run<'_> {
 
     fn assert(&mut self, line: usize, asserts: &[Assert]) -> Result<(), Fault> {
         let fail = |what: String| Err((line, Kind::Content, what));
-        let Some(fd) = self.info else {
-            return fail("no connection to ask TCP_INFO of".to_owned());
-        };
         let mut said = Vec::new();
         for assert in asserts {
-            let Some(have) = self.target.tcp_info(fd, &assert.field) else {
+            let have = match (assert.field.starts_with("tcpi_"), self.info) {
+                (false, _) => self.target.counter(&assert.field),
+                (true, Some(fd)) => self.target.tcp_info(fd, &assert.field),
+                (true, None) => return fail("no connection to ask TCP_INFO of".to_owned()),
+            };
+            let Some(have) = have else {
                 return fail(format!("expected a field that is known, found {}", assert.field));
             };
             if !self.rules.learn && !assert.holds(have) {

@@ -375,4 +375,16 @@ impl Target for Kernel {
         let fd = self.fd(fd).ok()?;
         super::info::field(&options::Info.get(fd).ok()?, field)
     }
+    fn counter(&mut self, name: &str) -> Option<i64> {
+        ["snmp", "netstat"].iter().find_map(|file| {
+            let text = fs::read_to_string(format!("/proc/thread-self/net/{file}")).ok()?;
+            let lines: Vec<&str> = text.lines().collect();
+            lines.as_chunks::<2>().0.iter().find_map(|[names, values]| {
+                let (group, names) = names.split_once(':')?;
+                let rest = name.strip_prefix(group)?;
+                let at = names.split_whitespace().position(|n| n == rest)?;
+                values.split_once(':')?.1.split_whitespace().nth(at)?.parse().ok()
+            })
+        })
+    }
 }

@@ -10,6 +10,7 @@ use linerate_core::pkt::Batch;
 use linerate_core::shard::Shard;
 use linerate_core::sock::error::TcpError;
 use linerate_core::sock::{SockKind, SocketId};
+use linerate_core::table::count::Counter;
 use linerate_core::table::knob::{CcName, KnobValue};
 use linerate_core::tcp::{Connect, Listen, OptName, SendMsg, State, TcpOpt};
 use linerate_core::time::{Instant, SEC, US};
@@ -395,5 +396,9 @@ impl Target for Linerate {
         let id = self.conn(fd)?;
         debug_assert_eq!(id.kind, SockKind::Tcp, "a connection's name is one of TCP");
         super::info::field(&self.shard.tcp_info(id)?.to_bytes(), field)
+    }
+    fn counter(&mut self, name: &str) -> Option<i64> {
+        let row = Counter::ROWS.iter().find(|row| row.name == name)?;
+        Some(self.shard.net.counts.get(row.counter) as i64)
     }
 }

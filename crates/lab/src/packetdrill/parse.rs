@@ -237,7 +237,7 @@ impl<'a> Cursor<'a> {
                 let asserts = asserts(code);
                 let Some(asserts) = asserts else {
                     return self.fail(
-                        "expected `assert tcpi_FIELD OP NUMBER`, joined by `and`, commas or lines",
+                        "expected `assert tcpi_FIELD OP NUMBER` or a counter such as TcpExtTCPTimeouts, joined by `and`, commas or lines",
                     );
                 };
                 self.at += 1;
@@ -396,7 +396,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// `assert tcpi_x == 1 and tcpi_y < 2`, one or more.
+/// `assert tcpi_x == 1 and TcpExtTCPTimeouts < 2`, one or more.
 fn asserts(code: &str) -> Option<Vec<Assert>> {
     let clean: String = code.chars().map(|c| if "(),;\n".contains(c) { ' ' } else { c }).collect();
     let words = clean.split_whitespace().filter(|w| *w != "assert" && *w != "and");
@@ -406,7 +406,8 @@ fn asserts(code: &str) -> Option<Vec<Assert>> {
     }
     let one = |w: &[&str]| {
         let op = w[1].to_owned();
-        let ok = ["==", "!=", "<", "<=", ">", ">="].contains(&w[1]) && w[0].starts_with("tcpi_");
+        let ok = ["==", "!=", "<", "<=", ">", ">="].contains(&w[1])
+            && ["tcpi_", "Tcp"].iter().any(|begin| w[0].starts_with(begin));
         let value = match w[2] {
             "?" => None,
             word => Some(word.parse().ok().or_else(|| constant(word))?),

@@ -263,7 +263,7 @@ pub struct Syscall {
 /// One comparison with a field of TCP_INFO.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assert {
-    /// Such as `tcpi_snd_cwnd`.
+    /// Such as `tcpi_snd_cwnd`, or a counter of the stack, such as `TcpExtTCPTimeouts`.
     pub field: String,
     /// `==`, `!=`, `<`, `<=`, `>`, `>=`
     pub op: String,

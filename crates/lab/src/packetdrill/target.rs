@@ -88,4 +88,6 @@ pub trait Target {
     fn set_knob(&mut self, knob: &Knob) -> Result<(), String>;
     /// A field of TCP_INFO of a connection, such as `tcpi_snd_cwnd`.
     fn tcp_info(&mut self, fd: Fd, field: &str) -> Option<i64>;
+    /// A counter of `/proc/net/snmp` or `/proc/net/netstat`, its group in front: `TcpExtTCPTimeouts`.
+    fn counter(&mut self, name: &str) -> Option<i64>;
 }

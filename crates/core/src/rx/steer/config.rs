@@ -109,6 +109,7 @@ impl Shard {
                     mesh.sock_flows.resize(self.net.knobs.rps_sock_flow_entries);
                 }
             }
+            "net.ipv4.tcp_fastopen_blackhole_timeout_sec" => self.net.fastopen_active_reset(),
             "queues.tx.xps_cpus" | "queues.tx.xps_rxqs" => self.xps_changed(),
             path if path.starts_with("rx-flow-hash.") || path == "rss.symmetric-xor" => {
                 self.hash_changed();

@@ -55,7 +55,8 @@ impl Cubic {
         };
         // Where the window should be one round trip from now.
         let t = (w.now.since(epoch) as f32 + w.srtt_us as f32 * 1e3) / SEC as f32 - self.k;
-        let target = (self.origin + C * t * t * t).min(1.5 * cwnd);
+        // As in Linux, the distance from the plateau counts in whole segments.
+        let target = (self.origin + (C * t * t * t).trunc()).min(1.5 * cwnd);
         let mut per = if target > cwnd { cwnd / (target - cwnd) } else { 100.0 * cwnd };
         // Never slower than Reno would be: as fast as it on average up to the last maximum, then
         // with its own slope (RFC 9438 §4.3). Fast convergence does not make that begin earlier.

@@ -171,6 +171,10 @@ pub(crate) struct SockOpts {
     pub inq: bool,
     /// What its SYN asks for by Fast Open, until it is answered.
     pub syn_fastopen: Option<super::fastopen::SynFastOpen>,
+    /// Its SYN carried an option of Fast Open, or data.
+    pub fastopen_tried: bool,
+    /// It was opened when a pause of Fast Open was over: whether it works ends the matter.
+    pub fastopen_check: bool,
     /// What the SYN-ACK said about Fast Open, until the table of hosts has it.
     pub fastopen_told: Option<super::fastopen::Told>,
     /// Data of the SYN, ours or the peer's, was taken (`syn_data_acked`).

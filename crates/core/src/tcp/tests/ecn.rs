@@ -281,7 +281,7 @@ impl Receiver {
         let now = p.now;
         let tp = p.tcb(B, b);
         // No help for a sender in slow start: acknowledgements are delayed.
-        (tp.quick, tp.rcv_mss, tp.lrcvtime) = (0, MSS as u16, now);
+        (tp.quick, tp.ato_ms, tp.rcv_mss, tp.lrcvtime) = (0, 40, MSS as u16, now);
         let ports = (tp.tuple.rport, tp.tuple.lport);
         let (seq, ack) = (tp.rcv_nxt.0, tp.snd_nxt.0);
         Receiver { p, b, ports, seq, ack }

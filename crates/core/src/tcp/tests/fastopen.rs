@@ -206,3 +206,77 @@ fn connections_that_a_cookie_opened_are_bounded() {
     assert_eq!(p.count(B, C::TcpExtTCPFastOpenListenOverflow), 6);
     assert_eq!(p.shards[B].tcp.reqs.len(), 6, "the others shake hands as usual");
 }
+
+/// Three timeouts of a connection that tried Fast Open: for a while it is not tried again, then once more, and
+/// not for twice as long if that is swallowed as well. One that works ends the matter.
+#[test]
+fn knob_net_ipv4_tcp_fastopen_blackhole_timeout_sec() {
+    for timeout in [0, 100] {
+        let (mut p, listener) = introduced("3");
+        let path = "net.ipv4.tcp_fastopen_blackhole_timeout_sec";
+        p.shards[A].set_knob(path, &timeout.to_string()).expect("in range");
+        let times = |p: &Pair| p.count(A, C::TcpExtTCPFastOpenBlackhole);
+        let on = u64::from(timeout > 0);
+        for n in 1..=2 {
+            p.lose = Some(|s| s.from == B);
+            let (a, bytes) = open(&mut p, b"at once");
+            assert_eq!(bytes, 7);
+            // The third timeout is after three seconds.
+            p.run(60 * SEC);
+            p.shards[A].tcp_abort(a);
+            p.lose = None;
+            assert_eq!(times(&p), n * on);
+            assert_eq!(p.count(A, C::TcpExtTCPFastOpenActiveFail), n, "acted on or not");
+            let (a, bytes) = open(&mut p, b"at once");
+            assert_eq!(bytes == 0, timeout > 0, "{timeout} s");
+            p.run(SEC);
+            p.shards[A].tcp_abort(a);
+            p.run((n * 100 - 50) * SEC);
+        }
+        let (a, bytes) = open(&mut p, b"at once");
+        assert_eq!(bytes, 7, "the pause is over");
+        p.run(SEC);
+        let mut last = None;
+        while let Some(b) = p.shards[B].tcp_accept(listener) {
+            last = Some(b);
+        }
+        let b = last.expect("it is open");
+        p.shards[B].tcp_send(b, b"answer").expect("room");
+        p.run(SEC);
+        assert_eq!(p.shards[A].tcp_recv(a, &mut [0; 16]), Ok(6));
+        p.shards[A].tcp_abort(a);
+        // Nothing is left of the pauses: with a third one it would be four times as long.
+        p.lose = Some(|s| s.from == B);
+        let (a, bytes) = open(&mut p, b"at once");
+        assert_eq!(bytes, 7);
+        p.run(60 * SEC);
+        p.shards[A].tcp_abort(a);
+        assert_eq!(times(&p), 3 * on);
+        p.run(50 * SEC);
+        assert_eq!(open(&mut p, b"at once").1, 7);
+    }
+}
+
+/// A listener with keys of its own: cookies of others are none, those of its second key still are.
+#[test]
+fn listeners_may_have_keys_of_their_own() {
+    let (mut p, listener) = introduced("3");
+    let keys = [[1; 16], [2; 16]];
+    assert!(p.shards[B].tcp_listen_fastopen_keys(listener, &keys[..1]));
+    assert!(!p.shards[B].tcp_listen_fastopen_keys(listener, &[[0; 16]; 3]), "two at the most");
+    let mut opened = |alt: u64, fail: u64| {
+        let (a, n) = open(&mut p, b"at once");
+        assert_eq!(n, 7);
+        p.run(2 * SEC);
+        let b = p.shards[B].tcp_accept(listener).expect("it is open, by one way or the other");
+        assert_eq!(p.count(B, C::TcpExtTCPFastOpenPassiveAltKey), alt);
+        assert_eq!(p.count(B, C::TcpExtTCPFastOpenPassiveFail), fail);
+        p.shards[A].tcp_close(a);
+        p.shards[B].tcp_close(b);
+        p.run(SEC);
+        p.shards[B].tcp_listen_fastopen_keys(listener, &[keys[1], keys[0]])
+    };
+    assert!(opened(0, 1), "the cookie was made with the stack's key; a new one comes");
+    assert!(opened(1, 1), "made with what is the second key by now");
+    assert!(p.shards[B].tcp_listen_fastopen_keys(listener, &[]));
+}

@@ -53,6 +53,7 @@ fn the_syn_ack_of_crossing_syns_says_all_that_the_syn_said() {
     let mut p = Pair::new(3, GOOD);
     // Little room: this end needs no scale.
     p.shards[B].set_knob("net.ipv4.tcp_rmem", "4096 8192 16384").expect("in range");
+    p.shards[B].set_knob("net.core.rmem_max", "16384").expect("in range");
     p.lose = Some(|s| s.from == B && s.hdr.flags == TcpFlags::SYN);
     p.tick();
     let (at_a, at_b) = (p.at(A, 1000), p.at(B, 2000));

@@ -2,6 +2,7 @@
 
 mod acks;
 mod close;
+mod counters;
 mod data;
 mod drops;
 mod ecn;
