@@ -11,7 +11,7 @@ use super::output::{
     mtu_to_mss, send_new, tcp_current_mss, tcp_established_options_len, tcp_sync_mss, way_is_full,
 };
 use super::recovery::tcp_mark_skb_lost;
-use super::{CaState, TCP_MIN_SND_MSS, TCP_RTO_MAX_US, Tcb};
+use super::{CaState, TCP_MIN_SND_MSS, Tcb};
 use crate::seq::Seq;
 use crate::shard::Net;
 use crate::table::count::id;
@@ -254,18 +254,4 @@ pub(super) fn tcp_simple_retransmit(net: &Net, tp: &mut Tcb) {
         (tp.frto, tp.frto_new) = (false, false);
     }
     tp.push = true;
-}
-
-/// Whether the timeouts in a row have lasted as long as `boundary` of them take with doubling, from the least
-/// timeout on (`retransmits_timed_out`).
-pub(super) fn retransmits_timed_out(net: &Net, tp: &Tcb, boundary: u64) -> bool {
-    const BASE_MS: u64 = 200;
-    if tp.retransmits == 0 {
-        return false;
-    }
-    let most = u64::from(TCP_RTO_MAX_US) / 1000;
-    let doubling = u64::from((most / BASE_MS).ilog2());
-    let ms =
-        ((2 << boundary.min(doubling)) - 1) * BASE_MS + boundary.saturating_sub(doubling) * most;
-    u64::from(tp.ts_now(net.now).wrapping_sub(tp.retrans_stamp)) >= ms
 }

@@ -9,15 +9,15 @@
 use super::ack::Acked;
 use super::cc;
 use super::input::Segment;
-use super::mtup::{retransmits_timed_out, tcp_mtu_probing, tcp_mtup_inconclusive, tcp_mtup_lost};
+use super::mtup::{tcp_mtu_probing, tcp_mtup_inconclusive, tcp_mtup_lost};
 use super::output::{Pushed, send_new, tcp_current_mss, tcp_transmit_skb, way_is_full};
 use super::pacing::tcp_pacing_check;
 use super::rack::tcp_rack_mark_lost;
 use super::rate::tcp_rate_skb_sent;
 use super::sndq::{FIN, LOST, PSH, RETRANS, SACKED, TxSeg};
 use super::timer::{
-    Rtx, rearm_rto, rto_within_user_timeout, set_rtx, tcp_syn_timer, tcp_update_rto_stats,
-    tcp_write_err, tcp_write_timeout,
+    Rtx, rearm_rto, rto_within_user_timeout, seems_a_black_hole, set_rtx, tcp_syn_timer,
+    tcp_update_rto_stats, tcp_write_err, tcp_write_timeout,
 };
 use super::undo::{
     tcp_init_undo, tcp_leave_recovery, tcp_process_loss, tcp_try_undo_dsack, tcp_try_undo_partial,
@@ -424,7 +424,7 @@ pub(crate) fn tcp_retransmit_timer(net: &mut Net, tp: &mut Tcb) {
     if tp.stall_at == Instant::NEVER {
         tp.stall_at = tp.sndq.rtx.front().map_or(net.now, |t| t.sent);
     }
-    if retransmits_timed_out(net, tp, net.knobs.tcp_retries1) {
+    if seems_a_black_hole(net, tp) {
         tcp_mtu_probing(net, tp);
     }
     // A peer that closed its window but still answers is alive.

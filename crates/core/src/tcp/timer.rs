@@ -232,7 +232,7 @@ pub(crate) fn user_timeout(net: &Net, tp: &Tcb) -> bool {
 
 /// Whether timeouts in a row have gone on for as long as `tries` of them take that begin with `base_us`
 /// and double, or for as long as the user's patience lasts; `since` is when the first one sent
-/// (`retransmits_timed_out`, `tcp_model_timeout`).
+/// (`retransmits_timed_out`).
 pub(crate) fn retransmits_timed_out(
     net: &Net,
     tp: &Tcb,
@@ -244,14 +244,24 @@ pub(crate) fn retransmits_timed_out(
         return false;
     }
     let patience_us = match tp.user_timeout_ms {
-        0 => {
-            let (base, most) = (u64::from(base_us), u64::from(TCP_RTO_MAX_US));
-            let doubling = tries.min((most / base.max(1)).max(1).ilog2().into());
-            ((2 << doubling) - 1) * base + (tries - doubling) * most
-        }
+        0 => tcp_model_timeout(tries, base_us),
         ms => u64::from(ms) * 1000,
     };
     net.now.since(since) / 1000 >= patience_us
+}
+
+/// How many microseconds so many tries take that begin with `base_us` and double (`tcp_model_timeout`).
+fn tcp_model_timeout(tries: u64, base_us: u32) -> u64 {
+    let (base, most) = (u64::from(base_us), u64::from(TCP_RTO_MAX_US));
+    let doubling = tries.min((most / base.max(1)).max(1).ilog2().into());
+    ((2 << doubling) - 1) * base + (tries - doubling) * most
+}
+
+/// Whether timeouts have gone on for as long as `tcp_retries1` of them take: packets of this size may not
+/// get through.
+pub(crate) fn seems_a_black_hole(net: &Net, tp: &Tcb) -> bool {
+    let us = net.now.since(retrans_since(net, tp)) / 1000;
+    tp.retransmits > 0 && us >= tcp_model_timeout(net.knobs.tcp_retries1, TCP_RTO_MIN_US)
 }
 
 /// When the first of the timeouts in a row sent something again.
