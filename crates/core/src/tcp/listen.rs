@@ -482,8 +482,9 @@ impl Shard {
             seq: req.iss + 1,
             ack: req.irs + 1,
             flags: TcpFlags::ACK,
-            // Unlike that of a SYN-ACK it is scaled (RFC 7323 §2.2), and not less than what that said.
-            window: tp.rcv_wnd.div_ceil(1 << tp.rcv_wscale).min(65535) as u16,
+            // Unlike that of a SYN-ACK it is scaled (RFC 7323 §2.2). The connection will hold what the SYN-ACK
+            // said: more must not be promised here.
+            window: (tp.rcv_wnd >> tp.rcv_wscale).min(65535) as u16,
             tos: 0,
             opts: TcpOptions { ts, ..TcpOptions::NONE },
         };

@@ -87,7 +87,6 @@ fn tcp_write_xmit(net: &mut Net, tp: &mut Tcb) -> Pushed {
     // Each segment has its own urgent pointer.
     let most = if tp.urg_mode() { mss } else { super_packet_max(net, tp, mss) };
     let mut sent = 0;
-    let mut paced = false;
     if tp.mtup().is_some() {
         match tcp_mtu_probe(net, tp) {
             Probed::No => {}
@@ -96,8 +95,7 @@ fn tcp_write_xmit(net: &mut Net, tp: &mut Tcb) -> Pushed {
         }
     }
     while tp.unsent() {
-        paced = tcp_pacing_check(net, tp);
-        if paced {
+        if tcp_pacing_check(net, tp) {
             break;
         }
         if way_is_full(net, tp.dev) {
@@ -116,7 +114,7 @@ fn tcp_write_xmit(net: &mut Net, tp: &mut Tcb) -> Pushed {
     tp.nagle_push = false;
     if sent > 0 {
         timer::schedule_loss_probe(net, tp, false);
-    } else if tp.packets_out == 0 && tp.unsent() && !paced {
+    } else if tp.packets_out == 0 && tp.unsent() {
         timer::check_probe_timer(net, tp);
     }
     tcp_rate_check_app_limited(tp);

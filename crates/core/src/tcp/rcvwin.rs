@@ -60,7 +60,7 @@ impl Tcb {
             return free.next_multiple_of(unit);
         }
         // Without scaling: whole segments, unless that would make the window jump.
-        if self.rcv_wnd <= free.saturating_sub(mss) || self.rcv_wnd > free {
+        if i64::from(self.rcv_wnd) <= i64::from(free) - i64::from(mss) || self.rcv_wnd > free {
             free / mss * mss
         } else if mss == full && free > self.rcv_wnd + (full >> 1) {
             free

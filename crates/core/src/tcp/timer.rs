@@ -174,10 +174,12 @@ pub(crate) fn schedule_loss_probe(net: &Net, tp: &mut Tcb, advancing: bool) {
 }
 
 /// The peer's window is closed, or something else holds all data back while nothing is under way:
-/// nobody but this timer will notice a change that got lost (`tcp_check_probe_timer`).
+/// nobody but this timer will notice a change that got lost (`tcp_check_probe_timer`). Where pacing holds it
+/// back the time is counted from when it may leave.
 pub(crate) fn check_probe_timer(net: &Net, tp: &mut Tcb) {
     if tp.rtx_kind == Rtx::None {
-        set_rtx(tp, Rtx::Probe0, net.now.plus(rto_ns(tp).max(200_000_000)));
+        let from = tp.pace.as_deref().map_or(net.now, |pace| pace.next.max(net.now));
+        set_rtx(tp, Rtx::Probe0, from.plus(rto_ns(tp).max(200_000_000)));
     }
 }
 

@@ -74,7 +74,8 @@ impl End {
     /// is there.
     pub fn open(&mut self, shard: &mut Shard, id: SocketId, mortal: bool) {
         self.id = Some(id);
-        let keep = TcpOpt::KeepAlive(Some(KeepAlive { time_s: 20, intvl_s: 10, probes: 6 }));
+        // So many in a row are not lost by chance, even in bursts.
+        let keep = TcpOpt::KeepAlive(Some(KeepAlive { time_s: 20, intvl_s: 10, probes: 40 }));
         let more = mortal.then_some(keep);
         for opt in self.plan.opts.iter().copied().chain(more) {
             // A connection that is over already takes no options.

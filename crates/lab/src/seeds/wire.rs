@@ -72,8 +72,8 @@ fn after(a: u32, b: u32) -> bool {
 /// What one end of a connection has said.
 #[derive(Clone, Copy, Default)]
 struct Said {
-    /// Its SYN's number, and the shift that it offers.
-    syn: Option<(u32, Option<u8>)>,
+    /// Its SYN's number, the shift that it offers, and its window.
+    syn: Option<(u32, Option<u8>, u32)>,
     /// The end of what it sent.
     end: u32,
     /// The right edge of the window that it announced.
@@ -116,15 +116,17 @@ impl Watch {
         if own.reset || other.reset {
             return Ok(());
         }
-        if s.flags & SYN != 0 && own.syn.is_some_and(|(seq, _)| seq != s.seq) {
+        if s.flags & SYN != 0 && own.syn.is_some_and(|(seq, ..)| seq != s.seq) {
             // Who answers by cookies answers the same SYN with two numbers, and forgets both. Which of
             // them the peer takes is not seen here.
             own.reset = true;
         } else if s.flags & SYN != 0 && own.syn.is_none() {
-            let syn = Some((s.seq, s.scale()));
+            let syn = Some((s.seq, s.scale(), s.window));
             *own = Said { syn, end: s.seq.wrapping_add(1), ..Said::default() };
         }
-        let (Some((_, mine)), Some((_, theirs))) = (own.syn, other.syn) else { return Ok(()) };
+        let (Some((_, mine, first)), Some((begin, theirs, _))) = (own.syn, other.syn) else {
+            return Ok(());
+        };
         let end = s.seq.wrapping_add(s.payload);
         if let Some(edge) = other.edge
             && s.payload > 0
@@ -142,19 +144,18 @@ impl Watch {
         if after(s.ack, other.end) {
             return Err(format!("acknowledges {} bytes too many", s.ack.wrapping_sub(other.end)));
         }
-        // What a SYN says of the window is said again by the first acknowledgement, which may know of
-        // another MTU by then; from there on it holds.
         if s.flags & SYN != 0 {
             return Ok(());
         }
         let shift = mine.filter(|_| theirs.is_some()).unwrap_or(0);
         let edge = s.ack.wrapping_add(s.window << shift);
-        match own.edge {
-            Some(was) if after(was, edge) => {
-                return Err(format!("takes back {} bytes of its window", was.wrapping_sub(edge)));
-            }
-            _ => own.edge = Some(edge),
+        // A SYN's window is not scaled, and a half-open connection rounds down what it says of it again.
+        let said = begin.wrapping_add(1).wrapping_add(first >> shift << shift);
+        let was = own.edge.unwrap_or(said);
+        if after(was, edge) {
+            return Err(format!("takes back {} bytes of its window", was.wrapping_sub(edge)));
         }
+        own.edge = Some(edge);
         Ok(())
     }
 }

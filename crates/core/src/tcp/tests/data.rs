@@ -323,3 +323,16 @@ fn a_spurious_timeout_is_undone() {
     assert!(p.tcb(A, a).ca_state <= CaState::Disorder);
     assert!(after >= before, "{before} before, {after} after");
 }
+
+/// A buffer of less than a segment, without scaling: a window that was closed opens again once all was read,
+/// though it never has room for a segment.
+#[test]
+fn a_window_of_less_than_a_segment_opens_again() {
+    let mut p = Pair::new(50, GOOD);
+    p.shards[B].set_knob("net.ipv4.tcp_window_scaling", "0").expect("a switch");
+    let (a, b) = p.connected();
+    p.shards[B].tcp_set(b, TcpOpt::RcvBufForce(2304)).expect("an option");
+    exchange(&mut p, (a, b), [200_000, 0], 600 * SEC);
+    let closed = p.seen.iter().filter(|s| s.from == B && s.hdr.window == 0);
+    assert!(closed.count() > 0, "it was closed");
+}

@@ -85,8 +85,8 @@ fn what_a_half_open_connection_answers_has_a_scaled_window() {
     let answer = p.last_of(B);
     assert_eq!(
         (answer.hdr.flags, answer.hdr.window),
-        (TcpFlags::ACK, 64),
-        "45 segments of 1448 bytes, in units of 1024"
+        (TcpFlags::ACK, 63),
+        "45 segments of 1448 bytes in units of 1024, and no more: the connection does not take back"
     );
 }
 

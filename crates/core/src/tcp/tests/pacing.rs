@@ -1,6 +1,7 @@
 //! Pacing, delivery rates, and BBR as a part of a connection; over paths: crates/sim/tests/congestion.
 
 use super::*;
+use crate::tcp::timer::Rtx;
 use crate::tcp::TcpOpt;
 
 fn with(fate: Fate, knobs: &[(&str, &str)]) -> Pair {
@@ -34,6 +35,29 @@ fn the_application_limits_the_rate() {
         let info = p.shards[A].tcp_info(a);
         assert!(info.is_none_or(|i| i.max_pacing_rate == LIMIT && i.pacing_rate <= LIMIT));
     }
+}
+
+/// Where pacing holds all data back and nothing is under way, the probe timer runs as it does behind a closed
+/// window, from when the next packet may leave: the data goes before it.
+#[test]
+fn what_pacing_holds_back_has_a_timer() {
+    let mut p = with(Fate { delay: 5 * MS, ..GOOD }, &[]);
+    let (a, b) = p.connected();
+    p.shards[A].tcp_set(a, TcpOpt::MaxPacingRate(1000)).expect("an option");
+    let (mut end, mut reader) = (End::new(40_000), End::new(0));
+    let mut held = 0;
+    let done = p.until(60 * SEC, |p| {
+        end.turn(&mut p.shards[A], a);
+        reader.turn(&mut p.shards[B], b);
+        let tp = p.tcb(A, a);
+        if !tp.push && !tp.dirty && tp.packets_out == 0 && tp.unsent() {
+            held += 1;
+            assert!(tp.rtx_kind == Rtx::Probe0 && tp.rtx_at > tp.pace.as_ref().expect("it is paced").at);
+        }
+        reader.eof
+    });
+    assert!(done && held > 5, "{held}");
+    assert_eq!(p.count(A, Counter::TcpExtTCPWinProbe), 0);
 }
 
 /// What the limit lets through is the rate that BBR measures.
