@@ -85,6 +85,8 @@ pub(crate) struct Req {
     pub tos: u8,
     /// It asked for ECN, and gets it.
     pub ecn_ok: bool,
+    /// What the SYN-ACK said; `None` before the first.
+    pub said: Option<Said>,
     pub retries: u8,
     /// The peer has acknowledged, and data is waited for (TCP_DEFER_ACCEPT).
     pub acked: bool,
@@ -96,6 +98,16 @@ pub(crate) struct Req {
     pub ts_recent: u32,
     pub sent_at: Instant,
     pub due: Instant,
+}
+
+/// What a SYN-ACK has said of this end: it holds, whatever MTU and knobs are by the time that the connection
+/// is made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Said {
+    window: u32,
+    wscale: Option<u8>,
+    ts: bool,
+    sack: bool,
 }
 
 impl Shard {
@@ -192,6 +204,7 @@ impl Shard {
             window: seg.window,
             tos: pkt.tos,
             ecn_ok: tcp_ecn_create_request(net, seg.flags, pkt.tos),
+            said: None,
             retries: 0,
             acked: false,
             oow_at: Instant::ZERO,
@@ -266,10 +279,10 @@ impl Shard {
     /// of Fast Open.
     pub(crate) fn send_synack(&mut self, index: u32, cookie: Option<FastOpen>) {
         let Shard { net, tcp, .. } = self;
-        let Some(req) = tcp.reqs.at(index) else { return };
+        let Some(req) = tcp.reqs.at_mut(index) else { return };
         let id = req.listener;
         if let Some(l) = tcp.listeners.get(id.index, id.generation) {
-            tcp_v4_send_synack(net, req, l, None, cookie);
+            req.said = Some(tcp_v4_send_synack(net, req, l, None, cookie));
         }
     }
 }
@@ -282,19 +295,20 @@ enum Admit {
     Cookie,
 }
 
-/// Sends the SYN-ACK of a half-open connection; with a timestamp that says more than the time, if one is
-/// given.
+/// Sends the SYN-ACK of a half-open connection, and tells what it said; with a timestamp that says more than
+/// the time, if one is given.
 pub(super) fn tcp_v4_send_synack(
     net: &mut Net,
     req: &Req,
     l: &Listener,
     tsval: Option<u32>,
     cookie: Option<FastOpen>,
-) {
+) -> Said {
     let mut tp = child(net, req, l);
+    let scales = req.said.map_or(net.knobs.tcp_window_scaling, |said| said.wscale.is_some());
     let opts = TcpOptions {
         mss: Some(tp.advmss),
-        wscale: req.opts.wscale.filter(|_| net.knobs.tcp_window_scaling).map(|_| tp.rcv_wscale),
+        wscale: req.opts.wscale.filter(|_| scales).map(|_| tp.rcv_wscale),
         sack_permitted: tp.sack_ok,
         ts: tp.ts_ok.then(|| (tsval.unwrap_or(tp.ts_now(net.now)), req.ts_recent)),
         ..TcpOptions::NONE
@@ -310,6 +324,7 @@ pub(super) fn tcp_v4_send_synack(
     };
     tp.orphan = true;
     send_bare_with(net, &tp.tuple, &bare, cookie, |_| ());
+    Said { window: tp.rcv_wnd, wscale: opts.wscale, ts: tp.ts_ok, sack: tp.sack_ok }
 }
 
 /// The connection that a half-open one becomes (`tcp_create_openreq_child`).
@@ -331,6 +346,10 @@ pub(super) fn child(net: &mut Net, req: &Req, l: &Listener) -> Tcb {
     let stamps = net.knobs.tcp_timestamps && req.opts.ts.is_some();
     let mss = tp.advmss.saturating_sub(if stamps { 12 } else { 0 });
     tcp_select_initial_window(net, &mut tp, mss.into());
+    if let Some(said) = req.said {
+        (tp.rcv_wnd, tp.rcv_ssthresh) = (said.window, said.window);
+        (tp.ts_ok, tp.sack_ok) = (said.ts, said.sack);
+    }
     tp.ts_offset = req.ts_offset;
     tp.ecn.set(Ecn::OK, req.ecn_ok);
     (tp.irs, tp.iss) = (req.irs, req.iss);
@@ -342,6 +361,10 @@ pub(super) fn child(net: &mut Net, req: &Req, l: &Listener) -> Tcb {
     tp.sndq.start(req.iss + 1);
     tp.max_window = req.window as u32;
     tp.take_options(net, &req.opts);
+    if let Some(said) = req.said {
+        let theirs = req.opts.wscale.unwrap_or(0);
+        (tp.snd_wscale, tp.rcv_wscale) = said.wscale.map_or((0, 0), |ours| (theirs, ours));
+    }
     tp.ts_recent = if tp.ts_ok { req.ts_recent } else { 0 };
     (tp.lsndtime, tp.lrcvtime) = (req.sent_at, net.now);
     tp.retransmits = req.retries;

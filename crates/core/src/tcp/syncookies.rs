@@ -79,6 +79,7 @@ impl Shard {
             window: seg.window,
             tos: pkt.tos,
             ecn_ok,
+            said: None,
             retries: 0,
             acked: false,
             oow_at: Instant::ZERO,
@@ -139,6 +140,7 @@ impl Shard {
             window: seg.window,
             tos: pkt.tos,
             ecn_ok: cookie_ecn_ok(net, seg, ts_offset),
+            said: None,
             // When it was sent is not known, as if it had been sent twice (Karn).
             retries: 1,
             acked: false,

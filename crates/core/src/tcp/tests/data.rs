@@ -332,7 +332,10 @@ fn a_window_of_less_than_a_segment_opens_again() {
     p.shards[B].set_knob("net.ipv4.tcp_window_scaling", "0").expect("a switch");
     let (a, b) = p.connected();
     p.shards[B].tcp_set(b, TcpOpt::RcvBufForce(2304)).expect("an option");
+    let tp = p.tcb(B, b);
+    (tp.rcv_wnd, tp.rcv_ssthresh) = (0, 900);
+    let full = tp.rcvq.win_from_space(2304);
+    assert!(full > 900 && full < u32::from(tp.rcv_mss), "{full}");
+    assert_eq!(tp.select_window(), 900);
     exchange(&mut p, (a, b), [200_000, 0], 600 * SEC);
-    let closed = p.seen.iter().filter(|s| s.from == B && s.hdr.window == 0);
-    assert!(closed.count() > 0, "it was closed");
 }

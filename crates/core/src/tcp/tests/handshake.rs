@@ -90,6 +90,46 @@ fn what_a_half_open_connection_answers_has_a_scaled_window() {
     );
 }
 
+/// What the SYN-ACK said holds: its window, its scale, timestamps and SACK, though by the time that the
+/// connection is made the path takes less, and knobs say otherwise.
+#[test]
+fn what_the_syn_ack_said_holds() {
+    let knobs = ["tcp_window_scaling", "tcp_timestamps", "tcp_sack"];
+    for (before, after) in [("1", "0"), ("0", "1")] {
+        let mut p = Pair::new(31, GOOD);
+        let set = |p: &mut Pair, value: &str| {
+            for knob in knobs {
+                let path = format!("net.ipv4.{knob}");
+                p.shards[B].set_knob(&path, value).expect("a switch");
+            }
+        };
+        set(&mut p, before);
+        let l = p.listen(80);
+        let a = p.connect(80);
+        assert!(p.until(SEC, |p| p.shards[B].tcp.reqs.len() == 1));
+        set(&mut p, after);
+        p.shards[B].set_knob("net.ipv4.tcp_rmem", "4096 131072 100000000").expect("sizes");
+        p.shards[B].set_mtu(0, 1300);
+        let mut b = None;
+        p.until(SEC, |p| {
+            b = b.or_else(|| p.shards[B].tcp_accept(l));
+            b.is_some()
+        });
+        let b = b.expect("it is accepted");
+        let synack = p.seen.iter().find(|s| s.from == B).expect("it answered").clone();
+        let tp = p.tcb(B, b);
+        assert_eq!(tp.ts_ok, synack.opts.ts.is_some());
+        assert_eq!(tp.sack_ok, synack.opts.sack_permitted);
+        assert_eq!(tp.rcv_wscale, synack.opts.wscale.unwrap_or(0));
+        assert_eq!(tp.rcv_wnd, u32::from(synack.hdr.window));
+        assert_eq!(
+            (tp.ts_ok, tp.sack_ok, tp.snd_wscale > 0),
+            (before == "1", before == "1", before == "1")
+        );
+        exchange(&mut p, (a, b), [300_000, 300_000], 60 * SEC);
+    }
+}
+
 #[test]
 fn a_lost_syn_and_a_lost_syn_ack_are_sent_again() {
     for from in [A, B] {

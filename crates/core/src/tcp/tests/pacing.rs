@@ -1,8 +1,8 @@
 //! Pacing, delivery rates, and BBR as a part of a connection; over paths: crates/sim/tests/congestion.
 
 use super::*;
-use crate::tcp::timer::Rtx;
 use crate::tcp::TcpOpt;
+use crate::tcp::timer::Rtx;
 
 fn with(fate: Fate, knobs: &[(&str, &str)]) -> Pair {
     let mut p = Pair::new(400, fate);
@@ -52,7 +52,9 @@ fn what_pacing_holds_back_has_a_timer() {
         let tp = p.tcb(A, a);
         if !tp.push && !tp.dirty && tp.packets_out == 0 && tp.unsent() {
             held += 1;
-            assert!(tp.rtx_kind == Rtx::Probe0 && tp.rtx_at > tp.pace.as_ref().expect("it is paced").at);
+            assert!(
+                tp.rtx_kind == Rtx::Probe0 && tp.rtx_at > tp.pace.as_ref().expect("it is paced").at
+            );
         }
         reader.eof
     });
