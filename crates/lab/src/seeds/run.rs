@@ -125,7 +125,9 @@ impl Run {
         }
         let listen = Listen { port: PORT, backlog: s.backlog, ..Listen::default() };
         let listeners = hosts.map(|h| world.node(h).tcp_listen(listen).expect("a free port"));
+        let cookies = s.backlog < 60 || s.knobs[1].contains(&("net.ipv4.tcp_syncookies", "2"));
         let watch = Rc::new(RefCell::new(Watch::default()));
+        watch.borrow_mut().forgets = cookies;
         let (eyes, ip) = (Rc::clone(&watch), if s.l2 == L2::Ethernet { 14 } else { 0 });
         world.listen(move |frame| {
             if hosts.contains(&frame.from.node) {
@@ -150,7 +152,7 @@ impl Run {
             talks,
             events,
             watch,
-            cookies: s.backlog < 60 || s.knobs[1].contains(&("net.ipv4.tcp_syncookies", "2")),
+            cookies,
             overdue: BTreeMap::new(),
             ports,
             looked_at: begin,
