@@ -332,10 +332,11 @@ fn a_window_of_less_than_a_segment_opens_again() {
     p.shards[B].set_knob("net.ipv4.tcp_window_scaling", "0").expect("a switch");
     let (a, b) = p.connected();
     p.shards[B].tcp_set(b, TcpOpt::RcvBufForce(2304)).expect("an option");
-    let tp = p.tcb(B, b);
+    let Shard { net, tcp, .. } = &mut p.shards[B];
+    let tp = tcp.conns.at_mut(b.index).expect("it is open");
     (tp.rcv_wnd, tp.rcv_ssthresh) = (0, 900);
     let full = tp.rcvq.win_from_space(2304);
     assert!(full > 900 && full < u32::from(tp.rcv_mss), "{full}");
-    assert_eq!(tp.select_window(), 900);
+    assert_eq!(tp.select_window(net), 900);
     exchange(&mut p, (a, b), [200_000, 0], 600 * SEC);
 }
