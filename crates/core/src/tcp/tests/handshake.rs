@@ -51,7 +51,7 @@ fn opening_from_both_ends() {
 #[test]
 fn the_syn_ack_of_crossing_syns_says_all_that_the_syn_said() {
     let mut p = Pair::new(3, GOOD);
-    // Little room: this end needs no scale.
+    // Little room, whatever is asked for: this end needs no scale.
     p.shards[B].set_knob("net.ipv4.tcp_rmem", "4096 8192 16384").expect("in range");
     p.shards[B].set_knob("net.core.rmem_max", "16384").expect("in range");
     p.lose = Some(|s| s.from == B && s.hdr.flags == TcpFlags::SYN);
