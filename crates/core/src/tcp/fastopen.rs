@@ -17,10 +17,12 @@ use std::net::{IpAddr, SocketAddr};
 use super::fastopen_active::tcp_fastopen_active_should_disable;
 use super::input::Segment;
 use super::listen::Req;
-use super::output::{tcp_send_syn, tcp_sync_mss};
+use super::output::{advmss, tcp_send_syn, tcp_sync_mss};
+use super::rate::tcp_rate_skb_sent;
 use super::rcvq::tcp_data_queue;
+use super::sndq::{LOST, PSH, TxSeg};
 use super::timer::rearm_rto;
-use super::{Connect, State, Tcb, TcpOpt, Tuple};
+use super::{CaState, Connect, State, Tcb, TcpOpt, Tuple};
 use crate::pkt::{Pkt, Verdict};
 use crate::shard::{Net, Shard};
 use crate::sock::error::TcpError;
@@ -100,7 +102,7 @@ impl Tcb {
     }
     /// What its SYN asks for by Fast Open, the first time that it is sent.
     pub(super) fn syn_fastopen(&self) -> Option<SynFastOpen> {
-        let first = self.state == State::SynSent && self.retransmits == 0;
+        let first = self.state == State::SynSent && self.total_retrans == 0;
         self.opts().filter(|_| first).and_then(|o| o.syn_fastopen)
     }
 }
@@ -176,6 +178,36 @@ pub(super) fn fastopen_syn(net: &mut Net, fo: &FastOpens, tp: &mut Tcb, data: &[
     usize::from(syn.data)
 }
 
+/// The path takes no SYN with so much data: it goes out again at once, without, and asks for segments that
+/// fit (`tcp_simple_retransmit`).
+pub(super) fn fastopen_syn_too_large(net: &mut Net, tp: &mut Tcb) {
+    let fits = advmss(tp, tp.pmtu);
+    if tp.state != State::SynSent || tp.syn_data() == 0 || tp.advmss <= fits {
+        return;
+    }
+    tp.advmss = fits;
+    tp.total_retrans += 1;
+    net.counts.inc(id::TcpRetransSegs);
+    net.counts.inc(id::TcpExtTCPSynRetrans);
+    tcp_send_syn(net, tp);
+}
+
+/// What the SYN-ACK did not take of the SYN's data counts as lost, which says nothing of congestion, and is
+/// sent again at once (`tcp_non_congestion_loss_retransmit`).
+fn syn_data_lost(net: &mut Net, tp: &mut Tcb, len: u32) {
+    let (seq, mss) = (tp.snd_una, tp.mss_cache.max(1));
+    let segs = len.div_ceil(mss.into());
+    let (sent, flags) = (net.now, LOST | PSH);
+    tp.sndq.rtx.push_back(TxSeg { seq, len, sent, segs: segs as u16, mss, retrans: 0, flags });
+    tcp_rate_skb_sent(tp, 0, net.now);
+    (tp.packets_out, tp.lost_out) = (segs, segs);
+    tp.bytes_sent += u64::from(len);
+    tp.snd_nxt = seq + len;
+    (tp.high_seq, tp.ca_state, tp.undo_marker) = (tp.snd_nxt, CaState::Loss, None);
+    rearm_rto(net, tp);
+    tp.push = true;
+}
+
 /// The SYN of a client of Fast Open was answered: notes what the host gave, and how much of the data it
 /// took (`tcp_rcv_fastopen_synack`). Whether the answer may bring data itself: it is Fast Open's, and
 /// took all of ours.
@@ -217,6 +249,9 @@ pub(super) fn fastopen_synack(net: &mut Net, tp: &mut Tcb, seg: &Segment, option
         (tp.high_seq, tp.cwnd_usage_seq) = (una, una);
     }
     tp.push = tp.unsent();
+    if !whole {
+        syn_data_lost(net, tp, u32::from(syn.data) - acked);
+    }
     whole
 }
 

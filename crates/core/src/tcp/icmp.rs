@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 
 use super::demux::Ref;
+use super::fastopen::fastopen_syn_too_large;
 use super::mtup::tcp_simple_retransmit;
 use super::output::tcp_sync_mss;
 use super::{State, Tuple};
@@ -87,6 +88,9 @@ fn conn_err(cx: &mut Shard, index: u32, quote: &TcpQuote, kind: ErrKind) {
     }
     if let ErrKind::FragNeeded(mtu) = kind {
         mtu_reduced(cx, index, mtu);
+        if let Some(tp) = cx.tcp.conns.at_mut(index) {
+            fastopen_syn_too_large(&mut cx.net, tp);
+        }
         return;
     }
     let Some(err) = kind.error() else { return };
