@@ -57,6 +57,12 @@ pub(crate) fn emit(addr: SocketAddr, domain: i32) -> Vec<u8> {
     out
 }
 
+/// No address, as an error queue's message of that level tells it (`SO_EE_OFFENDER`).
+pub(crate) fn none(level: i32) -> &'static [u8] {
+    // `struct sockaddr_in`, `struct sockaddr_in6`.
+    if level == libc::SOL_IP { &[0; 16] } else { &[0; 28] }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

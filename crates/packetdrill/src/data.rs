@@ -160,8 +160,7 @@ impl Calls {
         let Some(err) = done.map(extended_err) else {
             return sock.stamps.take((level, name), EPOCH_US).ok_or(libc::EAGAIN);
         };
-        // The offender's address follows, of no family.
-        let data = err.into_iter().chain([0; 16]).collect();
+        let data = [&err[..], crate::addr::none(level)].concat();
         Ok(Got { len: 0, flags: libc::MSG_ERRQUEUE, control: vec![(level, name, data)] })
     }
 

@@ -28,7 +28,11 @@ fn timeval_ms(value: &[u8]) -> Result<u64, Errno> {
         let bytes = value.get(at..at + 8).and_then(|b| b.first_chunk()).ok_or(libc::EINVAL)?;
         u64::try_from(i64::from_ne_bytes(*bytes)).map_err(|_| libc::EDOM)
     };
-    Ok(long(0)?.saturating_mul(1000).saturating_add(long(8)?.div_ceil(1000)))
+    let (seconds, us) = (long(0)?, long(8)?);
+    if us >= 1_000_000 {
+        return Err(libc::EDOM);
+    }
+    Ok(seconds.saturating_mul(1000).saturating_add(us.div_ceil(1000)))
 }
 
 /// A name of a congestion control, which a zero may end.

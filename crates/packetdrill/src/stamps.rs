@@ -122,8 +122,7 @@ impl Stamps {
         err.extend([ORIGIN, 0, 0, 0]);
         err.extend(stamp.kind.to_ne_bytes());
         err.extend(stamp.key.to_ne_bytes());
-        // The offender's address follows, of no family.
-        err.extend([0; 16]);
+        err.extend(crate::addr::none(recverr.0));
         control.push((recverr.0, recverr.1, err));
         // The kernel has the packet's bytes here as well, unless asked for the stamp alone.
         let cut = if self.flags & OPT_TSONLY != 0 { 0 } else { libc::MSG_TRUNC };

@@ -47,6 +47,8 @@ pub(crate) struct Library {
     main: ThreadId,
 }
 
+/// A hundred years: what waits longer waits for ever.
+const FOR_EVER_MS: u64 = 100 * 365 * 86_400 * 1000;
 /// As long as the main thread waits for the second one to look again. What is to come takes
 /// microseconds; a thread that never comes is not packetdrill's, and need not hold up the clock.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -94,7 +96,8 @@ impl Library {
     ) -> Result<T, Errno> {
         let mut inner = self.enter();
         let begun = inner.calls.stack.now();
-        let until = for_ms(&mut inner.calls).map_or(Instant::NEVER, |ms| begun.plus(ms * MS));
+        let until = for_ms(&mut inner.calls)
+            .map_or(Instant::NEVER, |ms| begun.plus(ms.min(FOR_EVER_MS) * MS));
         let result = loop {
             let result = call(&mut inner.calls);
             inner.calls.settle();

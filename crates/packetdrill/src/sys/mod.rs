@@ -3,7 +3,10 @@
 //! Every function takes `userdata` first, which is the library itself. An error is -1 and `errno`, as
 //! for the calls that these stand for.
 
+mod io;
 mod memory;
+mod preload;
+mod ready;
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulong, c_void};
 
@@ -14,10 +17,11 @@ use libc::{
 
 use crate::Errno;
 use crate::calls::Calls;
-use crate::data::{Got, Write};
 use crate::files::File;
 use crate::flags::Flags;
 use crate::wait::{EPOCH_US, Library};
+use io::{read, readv, recv, recvfrom, recvmsg, send, sendmsg, sendto, write, writev};
+use ready::{epoll_create, epoll_ctl, epoll_wait, pipe, poll, splice};
 
 type User = *mut c_void;
 
@@ -135,6 +139,7 @@ pub unsafe extern "C" fn packetdrill_interface_init(flags: *const c_char, out: *
         std::process::exit(1);
     });
     let library = Box::into_raw(Box::new(Library::new(calls)));
+    preload::opened(library);
     // SAFETY: the caller promises that `out` may be written to.
     unsafe { out.write(Interface::filled(library.cast())) };
 }
@@ -187,6 +192,7 @@ fn patience(calls: &mut Calls, fd: c_int, flags: c_int, writes: bool) -> Option<
 /// # Safety
 /// As the function that it stands for.
 unsafe extern "C" fn free(user: User) {
+    preload::closes(user.cast());
     // SAFETY: it is the box that `packetdrill_interface_init` made, and this is the last call.
     drop(unsafe { Box::from_raw(user.cast::<Library>()) });
 }
@@ -251,168 +257,6 @@ unsafe extern "C" fn connect(
     }
 }
 
-unsafe extern "C" fn read(user: User, fd: c_int, buf: *mut c_void, count: size_t) -> ssize_t {
-    // SAFETY: as recv.
-    unsafe { recv(user, fd, buf, count, 0) }
-}
-
-unsafe extern "C" fn readv(user: User, fd: c_int, iov: *const iovec, count: c_int) -> ssize_t {
-    // SAFETY: packetdrill passes what it was given, and so many buffers.
-    let library = unsafe { library(user) };
-    // SAFETY: so many buffers with their lengths.
-    let total = unsafe { memory::total(iov, count as usize) };
-    let got = total.and_then(|total| receive(library, fd, total, 0));
-    ssize_t::of(got.and_then(|(got, bytes)| {
-        // SAFETY: so many buffers with their lengths.
-        unsafe { memory::scatter(&bytes, iov, count as usize) }?;
-        Ok(got.len)
-    }))
-}
-
-/// Receives into memory of our own: no pointer is kept while the call waits.
-fn receive(
-    library: &Library,
-    fd: c_int,
-    len: usize,
-    flags: c_int,
-) -> Result<(Got, Vec<u8>), Errno> {
-    let mut bytes = vec![0; len.min(1 << 24)];
-    let mut so_far = 0;
-    let got = library
-        .wait(|c| patience(c, fd, flags, false), |c| c.recv(fd, &mut bytes, flags, &mut so_far));
-    let got = match got {
-        Err(libc::EAGAIN) if so_far > 0 => Got { len: so_far, ..Got::default() },
-        other => other?,
-    };
-    bytes.truncate(if flags & libc::MSG_TRUNC != 0 { 0 } else { got.len });
-    Ok((got, bytes))
-}
-
-unsafe extern "C" fn recv(
-    user: User,
-    fd: c_int,
-    buf: *mut c_void,
-    len: size_t,
-    flags: c_int,
-) -> ssize_t {
-    // SAFETY: packetdrill passes what it was given.
-    let library = unsafe { library(user) };
-    if len > 0 && memory::bad(buf) {
-        return ssize_t::of(Err(libc::EFAULT));
-    }
-    let got = receive(library, fd, len, flags);
-    ssize_t::of(got.and_then(|(got, bytes)| {
-        // SAFETY: `buf` has room for `len` bytes, and there are no more.
-        unsafe { memory::copy_out(&bytes, buf) }?;
-        Ok(got.len)
-    }))
-}
-
-unsafe extern "C" fn recvfrom(
-    user: User,
-    fd: c_int,
-    buf: *mut c_void,
-    len: size_t,
-    flags: c_int,
-    addr: *mut sockaddr,
-    addrlen: *mut socklen_t,
-) -> ssize_t {
-    if !addr.is_null() && !addrlen.is_null() {
-        // A stream has no sender to tell.
-        // SAFETY: packetdrill passes where the length is to be stored.
-        unsafe { addrlen.write(0) };
-    }
-    // SAFETY: as recv.
-    unsafe { recv(user, fd, buf, len, flags) }
-}
-
-unsafe extern "C" fn recvmsg(user: User, fd: c_int, msg: *mut msghdr, flags: c_int) -> ssize_t {
-    // SAFETY: packetdrill passes what it was given, and a message header of its own.
-    let (library, msg) = unsafe { (library(user), &mut *msg) };
-    let (iov, count) = (msg.msg_iov.cast_const(), msg.msg_iovlen);
-    // SAFETY: so many buffers with their lengths.
-    let total = unsafe { memory::total(iov, count) };
-    let got = total.and_then(|total| receive(library, fd, total, flags));
-    ssize_t::of(got.and_then(|(got, bytes)| {
-        // SAFETY: so many buffers with their lengths.
-        unsafe { memory::scatter(&bytes, iov, count) }?;
-        msg.msg_namelen = 0;
-        msg.msg_flags = got.flags;
-        // SAFETY: the control buffer has room for what its length says.
-        unsafe { memory::give_control(&got.control, msg) };
-        Ok(got.len)
-    }))
-}
-
-unsafe extern "C" fn write(user: User, fd: c_int, buf: *const c_void, count: size_t) -> ssize_t {
-    // SAFETY: as send.
-    unsafe { send(user, fd, buf, count, 0) }
-}
-
-unsafe extern "C" fn writev(user: User, fd: c_int, iov: *const iovec, count: c_int) -> ssize_t {
-    // SAFETY: packetdrill passes what it was given, and so many buffers.
-    let (library, data) = unsafe { (library(user), memory::gather(iov, count as usize)) };
-    ssize_t::of(data.and_then(|data| transmit(library, fd, &data, 0, None)))
-}
-
-fn transmit(
-    library: &Library,
-    fd: c_int,
-    data: &[u8],
-    flags: c_int,
-    to: Option<std::net::SocketAddr>,
-) -> Result<usize, Errno> {
-    let mut write = Write::default();
-    let sent = library
-        .wait(|c| patience(c, fd, flags, true), |c| c.send_to(fd, data, flags, to, &mut write));
-    match sent {
-        Err(libc::EAGAIN) if write.done > 0 => Ok(write.done),
-        other => other,
-    }
-}
-
-unsafe extern "C" fn send(
-    user: User,
-    fd: c_int,
-    buf: *const c_void,
-    len: size_t,
-    flags: c_int,
-) -> ssize_t {
-    // SAFETY: packetdrill passes what it was given, and `len` bytes.
-    let (library, data) = unsafe { (library(user), memory::copy_in(buf, len)) };
-    ssize_t::of(data.and_then(|data| transmit(library, fd, &data, flags, None)))
-}
-
-unsafe extern "C" fn sendto(
-    user: User,
-    fd: c_int,
-    buf: *const c_void,
-    len: size_t,
-    flags: c_int,
-    addr: *const sockaddr,
-    addrlen: socklen_t,
-) -> ssize_t {
-    // SAFETY: packetdrill passes what it was given, `len` bytes, and an address with its length.
-    let (library, data, to) =
-        unsafe { (library(user), memory::copy_in(buf, len), memory::address(addr, addrlen)) };
-    let to = if addr.is_null() { Ok(None) } else { to };
-    ssize_t::of(data.and_then(|data| transmit(library, fd, &data, flags, to?)))
-}
-
-unsafe extern "C" fn sendmsg(user: User, fd: c_int, msg: *const msghdr, flags: c_int) -> ssize_t {
-    // SAFETY: packetdrill passes what it was given, and a message header of its own.
-    let (library, msg) = unsafe { (library(user), &*msg) };
-    // SAFETY: so many buffers with their lengths.
-    let data = unsafe { memory::gather(msg.msg_iov, msg.msg_iovlen) };
-    let to = if msg.msg_name.is_null() || msg.msg_namelen == 0 {
-        Ok(None)
-    } else {
-        // SAFETY: an address with its length.
-        unsafe { memory::address(msg.msg_name.cast(), msg.msg_namelen) }
-    };
-    ssize_t::of(data.and_then(|data| transmit(library, fd, &data, flags, to?)))
-}
-
 unsafe extern "C" fn fcntl(user: User, fd: c_int, command: c_int, arg: c_int) -> c_int {
     // SAFETY: packetdrill passes what it was given.
     let library = unsafe { library(user) };
@@ -451,7 +295,7 @@ unsafe extern "C" fn getsockopt(
     // SAFETY: packetdrill passes what it was given.
     let library = unsafe { library(user) };
     done(library.call(|c| c.getsockopt(fd, level, name)).and_then(|bytes| {
-        if len.is_null() || value.is_null() {
+        if memory::bad(len) || memory::bad(value) {
             return Err(libc::EFAULT);
         }
         // SAFETY: `value` has room for what `len` says.
@@ -473,26 +317,6 @@ unsafe extern "C" fn setsockopt(
     done(bytes.and_then(|bytes| library.call(|c| c.setsockopt(fd, level, name, &bytes))))
 }
 
-/// A time-out as `poll` takes it: milliseconds, negative = for ever.
-fn timeout(ms: c_int) -> Option<u64> {
-    u64::try_from(ms).ok()
-}
-
-unsafe extern "C" fn poll(user: User, fds: *mut pollfd, count: nfds_t, timeout_ms: c_int) -> c_int {
-    // SAFETY: packetdrill passes what it was given, and so many files.
-    let (library, fds) = unsafe { (library(user), memory::slice_mut(fds, count as usize)) };
-    let mut asked: Vec<_> = fds.iter().map(|p| (p.fd, p.events, 0)).collect();
-    let ready = library.wait(
-        |_| timeout(timeout_ms),
-        |c| match c.poll(&mut asked) {
-            0 => Err(libc::EAGAIN),
-            n => Ok(n),
-        },
-    );
-    fds.iter_mut().zip(&asked).for_each(|(to, (_, _, revents))| to.revents = *revents);
-    c_int::of(if ready == Err(libc::EAGAIN) { Ok(0) } else { ready })
-}
-
 unsafe extern "C" fn netdev_send(user: User, packet: *const c_void, len: size_t) -> c_int {
     // SAFETY: packetdrill passes what it was given, and `len` bytes.
     let (library, bytes) = unsafe { (library(user), memory::copy_in(packet, len)) };
@@ -506,6 +330,9 @@ unsafe extern "C" fn netdev_receive(
     len: *mut size_t,
     time_us: *mut i64,
 ) -> c_int {
+    if memory::bad(len) || memory::bad(time_us) {
+        return c_int::of(Err(libc::EFAULT));
+    }
     // SAFETY: packetdrill passes what it was given.
     let library = unsafe { library(user) };
     let (at, bytes) = library.next_packet().unwrap_or_default();
@@ -539,100 +366,4 @@ unsafe extern "C" fn gettimeofday(user: User, time: *mut timeval, _zone: *mut c_
     // SAFETY: packetdrill passes where the time is to be stored.
     unsafe { time.write(now) };
     0
-}
-
-unsafe extern "C" fn epoll_create(user: User, size: c_int) -> c_int {
-    // SAFETY: packetdrill passes what it was given.
-    let library = unsafe { library(user) };
-    c_int::of(library.call(|c| c.epoll_create(size)).map(|fd| fd as usize))
-}
-
-unsafe extern "C" fn epoll_ctl(
-    user: User,
-    epfd: c_int,
-    op: c_int,
-    fd: c_int,
-    event: *mut epoll_event,
-) -> c_int {
-    // SAFETY: packetdrill passes what it was given.
-    let library = unsafe { library(user) };
-    let to = if event.is_null() {
-        (0, 0)
-    } else {
-        // SAFETY: the structure may lie anywhere: it is packed.
-        let event = unsafe { event.read_unaligned() };
-        (event.events, event.u64)
-    };
-    done(library.call(|c| c.epoll_ctl(epfd, op, fd, to)))
-}
-
-unsafe extern "C" fn epoll_wait(
-    user: User,
-    epfd: c_int,
-    events: *mut epoll_event,
-    most: c_int,
-    timeout_ms: c_int,
-) -> c_int {
-    // SAFETY: packetdrill passes what it was given.
-    let library = unsafe { library(user) };
-    let Some(most) = usize::try_from(most).ok().filter(|most| *most > 0) else {
-        return c_int::of(Err(libc::EINVAL));
-    };
-    let told = library.wait(
-        |_| timeout(timeout_ms),
-        |c| match c.epoll_wait(epfd, most) {
-            Ok(told) if told.is_empty() => Err(libc::EAGAIN),
-            other => other,
-        },
-    );
-    let told = if told == Err(libc::EAGAIN) { Ok(Vec::new()) } else { told };
-    c_int::of(told.map(|told| {
-        for (at, (mask, data)) in told.iter().enumerate() {
-            let event = epoll_event { events: *mask, u64: *data };
-            // SAFETY: packetdrill passes room for `most` events, and there are no more.
-            unsafe { events.add(at).write_unaligned(event) };
-        }
-        told.len()
-    }))
-}
-
-unsafe extern "C" fn pipe(user: User, fds: *mut c_int) -> c_int {
-    // SAFETY: packetdrill passes what it was given.
-    let library = unsafe { library(user) };
-    done(library.call(|c| c.files.pipe()).map(|ends| {
-        // SAFETY: packetdrill passes room for two numbers.
-        unsafe { fds.cast::<[c_int; 2]>().write_unaligned(ends) };
-    }))
-}
-
-unsafe extern "C" fn splice(
-    user: User,
-    from: c_int,
-    off_from: *mut loff_t,
-    to: c_int,
-    off_to: *mut loff_t,
-    len: size_t,
-    flags: c_uint,
-) -> ssize_t {
-    // SAFETY: packetdrill passes what it was given.
-    let library = unsafe { library(user) };
-    for offset in [off_from, off_to] {
-        // packetdrill passes a place with 0 where the script says NULL.
-        // SAFETY: it is null, or such a place.
-        if !offset.is_null() && unsafe { offset.read_unaligned() } != 0 {
-            return ssize_t::of(Err(libc::ESPIPE));
-        }
-    }
-    let nonblock = flags & libc::SPLICE_F_NONBLOCK != 0;
-    let spliced = library.wait(
-        |c| {
-            if nonblock {
-                Some(0)
-            } else {
-                patience(c, from, 0, false).or(patience(c, to, 0, true))
-            }
-        },
-        |c| c.splice(from, to, len),
-    );
-    ssize_t::of(spliced)
 }
