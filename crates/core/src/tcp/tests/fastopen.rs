@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::table::count::Counter as C;
-use crate::tcp::State;
+use crate::tcp::icmp::{ErrKind, TcpQuote, tcp_v4_err};
 use crate::tcp::info::TcpInfo;
+use crate::tcp::{CaState, State};
 
 /// Both sides use Fast Open (`bits` of `tcp_fastopen`), B listens and takes it from four at a time.
 fn fast(bits: &str) -> (Pair, SocketId) {
@@ -102,6 +103,54 @@ fn the_record_tells_what_became_of_the_data() {
     assert_eq!((told(&p, A, a), told(&p, B, b)), ((false, 3, 2), (false, 0, 1)));
     let (a, _) = open(&mut p, b"");
     assert_eq!(told(&p, A, a), (false, 1, 0), "that host's cookie was forgotten");
+}
+
+/// A server that takes no data with SYNs any more: the data counts as lost, and goes out with the end of the
+/// handshake; that says nothing of congestion.
+#[test]
+fn data_that_the_syn_ack_does_not_take_is_sent_again() {
+    let (mut p, listener) = introduced("3");
+    p.shards[B].set_knob("net.ipv4.tcp_fastopen", "0").expect("a knob");
+    let data = [7; 1400];
+    let (a, n) = open(&mut p, &data);
+    assert!(n > 1000);
+    p.run(GOOD.delay * 2 + MS);
+    let info = p.shards[A].tcp_info(a).expect("it lives");
+    assert_eq!((info.fastopen_client_fail, info.ca_state), (2, CaState::Loss as u8));
+    assert_eq!((info.retrans, info.unacked, info.snd_cwnd), (1, 1, 10));
+    assert_eq!(p.count(A, C::TcpRetransSegs), 1);
+    p.run(50 * MS);
+    assert_eq!(p.tcb(A, a).ca_state, CaState::Open);
+    let b = p.shards[B].tcp_accept(listener).expect("it is open");
+    assert_eq!(p.shards[B].tcp_readable(b).map(|rx| rx.bytes), Ok(n));
+}
+
+/// The path takes no SYN with so much data: it goes out again at once, without.
+#[test]
+fn a_syn_that_is_too_large_is_sent_again_without_data() {
+    let (mut p, listener) = introduced("3");
+    p.lose = Some(|s| s.hdr.flags.syn() && s.len > 0);
+    let (a, n) = open(&mut p, &[7; 1400]);
+    p.run(MS);
+    let (quote, seq) = {
+        let tp = p.tcb(A, a);
+        (tp.tuple, tp.iss)
+    };
+    let quote = TcpQuote {
+        src: quote.local,
+        dst: quote.remote,
+        sport: quote.lport,
+        dport: quote.rport,
+        seq,
+    };
+    p.lose = None;
+    tcp_v4_err(&mut p.shards[A], &quote, ErrKind::FragNeeded(800), false);
+    p.run(50 * MS);
+    let syns: Vec<_> = p.seen.iter().filter(|s| s.from == A && s.hdr.flags.syn()).collect();
+    let last = syns.last().expect("the second one");
+    assert_eq!((last.len, last.opts.mss), (0, Some(760)));
+    let b = p.shards[B].tcp_accept(listener).expect("it is open");
+    assert_eq!(p.shards[B].tcp_readable(b).map(|rx| rx.bytes), Ok(n));
 }
 
 /// Who waits to write has the end of the handshake wait for the data.
