@@ -83,6 +83,8 @@ pub enum BenchCommand {
     Run(bench::BenchRunArgs),
     /// Measure what each stage costs a packet, with nothing but memory below the stack
     Path(bench::BenchPathArgs),
+    /// Measure TCP with a million connections, connects, one stream and a SYN flood, in memory
+    TcpScale(bench::BenchTcpScaleArgs),
     /// Measure datagrams over a veth pair, into the stack by every way there is and into the kernel's
     /// sockets
     Devices(bench::BenchDevicesArgs),

@@ -57,6 +57,7 @@ fn main() -> ExitCode {
         Command::Bench(BenchCommand::Tun(args)) => bench::tun::main(&args),
         Command::Bench(BenchCommand::Run(args)) => bench::run::main(args),
         Command::Bench(BenchCommand::Path(args)) => bench::path::main(&args),
+        Command::Bench(BenchCommand::TcpScale(args)) => bench::scale::main(&args),
         Command::Bench(BenchCommand::Devices(args)) => bench::devices::main(&args),
         Command::Bench(BenchCommand::Steering(args)) => bench::steering::main(&args),
         Command::Bench(BenchCommand::Livelock(args)) => bench::livelock::main(&args),

@@ -15,6 +15,7 @@
 //! | [`path`] | `linerate bench path`: nanoseconds a packet and stage, in memory |
 //! | [`all`] | `linerate bench all`: every benchmark into one result, a page and BENCHMARKS.md |
 //! | [`tun`] | `linerate bench tun`: the library alone on a TUN, against the kernel's TCP |
+//! | [`scale`] | `linerate bench tcp-scale`: TCP with a million connections, connects, one stream, a SYN flood |
 //! | [`bufferbloat`] | `linerate bench bufferbloat`: a ping beside downloads, in virtual time |
 //! | [`host`] | `linerate bench host`: what reading the kernel's path costs, beside other tools |
 //!
@@ -34,6 +35,7 @@ pub mod peers;
 pub mod program_end;
 pub mod relay;
 pub mod run;
+pub mod scale;
 pub mod stats;
 pub mod steering;
 pub mod table;
@@ -47,6 +49,7 @@ pub use host::BenchHostArgs;
 pub use livelock::BenchLivelockArgs;
 pub use path::BenchPathArgs;
 pub use run::BenchRunArgs;
+pub use scale::BenchTcpScaleArgs;
 pub use steering::BenchSteeringArgs;
 pub use traffic::TrafficArgs;
 pub use tun::BenchTunArgs;

@@ -6,7 +6,7 @@
 //! drops:  DevTxError, XdpTxFull
 
 use crate::link::{TxQueue, TxRing};
-use crate::pkt::{Pkt, Verdict};
+use crate::pkt::{Batch, Pkt, Verdict};
 use crate::shard::Net;
 use crate::table::{Reason, Stage, count::id};
 use crate::tap::{Point, Stages};
@@ -193,6 +193,43 @@ pub fn tx_done_all(net: &mut Net, done: impl IntoIterator<Item = (Pkt, bool)>) {
         net.pool.free(pkt);
     }
     all.count(net);
+}
+
+/// A wire in memory: what waits in the ring of `from` goes to `to` as it is, against empty packets from there,
+/// so that nothing is copied and both pools keep what they had (Linux: `veth_xmit`). What finds no memory there
+/// stays in the ring. Returns how many went.
+pub fn veth_xmit(from: &mut Net, (dev, queue): (u8, u8), to: &mut Net, out: &mut Batch) -> usize {
+    let Some(txq) = from.ifaces.get_mut(dev as usize).and_then(|i| i.txqs.get_mut(queue as usize))
+    else {
+        return 0;
+    };
+    let mut ring = std::mem::take(&mut txq.ring);
+    let mut all = Sent { dev, queue, pkts: 0, bytes: 0 };
+    while let Some(mut pkt) = ring.pop_front() {
+        let Some(empty) = to.pool.alloc() else {
+            ring.push_front(pkt);
+            break;
+        };
+        all.pkts += 1;
+        all.bytes += pkt.len() as u64;
+        from.pool.give(&pkt);
+        to.pool.adopt(&pkt);
+        to.pool.give(&empty);
+        from.pool.adopt(&empty);
+        from.pool.free(empty);
+        let (csum, gso, fixed, vlan) = (pkt.csum, pkt.gso, pkt.gso_fixed_id, pkt.vlan);
+        pkt.forget();
+        (pkt.csum, pkt.gso, pkt.gso_fixed_id, pkt.vlan) = (csum, gso, fixed, vlan);
+        pkt.rx_time = to.now;
+        out.push(pkt);
+    }
+    if let Some(txq) =
+        from.ifaces.get_mut(dev as usize).and_then(|i| i.txqs.get_mut(queue as usize))
+    {
+        txq.ring = ring;
+    }
+    all.count(from);
+    all.pkts as usize
 }
 
 /// Nanoseconds for which a device may take nothing while packets wait for it (`watchdog_timeo`).

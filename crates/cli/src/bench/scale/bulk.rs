@@ -1,0 +1,152 @@
+//! One stream between two stacks, both on one processor; and what copying the same bytes takes.
+//!
+//! The application writes by copy and reads where the bytes lie, looking at one in each piece. The wire
+//! copies nothing.
+
+use std::net::SocketAddr;
+
+use linerate_core::sock::SocketId;
+use linerate_core::tcp::{Connect, Listen, TcpOpt};
+
+use super::case::{Case, Row, some};
+use super::clients::{PORT, SERVER};
+use super::pair::Pair;
+use crate::bench::path::case::cpu_ns;
+
+/// Bytes that the application writes at once.
+pub const WRITE: usize = 44 * 1460;
+/// Bytes of a round.
+const USUAL: u64 = 2 << 30;
+/// Nanoseconds from turn to turn.
+const TURN_NS: u64 = 5_000;
+
+/// A stream, and how its packets look.
+pub struct Bulk {
+    pair: Pair,
+    from: SocketId,
+    to: SocketId,
+    offload: bool,
+    data: Vec<u8>,
+    received: u64,
+    turns: u64,
+}
+
+impl Bulk {
+    /// Super-packets with partial checksums, or segments of 1460 bytes with whole ones.
+    pub fn new(offload: bool) -> Bulk {
+        let mut pair = Pair::new(offload);
+        // Without them a segment is 1460 bytes long.
+        pair.set("net.ipv4.tcp_timestamps", "0");
+        let listen = Listen { port: PORT, backlog: 1, rcvbuf: 4 << 20, ..Listen::default() };
+        let listener = pair.server.tcp_listen(listen).expect("the port is free");
+        let remote = SocketAddr::new(SERVER.into(), PORT);
+        pair.tick(1000);
+        let connect = Connect { local: None, remote, user: 0 };
+        let from = pair.client.tcp_connect(connect).expect("a way");
+        pair.client.tcp_set(from, TcpOpt::SndBufForce(4 << 20)).expect("it exists");
+        for _ in 0..2 {
+            pair.forth();
+            pair.back();
+        }
+        let to = pair.server.tcp_accept(listener).expect("the handshake is over");
+        let data = (0..WRITE).map(|n| n as u8).collect();
+        Bulk { pair, from, to, offload, data, received: 0, turns: 0 }
+    }
+
+    fn turn(&mut self) {
+        self.turns += 1;
+        self.pair.tick(TURN_NS);
+        let room = self.pair.client.tcp_send_space(self.from).min(WRITE);
+        if room > 0 {
+            let sent = self.pair.client.tcp_send(self.from, &self.data[..room]);
+            assert_eq!(sent, Ok(room), "there was room");
+        }
+        self.pair.forth();
+        self.read();
+        self.pair.back();
+        while self.pair.client.poll_event().is_some() {}
+        if self.turns.is_multiple_of(64) {
+            self.pair.timers();
+        }
+    }
+
+    fn read(&mut self) {
+        let server = &mut self.pair.server;
+        while server.poll_event().is_some() {}
+        let mut slices = Vec::with_capacity(64);
+        let Ok(n) = server.tcp_rx_slices(self.to, usize::MAX, &mut slices) else { return };
+        // The next byte is one that is known, however the stream was cut.
+        let first = slices.first().and_then(|s| s.first()).copied();
+        slices.iter().for_each(|s| {
+            std::hint::black_box(s.first());
+        });
+        drop(slices);
+        let at = (self.received % WRITE as u64) as usize;
+        assert!(self.turns < 100 || first == Some(self.data[at]), "bytes arrive in order");
+        server.tcp_consume(self.to, n);
+        self.received += n as u64;
+    }
+}
+
+/// The row of this kind.
+pub fn bulk_name(offload: bool) -> &'static str {
+    match offload {
+        true => "one stream, super-packets, partial checksums",
+        false => "one stream, 1460-byte segments, checksums",
+    }
+}
+
+/// The row of copying.
+pub const MEMCPY: &str = "memcpy of the same bytes";
+
+impl Case for Bulk {
+    fn name(&self) -> String {
+        bulk_name(self.offload).to_owned()
+    }
+    fn rows(&self) -> Vec<Row> {
+        let least = if self.offload { 120.0 } else { 60.0 };
+        vec![Row::new(bulk_name(self.offload), "Gb/s").at_least(least)]
+    }
+    fn round(&mut self, part: f64) -> Vec<Option<f64>> {
+        let (bytes, before) = (some(USUAL, part, 64 * WRITE as u64), self.received);
+        let begun = cpu_ns();
+        while self.received - before < bytes {
+            self.turn();
+        }
+        let ns = cpu_ns() - begun;
+        self.pair.check();
+        vec![Some((self.received - before) as f64 * 8.0 / ns as f64)]
+    }
+}
+
+/// What one copy of the bytes takes, from the application's memory to other memory of that size.
+pub struct Memcpy {
+    from: Vec<u8>,
+    to: Vec<u8>,
+}
+
+impl Memcpy {
+    /// Two pieces of memory as large as what the application writes at once.
+    pub fn new() -> Memcpy {
+        Memcpy { from: vec![1; WRITE], to: vec![0; WRITE] }
+    }
+}
+
+impl Case for Memcpy {
+    fn name(&self) -> String {
+        MEMCPY.to_owned()
+    }
+    fn rows(&self) -> Vec<Row> {
+        vec![Row::new(MEMCPY, "Gb/s").of("memcpy")]
+    }
+    fn round(&mut self, part: f64) -> Vec<Option<f64>> {
+        let copies = some(USUAL, part, 64 * WRITE as u64) / WRITE as u64;
+        let begun = cpu_ns();
+        for _ in 0..copies {
+            self.to.copy_from_slice(std::hint::black_box(&self.from));
+            std::hint::black_box(&self.to);
+        }
+        let ns = cpu_ns() - begun;
+        vec![Some(copies as f64 * WRITE as f64 * 8.0 / ns as f64)]
+    }
+}

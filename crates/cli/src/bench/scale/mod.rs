@@ -1,0 +1,200 @@
+//! `linerate bench tcp-scale`: what TCP costs with one connection and with a million, how fast connections
+//! come and go, how fast one stream runs, and what a flood of SYNs does.
+//!
+//! One thread, pinned; nothing but memory below the stack. Processor time is what is measured: what others on
+//! the machine take is not counted. All cases take turns in each round, and ratios are those of figures of
+//! one round.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`case`] | what a case is, and what its rows are held to |
+//! | [`clients`] | clients that are nothing but numbers, and their frames |
+//! | [`server`] | the echo server under test |
+//! | [`packets`] | what a packet costs among many connections, and what an idle one holds |
+//! | [`pair`] | two stacks with a wire in memory between them |
+//! | [`connects`] | connections that are opened and closed |
+//! | [`bulk`] | one stream, and copying |
+//! | [`flood`] | a SYN flood |
+//! | [`smoltcp`] | the peer that does the same work in the same run |
+//! | [`mod@print`] | what is printed |
+
+pub mod bulk;
+pub mod case;
+pub mod clients;
+pub mod connects;
+pub mod flood;
+pub mod packets;
+pub mod pair;
+pub mod print;
+pub mod server;
+pub mod smoltcp;
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use case::{Case, Row};
+use packets::{Plan, hundredth_name, packets_name};
+
+use super::path::case::{calibrate, pin};
+
+/// Options of `linerate bench tcp-scale`.
+#[derive(clap::Args, Debug, Clone)]
+pub struct BenchTcpScaleArgs {
+    /// Rounds of each case; the median is printed with the smallest and the largest
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: u32,
+    /// The most connections (a million take about 4 GiB while they are busy)
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=4_000_000))]
+    pub connections: u32,
+    /// How much of the usual work a round does, in percent
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub work: u32,
+    /// The processor to run on; `none` = do not pin
+    #[arg(long, default_value = "1")]
+    pub pin: String,
+    /// Only the cases whose name contains this
+    #[arg(long, default_value = "")]
+    pub only: String,
+    /// Fail unless the median of every row that ran is within its target
+    #[arg(long)]
+    pub check: bool,
+    /// Print values with names for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Numbers of connections: one, one turn's worth, many.
+const CONNECTIONS: [u32; 5] = [1, 32, 1_000, 100_000, 1_000_000];
+
+/// Measures and prints.
+pub fn main(args: &BenchTcpScaleArgs) -> ExitCode {
+    let pinned = pin(&args.pin);
+    let (ghz, load) = (calibrate(), print::load());
+    let mut cases = cases(args);
+    let mut rows: Vec<Vec<Row>> = cases.iter().map(|case| case.rows()).collect();
+    let part = f64::from(args.work) / 100.0;
+    // The first round fills caches and pools and is left out.
+    for round in 0..=args.rounds {
+        for (case, rows) in cases.iter_mut().zip(&mut rows) {
+            progress(&format!("round {round} of {}: {}", args.rounds, case.name()));
+            let figures = case.round(part);
+            if round > 0 {
+                rows.iter_mut().zip(figures).for_each(|(row, figure)| row.samples.extend(figure));
+            }
+        }
+    }
+    for (case, rows) in cases.iter().zip(&mut rows) {
+        rows.iter_mut().zip(case.notes()).for_each(|(row, note)| row.note = note);
+    }
+    progress("");
+    let mut rows: Vec<Row> = rows.into_iter().flatten().collect();
+    rows.extend(ratios(&rows));
+    let (ghz, load) = ((ghz, calibrate()), (load, print::load()));
+    let run = print::Run { rows, ghz, load, pinned, rounds: args.rounds, work: args.work };
+    run.print(args.json);
+    let missed = run.missed();
+    if args.check && !missed.is_empty() {
+        missed.iter().for_each(|why| eprintln!("linerate bench tcp-scale: {why}"));
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+/// What is done now, on one line of the terminal.
+fn progress(text: &str) {
+    let mut err = std::io::stderr();
+    if err.is_terminal() {
+        let _ = write!(err, "\r\x1b[K{text}");
+        let _ = err.flush();
+    }
+}
+
+/// All cases that were asked for; each is made only if it was.
+fn cases(args: &BenchTcpScaleArgs) -> Vec<Box<dyn Case>> {
+    let mut list: Vec<Box<dyn Case>> = Vec::new();
+    let wanted = |name: &str| name.contains(&args.only);
+    let mut numbers: Vec<u32> = CONNECTIONS
+        .into_iter()
+        .filter(|n| *n < args.connections)
+        .chain([args.connections])
+        .collect();
+    numbers.dedup();
+    for connections in numbers {
+        let more = connections == args.connections && connections >= 1000;
+        if wanted(&packets_name(connections)) || more && wanted("memory") {
+            progress(&format!("opening {connections} connections"));
+            let plan = Plan { who: "linerate", connections, slower: 1, more };
+            list.extend(packets::cases(plan, || Box::new(server::Ours::new())));
+        }
+    }
+    if wanted(connects::NAME) {
+        list.push(Box::new(connects::Connects::new()));
+    }
+    let streams = [false, true].into_iter().filter(|offload| wanted(bulk::bulk_name(*offload)));
+    let streams: Vec<bool> = streams.collect();
+    for offload in &streams {
+        list.push(Box::new(bulk::Bulk::new(*offload)));
+    }
+    if !streams.is_empty() {
+        list.push(Box::new(bulk::Memcpy::new()));
+    }
+    if wanted(flood::SERVED) {
+        list.push(Box::new(flood::Flood::new("linerate", Box::new(server::Ours::new()), 1)));
+    }
+    list.extend(smoltcp::cases(args.connections, wanted));
+    list
+}
+
+/// Rows that compare others, round by round.
+fn ratios(rows: &[Row]) -> Vec<Row> {
+    let ratio = |name: String, of: &str, by: &str| -> Option<Row> {
+        let find = |name: &str| rows.iter().find(|r| r.name == name && r.who != "smoltcp");
+        let (of, by) = (find(of)?, find(by)?);
+        let samples = of.samples.iter().zip(&by.samples).map(|(of, by)| of / by).collect();
+        Some(Row { samples, ..Row::new(name, "times") })
+    };
+    let most = rows.iter().filter_map(|row| {
+        let n = row.name.strip_prefix("packet, ")?.split(' ').next()?;
+        n.parse::<u32>().ok()
+    });
+    let most = most.max().unwrap_or(0);
+    let mut list = Vec::new();
+    for of in [1, 32] {
+        let any = ratio(
+            format!("packet, {most} connections, of {of}"),
+            &packets_name(most),
+            &packets_name(of),
+        );
+        list.extend(any.filter(|_| most > of).map(|row| row.at_most(2.0)));
+        let some = ratio(
+            format!("packet, {most} connections, 1 % active, of {of}"),
+            &hundredth_name(most),
+            &packets_name(of),
+        );
+        list.extend(some.filter(|_| most > of).map(|row| row.at_most(1.2)));
+    }
+    for offload in [false, true] {
+        let name = bulk::bulk_name(offload);
+        list.extend(ratio(format!("{name}, of memcpy"), name, bulk::MEMCPY));
+    }
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_are_those_of_one_round() {
+        let row = |name: String, samples: &[f64]| Row {
+            samples: samples.to_vec(),
+            ..Row::new(name, "ns/packet")
+        };
+        let rows =
+            [row(packets_name(1), &[100.0, 200.0]), row(packets_name(1000), &[150.0, 400.0])];
+        let ratios = ratios(&rows);
+        assert_eq!(ratios.len(), 1, "{ratios:?}");
+        assert_eq!(ratios[0].samples, [1.5, 2.0]);
+        assert!(ratios[0].target.is_some_and(|t| t.met(2.0)));
+    }
+}
