@@ -10,8 +10,6 @@ use super::{bulk, connects, flood, packets};
 
 /// Connections of the rows that it can run in reasonable time, and how much slower it is given.
 const CONNECTIONS: [(u32, u64); 3] = [(1, 1), (32, 1), (1000, 100)];
-/// Listening sockets in the flood: what a backlog is to others.
-const BACKLOG: u32 = 1024;
 
 /// The cases of this file of which `wanted` says so.
 pub fn cases(most: u32, wanted: impl Fn(&str) -> bool) -> Vec<Box<dyn Case>> {
@@ -198,6 +196,9 @@ mod present {
         to.poll(now);
         from.port.spare.append(&mut to.port.done);
     }
+
+    /// Listening sockets in the flood: what a backlog is to others.
+    const BACKLOG: u32 = 1024;
 
     /// An echo server.
     struct Echo {
