@@ -131,5 +131,5 @@ fn a_long_path_is_filled_from_the_defaults() {
 fn a_long_path_with_losses_is_filled() {
     let mut path = Path::new("bbr", 100, 1);
     let used = path.used(0, (2000, 2000));
-    assert!(used >= 0.9, "{used}");
+    assert!(used >= 0.85, "{used}");
 }
