@@ -3,7 +3,7 @@
 use super::stage::Stage;
 
 pub use super::value::{
-    CcName, CcNames, DefaultQdisc, FastOpenKeys, HashFields, KnobValue, Mask, Weights,
+    CcAvailable, CcName, CcNames, DefaultQdisc, FastOpenKeys, HashFields, KnobValue, Mask, Weights,
 };
 
 /// Where a knob applies.
@@ -466,6 +466,24 @@ knobs! {
     tcp_pacing_ss_ratio: u64 { path: "net.ipv4.tcp_pacing_ss_ratio", default: 200, range: 1..=1000, unit: "percent", scope: Net, takes: Now, stage: Send }
     /// Pacing in congestion avoidance, in percent of a window in a round trip.
     tcp_pacing_ca_ratio: u64 { path: "net.ipv4.tcp_pacing_ca_ratio", default: 120, range: 1..=1000, unit: "percent", scope: Net, takes: Now, stage: Send }
+    /// The congestion controls that there are; it is only read.
+    tcp_available_congestion_control: CcAvailable { path: "net.ipv4.tcp_available_congestion_control", default: CcAvailable, range: 0..=0, unit: "only read", scope: Net, takes: Now, stage: Send }
+    /// Packets by which one may be overtaken before it counts as lost, at the beginning of a connection.
+    tcp_reordering: u64 { path: "net.ipv4.tcp_reordering", default: 3, range: 1..=300, unit: "segments", scope: Net, takes: NextSocket, stage: Send }
+    /// How far a connection that sees its packets overtake each other may raise that.
+    tcp_max_reordering: u64 { path: "net.ipv4.tcp_max_reordering", default: 300, range: 1..=2147483647, unit: "segments", scope: Net, takes: Now, stage: Send }
+    /// Tail loss probes (RFC 8985 §7): 3 and 4 on, everything else off.
+    tcp_early_retrans: u64 { path: "net.ipv4.tcp_early_retrans", default: 3, range: 0..=4, unit: "mode", scope: Net, takes: Now, stage: Send }
+    /// RACK (RFC 8985), in bits: 2 its reordering window does not adapt, 4 three duplicates do not close it; 1, which switched it on, means nothing any more.
+    tcp_recovery: u64 { path: "net.ipv4.tcp_recovery", default: 1, range: 0..=255, unit: "bits", scope: Net, takes: Now, stage: Send }
+    /// Whether it is found out if a timeout was spurious (F-RTO, RFC 5682): 0 = no.
+    tcp_frto: u64 { path: "net.ipv4.tcp_frto", default: 2, range: 0..=255, unit: "mode", scope: Net, takes: Now, stage: Send }
+    /// For how long the least round trip that was measured is the least.
+    tcp_min_rtt_wlen: u64 { path: "net.ipv4.tcp_min_rtt_wlen", default: 300, range: 0..=86400, unit: "seconds", scope: Net, takes: Now, stage: Send }
+    /// Largest retransmission time-out.
+    tcp_rto_max_ms: u64 { path: "net.ipv4.tcp_rto_max_ms", default: 120000, range: 1000..=120000, unit: "milliseconds", scope: Net, takes: NextSocket, stage: Send }
+    /// Answers that a connection gives until its acknowledgements wait for the next one.
+    tcp_pingpong_thresh: u64 { path: "net.ipv4.tcp_pingpong_thresh", default: 1, range: 1..=255, unit: "answers", scope: Net, takes: Now, stage: Send }
     /// ECN (RFC 3168): 0 no, 1 asked for and granted, 2 granted to peers that ask for it.
     tcp_ecn: u64 { path: "net.ipv4.tcp_ecn", default: 2, range: 0..=2, unit: "mode", scope: Net, takes: NextSocket, stage: Transport }
     /// Whether a SYN that is repeated asks for ECN no more, since something on the way may not let it pass.

@@ -241,6 +241,24 @@ impl KnobValue for CcNames {
     }
 }
 
+/// All congestion control algorithms that exist here: a knob that is only read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CcAvailable;
+
+impl KnobValue for CcAvailable {
+    /// What it is already.
+    fn parse(text: &str) -> Option<CcAvailable> {
+        let same = text.split_whitespace().eq(CcName::ALL.into_iter().map(CcName::name));
+        same.then_some(CcAvailable)
+    }
+    fn show(&self) -> String {
+        CcName::ALL.map(CcName::name).join(" ")
+    }
+    fn in_range(&self, _: u64, _: u64) -> bool {
+        true
+    }
+}
+
 /// A queueing discipline that a device may have without being told parameters, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DefaultQdisc(&'static str);

@@ -14,7 +14,7 @@ use super::sndq::{FIN, LOST, RETRANS, SACKED, TxSeg};
 use super::timer::{
     Rtx, check_probe_timer, rearm_rto, schedule_loss_probe, set_rtx, tcp_update_rto_time,
 };
-use super::{TCP_RTO_MAX_US, Tcb, recovery};
+use super::{Tcb, recovery};
 use crate::link::L2;
 use crate::seq::Seq;
 use crate::shard::Net;
@@ -97,7 +97,7 @@ pub(crate) fn tcp_ack(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Result<(), 
     }
     tcp_ack_update_rtt(net, tp, seg, &a);
     a.duplicate = !a.advanced && !window_moved && seg.len == 0 && was_out > 0;
-    tcp_rack_update_reo_wnd(tp, a.dsack);
+    tcp_rack_update_reo_wnd(net, tp, a.dsack);
     recovery::tcp_process_tlp_ack(net, tp, ack, &a);
     if was_out > 0 {
         if a.advanced {
@@ -475,7 +475,8 @@ fn tcp_check_sack_reordering(net: &Net, tp: &mut Tcb, low: Seq) {
     let mss = (tp.mss_cache as u32).max(1);
     let dist = (tp.snd_fack - low).div_ceil(mss);
     tp.reord_seen += 1;
-    tp.reordering = tp.reordering.max(dist.min(300));
+    let most = net.knobs.tcp_max_reordering.min(u32::MAX.into()) as u32;
+    tp.reordering = tp.reordering.max(dist.min(most));
 }
 
 /// Feeds what this acknowledgement says of the round trip to the estimators (`tcp_ack_update_rtt`).
@@ -488,7 +489,7 @@ fn tcp_ack_update_rtt(net: &Net, tp: &mut Tcb, seg: &Segment, a: &Acked) {
     let Some(us) = rtt else {
         return;
     };
-    tcp_update_rtt_min(tp, us, net.now);
+    tcp_update_rtt_min(net, tp, us);
     tcp_rtt_estimator(net, tp, us);
     tp.backoff = 0;
 }
@@ -516,17 +517,19 @@ pub(crate) fn rcv_rtt_measure_ts(net: &Net, tp: &mut Tcb, seg: &Segment) {
     }
 }
 
-/// The least round trip of the last five minutes.
-fn tcp_update_rtt_min(tp: &mut Tcb, us: u32, now: Instant) {
-    if us <= tp.min_rtt_us || now.since(tp.min_rtt_at) > 300 * SEC {
+/// The least round trip of the last five minutes, or as long as `tcp_min_rtt_wlen` says.
+fn tcp_update_rtt_min(net: &Net, tp: &mut Tcb, us: u32) {
+    let window = net.knobs.tcp_min_rtt_wlen * SEC;
+    if us <= tp.min_rtt_us || net.now.since(tp.min_rtt_at) > window {
         tp.min_rtt_us = us;
-        tp.min_rtt_at = now;
+        tp.min_rtt_at = net.now;
     }
 }
 
 /// Smoothed round trip, deviation, RTO (RFC 6298 §2; `tcp_rtt_estimator`).
 pub(crate) fn tcp_rtt_estimator(net: &Net, tp: &mut Tcb, us: u32) {
-    let rto_min = net.knobs.tcp_rto_min_us.min(TCP_RTO_MAX_US as u64) as u32;
+    let rto_max = tp.rto_max_us();
+    let rto_min = net.knobs.tcp_rto_min_us.min(rto_max.into()) as u32;
     let us = us.clamp(1, 60_000_000);
     if tp.srtt_us8 == 0 {
         tp.srtt_us8 = us << 3;
@@ -555,5 +558,5 @@ pub(crate) fn tcp_rtt_estimator(net: &Net, tp: &mut Tcb, us: u32) {
             tp.mdev_max_us4 = rto_min;
         }
     }
-    tp.rto_us = ((tp.srtt_us8 >> 3) + tp.rttvar_us4).min(TCP_RTO_MAX_US);
+    tp.rto_us = ((tp.srtt_us8 >> 3) + tp.rttvar_us4).min(rto_max);
 }

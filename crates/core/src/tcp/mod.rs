@@ -205,6 +205,8 @@ pub(crate) struct Tcb {
     /// For how many milliseconds an acknowledgement waits, which follows how data comes; 0 = none has
     /// come yet (`icsk_ack.ato`).
     pub ato_ms: u16,
+    /// Answers that make it so, as far as they have been given.
+    pub pingpong_cnt: u8,
     /// Acknowledgements that go out at once, to help a peer in slow start (`icsk_ack.quick`).
     pub quick: u8,
     /// Nagle's algorithm is off.
@@ -310,6 +312,8 @@ pub(crate) struct Tcb {
     pub rttvar_us4: u32,
     /// The round of `mdev_max_us4` ends here.
     pub rtt_seq: Seq,
+    /// The longest retransmission timeout, in milliseconds.
+    pub rto_max_ms: u32,
     /// Retransmission timeout in microseconds, before backoff.
     pub rto_us: u32,
     /// Least round trip in microseconds; `u32::MAX` = none measured.
@@ -487,10 +491,6 @@ pub(crate) const TCP_TIMEOUT_INIT_US: u32 = 1_000_000;
 pub(crate) const TCP_RTO_MIN_US: u32 = 200_000;
 /// Largest retransmission timeout in microseconds.
 pub(crate) const TCP_RTO_MAX_US: u32 = 120_000_000;
-/// Duplicate acknowledgements that mean loss (RFC 5681).
-pub(crate) const TCP_REORDERING: u32 = 3;
-/// The most that reordering raises that to (`tcp_max_reordering`).
-pub(crate) const TCP_MAX_REORDERING: u32 = 300;
 /// Slow-start threshold that does not exist yet.
 pub(crate) const TCP_INFINITE_SSTHRESH: u32 = 0x7fff_ffff;
 /// MSS where the peer names none (RFC 9293 §3.7.1).

@@ -210,7 +210,7 @@ pub(crate) fn send_new(net: &mut Net, tp: &mut Tcb, len: u32, fin: bool, mss: u3
     if len > 0 {
         // Data goes both ways: acknowledgements can ride on it (`tcp_event_data_sent`).
         if now.since(tp.lrcvtime) < tp.ato_ns() {
-            tp.pingpong = true;
+            tcp_inc_pingpong(net, tp);
         }
         tp.lsndtime = now;
     }
@@ -237,6 +237,18 @@ fn tcp_cwnd_validate(tp: &mut Tcb) {
         tp.cwnd_limited = limited;
         tp.max_packets_out = tp.packets_out;
         tp.cwnd_usage_seq = tp.snd_nxt;
+    }
+}
+
+/// Data that answers data: several times, and acknowledgements wait for it (`inet_csk_inc_pingpong_cnt`).
+fn tcp_inc_pingpong(net: &Net, tp: &mut Tcb) {
+    if !tp.pingpong {
+        tp.pingpong_cnt = tp.pingpong_cnt.saturating_add(1);
+        tp.pingpong = u64::from(tp.pingpong_cnt) >= net.knobs.tcp_pingpong_thresh;
+    }
+    if tp.pingpong {
+        // Where it ends, it begins anew.
+        tp.pingpong_cnt = 0;
     }
 }
 

@@ -12,10 +12,17 @@ use crate::shard::Net;
 
 /// Recoveries without a DSACK after which the reordering window is the least one again.
 const RECOVERY_THRESH: u8 = 16;
+/// Bits of `tcp_recovery`: the reordering window does not adapt (`TCP_RACK_STATIC_REO_WND`), and three
+/// duplicates do not close it (`TCP_RACK_NO_DUPTHRESH`).
+const STATIC_REO_WND: u64 = 2;
+const NO_DUPTHRESH: u64 = 4;
 
 /// Round trips in which a duplicate was reported make the reordering window longer, a quarter of the
 /// least round trip each (RFC 8985 §6.2 step 4; `tcp_rack_update_reo_wnd`).
-pub(super) fn tcp_rack_update_reo_wnd(tp: &mut Tcb, dsack: bool) {
+pub(super) fn tcp_rack_update_reo_wnd(net: &Net, tp: &mut Tcb, dsack: bool) {
+    if net.knobs.tcp_recovery & STATIC_REO_WND != 0 {
+        return;
+    }
     tp.rack_dsack_round = tp.rack_dsack_round.filter(|round| tp.snd_una.lt(*round));
     if dsack && tp.reord_seen > 0 && tp.rack_dsack_round.is_none() {
         tp.rack_dsack_round = Some(tp.snd_nxt);
@@ -47,8 +54,9 @@ pub(super) fn tcp_rack_mark_lost(net: &mut Net, tp: &mut Tcb) {
 }
 
 /// The time that a segment may arrive late without being lost, in microseconds (RFC 8985 §6.2 step 4).
-fn tcp_rack_reo_wnd(tp: &Tcb) -> u32 {
-    if tp.reord_seen == 0 && (tp.ca_state >= CaState::Recovery || tp.sacked_out >= tp.reordering) {
+fn tcp_rack_reo_wnd(net: &Net, tp: &Tcb) -> u32 {
+    let thresh = net.knobs.tcp_recovery & NO_DUPTHRESH == 0 && tp.sacked_out >= tp.reordering;
+    if tp.reord_seen == 0 && (tp.ca_state >= CaState::Recovery || thresh) {
         // Three duplicates and no reordering so far: as RFC 5681 has it.
         return 0;
     }
@@ -57,7 +65,7 @@ fn tcp_rack_reo_wnd(tp: &Tcb) -> u32 {
 }
 
 fn tcp_rack_detect_loss(net: &Net, tp: &mut Tcb) -> Option<u32> {
-    let reo_wnd = tcp_rack_reo_wnd(tp);
+    let reo_wnd = tcp_rack_reo_wnd(net, tp);
     let (rack_sent, rack_end) = (tp.rack_sent, tp.rack_end);
     let due = tp.rack_rtt_us as u64 + reo_wnd as u64;
     let mut wait = None;

@@ -23,7 +23,7 @@ use super::undo::{
     tcp_init_undo, tcp_leave_recovery, tcp_process_loss, tcp_try_undo_dsack, tcp_try_undo_partial,
     tcp_try_undo_recovery,
 };
-use super::{CaState, TCP_MAX_REORDERING, TCP_REORDERING, TCP_RTO_MAX_US, Tcb};
+use super::{CaState, TCP_RTO_MAX_US, Tcb};
 use crate::seq::Seq;
 use crate::shard::Net;
 use crate::table::count::id;
@@ -140,7 +140,8 @@ pub(super) fn tcp_add_reno_sack(net: &Net, tp: &mut Tcb) {
         net.counts.inc(id::TcpExtTCPDelivered);
     } else {
         // More duplicates than can have arrived: the path reorders (`tcp_check_reno_reordering`).
-        tp.reordering = tp.packets_out.clamp(TCP_REORDERING, TCP_MAX_REORDERING);
+        tp.reordering =
+            tp.packets_out.min(net.knobs.tcp_max_reordering.min(u32::MAX.into()) as u32);
         tp.reord_seen += 1;
         net.counts.inc(id::TcpExtTCPRenoReorder);
     }
@@ -496,7 +497,8 @@ fn tcp_enter_loss(net: &mut Net, tp: &mut Tcb) {
         }
     }
     // Whether the timeout was spurious shows in what is acknowledged next: asked once (RFC 5682 §2.1).
-    tp.frto = tp.ca_state < CaState::Recovery || tp.retransmits > 0;
+    let asks = tp.ca_state < CaState::Recovery || tp.retransmits > 0;
+    tp.frto = net.knobs.tcp_frto > 0 && asks;
     tp.ecn_queue_cwr();
     tp.frto_new = false;
     if reneged || !tp.sack_ok {
@@ -504,7 +506,7 @@ fn tcp_enter_loss(net: &mut Net, tp: &mut Tcb) {
     }
     tp.snd_cwnd = tp.in_flight() + 1;
     tp.snd_cwnd_cnt = 0;
-    tp.reordering = tp.reordering.min(TCP_REORDERING);
+    tp.reordering = tp.reordering.min(net.knobs.tcp_reordering as u32);
     tp.tlp_high_seq = None;
     tp.high_seq = tp.snd_nxt;
     tp.ca_state = CaState::Loss;

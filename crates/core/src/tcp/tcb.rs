@@ -7,8 +7,8 @@ use super::rcvq::RcvQ;
 use super::sndq::SndQ;
 use super::timer::Rtx;
 use super::{
-    CaState, State, TCP_INFINITE_SSTHRESH, TCP_INIT_CWND, TCP_MSS_DEFAULT, TCP_REORDERING,
-    TCP_TIMEOUT_INIT_US, Tcb, TcpError, Tuple,
+    CaState, State, TCP_INFINITE_SSTHRESH, TCP_INIT_CWND, TCP_MSS_DEFAULT, TCP_TIMEOUT_INIT_US,
+    Tcb, TcpError, Tuple,
 };
 use crate::seq::Seq;
 use crate::shard::Net;
@@ -46,6 +46,7 @@ impl Tcb {
             ack_scheduled: false,
             challenge: false,
             pingpong: false,
+            pingpong_cnt: 0,
             ato_ms: 0,
             quick: 0,
             nodelay: false,
@@ -98,6 +99,7 @@ impl Tcb {
             mdev_max_us4: 0,
             rttvar_us4: 0,
             rtt_seq: Seq(0),
+            rto_max_ms: net.knobs.tcp_rto_max_ms as u32,
             rto_us: TCP_TIMEOUT_INIT_US,
             min_rtt_us: u32::MAX,
             min_rtt_at: Instant::ZERO,
@@ -110,7 +112,7 @@ impl Tcb {
             prior_ssthresh: 0,
             prr_delivered: 0,
             prr_out: 0,
-            reordering: TCP_REORDERING,
+            reordering: net.knobs.tcp_reordering as u32,
             reord_seen: 0,
             frto: false,
             frto_new: false,
@@ -201,6 +203,11 @@ impl Tcb {
     #[inline]
     pub fn wnd_end(&self) -> Seq {
         self.snd_una + self.snd_wnd
+    }
+    /// The longest retransmission timeout, in microseconds (`tcp_rto_max`).
+    #[inline]
+    pub fn rto_max_us(&self) -> u32 {
+        self.rto_max_ms.saturating_mul(1000)
     }
     /// Our timestamp clock at `now`, in milliseconds (RFC 7323 §5.4).
     #[inline]

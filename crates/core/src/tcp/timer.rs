@@ -21,7 +21,7 @@ use super::output::{
     tcp_xmit_probe_skb,
 };
 use super::recovery::{tcp_rack_reo_timeout, tcp_retransmit_timer, tcp_send_loss_probe};
-use super::{CaState, State, TCP_RTO_MAX_US, TCP_RTO_MIN_US, TCP_TIMEOUT_INIT_US, Tcb};
+use super::{CaState, State, TCP_RTO_MIN_US, TCP_TIMEOUT_INIT_US, Tcb};
 use crate::shard::{Net, Shard};
 use crate::sock::error::TcpError;
 use crate::table::count::id;
@@ -130,7 +130,7 @@ fn tcp_delack_timer(net: &mut Net, tp: &mut Tcb) {
 
 /// The RTO with its backoff, in nanoseconds.
 pub(crate) fn rto_ns(tp: &Tcb) -> u64 {
-    ((tp.rto_us as u64) << tp.backoff.min(20)).min(TCP_RTO_MAX_US as u64) * 1000
+    ((tp.rto_us as u64) << tp.backoff.min(20)).min(tp.rto_max_us().into()) * 1000
 }
 
 /// Starts the retransmission timer anew, or stops it if nothing is under way (`tcp_rearm_rto`; RFC 6298 §5).
@@ -151,6 +151,7 @@ pub(crate) fn set_rtx(tp: &mut Tcb, kind: Rtx, at: Instant) {
 /// After sending: if the tail is lost nothing tells of it but a probe (RFC 8985 §7.2; `tcp_schedule_loss_probe`).
 pub(crate) fn schedule_loss_probe(net: &Net, tp: &mut Tcb, advancing: bool) {
     if tp.rtx_kind != Rtx::Retrans && tp.rtx_kind != Rtx::LossProbe
+        || !matches!(net.knobs.tcp_early_retrans, 3 | 4)
         || !tp.sack_ok
         || tp.ca_state == CaState::Disorder
         || tp.ca_state >= CaState::Recovery
@@ -246,15 +247,15 @@ pub(crate) fn retransmits_timed_out(
         return false;
     }
     let patience_us = match tp.user_timeout_ms {
-        0 => tcp_model_timeout(tries, base_us),
+        0 => tcp_model_timeout(tp, tries, base_us),
         ms => u64::from(ms) * 1000,
     };
     net.now.since(since) / 1000 >= patience_us
 }
 
 /// How many microseconds so many tries take that begin with `base_us` and double (`tcp_model_timeout`).
-fn tcp_model_timeout(tries: u64, base_us: u32) -> u64 {
-    let (base, most) = (u64::from(base_us), u64::from(TCP_RTO_MAX_US));
+fn tcp_model_timeout(tp: &Tcb, tries: u64, base_us: u32) -> u64 {
+    let (base, most) = (u64::from(base_us), u64::from(tp.rto_max_us()));
     let doubling = tries.min((most / base.max(1)).max(1).ilog2().into());
     ((2 << doubling) - 1) * base + (tries - doubling) * most
 }
@@ -263,7 +264,7 @@ fn tcp_model_timeout(tries: u64, base_us: u32) -> u64 {
 /// get through.
 pub(crate) fn seems_a_black_hole(net: &Net, tp: &Tcb) -> bool {
     let us = net.now.since(retrans_since(net, tp)) / 1000;
-    tp.retransmits > 0 && us >= tcp_model_timeout(net.knobs.tcp_retries1, TCP_RTO_MIN_US)
+    tp.retransmits > 0 && us >= tcp_model_timeout(tp, net.knobs.tcp_retries1, TCP_RTO_MIN_US)
 }
 
 /// When the first of the timeouts in a row sent something again.
@@ -298,7 +299,7 @@ pub(crate) fn rto_within_user_timeout(net: &Net, tp: &Tcb) -> u64 {
 
 /// Tries for a connection that nobody owns (`tcp_orphan_retries`).
 pub(crate) fn orphan_retries(net: &Net, tp: &Tcb) -> u64 {
-    let alive = rto_ns(tp) < u64::from(TCP_RTO_MAX_US) * 1000;
+    let alive = rto_ns(tp) < u64::from(tp.rto_max_us()) * 1000;
     match net.knobs.tcp_orphan_retries {
         // A soft error says that the way is broken.
         _ if tp.err_soft.is_some() && !alive => 0,

@@ -28,12 +28,14 @@ impl OptName {
             (IPPROTO_TCP, 18) => OptName::UserTimeout,
             (IPPROTO_TCP, 25) => OptName::NotsentLowat,
             (IPPROTO_TCP, 36) => OptName::Inq,
+            (IPPROTO_TCP, 44) => OptName::RtoMaxMs,
             (SOL_SOCKET, 7) => OptName::SndBuf,
             (SOL_SOCKET, 8) => OptName::RcvBuf,
             (SOL_SOCKET, 9) => OptName::SoKeepAlive,
             (SOL_SOCKET, 10) => OptName::OobInline,
             (SOL_SOCKET, 13) => OptName::Linger,
             (SOL_SOCKET, 18) => OptName::RcvLowat,
+            (SOL_SOCKET, 47) => OptName::MaxPacingRate,
             (IPPROTO_IP, 1) | (IPPROTO_IPV6, 67) => OptName::Tos,
             _ => return None,
         })
@@ -79,6 +81,10 @@ impl TcpOpt {
             OptName::RcvBuf => TcpOpt::RcvBuf(value as u32 as usize),
             OptName::SndBuf => TcpOpt::SndBuf(value as u32 as usize),
             OptName::UserTimeout => TcpOpt::UserTimeout(count?),
+            OptName::RtoMaxMs => TcpOpt::RtoMaxMs(count?),
+            // As the kernel reads a rate of 32 bits: all of them set is none.
+            OptName::MaxPacingRate if value == -1 => TcpOpt::MaxPacingRate(u64::MAX),
+            OptName::MaxPacingRate => TcpOpt::MaxPacingRate(u64::from(value as u32)),
             OptName::Tos => TcpOpt::Tos(value as u8),
             OptName::Congestion | OptName::Linger => return Err(TcpError::NoOption),
         })
@@ -100,7 +106,9 @@ impl TcpOpt {
             | TcpOpt::WindowClamp(n)
             | TcpOpt::NotsentLowat(n)
             | TcpOpt::RcvLowat(n)
+            | TcpOpt::RtoMaxMs(n)
             | TcpOpt::UserTimeout(n) => n as i32,
+            TcpOpt::MaxPacingRate(rate) => rate.min(u32::MAX.into()) as u32 as i32,
             TcpOpt::Linger2(n) | TcpOpt::DeferAccept(n) => n,
             TcpOpt::RcvBuf(n)
             | TcpOpt::RcvBufForce(n)
@@ -110,7 +118,6 @@ impl TcpOpt {
             TcpOpt::KeepAlive(_)
             | TcpOpt::Linger(_)
             | TcpOpt::Congestion(_)
-            | TcpOpt::MaxPacingRate(_)
             | TcpOpt::BusyPoll(_)
             | TcpOpt::User(_) => 0,
         }

@@ -94,6 +94,9 @@ pub enum TcpOpt {
     /// Milliseconds that sent data may stay unacknowledged; 0 = as `tcp_retries2` says
     /// (TCP_USER_TIMEOUT).
     UserTimeout(u32),
+    /// The longest retransmission timeout in milliseconds, 1000..=120000; `tcp_rto_max_ms` where it is not
+    /// set (TCP_RTO_MAX_MS).
+    RtoMaxMs(u32),
     /// Type of service, or traffic class, of what is sent (IP_TOS).
     Tos(u8),
     /// How long a reader that found nothing looks at the devices before it gives up, in
@@ -151,6 +154,10 @@ pub enum OptName {
     UserTimeout,
     /// IP_TOS.
     Tos,
+    /// TCP_RTO_MAX_MS.
+    RtoMaxMs,
+    /// SO_MAX_PACING_RATE.
+    MaxPacingRate,
 }
 
 /// What few connections have set; 0 = as the knob says.

@@ -200,6 +200,7 @@ impl Tcb {
             TcpOpt::RcvLowat(n) => self.set_rcvlowat(net, n),
             TcpOpt::Inq(on) => self.opts_mut().inq = on,
             TcpOpt::OobInline(on) => self.opts_mut().urg.inline = on,
+            TcpOpt::RtoMaxMs(ms) => self.rto_max_ms = within(ms, 1000, TCP_RTO_MAX_US / 1000)?,
             _ => return Err(TcpError::NoOption),
         }
         Ok(())
@@ -239,6 +240,10 @@ impl Tcb {
             }
             OptName::UserTimeout => TcpOpt::UserTimeout(self.user_timeout_ms),
             OptName::Tos => TcpOpt::Tos(self.tos),
+            OptName::RtoMaxMs => TcpOpt::RtoMaxMs(self.rto_max_ms),
+            OptName::MaxPacingRate => {
+                TcpOpt::MaxPacingRate(self.pace.as_deref().map_or(u64::MAX, |pace| pace.max))
+            }
         }
     }
 

@@ -18,6 +18,7 @@ mod opts;
 mod rcvwin;
 mod recovery;
 mod reuseport;
+mod sending;
 mod syncookies;
 mod urgent;
 mod zerocopy;

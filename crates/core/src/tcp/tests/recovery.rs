@@ -6,8 +6,8 @@ const MSS: u32 = 1460;
 
 /// A sender whose peer is this test: what A sends is only looked at, and every acknowledgement that it
 /// gets is forged.
-struct Sender {
-    p: Pair,
+pub(super) struct Sender {
+    pub p: Pair,
     a: SocketId,
     ports: (u16, u16),
     /// Our side's sequence number, and the first one that A has not been acknowledged.
@@ -18,11 +18,18 @@ struct Sender {
 impl Sender {
     /// `cwnd` segments are under way, all sent at one moment, and plenty waits.
     fn new(cwnd: u32, sack: bool) -> Sender {
+        Sender::with(cwnd, sack, &[])
+    }
+    /// The same, with other values of knobs.
+    pub fn with(cwnd: u32, sack: bool, knobs: &[(&str, &str)]) -> Sender {
         let mut p = Pair::new(60, Fate { delay: 20 * MS, ..GOOD });
         for shard in &mut p.shards {
             shard.set_knob("net.ipv4.tcp_timestamps", "0").expect("a knob");
             shard.set_knob("net.ipv4.tcp_sack", if sack { "1" } else { "0" }).expect("a knob");
             shard.set_knob("net.ipv4.tcp_slow_start_after_idle", "0").expect("a knob");
+            for (path, value) in knobs {
+                shard.set_knob(path, value).expect("a knob");
+            }
         }
         let (a, _) = p.connected();
         p.run(SEC);
@@ -39,12 +46,12 @@ impl Sender {
         assert_eq!(s.tp().packets_out, cwnd);
         s
     }
-    fn tp(&mut self) -> &mut Tcb {
+    pub fn tp(&mut self) -> &mut Tcb {
         self.p.tcb(A, self.a)
     }
     /// A is told of the first `upto` segments, and beyond them of those from the first to before the second
     /// of each of `sacked`; returns how many it sends then.
-    fn acknowledge(&mut self, upto: u32, sacked: &[(u32, u32)]) -> u32 {
+    pub fn acknowledge(&mut self, upto: u32, sacked: &[(u32, u32)]) -> u32 {
         let at = |n: u32| self.una.wrapping_add(n * MSS);
         let sack = sacked.iter().map(|&(from, to)| (at(from), at(to))).collect();
         let opts = TcpOptions { sack, ..TcpOptions::NONE };
@@ -165,7 +172,11 @@ fn duplicates_of_the_network_undo_nothing() {
 
 /// After a timeout, before anything but the first segment is sent again.
 fn timed_out(sack: bool) -> Sender {
-    let mut s = Sender::new(10, sack);
+    timed_out_with(sack, &[])
+}
+
+pub(super) fn timed_out_with(sack: bool, knobs: &[(&str, &str)]) -> Sender {
+    let mut s = Sender::with(10, sack, knobs);
     let a = s.a;
     assert!(s.p.until(60 * SEC, |p| p.tcb(A, a).ca_state == CaState::Loss), "a timeout");
     s.p.run(US);

@@ -1,0 +1,180 @@
+//! Knobs and options of a sender's recovery.
+
+use super::recovery::{Sender, timed_out_with};
+use super::*;
+use crate::table::count::Counter as C;
+use crate::table::knob::{CcName, KnobValue};
+use crate::tcp::{CaState, OptName, TcpOpt};
+
+fn with(fate: Fate, knobs: &[(&str, &str)]) -> Pair {
+    let mut p = Pair::new(500, fate);
+    for shard in &mut p.shards {
+        for (path, value) in knobs {
+            shard.set_knob(path, value).expect("the knob takes the value");
+        }
+    }
+    p
+}
+
+#[test]
+fn knob_net_ipv4_tcp_available_congestion_control() {
+    let path = "net.ipv4.tcp_available_congestion_control";
+    let mut p = with(GOOD, &[("net.ipv4.tcp_allowed_congestion_control", "reno cubic bbr dctcp")]);
+    let (a, _) = p.connected();
+    let names = p.shards[A].get_knob(path).expect("a knob");
+    for name in names.split(' ') {
+        let name = CcName::parse(name).expect("what there is has a name");
+        assert_eq!(p.shards[A].tcp_set(a, TcpOpt::Congestion(name)), Ok(()));
+        // Without marks DCTCP is Reno.
+        let is = if name.needs_ecn() { CcName::Reno } else { name };
+        assert_eq!(p.shards[A].tcp_get(a, OptName::Congestion), Ok(TcpOpt::Congestion(is)));
+    }
+    assert!(p.shards[A].set_knob(path, "reno").is_err(), "it is only read");
+}
+
+/// Duplicates until something counts as lost, where nothing has been overtaken yet.
+#[test]
+fn knob_net_ipv4_tcp_reordering() {
+    for thresh in [3, 6] {
+        let value = thresh.to_string();
+        let mut s = Sender::with(20, true, &[("net.ipv4.tcp_reordering", &value)]);
+        s.p.now = s.p.now.plus(40 * MS);
+        for n in 1..thresh {
+            s.acknowledge(0, &[(1, 1 + n)]);
+            assert_eq!((s.tp().ca_state, n), (CaState::Disorder, n), "threshold {thresh}");
+        }
+        s.acknowledge(0, &[(1, 1 + thresh)]);
+        assert_eq!(s.tp().ca_state, CaState::Recovery);
+        assert_eq!(s.p.count(A, C::TcpExtTCPSackRecovery), 1);
+    }
+}
+
+#[test]
+fn knob_net_ipv4_tcp_max_reordering() {
+    for (value, want) in [("300", 10), ("5", 5)] {
+        let mut s = Sender::with(20, true, &[("net.ipv4.tcp_max_reordering", value)]);
+        s.p.now = s.p.now.plus(40 * MS);
+        s.acknowledge(0, &[(10, 11)]);
+        s.acknowledge(0, &[(10, 11), (1, 2)]);
+        assert_eq!((s.tp().reord_seen, s.tp().reordering), (1, want));
+    }
+}
+
+#[test]
+fn knob_net_ipv4_tcp_early_retrans() {
+    for (value, probes) in [("3", 1), ("4", 1), ("0", 0)] {
+        let mut p = with(GOOD, &[("net.ipv4.tcp_early_retrans", value)]);
+        let (a, _) = p.connected();
+        p.run(MS);
+        p.lose = Some(|_| true);
+        p.shards[A].tcp_send(a, b"a tail").expect("room");
+        p.run(SEC);
+        assert_eq!(p.count(A, C::TcpExtTCPLossProbes), probes);
+    }
+}
+
+/// Three duplicates are not the end of the reordering window where it is said that they are not.
+#[test]
+fn knob_net_ipv4_tcp_recovery() {
+    for (value, recoveries) in [("1", 1), ("5", 0)] {
+        let mut s = Sender::with(20, true, &[("net.ipv4.tcp_recovery", value)]);
+        s.p.now = s.p.now.plus(40 * MS);
+        for n in 1..=4 {
+            s.acknowledge(0, &[(1, 1 + n)]);
+        }
+        assert_eq!(s.p.count(A, C::TcpExtTCPSackRecovery), recoveries);
+    }
+}
+
+#[test]
+fn knob_net_ipv4_tcp_frto() {
+    for (value, found) in [("2", 1), ("0", 0)] {
+        let mut s = timed_out_with(true, &[("net.ipv4.tcp_frto", value)]);
+        s.acknowledge(1, &[]);
+        s.acknowledge(2, &[]);
+        assert_eq!(s.p.count(A, C::TcpExtTCPSpuriousRTOs), found);
+    }
+}
+
+/// A path that became longer: the least round trip of before is forgotten in so many seconds.
+#[test]
+fn knob_net_ipv4_tcp_min_rtt_wlen() {
+    for (value, least) in [("300", 2_000..4_000), ("1", 20_000..30_000)] {
+        let mut p = with(GOOD, &[("net.ipv4.tcp_min_rtt_wlen", value)]);
+        let (a, _) = p.connected();
+        p.shards[A].tcp_send(a, b"near").expect("room");
+        p.run(2 * SEC);
+        p.fate.delay = 10 * MS;
+        for _ in 0..3 {
+            p.shards[A].tcp_send(a, b"far").expect("room");
+            p.run(SEC);
+        }
+        let min_rtt = p.shards[A].tcp_info(a).map_or(0, |i| i.min_rtt);
+        assert!(least.contains(&min_rtt), "{value} s: {min_rtt}");
+    }
+}
+
+/// Timeouts in ten seconds of silence; the connection's own limit goes before the knob's.
+fn timeouts(knob: &str, own: Option<u32>) -> u64 {
+    let mut p = with(GOOD, &[("net.ipv4.tcp_rto_max_ms", knob)]);
+    let (a, _) = p.connected();
+    p.run(MS);
+    if let Some(ms) = own {
+        p.shards[A].tcp_set(a, TcpOpt::RtoMaxMs(ms)).expect("an option");
+    }
+    p.lose = Some(|_| true);
+    p.shards[A].tcp_send(a, b"into the void").expect("room");
+    p.run(10 * SEC);
+    p.count(A, C::TcpExtTCPTimeouts)
+}
+
+#[test]
+fn knob_net_ipv4_tcp_rto_max_ms() {
+    assert!(timeouts("120000", None) <= 6);
+    assert!(timeouts("1000", None) >= 8);
+    assert!(timeouts("120000", Some(1000)) >= 8);
+    assert!(timeouts("1000", Some(120_000)) <= 6);
+    let mut p = Pair::new(501, GOOD);
+    let (a, _) = p.connected();
+    for wrong in [0, 999, 120_001] {
+        assert!(p.shards[A].tcp_set(a, TcpOpt::RtoMaxMs(wrong)).is_err(), "{wrong}");
+    }
+    let name = OptName::from_linux(6, 44).expect("TCP_RTO_MAX_MS");
+    assert_eq!(p.shards[A].tcp_get(a, name).map(TcpOpt::to_linux), Ok(120_000));
+}
+
+/// Answers until the next acknowledgement waits for an answer; TCP_QUICKACK tells.
+#[test]
+fn knob_net_ipv4_tcp_pingpong_thresh() {
+    for thresh in [1, 3] {
+        let mut p = with(GOOD, &[("net.ipv4.tcp_pingpong_thresh", &thresh.to_string())]);
+        let (a, b) = p.connected();
+        for answers in 1..=4 {
+            p.shards[A].tcp_send(a, b"?").expect("room");
+            p.run(5 * MS);
+            p.shards[B].tcp_recv(b, &mut [0; 8]).expect("the question");
+            p.shards[B].tcp_send(b, b"!").expect("room");
+            p.run(5 * MS);
+            p.shards[A].tcp_recv(a, &mut [0; 8]).expect("the answer");
+            let quick = p.shards[B].tcp_get(b, OptName::QuickAck);
+            assert_eq!(quick, Ok(TcpOpt::QuickAck(answers < thresh)), "{answers} of {thresh}");
+        }
+    }
+}
+
+/// SO_MAX_PACING_RATE by its number.
+#[test]
+fn the_rate_has_linuxs_number() {
+    let mut p = Pair::new(502, GOOD);
+    let (a, _) = p.connected();
+    let name = OptName::from_linux(1, 47).expect("SO_MAX_PACING_RATE");
+    let mut set = |value: i32| {
+        let opt = TcpOpt::from_linux(1, 47, value).expect("a number");
+        p.shards[A].tcp_set(a, opt).expect("an option");
+        p.shards[A].tcp_get(a, name)
+    };
+    assert_eq!(set(1_000_000), Ok(TcpOpt::MaxPacingRate(1_000_000)));
+    assert_eq!(set(-2), Ok(TcpOpt::MaxPacingRate(u64::from(u32::MAX - 1))));
+    assert_eq!(set(-1), Ok(TcpOpt::MaxPacingRate(u64::MAX)));
+    assert_eq!(TcpOpt::MaxPacingRate(u64::MAX).to_linux(), -1);
+}
