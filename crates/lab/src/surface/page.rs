@@ -75,9 +75,9 @@ pub fn page(plan: &Plan, lines: &[Line], cases: &[(Cell, Seen)]) -> String {
             - **BBR** goes by delivery rate, and lets go where more than 2 % are lost in a round trip.\n\
             - **DCTCP** has a link that marks what finds more than a seventh of a round trip's bytes before it, and ECN at\n  \
             both ends. To a lost packet it answers as Reno does.\n\
-            - **Two packets** before the link leave windows of three or four segments, of which the last one's acknowledgement
-  waits, in Linux as here: Reno between two hosts with Linux 6.18 had 0.74 of such a link at 1 ms.
-- A share just above 1.00 is of bytes that waited behind a lost packet when the count began.\n\n";
+            - **Two packets** before the link leave windows of three or four segments, of which the last one's acknowledgement\n  \
+            waits, in Linux as here: Reno between two hosts with Linux 6.18 had 0.74 of such a link at 1 ms.\n\
+            - A share just above 1.00 is of bytes that waited behind a lost packet when the count began.\n\n";
     out + &tables(plan, lines, cases)
 }
 

@@ -48,7 +48,7 @@ impl TcpOpt {
     ///
     /// # Errors
     /// `NoOption` (ENOPROTOOPT), `Invalid` (EINVAL) for numbers that the type of the value can not
-    /// hold; [`Shard::tcp_set`] refuses what is out of range.
+    /// hold; [`Shard::tcp_set`](crate::shard::Shard::tcp_set) refuses what is out of range.
     pub fn from_linux(level: i32, optname: i32, value: i32) -> Result<TcpOpt, TcpError> {
         match (level, optname) {
             // As the kernel reads them: what is negative is more than anything.

@@ -35,7 +35,7 @@ pub enum TcpOpt {
     /// Segments are acknowledged at once for a while (TCP_QUICKACK).
     QuickAck(bool),
     /// Whether the peer is probed when it is silent, and all times of it at once;
-    /// [`Shard::tcp_keepalive`] gives the knobs' times.
+    /// [`Shard::tcp_keepalive`](crate::shard::Shard::tcp_keepalive) gives the knobs' times.
     KeepAlive(Option<KeepAlive>),
     /// Whether the peer is probed when it is silent (SO_KEEPALIVE).
     SoKeepAlive(bool),
@@ -51,7 +51,7 @@ pub enum TcpOpt {
     /// negative = none, the peer is reset (TCP_LINGER2).
     Linger2(i32),
     /// What closing does: `Some(0)` resets the connection, `Some(n)` lets who closes wait for n
-    /// seconds ([`Shard::tcp_closing`] says whether there is something to wait for), `None` is the
+    /// seconds ([`Shard::tcp_closing`](crate::shard::Shard::tcp_closing) says whether there is something to wait for), `None` is the
     /// ordinary close (SO_LINGER).
     Linger(Option<u32>),
     /// Seconds for which a listener waits for data before it tells of a connection; rounded up to what
@@ -69,7 +69,7 @@ pub enum TcpOpt {
     /// Bytes that must have come before the application is told, at least 1, at most half the receive
     /// buffer (SO_RCVLOWAT).
     RcvLowat(u32),
-    /// Whether each reading is told what is left ([`Shard::tcp_inq`]; TCP_INQ).
+    /// Whether each reading is told what is left ([`Shard::tcp_inq`](crate::shard::Shard::tcp_inq); TCP_INQ).
     Inq(bool),
     /// Urgent data stays in the stream (SO_OOBINLINE).
     OobInline(bool),
