@@ -69,6 +69,8 @@ errors! {
         NoOption = 92, "there is no such option";
         /// As many completions of zero-copy sends are due as may be (ENOBUFS).
         NoBuffers = 105, "too many zero-copy sends wait for their completions: read them, or raise net.core.optmem_max";
+        /// Nothing is there to be taken away (ENOENT).
+        NoKey = 2, "no key was set for these peers";
         /// A knob reserves it (EPERM).
         NotPermitted = 1, "the host does not allow that congestion control: name it in net.ipv4.tcp_allowed_congestion_control";
     }

@@ -691,6 +691,12 @@ counters! {
     TcpExtTCPRetransFail { Send, Segs, "TcpExt:TCPRetransFail" }
     /// Bursts received in order that were coalesced with what was queued.
     TcpExtTCPRcvCoalesce { SockQueue, Packets, "TcpExt:TCPRcvCoalesce" }
+    /// Segments without a signature where a key was set.
+    TcpExtTCPMD5NotFound { Transport, Packets, "TcpExt:TCPMD5NotFound" }
+    /// Segments with a signature where no key was set.
+    TcpExtTCPMD5Unexpected { Transport, Packets, "TcpExt:TCPMD5Unexpected" }
+    /// Segments whose signature was wrong.
+    TcpExtTCPMD5Failure { Transport, Packets, "TcpExt:TCPMD5Failure" }
     /// Probes of the path's MTU that were lost.
     TcpExtTCPMTUPFail { Send, Packets, "TcpExt:TCPMTUPFail" }
     /// Probes of the path's MTU that arrived.

@@ -225,6 +225,12 @@ reasons! {
     TcpListenOverflow { stage: Transport, linux: "TCP_LISTEN_OVERFLOW", also: [TcpExtListenOverflows, TcpExtListenDrops], knob: "net.core.somaxconn" }
     /// Too many half-open connections, and no cookies may be sent.
     TcpReqQFull { stage: Transport, linux: "none", also: [TcpExtTCPReqQFullDrop, TcpExtListenDrops], knob: "net.ipv4.tcp_max_syn_backlog" }
+    /// The segment is not signed, and the connection has a key (RFC 2385).
+    TcpMd5NotFound { stage: Transport, linux: "TCP_MD5NOTFOUND", also: [TcpExtTCPMD5NotFound], knob: "none" }
+    /// The segment is signed, and the connection has no key.
+    TcpMd5Unexpected { stage: Transport, linux: "TCP_MD5UNEXPECTED", also: [TcpExtTCPMD5Unexpected], knob: "none" }
+    /// The segment's signature is wrong.
+    TcpMd5Failure { stage: Transport, linux: "TCP_MD5FAILURE", also: [TcpExtTCPMD5Failure], knob: "none" }
     /// Out-of-order data was thrown away to make room.
     TcpOfoPrune { stage: SockQueue, linux: "TCP_OFO_QUEUE_PRUNE", also: [], knob: "net.ipv4.tcp_rmem" }
     /// A segment that lies wholly in out-of-order data that was received before.

@@ -199,6 +199,8 @@ impl Shard {
         for opt in opts {
             tp.set_opt(net, *opt)?;
         }
+        // With a signature a SYN has no room for timestamps.
+        tp.ts_ok &= tp.md5().is_none();
         tp.user = connect.user;
         (tp.dev, tp.pmtu) = (way.dev, way.mtu);
         tp.advmss = advmss(&tp, way.mtu);

@@ -12,7 +12,7 @@ use super::demux::Ref;
 use super::fastopen::{fastopen_synack, options_of};
 use super::fastopen_active::fin_after_close;
 use super::mtup::tcp_mtup_init;
-use super::output::{tcp_send_syn, tcp_v4_send_reset};
+use super::output::{send_reset, tcp_send_syn, tcp_v4_send_reset};
 use super::rcvq::tcp_data_queue;
 use super::rcvwin::{TCP_ATO_MIN_MS, TCP_DELACK_MAX_NS};
 use super::timer::{Rtx, rearm_rto, set_rtx};
@@ -181,6 +181,9 @@ pub(crate) fn tcp_conn_rcv(cx: &mut Shard, index: u32, seg: &Segment, pkt: Pkt) 
         return Verdict::Drop(pkt, Reason::NoSocket);
     };
     tp.note_memory(&memory, &cx.net);
+    if let Err(reason) = tp.inbound_hash(seg.opts.signed, &pkt) {
+        return Verdict::Drop(pkt, reason);
+    }
     tp.segs_in = tp.segs_in.wrapping_add(seg.segs as u32);
     if seg.len > 0 {
         tp.data_segs_in = tp.data_segs_in.wrapping_add(seg.segs as u32);
@@ -351,7 +354,7 @@ fn tcp_check_ack(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Result<(), Reaso
     if tp.state == State::SynRecv {
         let data = tp.syn_data();
         if !seg.ack.gt(tp.snd_una) || seg.ack.gt(tp.snd_nxt + data) {
-            tcp_v4_send_reset(net, &tp.tuple, seg);
+            send_reset(net, &tp.tuple, seg, tp.md5());
             return Err(Reason::TcpInvalidAck);
         }
         tcp_ack_of_syn(net, tp, seg);
@@ -372,7 +375,7 @@ fn tcp_check_ack(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Result<(), Reaso
             tp.raise(net, Ready::OUT);
             if tp.orphan && tp.opts().is_some_and(|o| o.linger2 < 0) {
                 net.counts.inc(id::TcpExtTCPAbortOnData);
-                tcp_v4_send_reset(net, &tp.tuple, seg);
+                send_reset(net, &tp.tuple, seg, tp.md5());
                 tp.done(net, None);
                 return Ok(());
             }
@@ -456,7 +459,7 @@ fn tcp_segment_text(net: &mut Net, tp: &mut Tcb, seg: &Segment, pkt: Pkt) -> Ver
 /// RFC 9293 §3.6.1, RFC 2525 §2.17: nobody will ever read this.
 fn data_for_nobody(net: &mut Net, tp: &mut Tcb, seg: &Segment, pkt: Pkt) -> Verdict {
     net.counts.inc(id::TcpExtTCPAbortOnData);
-    tcp_v4_send_reset(net, &tp.tuple, seg);
+    send_reset(net, &tp.tuple, seg, tp.md5());
     tcp_reset(net, tp);
     Verdict::Drop(pkt, Reason::TcpClose)
 }
@@ -496,7 +499,7 @@ fn tcp_rcv_synsent_state_process(net: &mut Net, tp: &mut Tcb, seg: &Segment, pkt
             set_rtx(tp, Rtx::Retrans, net.now.plus(2 * MS));
         }
         if !seg.flags.rst() {
-            tcp_v4_send_reset(net, &tp.tuple, seg);
+            send_reset(net, &tp.tuple, seg, tp.md5());
         }
         return Verdict::Drop(pkt, Reason::TcpInvalidAck);
     }
@@ -506,7 +509,7 @@ fn tcp_rcv_synsent_state_process(net: &mut Net, tp: &mut Tcb, seg: &Segment, pkt
     {
         // It echoes a timestamp that this attempt never sent.
         if !seg.flags.rst() {
-            tcp_v4_send_reset(net, &tp.tuple, seg);
+            send_reset(net, &tp.tuple, seg, tp.md5());
         }
         return Verdict::Drop(pkt, Reason::TcpPawsActive);
     }

@@ -19,9 +19,10 @@ use super::demux::Ref;
 use super::ecn::{Ecn, tcp_ecn_create_request};
 use super::fastopen::Try;
 use super::input::{Segment, tcp_ack_of_syn, tcp_conn_rcv};
+use super::md5::{Md5Sig, inbound_hash, key_of};
 use super::output::{
-    Bare, advmss, send_bare, send_bare_with, tcp_select_initial_window, tcp_send_active_reset,
-    tcp_v4_send_reset, unicast, way_to,
+    Bare, advmss, send_bare, send_bare_with, send_reset, tcp_select_initial_window,
+    tcp_send_active_reset, tcp_v4_send_reset, unicast, way_to,
 };
 use super::{Sockets, State, TCP_TIMEOUT_INIT_US, Tcb, Tuple};
 use crate::pkt::{Pkt, Verdict};
@@ -142,6 +143,10 @@ impl Shard {
             tcp_v4_send_reset(&mut self.net, tuple, seg);
             return Verdict::Drop(pkt, Reason::NoSocket);
         };
+        let key = self.tcp.listener_key(found, tuple);
+        if let Err(reason) = inbound_hash(key.as_ref(), seg.opts.signed, tuple, &pkt) {
+            return Verdict::Drop(pkt, reason);
+        }
         if seg.flags.rst() {
             return Verdict::Drop(pkt, Reason::TcpReset);
         }
@@ -155,7 +160,7 @@ impl Shard {
                 self.net.flow_begins(tuple.flow_key());
                 return self.tcp_v4_syn_recv_sock(req, seg, pkt);
             }
-            tcp_v4_send_reset(&mut self.net, tuple, seg);
+            send_reset(&mut self.net, tuple, seg, key.as_ref());
             return Verdict::Drop(pkt, Reason::TcpFlags);
         }
         if !seg.flags.syn() || seg.flags.fin() || !unicast(tuple.local) || !unicast(tuple.remote) {
@@ -304,7 +309,7 @@ pub(super) fn tcp_v4_send_synack(
     tsval: Option<u32>,
     cookie: Option<FastOpen>,
 ) -> Said {
-    let mut tp = child(net, req, l);
+    let tp = child(net, req, l);
     let scales = req.said.map_or(net.knobs.tcp_window_scaling, |said| said.wscale.is_some());
     let opts = TcpOptions {
         mss: Some(tp.advmss),
@@ -321,8 +326,8 @@ pub(super) fn tcp_v4_send_synack(
         window: tp.rcv_wnd.min(65535) as u16,
         tos: 0,
         opts,
+        key: tp.md5(),
     };
-    tp.orphan = true;
     send_bare_with(net, &tp.tuple, &bare, cookie, |_| ());
     Said { window: tp.rcv_wnd, wscale: opts.wscale, ts: tp.ts_ok, sack: tp.sack_ok }
 }
@@ -365,6 +370,8 @@ pub(super) fn child(net: &mut Net, req: &Req, l: &Listener) -> Tcb {
         let theirs = req.opts.wscale.unwrap_or(0);
         (tp.snd_wscale, tp.rcv_wscale) = said.wscale.map_or((0, 0), |ours| (theirs, ours));
     }
+    // Beside a signature there is room for timestamps or for SACK blocks.
+    tp.ts_ok &= tp.md5().is_none() || !tp.sack_ok;
     tp.ts_recent = if tp.ts_ok { req.ts_recent } else { 0 };
     (tp.lsndtime, tp.lrcvtime) = (req.sent_at, net.now);
     tp.retransmits = req.retries;
@@ -378,6 +385,10 @@ impl Shard {
             return Verdict::Drop(pkt, Reason::NoSocket);
         };
         let (irs, iss, tuple, held) = (req.irs, req.iss, req.tuple, req.held.is_some());
+        let key = self.tcp.listener_key(req.listener.index, &tuple);
+        if let Err(reason) = inbound_hash(key.as_ref(), seg.opts.signed, &tuple, &pkt) {
+            return Verdict::Drop(pkt, reason);
+        }
         let flags = seg.flags;
         let paws = matches!(seg.opts.ts, Some((val, _)) if Seq(val).lt(Seq(req.ts_recent)));
         if flags.syn() && !flags.ack() && !flags.rst() && seg.seq == irs && !paws {
@@ -394,7 +405,7 @@ impl Shard {
         }
         let acked = seg.ack == iss + 1;
         if flags.ack() && !flags.rst() && !acked {
-            tcp_v4_send_reset(&mut self.net, &tuple, seg);
+            send_reset(&mut self.net, &tuple, seg, key.as_ref());
             return Verdict::Drop(pkt, Reason::TcpInvalidAck);
         }
         // It answers a SYN-ACK, so it echoes the time of one.
@@ -421,7 +432,7 @@ impl Shard {
         if flags.any(TcpFlags::RST | TcpFlags::SYN) {
             // RFC 9293 §3.10.7.4: back to LISTEN, as if nothing had been.
             if !flags.rst() {
-                tcp_v4_send_reset(&mut self.net, &tuple, seg);
+                send_reset(&mut self.net, &tuple, seg, key.as_ref());
             }
             self.net.counts.inc(id::TcpExtEmbryonicRsts);
             self.net.counts.inc(id::TcpAttemptFails);
@@ -444,7 +455,7 @@ impl Shard {
         }
         if listener.is_some_and(|l| tcp.accept_queue_is_full(net, l)) {
             if net.knobs.tcp_abort_on_overflow {
-                tcp_v4_send_reset(net, &tuple, seg);
+                send_reset(net, &tuple, seg, key.as_ref());
                 self.reqsk_drop(index);
             }
             // Otherwise it stays half-open: what the peer sends next tries again.
@@ -499,7 +510,7 @@ impl Shard {
         let Some(req) = tcp.reqs.at(index) else { return };
         let lid = req.listener;
         let Some(l) = tcp.listeners.get(lid.index, lid.generation) else { return };
-        let mut tp = child(net, req, l);
+        let tp = child(net, req, l);
         let ts = tp.ts_ok.then(|| (tp.ts_now(net.now), req.ts_recent));
         let bare = Bare {
             seq: req.iss + 1,
@@ -510,8 +521,8 @@ impl Shard {
             window: (tp.rcv_wnd >> tp.rcv_wscale).min(65535) as u16,
             tos: 0,
             opts: TcpOptions { ts, ..TcpOptions::NONE },
+            key: tp.md5(),
         };
-        tp.orphan = true;
         send_bare(net, &tp.tuple, &bare);
     }
 
@@ -637,7 +648,8 @@ impl Shard {
             (Refuse::Reset, _) => {
                 let flags = TcpFlags::RST | TcpFlags::ACK;
                 let (seq, ack) = (Seq(0), req.irs + 1);
-                let bare = Bare { seq, ack, flags, window: 0, tos: 0, opts: TcpOptions::NONE };
+                let (opts, key) = (TcpOptions::NONE, None);
+                let bare = Bare { seq, ack, flags, window: 0, tos: 0, opts, key };
                 self.net.counts.inc(id::TcpOutRsts);
                 send_bare(&mut self.net, &req.tuple, &bare);
             }
@@ -680,6 +692,11 @@ impl Shard {
 }
 
 impl Sockets {
+    /// The key of a listener for a peer.
+    fn listener_key(&self, listener: u32, tuple: &Tuple) -> Option<Md5Sig> {
+        let l = self.listeners.at(listener).filter(|l| !l.opts.is_empty())?;
+        key_of(&l.opts, tuple.remote).copied()
+    }
     /// Whether the half-open connection is not to become one without data.
     fn defers(&self, index: u32) -> bool {
         let Some(req) = self.reqs.at(index) else { return false };

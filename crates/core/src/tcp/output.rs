@@ -10,6 +10,7 @@ use super::ack::tcp_new_space;
 use super::cc::{self, tcp_cwnd_restart};
 use super::ecn::{self, Ecn, tcp_ecn_send};
 use super::input::Segment;
+use super::md5::{self, Md5Sig};
 use super::mtup::{Probed, mtup_limit, tcp_mtu_probe};
 use super::pacing::{tcp_pacing_check, tcp_tso_autosize, tcp_update_after_send};
 use super::rate::{tcp_rate_check_app_limited, tcp_rate_skb_sent};
@@ -22,10 +23,11 @@ use crate::seq::Seq;
 use crate::shard::Net;
 use crate::table::count::id;
 use crate::wire::IPPROTO_TCP;
-use crate::wire::TcpOptions;
 use crate::wire::tcp::{TCP_HLEN, TcpFlags, TcpHdr};
 use crate::wire::tcp_fastopen::FastOpen;
+use crate::wire::tcp_md5::TCPOLEN_MD5SIG_ALIGNED;
 use crate::wire::tcp_options::{TCP_MAX_WSCALE, TCP_OPTIONS_MAX};
+use crate::wire::{SackBlocks, TcpOptions};
 
 /// What became of a connection's turn to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -262,14 +264,14 @@ fn tcp_slow_start_after_idle_check(net: &Net, tp: &mut Tcb) {
 
 /// Payload of a full segment with the options that the next one carries (`tcp_current_mss`).
 pub(crate) fn tcp_current_mss(tp: &Tcb) -> u32 {
-    let blocks = tp.sack_blocks().len() as u32;
-    let sack = if blocks > 0 { 4 + 8 * blocks.min(if tp.ts_ok { 3 } else { 4 }) } else { 0 };
+    let blocks = tp.sack_blocks().len().min(tp.sack_room()) as u32;
+    let sack = if blocks > 0 { 4 + 8 * blocks } else { 0 };
     (tp.mss_cache as u32).saturating_sub(sack).max(8)
 }
 
 /// The largest payload of one packet: a whole number of segments (`tcp_tso_segs`).
 fn super_packet_max(net: &Net, tp: &Tcb, mss: u32) -> u32 {
-    if !net.knobs.gso {
+    if !net.knobs.gso || tp.md5().is_some() {
         return mss;
     }
     let iface = net.ifaces.get(tp.dev as usize).map_or(65536, |i| i.gso_max_size);
@@ -280,7 +282,8 @@ fn super_packet_max(net: &Net, tp: &Tcb, mss: u32) -> u32 {
 
 /// Bytes of options that every segment of the connection has.
 pub(super) fn tcp_established_options_len(tp: &Tcb) -> u32 {
-    if tp.ts_ok { 12 } else { 0 }
+    let ts = if tp.ts_ok { 12 } else { 0 };
+    if tp.md5().is_some() { ts + TCPOLEN_MD5SIG_ALIGNED as u32 } else { ts }
 }
 
 /// The payload of a segment that fills an IP packet of `mtu` bytes, as far as the peer takes it
@@ -304,6 +307,15 @@ pub(crate) fn tcp_sync_mss(tp: &mut Tcb, pmtu: u32) {
         mss = mss.min(known);
     }
     tp.mss_cache = mss.min(u16::MAX as u32) as u16;
+}
+
+/// The SACK blocks of the next segment: a signature leaves less room for them.
+fn sack_to_send(tp: &Tcb) -> SackBlocks {
+    let blocks = tp.sack_blocks();
+    match tp.md5() {
+        None => blocks,
+        Some(_) => blocks.as_slice().iter().take(tp.sack_room()).copied().collect(),
+    }
 }
 
 /// Builds a segment of the connection and hands it to IpOut (`__tcp_transmit_skb`). False if there
@@ -335,11 +347,12 @@ pub(crate) fn tcp_transmit_skb(
     }
     let opts = TcpOptions {
         ts: tp.ts_ok.then(|| (tp.ts_now(net.now), tp.ts_recent)),
-        sack: tp.sack_blocks(),
+        sack: sack_to_send(tp),
         ..TcpOptions::NONE
     };
     let window = tcp_select_window(net, tp);
-    let hlen = TCP_HLEN + opts.emit_len();
+    let signed = if tp.md5().is_some() { TCPOLEN_MD5SIG_ALIGNED } else { 0 };
+    let hlen = TCP_HLEN + signed + opts.emit_len();
     let urg = tp.urgent_pointer(seq);
     if urg.is_some() {
         flags |= TcpFlags::URG;
@@ -357,7 +370,10 @@ pub(crate) fn tcp_transmit_skb(
     };
     let out = pkt.push(hlen);
     hdr.emit(out);
-    opts.emit(&mut out[TCP_HLEN..]);
+    opts.emit(&mut out[TCP_HLEN + signed..]);
+    if let Some(key) = tp.md5() {
+        md5::sign(&mut pkt, &tp.tuple, hlen, key);
+    }
     pkt.tos = tp.tos & !ecn::MASK | ect;
     tp.segs_out = tp.segs_out.wrapping_add(pkt.segs() as u32);
     finish(net, pkt, &tp.tuple);
@@ -448,17 +464,19 @@ pub(crate) fn tcp_xmit_probe_skb(net: &mut Net, tp: &mut Tcb) {
 }
 
 /// A segment outside of any connection's normal course: a SYN, a reset, an answer for TIME_WAIT.
-pub(crate) struct Bare {
+pub(crate) struct Bare<'a> {
     pub seq: Seq,
     pub ack: Seq,
     pub flags: TcpFlags,
     pub window: u16,
     pub tos: u8,
     pub opts: TcpOptions,
+    /// By which it is signed.
+    pub key: Option<&'a Md5Sig>,
 }
 
 /// Sends a segment without data. False if there is no packet memory.
-pub(crate) fn send_bare(net: &mut Net, tuple: &Tuple, bare: &Bare) -> bool {
+pub(crate) fn send_bare(net: &mut Net, tuple: &Tuple, bare: &Bare<'_>) -> bool {
     send_bare_with(net, tuple, bare, None, |_| ())
 }
 
@@ -466,14 +484,15 @@ pub(crate) fn send_bare(net: &mut Net, tuple: &Tuple, bare: &Bare) -> bool {
 pub(super) fn send_bare_with(
     net: &mut Net,
     tuple: &Tuple,
-    bare: &Bare,
+    bare: &Bare<'_>,
     fastopen: Option<FastOpen>,
     load: impl FnOnce(&mut crate::pkt::Pkt),
 ) -> bool {
     let Some(mut pkt) = net.pool.alloc() else { return false };
     load(&mut pkt);
     let fastopen = fastopen.map(|cookie| cookie.option()).unwrap_or_default();
-    let at = TCP_HLEN + bare.opts.emit_len();
+    let signed = if bare.key.is_some() { TCPOLEN_MD5SIG_ALIGNED } else { 0 };
+    let at = TCP_HLEN + signed + bare.opts.emit_len();
     // As in Linux: an option that does not fit is left out.
     let hlen =
         if at + fastopen.len() > TCP_HLEN + TCP_OPTIONS_MAX { at } else { at + fastopen.len() };
@@ -490,9 +509,12 @@ pub(super) fn send_bare_with(
         urg: 0,
     }
     .emit(out);
-    bare.opts.emit(&mut out[TCP_HLEN..]);
+    bare.opts.emit(&mut out[TCP_HLEN + signed..]);
     if hlen > at {
         out[at..].copy_from_slice(&fastopen);
+    }
+    if let Some(key) = bare.key {
+        md5::sign(&mut pkt, tuple, hlen, key);
     }
     pkt.tos = bare.tos;
     net.counts.inc(id::TcpOutSegs);
@@ -526,8 +548,8 @@ pub(crate) fn tcp_send_syn(net: &mut Net, tp: &mut Tcb) -> bool {
     };
     let window = tp.rcv_wnd.min(65535) as u16;
     let ack = if both { tp.rcv_nxt } else { Seq(0) };
-    let bare = Bare { seq: tp.iss, ack, flags, window, tos: tp.tos, opts };
     tp.segs_out += 1;
+    let bare = Bare { seq: tp.iss, ack, flags, window, tos: tp.tos, opts, key: tp.md5() };
     let Some(fastopen) = tp.syn_fastopen() else { return send_bare(net, &tp.tuple, &bare) };
     let (sndq, data, seq) = (&tp.sndq, usize::from(fastopen.data), tp.iss + 1);
     send_bare_with(net, &tp.tuple, &bare, fastopen.option, |pkt| {
@@ -567,15 +589,28 @@ pub(crate) fn tcp_send_active_reset(net: &mut Net, tp: &mut Tcb) {
 
 /// Answers a segment that belongs to no connection by a reset (RFC 9293 §3.10.7.1; `tcp_v4_send_reset`).
 pub(crate) fn tcp_v4_send_reset(net: &mut Net, tuple: &Tuple, seg: &Segment) {
+    send_reset(net, tuple, seg, None);
+}
+
+/// The same, signed by `key` if there is one.
+pub(super) fn send_reset(net: &mut Net, tuple: &Tuple, seg: &Segment, key: Option<&Md5Sig>) {
     if seg.flags.rst() || !unicast(tuple.local) || !unicast(tuple.remote) {
         return;
     }
     let bare = if seg.flags.ack() {
         let flags = TcpFlags::RST;
-        Bare { seq: seg.ack, ack: Seq(0), flags, window: 0, tos: 0, opts: TcpOptions::NONE }
+        Bare { seq: seg.ack, ack: Seq(0), flags, window: 0, tos: 0, opts: TcpOptions::NONE, key }
     } else {
         let flags = TcpFlags::RST | TcpFlags::ACK;
-        Bare { seq: Seq(0), ack: seg.end_seq, flags, window: 0, tos: 0, opts: TcpOptions::NONE }
+        Bare {
+            seq: Seq(0),
+            ack: seg.end_seq,
+            flags,
+            window: 0,
+            tos: 0,
+            opts: TcpOptions::NONE,
+            key,
+        }
     };
     net.counts.inc(id::TcpOutRsts);
     send_bare(net, tuple, &bare);

@@ -3,7 +3,7 @@
 //!
 //! Linux: net/ipv4/inet_hashtables.c, tcp_ipv4.c `tcp_prot`. RFCs: 6528, 6056 §3.3.3, 5961 §7.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::Hasher;
 use std::net::IpAddr;
 
@@ -11,6 +11,7 @@ use super::demux::{Demux, Ref};
 use super::fastopen_active::tcp_fastopen_active_disable_ofo_check;
 use super::listen::{Listener, Req};
 use super::listeners;
+use super::md5::Md5Sig;
 use super::timewait::TimeWait;
 use super::{Earlier, State, Tcb, Tuple, output, rfs, timer};
 use crate::rand::Rng;
@@ -29,6 +30,8 @@ pub struct Sockets {
     pub(crate) listeners: Slab<Listener>,
     pub(crate) reqs: Slab<Box<Req>>,
     pub(crate) tws: Slab<TimeWait>,
+    /// The keys by which entries in TIME_WAIT sign, by their place.
+    pub(super) tw_keys: BTreeMap<u32, Box<Md5Sig>>,
     pub(crate) listen: listeners::Ports,
     pub(super) fastopens: super::fastopen::FastOpens,
     pub(crate) conn_timers: Wheel,
@@ -68,6 +71,7 @@ impl Sockets {
             listeners: Slab::default(),
             reqs: Slab::default(),
             tws: Slab::default(),
+            tw_keys: BTreeMap::new(),
             listen: listeners::Ports::new(rng.keyed(), rng.keyed(), select),
             fastopens: Default::default(),
             conn_timers: Wheel::default(),

@@ -6,7 +6,7 @@
 
 use super::demux::Ref;
 use super::input::{Segment, tcp_fin_time};
-use super::output::{Bare, send_bare, tcp_send_ack, tcp_v4_send_reset};
+use super::output::{Bare, send_bare, send_reset, tcp_send_ack};
 use super::{State, Tuple};
 use crate::pkt::{Pkt, Verdict};
 use crate::seq::Seq;
@@ -82,6 +82,9 @@ impl Shard {
             let (at, _) = tcp.tws.insert(tw);
             let short = stays <= TW_KILLED_NS;
             net.counts.inc(if short { id::TcpExtTWKilled } else { id::TcpExtTW });
+            if let Some(key) = tp.md5() {
+                tcp.tw_keys.insert(at, Box::new(*key));
+            }
             tcp.demux.replace(tw.hash, Ref::Conn(index), Ref::Tw(at));
             tcp.tw_timers.arm(at, tw.expires);
             tp.hashed = false;
@@ -103,6 +106,9 @@ impl Shard {
     /// Takes an entry out of this shard's tables.
     pub(super) fn tw_unlink(&mut self, at: u32) -> Option<TimeWait> {
         let tw = self.tcp.tws.remove(at)?;
+        if !self.tcp.tw_keys.is_empty() {
+            self.tcp.tw_keys.remove(&at);
+        }
         self.tcp.demux.remove(tw.hash, Ref::Tw(at));
         self.tcp.tw_timers.cancel(at);
         Some(tw)
@@ -200,7 +206,8 @@ impl Shard {
         if seg.flags.syn() || !seg.flags.fin() || seg.end_seq != left + 1 {
             // RFC 9293 §3.6.1: nobody will ever read this.
             let tuple = tw.tuple;
-            tcp_v4_send_reset(&mut self.net, &tuple, seg);
+            let key = self.tcp.tw_keys.get(&at).map(|key| &**key);
+            send_reset(&mut self.net, &tuple, seg, key);
             self.tw_kill(at);
             return Verdict::Drop(pkt, Reason::TcpClose);
         }
@@ -239,11 +246,9 @@ impl Shard {
         let opts = TcpOptions { ts: tw.ts_recent().map(|ts| (clock, ts)), ..TcpOptions::NONE };
         let (seq, ack, window, tos) = (tw.snd_nxt, tw.rcv_nxt, tw.rcv_wnd, tw.tos);
         let tuple = tw.tuple;
-        send_bare(
-            &mut self.net,
-            &tuple,
-            &Bare { seq, ack, flags: TcpFlags::ACK, window, tos, opts },
-        );
+        let Shard { net, tcp, .. } = self;
+        let key = tcp.tw_keys.get(&at).map(|key| &**key);
+        send_bare(net, &tuple, &Bare { seq, ack, flags: TcpFlags::ACK, window, tos, opts, key });
     }
 
     /// Whether a connection that we open may take the place of an entry: a second after its last

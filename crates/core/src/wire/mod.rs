@@ -9,6 +9,7 @@ pub mod ipv6;
 pub mod nd;
 pub mod tcp;
 pub mod tcp_fastopen;
+pub mod tcp_md5;
 pub mod tcp_options;
 pub mod udp;
 

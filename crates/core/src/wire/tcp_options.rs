@@ -1,6 +1,8 @@
 //! The options of TCP (RFC 9293 §3.2, RFC 7323, RFC 2018). Linux: `tcp_parse_options`,
 //! `tcp_options_write`.
 
+use super::tcp_md5::TCPOPT_MD5SIG;
+
 /// Most bytes of options.
 pub const TCP_OPTIONS_MAX: usize = 40;
 /// Most SACK blocks in one segment.
@@ -75,6 +77,8 @@ pub struct TcpOptions {
     pub ts: Option<(u32, u32)>,
     /// Selective acknowledgments.
     pub sack: SackBlocks,
+    /// A signature came with them (RFC 2385); it is read, and written, by [`super::tcp_md5`].
+    pub signed: bool,
 }
 
 const TCPOPT_EOL: u8 = 0;
@@ -117,6 +121,7 @@ impl TcpOptions {
         sack_permitted: false,
         ts: None,
         sack: SackBlocks::NONE,
+        signed: false,
     };
 
     /// Reads options as tolerantly as the kernel does: unknown ones and known ones of a wrong size
@@ -169,6 +174,7 @@ impl TcpOptions {
                         found.sack = pairs.iter().map(|pair| block(*pair)).collect();
                     }
                 }
+                (TCPOPT_MD5SIG, data) if data.len() == 16 => found.signed = true,
                 _ => {}
             }
         }

@@ -100,6 +100,7 @@ fn tcp_options() -> impl Strategy<Value = TcpOptions> {
             sack_permitted,
             ts,
             sack: sack.into_iter().collect(),
+            signed: false,
         },
     )
 }

@@ -31,6 +31,9 @@ mod options {
     #![allow(missing_docs, reason = "the names are the kernel's")]
     use nix::{getsockopt_impl, libc, setsockopt_impl, sockopt_impl};
 
+    /// `struct tcp_md5sig`: an address, four bytes of which two are the key's length, an interface, the key.
+    pub(super) type Md5Sig = [u8; 216];
+    sockopt_impl!(Md5, SetOnly, libc::IPPROTO_TCP, libc::TCP_MD5SIG, [u8; 216]);
     sockopt_impl!(Info, GetOnly, libc::IPPROTO_TCP, libc::TCP_INFO, [u8; 248]);
 
     macro_rules! ints {
@@ -207,6 +210,9 @@ impl Kernel {
                     libc::linger { l_onoff: i32::from(*on), l_linger: i32::from(*seconds) };
                 sockopt::Linger.set(fd, &linger)
             }
+            Value::Name(key) if (level, name) == (libc::IPPROTO_TCP, libc::TCP_MD5SIG) => {
+                options::Md5.set(fd, &md5sig(remote(self.v6), key.as_bytes()))
+            }
             Value::Name(name) => sockopt::TcpCongestion.set(fd, &OsString::from(name)),
         };
         set.map(|()| (0, None)).map_err(num)
@@ -298,6 +304,20 @@ impl Kernel {
             }
         }
     }
+}
+
+fn md5sig(peer: IpAddr, key: &[u8]) -> options::Md5Sig {
+    let mut sig = [0; 216];
+    let (family, at) = match peer {
+        IpAddr::V4(_) => (libc::AF_INET, 4),
+        IpAddr::V6(_) => (libc::AF_INET6, 8),
+    };
+    sig[..2].copy_from_slice(&(family as u16).to_ne_bytes());
+    let octets = super::wire::octets(peer);
+    sig[at..at + octets.len()].copy_from_slice(&octets);
+    sig[130..132].copy_from_slice(&(key.len() as u16).to_ne_bytes());
+    sig[136..136 + key.len()].copy_from_slice(key);
+    sig
 }
 
 fn num(e: Errno) -> i32 {

@@ -12,7 +12,7 @@ use linerate_core::sock::error::TcpError;
 use linerate_core::sock::{SockKind, SocketId};
 use linerate_core::table::count::Counter;
 use linerate_core::table::knob::{CcName, KnobValue};
-use linerate_core::tcp::{Connect, Listen, OptName, SendMsg, State, TcpOpt};
+use linerate_core::tcp::{Connect, Listen, Md5Sig, OptName, SendMsg, State, TcpOpt};
 use linerate_core::time::{Instant, SEC, US};
 use linerate_core::tx::xmit::tx_done;
 use linerate_core::wire::Mac;
@@ -229,6 +229,10 @@ impl Linerate {
         let opt = match value {
             Value::Int(n) => TcpOpt::from_linux(level, name, *n).map_err(errno)?,
             Value::Linger(on, seconds) => TcpOpt::Linger(on.then_some(u32::from(*seconds))),
+            Value::Name(key) if (level, name) == (libc::IPPROTO_TCP, libc::TCP_MD5SIG) => {
+                let sig = Md5Sig::new(remote(self.v6), None, key.as_bytes()).map_err(errno)?;
+                TcpOpt::Md5Sig(sig)
+            }
             Value::Name(name) => TcpOpt::Congestion(CcName::parse(name).ok_or(libc::ENOENT)?),
         };
         match self.socks.get_mut(fd) {

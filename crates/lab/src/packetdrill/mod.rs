@@ -10,6 +10,7 @@ mod packet;
 mod parse;
 mod runner;
 mod script;
+mod sign;
 mod syscall;
 mod target;
 mod wire;

@@ -157,6 +157,8 @@ fn option(c: &mut Cursor<'_>) -> Result<Opt, ScriptError> {
             let val = stamp("val")?;
             Opt::Ts(val, stamp("ecr")?)
         }
+        "md5" => Opt::Md5(true),
+        "md5wrong" => Opt::Md5(false),
         "FO" => {
             let digits = match c.peek() {
                 Some(Tok::Word(w)) => w.clone(),
@@ -223,6 +225,7 @@ impl fmt::Display for Opt {
                 f.write_str(if cookie.is_empty() { "" } else { " " })?;
                 cookie.iter().try_for_each(|b| write!(f, "{b:02x}"))
             }
+            Opt::Md5(right) => f.write_str(if *right { "md5" } else { "md5wrong" }),
             Opt::Other(kind, bytes) => write!(f, "option {kind} of {} bytes", bytes.len()),
         }
     }

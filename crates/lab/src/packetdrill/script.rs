@@ -193,6 +193,8 @@ pub enum Opt {
     Ts(Option<u32>, Option<u32>),
     /// `FO 0123456789abcdef`; empty = a request.
     FastOpen(Vec<u8>),
+    /// `md5`: a signature by the key `secret`; `md5wrong`: one that is wrong.
+    Md5(bool),
     /// Any other, by its kind and its bytes.
     Other(u8, Vec<u8>),
 }

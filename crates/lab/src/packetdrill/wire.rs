@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::packet::icmpv6_of;
 use super::script::{Body, Ecn, Icmp, Opt, Packet, Segment};
+use super::sign::signature;
 
 /// The address of the stack under test.
 pub(super) fn local(v6: bool) -> IpAddr {
@@ -180,6 +181,15 @@ impl Conn {
         b.extend(s.urg.to_be_bytes());
         b.extend(options);
         b.resize(b.len() + usize::from(s.len), 0);
+        let signed = s.options.iter().flatten().find_map(|opt| match opt {
+            Opt::Md5(right) => Some(*right),
+            _ => None,
+        });
+        if let (Some(right), Some(at)) = (signed, b.windows(2).position(|w| w == [19, 18])) {
+            let digest = signature((remote(v6), local(v6)), &b, words * 4);
+            let flip = if right { 0 } else { 0xff };
+            b[at + 2..at + 18].iter_mut().zip(digest).for_each(|(to, d)| *to = d ^ flip);
+        }
         let start = pseudo((remote(v6), local(v6)), 6, b.len());
         let sum = checksum(start, &b);
         b[16..18].copy_from_slice(&sum.to_be_bytes());
@@ -209,6 +219,10 @@ impl Conn {
                 out.extend(val.unwrap_or(0).to_be_bytes());
                 out.extend(ecr.wrapping_add(offset).to_be_bytes());
             }
+            Opt::Md5(_) => {
+                out.extend([19, 18]);
+                out.extend([0; 16]);
+            }
             Opt::FastOpen(cookie) => {
                 out.extend([34, 2 + cookie.len() as u8]);
                 out.extend(cookie);
@@ -236,7 +250,7 @@ fn checksum(start: u64, bytes: &[u8]) -> u16 {
     !(acc as u16)
 }
 
-fn octets(addr: IpAddr) -> Vec<u8> {
+pub(super) fn octets(addr: IpAddr) -> Vec<u8> {
     match addr {
         IpAddr::V4(a) => a.octets().to_vec(),
         IpAddr::V6(a) => a.octets().to_vec(),
@@ -305,7 +319,7 @@ pub(super) fn dissect(bytes: &[u8]) -> Result<Option<Raw>, String> {
     let offset = usize::from(fixed[12] >> 4) * 4;
     let options = tcp.get(20..offset).ok_or_else(short)?;
     let flags = fixed[13];
-    let segment = Segment {
+    let mut segment = Segment {
         ports: None,
         flags,
         seq: u32_at(4),
@@ -315,6 +329,12 @@ pub(super) fn dissect(bytes: &[u8]) -> Result<Option<Raw>, String> {
         urg: u16_at(18),
         options: Some(read_options(options)?),
     };
+    let digest = signature((local(v6), remote(v6)), tcp, offset);
+    for opt in segment.options.iter_mut().flatten() {
+        if let Opt::Other(19, said) = opt {
+            *opt = Opt::Md5(said[..] == digest);
+        }
+    }
     Ok(Some(Raw { local_port: u16_at(0), remote_port: u16_at(2), segment, ecn }))
 }
 

@@ -6,6 +6,7 @@ use crate::shard::{Net, Shard};
 use crate::sock::error::TcpError;
 use crate::sock::{SockKind, SocketId};
 use crate::tcp::api::owned;
+use crate::tcp::md5::Md5Sig;
 use crate::tcp::{State, Tcb, Tuple};
 
 impl Shard {
@@ -26,6 +27,9 @@ impl Shard {
         Ok(())
     }
     fn listener_set(&mut self, id: SocketId, opt: TcpOpt) -> Result<(), TcpError> {
+        if let TcpOpt::Md5Sig(sig) = opt {
+            return self.listener_md5(id, sig);
+        }
         let mut tp = unopened(&self.net);
         tp.state = State::Listen;
         tp.set_opt(&mut self.net, opt)?;
@@ -40,6 +44,17 @@ impl Shard {
         }
         if let TcpOpt::DeferAccept(_) = opt {
             l.defer_accept = tp.opts().map_or(0, |o| o.defer_accept);
+        }
+        Ok(())
+    }
+    fn listener_md5(&mut self, id: SocketId, sig: Md5Sig) -> Result<(), TcpError> {
+        let l = self.tcp.listener(id).ok_or(TcpError::NotConnected)?;
+        let held = l.opts.len();
+        l.opts.retain(|o| !matches!(o, TcpOpt::Md5Sig(old) if old.same_peers(&sig)));
+        match sig.is_removal() {
+            true if l.opts.len() == held => return Err(TcpError::NoKey),
+            true => {}
+            false => l.opts.push(TcpOpt::Md5Sig(sig)),
         }
         Ok(())
     }

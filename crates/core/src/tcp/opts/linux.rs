@@ -118,6 +118,7 @@ impl TcpOpt {
             TcpOpt::KeepAlive(_)
             | TcpOpt::Linger(_)
             | TcpOpt::Congestion(_)
+            | TcpOpt::Md5Sig(_)
             | TcpOpt::BusyPoll(_)
             | TcpOpt::User(_) => 0,
         }

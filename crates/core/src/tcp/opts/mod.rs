@@ -97,6 +97,9 @@ pub enum TcpOpt {
     /// The longest retransmission timeout in milliseconds, 1000..=120000; `tcp_rto_max_ms` where it is not
     /// set (TCP_RTO_MAX_MS).
     RtoMaxMs(u32),
+    /// Segments are signed, and those of the peer must be (TCP_MD5SIG, TCP_MD5SIG_EXT); a listener can
+    /// have a key for each peer.
+    Md5Sig(crate::tcp::md5::Md5Sig),
     /// Type of service, or traffic class, of what is sent (IP_TOS).
     Tos(u8),
     /// How long a reader that found nothing looks at the devices before it gives up, in
@@ -192,6 +195,8 @@ pub(crate) struct SockOpts {
     pub write_pending: bool,
     /// It was opened by the cookie in its SYN.
     pub fastopen_child: bool,
+    /// The key by which segments are signed.
+    pub md5: Option<Box<crate::tcp::md5::Md5Sig>>,
     /// Urgent data, sent and received.
     pub urg: crate::tcp::urg::Urg,
     /// The search for the path's MTU by probes.

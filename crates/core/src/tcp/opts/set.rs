@@ -199,6 +199,13 @@ impl Tcb {
             }
             TcpOpt::RcvLowat(n) => self.set_rcvlowat(net, n),
             TcpOpt::Inq(on) => self.opts_mut().inq = on,
+            TcpOpt::Md5Sig(sig) => {
+                self.set_md5(sig)?;
+                if self.state.synchronized() {
+                    let pmtu = self.pmtu;
+                    crate::tcp::output::tcp_sync_mss(self, pmtu);
+                }
+            }
             TcpOpt::OobInline(on) => self.opts_mut().urg.inline = on,
             TcpOpt::RtoMaxMs(ms) => self.rto_max_ms = within(ms, 1000, TCP_RTO_MAX_US / 1000)?,
             _ => return Err(TcpError::NoOption),

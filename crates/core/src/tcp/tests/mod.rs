@@ -10,6 +10,7 @@ mod fastopen;
 mod handshake;
 mod hostile;
 mod knobs;
+mod md5;
 mod memory;
 mod moved;
 mod mtup;
