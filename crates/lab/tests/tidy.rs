@@ -128,7 +128,8 @@ fn every_row_of_the_tables_is_used() {
     );
     let table = std::fs::read_to_string(tree::root().join("crates/core/src/table/knob.rs"));
     let table = table.expect("the knob table is readable");
-    for row in Knobs::ROWS {
+    // What can only be read says something, and asks for nothing.
+    for row in Knobs::ROWS.iter().filter(|row| row.unit != "only read") {
         let at = table.find(&format!("\"{}\"", row.path)).expect("the row is in the table");
         let field = table[..at].rsplit(':').nth(2).and_then(|s| s.split_whitespace().last());
         let field = field.expect("a row begins with its field");
