@@ -15,6 +15,8 @@ pub enum Part {
     Run,
     /// `linerate bench tun`
     Tun,
+    /// `linerate bench tcp-scale`
+    TcpScale,
     /// `linerate bench path`
     Path,
     /// `linerate bench devices`
@@ -52,9 +54,10 @@ pub struct Ran {
 
 impl Part {
     /// In the order of running.
-    pub const ALL: [Part; 8] = [
+    pub const ALL: [Part; 9] = [
         Part::Run,
         Part::Tun,
+        Part::TcpScale,
         Part::Path,
         Part::Devices,
         Part::Steering,
@@ -68,6 +71,7 @@ impl Part {
         match self {
             Part::Run => "run",
             Part::Tun => "tun",
+            Part::TcpScale => "tcp-scale",
             Part::Path => "path",
             Part::Devices => "devices",
             Part::Steering => "steering",
@@ -83,6 +87,7 @@ impl Part {
         args.extend_from_slice(match (self, quick) {
             (Part::Run, true) => &["--quick", "--connections", "500"],
             (Part::Tun, true) => &["--rounds", "2", "--ms", "200"],
+            (Part::TcpScale, true) => &["--rounds", "2", "--connections", "1000", "--work", "5"],
             (Part::Path, true) => &["--rounds", "3", "--packets", "20000", "--sockets", "10000"],
             (Part::Devices, true) => &["--rounds", "2", "--ms", "100"],
             (Part::Steering, true) => &["--rounds", "3", "--packets", "50000"],

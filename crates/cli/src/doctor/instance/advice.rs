@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(is(link("mtu")), None, "an instance takes its MTU from the device");
         let sysctl = |name: &str| Change::Sysctl { name: name.into(), value: "1".into() };
         assert_eq!(is(sysctl("net.core.somaxconn")), knob("net.core.somaxconn=1"));
-        assert_eq!(is(sysctl("net.ipv4.tcp_mtu_probing")), None);
+        assert_eq!(is(sysctl("net.ipv4.tcp_autocorking")), None);
         let qdisc = |spec: &str| Change::Qdisc { dev: "v0".into(), spec: spec.into() };
         assert_eq!(is(qdisc("root pfifo limit 99")), knob("qdisc.v0.root=pfifo limit 99"));
         assert_eq!(is(qdisc("parent 1:1 pfifo")), None);
