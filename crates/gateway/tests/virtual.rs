@@ -351,12 +351,9 @@ fn half_open_connections_are_given_up_on_both_sides() {
     assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
 }
 
-/// Goal: urgent data is nothing but data (RFC 6093 §3.1), and what comes behind it does not wait
-/// for more. Method: all of it is there before the gateway reads; reading stops before the mark.
-#[test]
-fn urgent_data_arrives_in_its_place_and_so_does_what_follows() {
-    use rustix::net::{SendFlags, send};
-    let mut world = World::new(Limits::default());
+/// A connection of the program's from port 7000 to the outside: its other end and port, and what the program
+/// acknowledges.
+fn established(world: &mut World) -> (TcpStream, u16, u32) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     world.tcp((7000, port), 100, 0, SYN);
@@ -365,6 +362,16 @@ fn urgent_data_arrives_in_its_place_and_so_does_what_follows() {
     world.tcp((7000, port), 101, ack, ACK);
     world.turn();
     let (outside, _) = listener.accept().unwrap();
+    (outside, port, ack)
+}
+
+/// Goal: urgent data is nothing but data (RFC 6093 §3.1), and what comes behind it does not wait
+/// for more. Method: all of it is there before the gateway reads; reading stops before the mark.
+#[test]
+fn urgent_data_arrives_in_its_place_and_so_does_what_follows() {
+    use rustix::net::{SendFlags, send};
+    let mut world = World::new(Limits::default());
+    let (outside, ..) = established(&mut world);
     for (bytes, flags) in
         [("before ", SendFlags::empty()), ("!", SendFlags::OOB), (" behind", SendFlags::empty())]
     {
@@ -388,14 +395,7 @@ fn urgent_data_arrives_in_its_place_and_so_does_what_follows() {
 fn urgent_data_of_a_program_is_urgent_outside() {
     use rustix::net::{RecvFlags, recv};
     let mut world = World::new(Limits::default());
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    world.tcp((7000, port), 100, 0, SYN);
-    let packet = world.answer();
-    let ack = u32::from_be_bytes(packet[24..28].try_into().unwrap()).wrapping_add(1);
-    world.tcp((7000, port), 101, ack, ACK);
-    world.turn();
-    let (outside, _) = listener.accept().unwrap();
+    let (outside, port, ack) = established(&mut world);
     let mut segment = Vec::new();
     segment.extend(7000u16.to_be_bytes());
     segment.extend(port.to_be_bytes());

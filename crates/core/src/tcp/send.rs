@@ -41,15 +41,29 @@ impl Shard {
         data: &[u8],
         msg: SendMsg,
     ) -> Result<usize, TcpError> {
+        self.tcp_queue(id, data.len(), msg, |net, tp, n| {
+            tp.sndq.push_copy(&mut net.pool, &data[..n]);
+            Ok(())
+        })
+    }
+    /// What all calls that send have in common: `queue` gets how many of `len` bytes there is room for, and
+    /// queues them.
+    pub(super) fn tcp_queue(
+        &mut self,
+        id: SocketId,
+        len: usize,
+        msg: SendMsg,
+        queue: impl FnOnce(&mut Net, &mut Tcb, usize) -> Result<(), TcpError>,
+    ) -> Result<usize, TcpError> {
         let Shard { net, tcp, .. } = self;
         let memory = tcp.memory(net);
         let tp = owned(&mut tcp.conns, id).ok_or(TcpError::NotConnected)?;
         tp.may_send()?;
         tp.note_memory(&memory, net);
-        let n = data.len().min(tp.send_space(net));
-        tp.sndq.push_copy(&mut net.pool, &data[..n]);
+        let n = len.min(tp.send_space(net));
+        queue(net, tp, n)?;
         tp.more = msg.more;
-        if msg.eor && n == data.len() && n > 0 {
+        if msg.eor && n == len && n > 0 {
             tp.end_record();
         }
         if msg.oob && n > 0 {
@@ -57,7 +71,7 @@ impl Shard {
         }
         tp.after_send(net);
         self.tcp_settle(id.index);
-        if n == 0 && !data.is_empty() { Err(TcpError::WouldBlock) } else { Ok(n) }
+        if n == 0 && len > 0 { Err(TcpError::WouldBlock) } else { Ok(n) }
     }
     /// Bytes that may be queued now. When less than a third of the buffer was left, OUT is raised
     /// once a third is free again.

@@ -196,35 +196,22 @@ impl Shard {
         data: &Lent,
         msg: SendMsg,
     ) -> Result<usize, TcpError> {
-        let Shard { net, tcp, .. } = self;
-        let memory = tcp.memory(net);
-        let tp = owned(&mut tcp.conns, id).ok_or(TcpError::NotConnected)?;
-        tp.may_send()?;
-        tp.note_memory(&memory, net);
-        let n = data.len().min(tp.send_space(net));
-        let begin = tp.sndq.end;
-        if !tp.zerocopy_room(net, begin, n) {
-            return Err(TcpError::NoBuffers);
-        }
-        if n > COPYBREAK {
-            let chunk = SendChunk::lent(data.part(0..n));
-            let watch = chunk.watch();
-            tp.sndq.push_lent(chunk);
-            tp.zerocopy_add(begin, Some(watch));
-        } else if n > 0 {
-            tp.sndq.push_copy(&mut net.pool, &data.bytes()[..n]);
-            tp.zerocopy_add(begin, None);
-        }
-        tp.more = msg.more;
-        if msg.eor && n == data.len() && n > 0 {
-            tp.end_record();
-        }
-        if msg.oob && n > 0 {
-            tp.mark_urg();
-        }
-        tp.after_send(net);
-        self.tcp_settle(id.index);
-        if n == 0 && !data.is_empty() { Err(TcpError::WouldBlock) } else { Ok(n) }
+        self.tcp_queue(id, data.len(), msg, |net, tp, n| {
+            let begin = tp.sndq.end;
+            if !tp.zerocopy_room(net, begin, n) {
+                return Err(TcpError::NoBuffers);
+            }
+            if n > COPYBREAK {
+                let chunk = SendChunk::lent(data.part(0..n));
+                let watch = chunk.watch();
+                tp.sndq.push_lent(chunk);
+                tp.zerocopy_add(begin, Some(watch));
+            } else if n > 0 {
+                tp.sndq.push_copy(&mut net.pool, &data.bytes()[..n]);
+                tp.zerocopy_add(begin, None);
+            }
+            Ok(())
+        })
     }
 
     /// The next completion of sends without a copy, from the socket's error queue (`recvmsg` with MSG_ERRQUEUE).
