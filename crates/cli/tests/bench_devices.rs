@@ -21,7 +21,7 @@ fn linerate(args: &[&str]) -> (bool, Value, String) {
 
 #[test]
 fn every_receiver_receives() {
-    let args = ["bench", "devices", "--rounds", "1", "--ms", "100", "--json"];
+    let args = ["bench", "devices", "--rounds", "1", "--ms", "300", "--json"];
     let one = std::thread::available_parallelism().is_ok_and(|n| n.get() < 2);
     let pin = if one { &["--receiver", "0"][..] } else { &[] };
     let (ok, v, said) = linerate(&[&args[..], pin].concat());
@@ -30,11 +30,13 @@ fn every_receiver_receives() {
     }
     assert!(ok, "{said}");
     let rows = v["rows"].as_array().expect("rows");
-    assert_eq!(rows.len(), 15, "{v}");
+    assert_eq!(rows.len(), 19, "{v}");
     for row in rows {
         let name = row["name"].as_str().expect("a name");
-        // Not every kernel lets a veth have a NAPI thread, or has what AF_XDP and tc need.
-        let may_lack = ["NAPI", "AF_XDP", "ingress"].iter().any(|what| name.contains(what));
+        // Not every kernel lets a veth have a NAPI thread, or has what AF_XDP and tc need; the peer
+        // is not everywhere.
+        let may_lack =
+            ["NAPI", "AF_XDP", "ingress", "Open vSwitch"].iter().any(|what| name.contains(what));
         let arrived = row["mpps_median"].as_f64().is_some_and(|mpps| mpps > 0.0);
         assert!(arrived || (may_lack && row["failed"].is_string()), "{row}");
     }

@@ -75,7 +75,7 @@ impl Generator {
     pub fn send(&mut self, kind: Kind, time: Duration) -> io::Result<()> {
         let to = match kind {
             Kind::Nobody => NOBODY,
-            Kind::Xdp | Kind::XdpBare => XDP,
+            Kind::Xdp | Kind::XdpBare | Kind::XdpSwap | Kind::Ovs(_) => XDP,
             Kind::Packet => PACKET,
             Kind::Socket => KERNEL,
         };

@@ -1,9 +1,10 @@
 //! Receivers that are this stack, and those that stop before it.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
 
-use linerate_core::pkt::{Batch, Pool};
+use linerate_core::pkt::{Batch, Pkt, Pool};
 use linerate_core::shard::Shard;
 use linerate_core::sock::SocketId;
 use linerate_core::time::Instant;
@@ -64,44 +65,75 @@ fn open_xdp() -> io::Result<(Xsk, std::sync::Arc<xdp::Attached>)> {
     Ok((queue, opened.attached))
 }
 
-/// AF_XDP's rings alone: what comes is dropped.
+/// AF_XDP's rings alone: what comes is dropped, or goes back with its link addresses exchanged.
 pub struct Bare {
     queue: Xsk,
     poller: Poller,
     pool: Pool,
     batch: Batch,
+    /// What goes back.
+    back: Option<VecDeque<Pkt>>,
     count: u64,
 }
 
+/// Exchanges the link addresses.
+fn swap(pkt: &mut Pkt) {
+    if let Some((dst, rest)) = pkt.head_mut().split_first_chunk_mut::<6>()
+        && let Some(src) = rest.first_chunk_mut::<6>()
+    {
+        std::mem::swap(dst, src);
+    }
+}
+
 impl Bare {
-    /// Opens the queue.
+    /// Opens the queue; what comes is sent back, or not.
     ///
     /// # Errors
     /// Those of [`xdp::open`].
-    pub fn open(_wire: &Wire) -> io::Result<Bare> {
+    pub fn open(_wire: &Wire, sends_back: bool) -> io::Result<Bare> {
         let (queue, _) = open_xdp()?;
         let poller = Poller::new(1)?;
         if let Some(fd) = queue.poll_fd() {
             poller.add(fd, 0, Interest::READ)?;
         }
-        Ok(Bare { queue, poller, pool: Pool::new(1 << 16, 0), batch: Batch::new(), count: 0 })
+        let (pool, back) = (Pool::new(1 << 16, 0), sends_back.then(VecDeque::new));
+        Ok(Bare { queue, poller, pool, batch: Batch::new(), back, count: 0 })
+    }
+
+    /// Sends what is to go back. What the ring has no room for is lost, and not counted.
+    fn send(&mut self, done: &mut Vec<(Pkt, bool)>) -> io::Result<()> {
+        let Some(back) = &mut self.back else { return Ok(()) };
+        self.queue.tx_burst(back, done)?;
+        self.count += done.iter().filter(|(_, taken)| *taken).count() as u64;
+        done.drain(..).for_each(|(pkt, _)| self.pool.free(pkt));
+        back.drain(..).for_each(|pkt| self.pool.free(pkt));
+        Ok(())
     }
 }
 
 impl Receiver for Bare {
     fn work(&mut self) -> io::Result<()> {
-        let mut dropped = Vec::new();
+        let (mut dropped, mut done) = (Vec::new(), Vec::new());
         for _ in 0..64 {
             let (pool, now, dev) = (&mut self.pool, Instant::ZERO, 0);
             let mut cx = RxCx { pool, now, dev, dropped: &mut dropped };
             let n = self.queue.rx_burst(&mut cx, &mut self.batch, 64)?;
-            self.count += n as u64;
             if n == 0 {
                 // It sleeps as the others do: a NAPI thread may share the processor.
                 let _ready = self.poller.wait(Some(1_000_000))?;
                 break;
             }
-            self.batch.now.drain(..).for_each(|pkt| self.pool.free(pkt));
+            match &mut self.back {
+                Some(back) => back.extend(self.batch.now.drain(..).map(|mut pkt| {
+                    swap(&mut pkt);
+                    pkt
+                })),
+                None => {
+                    self.count += n as u64;
+                    self.batch.now.drain(..).for_each(|pkt| self.pool.free(pkt));
+                }
+            }
+            self.send(&mut done)?;
         }
         dropped.into_iter().for_each(|(pkt, _)| self.pool.free(pkt));
         Ok(())

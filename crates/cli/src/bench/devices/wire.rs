@@ -57,6 +57,8 @@ impl Steering {
 pub struct Wire {
     /// The receiver's end.
     pub link: Link,
+    /// The link address of the generator's end.
+    pub theirs: [u8; 6],
     /// The child that sends.
     pub generator: Generator,
     receiver_cpu: usize,
@@ -85,7 +87,12 @@ impl Wire {
         let theirs = generator.set_up(link.mac.unwrap_or_default())?;
         netdev.add_neigh(link.index, IpAddr::V4(FROM), theirs).map_err(io::Error::other)?;
         let link = netdev.link(DUT).map_err(io::Error::other)?;
-        Ok(Wire { link, generator, receiver_cpu: args.receiver, threaded: false })
+        Ok(Wire { link, theirs, generator, receiver_cpu: args.receiver, threaded: false })
+    }
+
+    /// The receiver's processor.
+    pub fn receiver_cpu(&self) -> usize {
+        self.receiver_cpu
     }
 
     /// Sets who does the kernel's receive work.
