@@ -38,7 +38,7 @@ fn skipped(output: &Output) -> bool {
 #[test]
 fn relay_is_measured_in_every_case() {
     let output =
-        linerate(&["--secs", "0.3", "--cases", "up1,up4,down1,down4,ping,connects", "--json"])
+        linerate(&["--secs", "0.3", "--cases", "up1,up4,down1,down4,ping,connects,http", "--json"])
             .output()
             .expect("linerate starts");
     if skipped(&output) {
@@ -49,7 +49,14 @@ fn relay_is_measured_in_every_case() {
     let json: Value = serde_json::from_slice(&output.stdout).expect("the output is JSON");
     let results = json["results"].as_array().expect("results is a list");
     let metrics: Vec<&str> = results.iter().filter_map(|row| row["metric"].as_str()).collect();
-    let wanted = ["up1", "up4", "down1", "down4", "p50", "p99", "round trips", "connects"];
+    let mut wanted = vec!["up1", "up4", "down1", "down4", "p50", "p99", "round trips", "connects"];
+    // nginx and wrk are there, or it is said which is not.
+    let left_out = json["left_out"].as_array().expect("left_out is a list");
+    match &left_out[..] {
+        [] => wanted.push("http"),
+        [why] => assert!(why.as_str().is_some_and(|why| why.contains("http")), "{why}"),
+        _ => panic!("{left_out:?}"),
+    }
     assert_eq!(metrics, wanted, "{json:#}");
     for row in results {
         let samples = row["samples"].as_array().expect("samples is a list");
@@ -57,6 +64,24 @@ fn relay_is_measured_in_every_case() {
         assert!(samples.iter().all(|s| s.as_f64().is_some_and(|s| s > 0.0)), "{row}");
         assert_eq!(row["of_relay"], 1.0, "the relay compared with itself: {row}");
     }
+}
+
+/// Both directions of a UDP flow, through the relay: what is counted is what was acknowledged.
+#[test]
+fn a_udp_flow_is_measured_both_ways() {
+    let output = linerate(&["--secs", "0.3", "--cases", "udp-up,udp-down", "--json"])
+        .output()
+        .expect("linerate starts");
+    if skipped(&output) {
+        return;
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let json: Value = serde_json::from_slice(&output.stdout).expect("the output is JSON");
+    let results = json["results"].as_array().expect("results is a list");
+    let metrics: Vec<&str> = results.iter().filter_map(|row| row["metric"].as_str()).collect();
+    assert_eq!(metrics, ["udp up", "udp down"], "{json:#}");
+    assert!(results.iter().all(|row| row["median"].as_f64() > Some(0.0)), "{json:#}");
 }
 
 #[test]

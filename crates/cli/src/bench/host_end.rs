@@ -1,15 +1,16 @@
-//! The host side's end: five listening ports, one for each kind of traffic.
+//! The host side's end: a listening port for each kind of traffic.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use super::peers::HOST_ADDR;
 use super::traffic::{
-    Answer, Ask, CHUNK_BYTES, Meter, PING_BYTES, SharedMeter, answer_requests, congestion_of, port,
-    tcp_socket,
+    Answer, Ask, CHUNK_BYTES, Meter, PING_BYTES, SharedMeter, answer_requests, congestion_of,
+    poll_busily, port, tcp_socket,
 };
+use super::udp_flow;
 
 /// What the accepting threads share with the one that answers requests.
 #[derive(Default)]
@@ -36,6 +37,11 @@ pub fn serve() -> io::Result<()> {
     accept(port::ECHO, &shared, |stream, _| {
         thread::spawn(move || echo(stream));
     })?;
+    accept(port::ECHO_BUSY, &shared, |stream, _| {
+        // Without the right to it, its client has none either, and says so.
+        let _ = poll_busily(&stream);
+        thread::spawn(move || echo(stream));
+    })?;
     accept(port::BYTE, &shared, |mut stream, _| {
         // A client that went away meanwhile is counted at its own end.
         let _ = stream.write_all(&[1]);
@@ -45,6 +51,8 @@ pub fn serve() -> io::Result<()> {
             lock(&shared.idle).push(stream);
         }
     })?;
+    datagrams(port::UDP_SINK, |socket| udp_flow::receive(&socket, |_, _| true))?;
+    datagrams(port::UDP_SOURCE, |socket| udp_flow::serve(&socket))?;
     answer_requests(|ask| answer(&shared, ask))
 }
 
@@ -84,6 +92,21 @@ fn accept(
             // only.
             for stream in listener.incoming().flatten() {
                 each(stream, &shared);
+            }
+        });
+    }
+    Ok(())
+}
+
+fn datagrams(
+    port: u16,
+    serve: impl Fn(UdpSocket) -> io::Result<()> + Copy + Send + 'static,
+) -> io::Result<()> {
+    for addr in [Ipv4Addr::LOCALHOST, HOST_ADDR] {
+        let socket = udp_flow::socket(SocketAddr::new(addr.into(), port))?;
+        thread::spawn(move || {
+            if let Err(e) = serve(socket) {
+                eprintln!("linerate __traffic: UDP port {port}: {e}");
             }
         });
     }

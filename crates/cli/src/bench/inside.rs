@@ -4,24 +4,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::IpAddr;
 use std::process::{Command, ExitCode};
 use std::thread;
-use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 
-use super::peers::{End, HOST_ADDR, Running, SCRATCH, Setup, Tool, cpu_args, ip, memory_bytes};
+use super::peers::{End, HOST_ADDR, Running, SCRATCH, Setup, Tool, cpu_args, ip};
 use super::run::{BenchRunArgs, Case};
-use super::table;
-use super::traffic::{Answer, Ask, CONGESTION, CONGESTION_UNRESTRICTED, Window};
-
-/// Connections opened at a time in the case `connects`.
-pub const CONNECTS_PARALLEL: usize = 4;
-/// How much longer than a case its answer may take.
-const GRACE: Duration = Duration::from_secs(20);
+use super::traffic::{CONGESTION, CONGESTION_UNRESTRICTED, Window};
+use super::{http, table};
 
 /// What one number of the table is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -35,16 +28,25 @@ pub enum Metric {
     PingP99Us,
     /// Round trips per second, one at a time.
     PingPerSec,
+    /// Median round trip with busy polling, µs.
+    BusyP50Us,
+    /// 99th percentile of these, µs.
+    BusyP99Us,
     /// Connections per second.
     ConnectsPerSec,
+    /// Requests of HTTP per second.
+    HttpPerSec,
     /// Memory of the forwarding processes per idle connection, KiB.
     IdleKib,
+    /// Memory of the forwarding processes with all of these, MiB.
+    RssMib,
 }
 
 impl Metric {
     /// Whether a larger number is the better one.
     pub fn more_is_better(self) -> bool {
-        matches!(self, Self::Gbps(_) | Self::PingPerSec | Self::ConnectsPerSec)
+        use Metric::{ConnectsPerSec, Gbps, HttpPerSec, PingPerSec};
+        matches!(self, Gbps(_) | PingPerSec | ConnectsPerSec | HttpPerSec)
     }
 }
 
@@ -61,6 +63,8 @@ pub struct Results {
     pub skipped: Vec<String>,
     /// Version of each tool measured.
     pub versions: BTreeMap<Tool, String>,
+    /// Versions of what makes the load of the case `http`.
+    pub load: Vec<(&'static str, String)>,
     /// Congestion control found on the sockets of both ends.
     pub congestion: BTreeSet<String>,
     /// Congestion control of sockets that do not choose, in the host side's namespace.
@@ -110,10 +114,11 @@ fn end_with_parent() {
     });
 }
 
-struct Bench {
-    args: BenchRunArgs,
-    host: End,
-    results: Results,
+/// The measurement under way.
+pub(super) struct Bench {
+    pub(super) args: BenchRunArgs,
+    pub(super) host: End,
+    pub(super) results: Results,
 }
 
 impl Bench {
@@ -130,17 +135,23 @@ impl Bench {
     }
 
     fn measure(&mut self) {
+        if self.args.cases.contains(&Case::Http) {
+            match http::versions() {
+                Ok(versions) => self.results.load = versions.into(),
+                Err(why) => {
+                    self.args.cases.retain(|&case| case != Case::Http);
+                    self.left_out(why);
+                }
+            }
+        }
         let mut tools = Vec::new();
-        for &tool in &self.args.only {
+        for tool in self.args.only.clone() {
             match tool.version() {
                 Ok(version) => {
                     self.results.versions.insert(tool, version);
                     tools.push(tool);
                 }
-                Err(why) => {
-                    progress(&format!("{tool}: left out: {why}\n"));
-                    self.results.skipped.push(format!("{tool}: {why}"));
-                }
+                Err(why) => self.left_out(format!("{tool}: {why}")),
             }
         }
         let mut setups = Setup::all(&tools, &self.args.mtu);
@@ -163,8 +174,8 @@ impl Bench {
         }
         if self.args.cases.contains(&Case::Idle) {
             // The relay's two threads a connection say nothing about anybody's memory; nor does the
-            // MTU.
-            let mut seen = vec![Tool::Relay];
+            // MTU; and where only the kernel is, there is no process.
+            let mut seen = vec![Tool::Relay, Tool::Veth, Tool::Loopback];
             setups.sort_unstable();
             for setup in setups {
                 if seen.contains(&setup.tool) {
@@ -180,169 +191,63 @@ impl Bench {
         }
     }
 
-    /// At the tools' own MTU only throughput: the other cases hardly depend on it.
+    /// At the tools' own MTU only streams: the other cases hardly depend on it. The loopback is the
+    /// ceiling for what comes from the host, the veth pair for all else.
     fn cases(&self, setup: Setup) -> Vec<Case> {
-        let only_throughput = self.args.mtu.iter().any(|&mtu| mtu != setup.mtu)
+        let only_streams = self.args.mtu.iter().any(|&mtu| mtu != setup.mtu)
             && setup.mtu == super::run::Mtu::Default;
-        let wanted = |c: &Case| *c != Case::Idle && (c.is_throughput() || !only_throughput);
+        let wanted = |c: &Case| match setup.tool {
+            _ if *c == Case::Idle => false,
+            Tool::Loopback => *c == Case::Http,
+            Tool::Veth if *c == Case::Http => false,
+            _ => c.is_bulk() || !only_streams,
+        };
         Case::ALL.into_iter().filter(|c| self.args.cases.contains(c) && wanted(c)).collect()
     }
 
     /// One tool's turn in a round.
     fn turn(&mut self, setup: Setup, cases: &[Case]) -> io::Result<()> {
-        let mut running = Running::start(setup, self.args.pin)?;
+        let pin = self.args.pin;
+        let mut running = Running::start(setup, pin, false)?;
+        let mut busy = false;
         for &case in cases {
+            if busy != (case == Case::PingBusy) {
+                busy = !busy;
+                // The one before ends first: they have the same names and ports.
+                drop(running);
+                running = Running::start(setup, pin, busy)?;
+            }
             let done = self.case(setup, case, &mut running);
             if let Err(e) = done.and_then(|()| running.check_alive(setup.tool)) {
                 self.failed(format!("{setup} {case}: {e}"));
                 // What is left of it must not disturb the next case.
-                running = Running::start(setup, self.args.pin)?;
+                drop(running);
+                running = Running::start(setup, pin, busy)?;
             }
         }
         Ok(())
     }
 
-    fn case(&mut self, setup: Setup, case: Case, running: &mut Running) -> io::Result<()> {
-        let window = self.window(case);
-        match case {
-            Case::Up1 | Case::Up4 => {
-                let streams = if case == Case::Up1 { 1 } else { 4 };
-                let answer = self.up(setup, running, streams, window)?;
-                self.throughput(setup, case, answer)
-            }
-            Case::Down1 | Case::Down4 => {
-                let streams = if case == Case::Down1 { 1 } else { 4 };
-                let ask = Ask::Receive { to: running.to, streams, window };
-                let answer = running.program.ask(&ask, window.whole() + GRACE)?;
-                self.throughput(setup, case, answer)
-            }
-            Case::Ping => {
-                let ask = Ask::PingPong { to: running.to, window };
-                match running.program.ask(&ask, window.whole() + GRACE)? {
-                    Answer::RoundTrips { count, elapsed_ns, p50_ns, p99_ns } => {
-                        self.sample(Metric::PingP50Us, setup, f64::from(p50_ns) / 1e3);
-                        self.sample(Metric::PingP99Us, setup, f64::from(p99_ns) / 1e3);
-                        self.sample(Metric::PingPerSec, setup, per_sec(count, elapsed_ns));
-                        Ok(())
-                    }
-                    other => Err(running.program.unexpected(&other)),
-                }
-            }
-            Case::Connects => {
-                let ask = Ask::Connects { to: running.to, parallel: CONNECTS_PARALLEL, window };
-                match running.program.ask(&ask, window.whole() + GRACE)? {
-                    Answer::Count { count, failed, elapsed_ns } => {
-                        if failed > 0 {
-                            self.failed(format!(
-                                "{setup} {case}: {failed} of {} failed",
-                                count + failed
-                            ));
-                        }
-                        self.sample(Metric::ConnectsPerSec, setup, per_sec(count, elapsed_ns));
-                        Ok(())
-                    }
-                    other => Err(running.program.unexpected(&other)),
-                }
-            }
-            Case::Idle => Ok(()),
-        }
-    }
-
-    fn up(
-        &mut self,
-        setup: Setup,
-        running: &mut Running,
-        streams: usize,
-        window: Window,
-    ) -> io::Result<Answer> {
-        self.host.ask(&Ask::Arm, GRACE)?;
-        let sndbuf_bytes = sndbuf_bytes(setup, self.args.pasta_sndbuf);
-        running.program.request(&Ask::Send { to: running.to, streams, sndbuf_bytes, window })?;
-        let counted = self.host.ask(&Ask::Count(window), window.whole() + GRACE);
-        let sent = running.program.answer(window.whole() + GRACE);
-        // The program's error, if there is one, explains why nothing was counted.
-        if let Answer::Sent { congestion } = sent? {
-            self.found("program", setup, congestion);
-        }
-        counted
-    }
-
-    fn throughput(&mut self, setup: Setup, case: Case, answer: Answer) -> io::Result<()> {
-        match answer {
-            Answer::Bytes { bytes, elapsed_ns, congestion } => {
-                let up = matches!(case, Case::Up1 | Case::Up4);
-                self.found(if up { "host" } else { "program" }, setup, congestion);
-                let gbps = bytes as f64 * 8.0 / elapsed_ns as f64;
-                self.sample(Metric::Gbps(case), setup, gbps);
-                Ok(())
-            }
-            other => Err(self.host.unexpected(&other)),
-        }
-    }
-
-    /// Notes the congestion control an end found in force; whose it is, where it is not the one
-    /// asked for.
-    fn found(&mut self, end: &str, setup: Setup, congestion: String) {
-        let whose = format!("{congestion} ({end} of {})", setup.tool);
-        let as_asked = congestion == CONGESTION;
-        self.results.congestion.insert(if as_asked { congestion } else { whose });
-    }
-
-    /// Opens the connections, lets everything settle, and compares the memory with that before.
-    fn idle(&mut self, setup: Setup) -> io::Result<()> {
-        let mut running = Running::start(setup, self.args.pin)?;
-        let to: IpAddr = running.to;
-        let before = memory_bytes(running.forwarder)?;
-        let ask = Ask::Hold { to, connections: self.args.connections as usize };
-        match running.program.ask(&ask, Duration::from_secs(120))? {
-            Answer::Count { count, failed, .. } if count > 0 => {
-                thread::sleep(Duration::from_millis(500));
-                let after = memory_bytes(running.forwarder)?;
-                let each = after.saturating_sub(before) as f64 / 1024.0 / count as f64;
-                self.sample(Metric::IdleKib, setup, each);
-                if failed > 0 {
-                    let wanted = self.args.connections;
-                    let note =
-                        format!("{setup}: no more than {count} of {wanted} idle connections");
-                    if setup.tool == Tool::Linerate {
-                        self.failed(note);
-                    } else {
-                        self.results.notes.push(note);
-                    }
-                }
-            }
-            other => return Err(running.program.unexpected(&other)),
-        }
-        drop(running);
-        self.host.ask(&Ask::Release, GRACE).map(drop)
-    }
-
-    fn window(&self, case: Case) -> Window {
+    pub(super) fn window(&self, case: Case) -> Window {
         let whole_ms = self.args.secs * 1000.0 * if case.is_throughput() { 1.0 } else { 1.0 / 3.0 };
         let warmup_ms = (whole_ms / 6.0) as u64;
         Window { warmup_ms, counted_ms: whole_ms as u64 - warmup_ms }
     }
 
-    fn sample(&mut self, metric: Metric, setup: Setup, value: f64) {
+    pub(super) fn sample(&mut self, metric: Metric, setup: Setup, value: f64) {
         progress(&format!("  {} {}", table::label(metric), table::number(value)));
         self.results.samples.entry((metric, setup)).or_default().push(value);
     }
 
-    fn failed(&mut self, why: String) {
+    fn left_out(&mut self, why: String) {
+        progress(&format!("left out: {why}\n"));
+        self.results.skipped.push(why);
+    }
+
+    pub(super) fn failed(&mut self, why: String) {
         progress(&format!("  FAILED {why}"));
         self.results.failures.insert(why);
     }
-}
-
-/// `SO_SNDBUF` of a program that sends, where it is to be bounded: through pasta only.
-pub fn sndbuf_bytes(setup: Setup, asked: Option<usize>) -> Option<usize> {
-    let small = setup.mtu_bytes() <= 9000;
-    let best = if small { 128 * 1024 } else { 512 * 1024 };
-    Some(asked.unwrap_or(best)).filter(|&bytes| setup.tool == Tool::Pasta && bytes > 0)
-}
-
-fn per_sec(count: u64, elapsed_ns: u64) -> f64 {
-    count as f64 * 1e9 / elapsed_ns as f64
 }
 
 fn load_average() -> String {

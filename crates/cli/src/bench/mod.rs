@@ -3,10 +3,13 @@
 //! | file | what |
 //! |---|---|
 //! | [`run`] | `linerate bench run`: arguments, rounds, the order of measuring |
-//! | [`inside`] | the measurement itself, in namespaces of its own |
+//! | [`inside`], [`cases`] | the measurement itself, in namespaces of its own; each of its cases |
 //! | [`peers`] | how each tool is started, and reached by the program |
 //! | [`traffic`] | `linerate __traffic` (hidden): the parts to play, and the commands they take |
 //! | [`host_end`], [`program_end`], [`relay`] | the server, the client and the kernel relay |
+//! | [`udp_flow`] | both ends of a UDP flow that is acknowledged |
+//! | [`http`] | nginx and wrk |
+//! | [`memory`] | what a process and its children take of it |
 //! | [`stats`] | median, spread, percentile |
 //! | [`table`] | what is printed |
 //! | [`devices`] | `linerate bench devices`: datagrams over a veth pair, by every way there is |
@@ -25,11 +28,14 @@
 
 pub mod all;
 pub mod bufferbloat;
+pub mod cases;
 pub mod devices;
 pub mod host;
 pub mod host_end;
+pub mod http;
 pub mod inside;
 pub mod livelock;
+pub mod memory;
 pub mod path;
 pub mod peers;
 pub mod program_end;
@@ -41,6 +47,7 @@ pub mod steering;
 pub mod table;
 pub mod traffic;
 pub mod tun;
+pub mod udp_flow;
 
 pub use all::BenchAllArgs;
 pub use bufferbloat::BenchBufferbloatArgs;

@@ -2,18 +2,21 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Write};
-use std::net::{IpAddr, Ipv4Addr};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Shutdown};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
+use linerate_dev::netdev::{Feature, set_feature};
 use nix::mount::{MsFlags, mount};
 use serde::{Deserialize, Serialize};
 
+use super::http::{INSIDE, PUBLISHED};
 use super::run::{Mtu, Pin};
 use super::traffic::{Answer, Ask};
 
@@ -31,24 +34,34 @@ pub enum Tool {
     Pasta,
     /// slirp4netns.
     Slirp4netns,
-    /// The kernel on both sides, `read` and `write` between: the ceiling.
+    /// The kernel on both sides, `read` and `write` between: the ceiling for what terminates.
     Relay,
+    /// The kernel alone, a veth pair between: the ceiling for the rest.
+    Veth,
+    /// The kernel alone, and no namespace either: the ceiling for HTTP.
+    Loopback,
 }
 
 impl Tool {
     /// In the order of the table.
-    pub const ALL: [Self; 4] = [Self::Linerate, Self::Pasta, Self::Slirp4netns, Self::Relay];
+    pub const ALL: [Self; 6] =
+        [Self::Linerate, Self::Pasta, Self::Slirp4netns, Self::Relay, Self::Veth, Self::Loopback];
 
     /// Whether ours is compared with it.
     pub fn is_peer(self) -> bool {
         matches!(self, Self::Pasta | Self::Slirp4netns)
     }
 
+    /// Whether nothing but the kernel is between both ends.
+    pub fn is_direct(self) -> bool {
+        matches!(self, Self::Veth | Self::Loopback)
+    }
+
     /// The MTU it chooses when not told, bytes.
     pub fn default_mtu(self) -> u16 {
         match self {
             Self::Linerate | Self::Pasta => 65520,
-            Self::Slirp4netns | Self::Relay => 1500,
+            Self::Slirp4netns | Self::Relay | Self::Veth | Self::Loopback => 1500,
         }
     }
 
@@ -60,6 +73,7 @@ impl Tool {
         let (program, package) = match self {
             Self::Linerate => return Ok(env!("CARGO_PKG_VERSION").into()),
             Self::Relay => return Ok("read/write, 128 KiB, two threads a connection".into()),
+            Self::Veth | Self::Loopback => return Ok("the kernel's".into()),
             Self::Pasta => ("pasta", "passt"),
             Self::Slirp4netns => ("slirp4netns", "slirp4netns"),
         };
@@ -90,6 +104,8 @@ impl fmt::Display for Tool {
             Self::Pasta => "pasta",
             Self::Slirp4netns => "slirp4netns",
             Self::Relay => "relay",
+            Self::Veth => "veth",
+            Self::Loopback => "loopback",
         })
     }
 }
@@ -105,14 +121,15 @@ pub struct Setup {
 
 impl Setup {
     /// Every tool at every MTU, each once: a tool whose default is in the list by number is not
-    /// measured twice, and the relay has no MTU of its own choosing.
+    /// measured twice, and what is only the kernel has no MTU of its own choosing.
     pub fn all(tools: &[Tool], mtus: &[Mtu]) -> Vec<Self> {
         let mut setups: Vec<Self> = Vec::new();
         for &mtu in mtus {
             for &tool in tools {
                 let setup = Self { mtu, tool };
                 let seen = |s: &Self| {
-                    s.tool == tool && (tool == Tool::Relay || s.mtu_bytes() == setup.mtu_bytes())
+                    let kernel = tool == Tool::Relay || tool.is_direct();
+                    s.tool == tool && (kernel || s.mtu_bytes() == setup.mtu_bytes())
                 };
                 if !setups.iter().any(seen) {
                     setups.push(setup);
@@ -272,20 +289,25 @@ pub struct Running {
     pub to: IpAddr,
     /// The forwarding process.
     pub forwarder: u32,
+    /// The port of the host's loopback that leads to the program's web server.
+    pub published: u16,
     tool: Option<Child>,
 }
 
 impl Running {
-    /// Starts the tool and waits until the program reaches the host through it.
+    /// Starts the tool and waits until the program reaches the host through it. `busy`: it polls
+    /// before it sleeps, if it can.
     ///
     /// # Errors
     /// A sentence with what the tool printed last.
-    pub fn start(setup: Setup, pin: Pin) -> io::Result<Self> {
+    pub fn start(setup: Setup, pin: Pin, busy: bool) -> io::Result<Self> {
         let mut running = match setup.tool {
-            Tool::Linerate => linerate(setup.mtu, pin)?,
+            Tool::Linerate => linerate(setup.mtu, pin, busy)?,
             Tool::Pasta => pasta(setup.mtu_bytes(), pin)?,
             Tool::Slirp4netns => slirp4netns(setup.mtu_bytes(), pin)?,
             Tool::Relay => relay(setup.mtu_bytes(), pin)?,
+            Tool::Veth => veth(setup.mtu_bytes(), pin, busy)?,
+            Tool::Loopback => loopback(pin)?,
         };
         let to = match setup.tool {
             Tool::Linerate => vec![Ipv4Addr::new(10, 0, 2, 2).into(), HOST_ADDR.into()],
@@ -329,9 +351,16 @@ impl Drop for Running {
     }
 }
 
-fn linerate(mtu: Mtu, pin: Pin) -> io::Result<Running> {
+/// Microseconds for which ours polls after work, in the case that is about that.
+const BUSY_POLL_US: u32 = 100;
+
+fn linerate(mtu: Mtu, pin: Pin, busy: bool) -> io::Result<Running> {
     let mut command = pinned(pin.forwarder);
     command.args(["/proc/self/exe", "run", "--report", "none", "--host-loopback"]);
+    command.args(["-p", &format!("127.0.0.1:{PUBLISHED}:{INSIDE}")]);
+    if busy {
+        command.args(["--set", &format!("net.core.busy_poll={BUSY_POLL_US}")]);
+    }
     if let Mtu::Bytes(bytes) = mtu {
         command.args(["--mtu", &bytes.to_string()]);
     }
@@ -339,7 +368,7 @@ fn linerate(mtu: Mtu, pin: Pin) -> io::Result<Running> {
     command.arg("--").arg(std::env::current_exe()?).args(program_args(pin, false));
     let program = End::start(command, "linerate.log")?;
     let forwarder = program.child.id();
-    Ok(Running { program, to: HOST_ADDR.into(), forwarder, tool: None })
+    Ok(Running { program, to: HOST_ADDR.into(), forwarder, published: PUBLISHED, tool: None })
 }
 
 fn pasta(mtu: u16, pin: Pin) -> io::Result<Running> {
@@ -354,29 +383,93 @@ fn pasta(mtu: u16, pin: Pin) -> io::Result<Running> {
     command
         .args(["pasta", "--foreground", "--quiet", "--runas", "0", "--ipv4-only", "--config-net"])
         .args(["--mtu", &mtu.to_string(), "--address", "10.0.2.100", "--netmask", "24"])
-        .args(["--gateway", "10.0.2.2", "-t", "none", "-u", "none", "-T", "none", "-U", "none"])
+        .args(["--gateway", "10.0.2.2", "-t", &format!("127.0.0.1/{PUBLISHED}:{INSIDE}")])
+        .args(["-u", "none", "-T", "none", "-U", "none"])
         .args(["--netns-only", "--netns", &handle]);
     let tool = spawn(command, Tool::Pasta)?;
-    let to = Ipv4Addr::new(10, 0, 2, 2).into();
-    Ok(Running { program, to, forwarder: tool.id(), tool: Some(tool) })
+    Ok(behind(program, Ipv4Addr::new(10, 0, 2, 2), tool))
 }
 
 fn slirp4netns(mtu: u16, pin: Pin) -> io::Result<Running> {
     let program = program_in_new_namespace(pin)?;
     let mut command = pinned(pin.forwarder);
-    command.args(["slirp4netns", "--configure", &format!("--mtu={mtu}")]);
+    let api = format!("{SCRATCH}/slirp4netns-{}.sock", program.pid);
+    command.args(["slirp4netns", "--configure", &format!("--mtu={mtu}"), "--api-socket", &api]);
     command.args([&program.pid.to_string(), "tap0"]);
-    let tool = spawn(command, Tool::Slirp4netns)?;
-    let to = Ipv4Addr::new(10, 0, 2, 2).into();
-    Ok(Running { program, to, forwarder: tool.id(), tool: Some(tool) })
+    let running = behind(program, Ipv4Addr::new(10, 0, 2, 2), spawn(command, Tool::Slirp4netns)?);
+    hostfwd(Path::new(&api))?;
+    Ok(running)
+}
+
+/// slirp4netns has no argument for a port that leads inside; it is asked for one, once it listens.
+fn hostfwd(api: &Path) -> io::Result<()> {
+    let patience = Instant::now() + Duration::from_secs(10);
+    let mut stream = loop {
+        match UnixStream::connect(api) {
+            Ok(stream) => break stream,
+            Err(e) if Instant::now() > patience => return Err(e),
+            Err(_) => thread::sleep(Duration::from_millis(10)),
+        }
+    };
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let ask = serde_json::json!({"execute": "add_hostfwd", "arguments": {
+        "proto": "tcp", "host_addr": "127.0.0.1", "host_port": PUBLISHED, "guest_port": INSIDE}});
+    stream.write_all(ask.to_string().as_bytes())?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut said = String::new();
+    stream.read_to_string(&mut said)?;
+    if said.contains("error") {
+        return Err(io::Error::other(format!("slirp4netns opens no port: {}", said.trim())));
+    }
+    Ok(())
+}
+
+/// A program in a namespace of its own and the tool that carries its traffic.
+fn behind(program: End, to: Ipv4Addr, tool: Child) -> Running {
+    let forwarder = tool.id();
+    Running { program, to: to.into(), forwarder, published: PUBLISHED, tool: Some(tool) }
 }
 
 fn relay(mtu: u16, pin: Pin) -> io::Result<Running> {
+    let (program, _) = program_behind_veth(mtu, pin)?;
+    let mut command = pinned(pin.forwarder);
+    command.args(["/proc/self/exe", "__traffic", "relay", "--program", "10.0.3.100"]);
+    command.args(["--listen", "10.0.3.2", "--to", "127.0.0.1"]);
+    Ok(behind(program, Ipv4Addr::new(10, 0, 3, 2), spawn(command, Tool::Relay)?))
+}
+
+fn veth(mtu: u16, pin: Pin, busy: bool) -> io::Result<Running> {
+    let (mut program, ours) = program_behind_veth(mtu, pin)?;
+    let route = ["route", "add", "default", "via", "10.0.3.2"].map(String::from).into();
+    let mut asks = vec![Ask::Ip { args: route }];
+    if busy {
+        // Without NAPI there is nothing that a socket could poll.
+        set_feature(&ours, Feature::Gro, true)?;
+        asks.push(Ask::Napi { name: "eth0".into() });
+    }
+    for ask in asks {
+        program.ask(&ask, Duration::from_secs(10))?;
+    }
+    let forwarder = program.child.id();
+    Ok(Running { program, to: HOST_ADDR.into(), forwarder, published: PUBLISHED, tool: None })
+}
+
+fn loopback(pin: Pin) -> io::Result<Running> {
+    let mut command = Command::new("/proc/self/exe");
+    command.args(program_args(pin, false));
+    let program = End::start(command, "program.log")?;
+    let (to, forwarder) = (Ipv4Addr::LOCALHOST.into(), program.child.id());
+    Ok(Running { program, to, forwarder, published: INSIDE, tool: None })
+}
+
+/// A program whose namespace has one end of a veth pair, 10.0.3.100, and the name of the other,
+/// 10.0.3.2.
+fn program_behind_veth(mtu: u16, pin: Pin) -> io::Result<(End, String)> {
     let mut program = program_in_new_namespace(pin)?;
     let (pid, mtu) = (program.pid.to_string(), mtu.to_string());
     // A name of its own: the pair of the round before ends with its namespace, which takes the
     // kernel a moment.
-    let name = format!("relay{pid}");
+    let name = format!("pair{pid}");
     ip(&[
         "link", "add", &name, "mtu", &mtu, "type", "veth", "peer", "name", "eth0", "mtu", &mtu,
         "netns", &pid,
@@ -389,12 +482,7 @@ fn relay(mtu: u16, pin: Pin) -> io::Result<Running> {
         let args = args.iter().map(ToString::to_string).collect();
         program.ask(&Ask::Ip { args }, Duration::from_secs(10))?;
     }
-    let mut command = pinned(pin.forwarder);
-    command.args(["/proc/self/exe", "__traffic", "relay"]);
-    command.args(["--listen", "10.0.3.2", "--to", "127.0.0.1"]);
-    let tool = spawn(command, Tool::Relay)?;
-    let to = Ipv4Addr::new(10, 0, 3, 2).into();
-    Ok(Running { program, to, forwarder: tool.id(), tool: Some(tool) })
+    Ok((program, name))
 }
 
 fn program_in_new_namespace(pin: Pin) -> io::Result<End> {
@@ -465,64 +553,13 @@ fn end_process(child: &mut Child) {
     let _ = child.wait();
 }
 
-/// Proportional set size of the forwarding process and all it started, except the program itself,
-/// bytes. Where the kernel does not show it for a process (not dumpable, and we are not root), its
-/// resident set.
-///
-/// # Errors
-/// That the process is gone.
-pub fn memory_bytes(forwarder: u32) -> io::Result<u64> {
-    let mut total = resident_bytes(forwarder)?;
-    let mut parents = vec![forwarder];
-    while let Some(parent) = parents.pop() {
-        for (pid, _) in processes().into_iter().filter(|&(_, ppid)| ppid == parent) {
-            if !is_program(pid) {
-                parents.push(pid);
-                total += resident_bytes(pid).unwrap_or(0);
-            }
-        }
-    }
-    Ok(total)
-}
-
-fn is_program(pid: u32) -> bool {
-    let args = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    args.split(|&b| b == 0).skip(1).take(2).eq([&b"__traffic"[..], b"program"])
-}
-
-/// Every process with its parent.
-fn processes() -> Vec<(u32, u32)> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    let pids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
-    pids.filter_map(|pid: u32| {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        Some((pid, u32::try_from(field(&status, "PPid:")?).ok()?))
-    })
-    .collect()
-}
-
-fn resident_bytes(pid: u32) -> io::Result<u64> {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    if let Some(kib) = field(&rollup, "Pss:") {
-        return Ok(kib * 1024);
-    }
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    Ok(field(&status, "VmRSS:").unwrap_or(0) * 1024)
-}
-
-/// The number after `name` at the start of a line.
-fn field(text: &str, name: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    line.split_whitespace().next()?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Setup, Tool, field, memory_bytes};
+    use super::{Setup, Tool};
     use crate::bench::run::Mtu;
 
     #[test]
-    fn setups_are_unique_and_the_relay_is_there_once() {
+    fn setups_are_unique_and_the_kernel_is_there_once() {
         let setups = Setup::all(&Tool::ALL, &[Mtu::Bytes(1500), Mtu::Default]);
         let named: Vec<String> = setups.iter().map(ToString::to_string).collect();
         assert_eq!(
@@ -532,6 +569,8 @@ mod tests {
                 "pasta mtu 1500",
                 "slirp4netns mtu 1500",
                 "relay mtu 1500",
+                "veth mtu 1500",
+                "loopback mtu 1500",
                 "linerate mtu default",
                 "pasta mtu default"
             ]
@@ -548,13 +587,5 @@ mod tests {
         let plain = setup(Tool::Linerate, Mtu::Bytes(1500));
         assert!(plain.compares_with(setup(Tool::Pasta, Mtu::Bytes(1500))));
         assert!(!plain.compares_with(setup(Tool::Pasta, Mtu::Default)));
-    }
-
-    #[test]
-    fn reads_fields_and_own_memory() {
-        assert_eq!(field("Name:\tx\nPPid:\t42\n", "PPid:"), Some(42));
-        assert_eq!(field("Name:\tx\n", "PPid:"), None);
-        let own = memory_bytes(std::process::id()).expect("this process exists");
-        assert!(own > 64 * 1024, "{own}");
     }
 }

@@ -1,20 +1,23 @@
 //! The program's end: the client, run in the place where `linerate run` runs a program.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use linerate_dev::netdev::{Feature, set_feature};
 use nix::sched::{CloneFlags, unshare};
 
+use super::http::Nginx;
 use super::stats::percentile;
 use super::traffic::{
     Answer, Ask, CHUNK_BYTES, PING_BYTES, SharedMeter, Window, answer_requests, congestion_of,
-    connect, nanos, port,
+    connect, nanos, poll_busily, port,
 };
+use super::udp_flow;
 
 /// Threads that open the connections which are then kept.
 const HOLD_PARALLEL: usize = 4;
@@ -30,16 +33,24 @@ pub fn serve(new_namespace: bool) -> io::Result<()> {
         unshare(CloneFlags::CLONE_NEWNET)?;
         ip(["link", "set", "lo", "up"])?;
     }
-    let mut held = Vec::new();
+    let (mut held, mut web) = (Vec::new(), None);
     answer_requests(|ask| match ask {
         Ask::Reach { to } => reach(&to),
         Ask::Send { to, streams, sndbuf_bytes, window } => send(to, streams, sndbuf_bytes, window),
         Ask::Receive { to, streams, window } => receive(to, streams, window),
-        Ask::PingPong { to, window } => ping_pong(to, window),
+        Ask::PingPong { to, busy, window } => ping_pong(to, busy, window),
+        Ask::SendDatagrams { to, window } => send_datagrams(to, window),
+        Ask::ReceiveDatagrams { to, window } => receive_datagrams(to, window),
+        Ask::ServeHttp => {
+            web = Some(Nginx::start()?);
+            Ok(Answer::Done)
+        }
+        Ask::Napi { name } => set_feature(&name, Feature::Gro, true).map(|()| Answer::Done),
         Ask::Connects { to, parallel, window } => connects(to, parallel, window),
         Ask::Hold { to, connections } => hold(to, connections, &mut held),
         Ask::Release => {
             held.clear();
+            web = None;
             Ok(Answer::Done)
         }
         Ask::Ip { args } => ip(args).map(|()| Answer::Done),
@@ -139,9 +150,13 @@ fn abort(stream: TcpStream) {
     let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
 }
 
-fn ping_pong(to: IpAddr, window: Window) -> io::Result<Answer> {
-    let mut stream = connect(to, port::ECHO, None)?;
+fn ping_pong(to: IpAddr, busy: bool, window: Window) -> io::Result<Answer> {
+    let at = if busy { port::ECHO_BUSY } else { port::ECHO };
+    let mut stream = connect(to, at, None)?;
     stream.set_nodelay(true)?;
+    if busy {
+        poll_busily(&stream)?;
+    }
     let warm = Instant::now() + window.warmup();
     while Instant::now() < warm {
         round_trip(&mut stream)?;
@@ -168,6 +183,21 @@ fn round_trip(stream: &mut TcpStream) -> io::Result<u32> {
     stream.write_all(&ping)?;
     stream.read_exact(&mut ping)?;
     Ok(u32::try_from(start.elapsed().as_nanos()).unwrap_or(u32::MAX))
+}
+
+fn send_datagrams(to: IpAddr, window: Window) -> io::Result<Answer> {
+    let socket = udp_flow::client_socket(to)?;
+    let to = SocketAddr::new(to, port::UDP_SINK);
+    let (bytes, elapsed_ns) = udp_flow::send_counted(&socket, to, udp_flow::flow_name(), window)?;
+    Ok(Answer::Bytes { bytes, elapsed_ns, congestion: String::new() })
+}
+
+fn receive_datagrams(to: IpAddr, window: Window) -> io::Result<Answer> {
+    let socket = udp_flow::client_socket(to)?;
+    let to = SocketAddr::new(to, port::UDP_SOURCE);
+    let (bytes, elapsed_ns) =
+        udp_flow::receive_counted(&socket, to, udp_flow::flow_name(), window)?;
+    Ok(Answer::Bytes { bytes, elapsed_ns, congestion: String::new() })
 }
 
 fn connects(to: IpAddr, parallel: usize, window: Window) -> io::Result<Answer> {

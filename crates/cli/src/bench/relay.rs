@@ -1,27 +1,40 @@
 //! The yardstick: a relay between two kernel TCP connections with `read` and `write`, the least a
-//! gateway that terminates TCP can do. Two threads a connection, one a direction.
+//! gateway that terminates TCP can do. Two threads a connection, one a direction; one for each UDP
+//! port.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
 use super::traffic::{CHUNK_BYTES, port, tcp_socket};
+use super::{http, udp_flow};
 
-/// Relays every port of the host end until killed.
+/// Relays every port of the host end, and the published one to the program, until killed.
 ///
 /// # Errors
 /// Those of `bind(2)` and `listen(2)`.
-pub fn serve(listen: IpAddr, to: IpAddr) -> io::Result<()> {
+pub fn serve(listen: IpAddr, to: IpAddr, program: IpAddr) -> io::Result<()> {
+    let at = |port| (SocketAddr::new(listen, port), SocketAddr::new(to, port));
+    let published = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), http::PUBLISHED);
+    let web = (published, SocketAddr::new(program, http::INSIDE));
     let mut threads = Vec::new();
-    for port in port::ALL {
-        let socket = tcp_socket(listen)?;
+    for (listen, to) in port::ALL.map(at).into_iter().chain([web]) {
+        let socket = tcp_socket(listen.ip())?;
         socket.set_reuse_address(true)?;
-        socket.bind(&SocketAddr::new(listen, port).into())?;
+        socket.bind(&listen.into())?;
         socket.listen(4096)?;
         let listener = TcpListener::from(socket);
         threads.push(thread::spawn(move || {
             for inner in listener.incoming().flatten() {
-                thread::spawn(move || relay(inner, SocketAddr::new(to, port)));
+                thread::spawn(move || relay(inner, to));
+            }
+        }));
+    }
+    for (listen, to) in [port::UDP_SINK, port::UDP_SOURCE].map(at) {
+        let socket = udp_flow::socket(listen)?;
+        threads.push(thread::spawn(move || {
+            if let Err(e) = udp_flow::relay(&socket, to) {
+                eprintln!("relay of UDP port {}: {e}", listen.port());
             }
         }));
     }

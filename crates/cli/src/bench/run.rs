@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::peers::Tool;
 
-/// Measure `linerate run` beside pasta, slirp4netns and a kernel relay, in one run.
+/// Measure `linerate run` beside pasta, slirp4netns, a kernel relay and the kernel alone, in one run.
 ///
 /// All tools take turns in every round, with the same client and server; the medians of the rounds
 /// are compared. Nothing touches the host's network: everything happens in namespaces that end with
@@ -42,7 +42,7 @@ pub struct BenchRunArgs {
     /// `none`.
     #[arg(long, default_value = "1,0")]
     pub pin: Pin,
-    /// Connections of the case `idle`.
+    /// Connections of the case `idle`, which are opened once, after the last round.
     #[arg(long, default_value_t = 10_000)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=50_000))]
     pub connections: u32,
@@ -68,22 +68,46 @@ pub enum Case {
     Down1,
     /// Throughput host → program, 4 TCP streams.
     Down4,
+    /// One UDP flow program → host, with UDP_SEGMENT and UDP_GRO and its datagrams acknowledged.
+    UdpUp,
+    /// The same host → program.
+    UdpDown,
     /// TCP ping-pong of 64 bytes: p50, p99, rate.
     Ping,
+    /// The same with busy polling: SO_BUSY_POLL at both ends, net.core.busy_poll in ours.
+    PingBusy,
     /// Connect, receive one byte and the end, close: per second, 4 at a time.
     Connects,
+    /// Requests per second of wrk on the host to nginx in the program's place, at a published port.
+    Http,
     /// Memory of the forwarding processes per idle connection, once, at the end.
     Idle,
 }
 
 impl Case {
     /// In the order of measuring.
-    pub const ALL: [Self; 7] =
-        [Self::Up1, Self::Up4, Self::Down1, Self::Down4, Self::Ping, Self::Connects, Self::Idle];
+    pub const ALL: [Self; 11] = [
+        Self::Up1,
+        Self::Up4,
+        Self::Down1,
+        Self::Down4,
+        Self::UdpUp,
+        Self::UdpDown,
+        Self::Ping,
+        Self::PingBusy,
+        Self::Connects,
+        Self::Http,
+        Self::Idle,
+    ];
+
+    /// Whether it measures bits per second of TCP streams.
+    pub fn is_bulk(self) -> bool {
+        matches!(self, Self::Up1 | Self::Up4 | Self::Down1 | Self::Down4)
+    }
 
     /// Whether it measures bits per second.
     pub fn is_throughput(self) -> bool {
-        matches!(self, Self::Up1 | Self::Up4 | Self::Down1 | Self::Down4)
+        self.is_bulk() || matches!(self, Self::UdpUp | Self::UdpDown)
     }
 }
 
@@ -94,8 +118,12 @@ impl fmt::Display for Case {
             Self::Up4 => "up4",
             Self::Down1 => "down1",
             Self::Down4 => "down4",
+            Self::UdpUp => "udp-up",
+            Self::UdpDown => "udp-down",
             Self::Ping => "ping",
+            Self::PingBusy => "ping-busy",
             Self::Connects => "connects",
+            Self::Http => "http",
             Self::Idle => "idle",
         })
     }

@@ -1,15 +1,18 @@
 //! What `linerate bench run` prints.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 
 use serde_json::{Value, json};
 
-use super::inside::{CONNECTS_PARALLEL, Metric, Results, sndbuf_bytes};
+use super::cases::{CONNECTS_PARALLEL, sndbuf_bytes};
+use super::inside::{Metric, Results};
 use super::peers::{Setup, Tool};
 use super::run::{BenchRunArgs, Case, Mtu};
 use super::stats::Spread;
 use super::traffic::PING_BYTES;
+use super::{http, udp_flow};
 
 /// The name of a metric in progress lines and JSON.
 pub fn label(metric: Metric) -> &'static str {
@@ -17,33 +20,56 @@ pub fn label(metric: Metric) -> &'static str {
         Metric::Gbps(Case::Up1) => "up1",
         Metric::Gbps(Case::Up4) => "up4",
         Metric::Gbps(Case::Down1) => "down1",
+        Metric::Gbps(Case::UdpUp) => "udp up",
+        Metric::Gbps(Case::UdpDown) => "udp down",
         Metric::Gbps(_) => "down4",
         Metric::PingP50Us => "p50",
         Metric::PingP99Us => "p99",
         Metric::PingPerSec => "round trips",
+        Metric::BusyP50Us => "busy p50",
+        Metric::BusyP99Us => "busy p99",
         Metric::ConnectsPerSec => "connects",
+        Metric::HttpPerSec => "http",
         Metric::IdleKib => "idle",
+        Metric::RssMib => "rss",
     }
 }
 
 fn unit(metric: Metric) -> &'static str {
     match metric {
         Metric::Gbps(_) => "Gbit/s",
-        Metric::PingP50Us | Metric::PingP99Us => "us",
-        Metric::PingPerSec | Metric::ConnectsPerSec => "1/s",
+        Metric::PingP50Us | Metric::PingP99Us | Metric::BusyP50Us | Metric::BusyP99Us => "us",
+        Metric::PingPerSec | Metric::ConnectsPerSec | Metric::HttpPerSec => "1/s",
         Metric::IdleKib => "KiB",
+        Metric::RssMib => "MiB",
     }
 }
 
 fn title(metric: Metric, args: &BenchRunArgs) -> String {
+    let flow = |way| {
+        format!("{way}, 1 UDP flow of {} bytes, GSO and GRO, acknowledged", udp_flow::DATAGRAM)
+    };
+    let busy = |what| format!("TCP ping-pong of {PING_BYTES} bytes, busy polling, {what}");
     match metric {
         Metric::Gbps(Case::Up1) => "program -> host, 1 TCP stream".into(),
         Metric::Gbps(Case::Up4) => "program -> host, 4 TCP streams".into(),
         Metric::Gbps(Case::Down1) => "host -> program, 1 TCP stream".into(),
+        Metric::Gbps(Case::UdpUp) => flow("program -> host"),
+        Metric::Gbps(Case::UdpDown) => flow("host -> program"),
         Metric::Gbps(_) => "host -> program, 4 TCP streams".into(),
         Metric::PingP50Us => format!("TCP ping-pong of {PING_BYTES} bytes, p50"),
         Metric::PingP99Us => format!("TCP ping-pong of {PING_BYTES} bytes, p99"),
         Metric::PingPerSec => format!("TCP ping-pong of {PING_BYTES} bytes, round trips"),
+        Metric::BusyP50Us => busy("p50"),
+        Metric::BusyP99Us => busy("p99"),
+        Metric::HttpPerSec => {
+            let connections = http::CONNECTIONS;
+            format!("HTTP: wrk, {connections} connections -> published port -> nginx, requests")
+        }
+        Metric::RssMib => format!(
+            "memory of the forwarding processes with {} idle connections (user space, PSS)",
+            args.connections
+        ),
         Metric::ConnectsPerSec => format!(
             "connections: connect, receive 1 byte and the end, close; {CONNECTS_PARALLEL} at a time"
         ),
@@ -73,6 +99,8 @@ struct Row {
     of_best_peer: Option<f64>,
     /// Median ÷ that of the relay.
     of_relay: Option<f64>,
+    /// Median ÷ that of the kernel alone.
+    of_direct: Option<f64>,
 }
 
 fn rows(results: &Results) -> Vec<Row> {
@@ -85,12 +113,14 @@ fn rows(results: &Results) -> Vec<Row> {
         let spread = Spread::of(samples)?;
         let best_peer = median(metric, &|s| s.tool.is_peer() && setup.compares_with(s));
         let relay = median(metric, &|s| s.tool == Tool::Relay);
+        let direct = median(metric, &|s| s.tool.is_direct());
         Some(Row {
             metric,
             setup,
             spread,
             of_best_peer: best_peer.map(|best| spread.median / best),
             of_relay: relay.map(|relay| spread.median / relay),
+            of_direct: direct.map(|direct| spread.median / direct),
         })
     };
     results.samples.iter().filter_map(row).collect()
@@ -112,21 +142,22 @@ pub fn text(args: &BenchRunArgs, results: &Results) -> String {
             );
             let _ = writeln!(
                 out,
-                "  {:<12} {:>8} {:>9} {:>19} {:>12} {:>9}",
-                "tool", "MTU", "median", "min..max", "x best peer", "x relay"
+                "  {:<12} {:>8} {:>9} {:>19} {:>12} {:>9} {:>9}",
+                "tool", "MTU", "median", "min..max", "x best peer", "x relay", "x kernel"
             );
         }
         let Spread { median, min, max } = row.spread;
         let ratio = |r: Option<f64>| r.map_or_else(|| "-".into(), |r| format!("{r:.2}"));
         let _ = writeln!(
             out,
-            "  {:<12} {:>8} {:>9} {:>19} {:>12} {:>9}",
+            "  {:<12} {:>8} {:>9} {:>19} {:>12} {:>9} {:>9}",
             row.setup.tool.to_string(),
             mtu(row.setup),
             number(median),
             format!("{}..{}", number(min), number(max)),
             ratio(row.of_best_peer),
             ratio(row.of_relay),
+            ratio(row.of_direct),
         );
     }
     for failure in &results.failures {
@@ -161,12 +192,14 @@ fn method(args: &BenchRunArgs, results: &Results) -> String {
         args.secs,
         args.secs / 6.0
     );
-    let _ = writeln!(
-        out,
-        "congestion control: {} on both ends' sockets, {} on the tools' own unless they choose",
-        joined(results.congestion.iter().map(String::as_str)),
-        results.congestion_default
-    );
+    if !results.congestion.is_empty() {
+        let _ = writeln!(
+            out,
+            "congestion control: {} on both ends' sockets, {} on the tools' own unless they choose",
+            joined(results.congestion.iter().map(String::as_str)),
+            results.congestion_default
+        );
+    }
     let _ = writeln!(
         out,
         "pinning: {}; load average before and after: {}, {}",
@@ -175,6 +208,9 @@ fn method(args: &BenchRunArgs, results: &Results) -> String {
     let _ = writeln!(out, "machine: {} CPUs, {}, {}", machine.cpus, machine.model, machine.kernel);
     for (tool, version) in &results.versions {
         let _ = writeln!(out, "{tool}: {version}");
+    }
+    for (program, version) in &results.load {
+        let _ = writeln!(out, "{program}: {version}");
     }
     let bounded = |mtu| sndbuf_bytes(Setup { mtu, tool: Tool::Pasta }, args.pasta_sndbuf);
     for (mtu, bytes) in args.mtu.iter().filter_map(|&mtu| Some((mtu, bounded(mtu)?))) {
@@ -207,9 +243,13 @@ pub fn json(args: &BenchRunArgs, results: &Results) -> Value {
                 "median": row.spread.median, "min": row.spread.min, "max": row.spread.max,
                 "samples": results.samples.get(&(row.metric, row.setup)),
                 "of_best_peer": row.of_best_peer, "of_relay": row.of_relay,
+                "of_direct": row.of_direct,
             })
         })
         .collect();
+    let tools = results.versions.iter().map(|(tool, version)| (tool.to_string(), version));
+    let load = results.load.iter().map(|(program, version)| ((*program).to_owned(), version));
+    let versions: BTreeMap<String, &String> = tools.chain(load).collect();
     json!({
         "settings": args,
         "machine": {
@@ -221,7 +261,7 @@ pub fn json(args: &BenchRunArgs, results: &Results) -> Value {
             "ends": results.congestion,
             "tools_own_sockets": results.congestion_default,
         },
-        "versions": results.versions,
+        "versions": versions,
         "results": rows,
         "failures": results.failures,
         "notes": results.notes,

@@ -39,8 +39,14 @@ pub mod port {
     pub const BYTE: u16 = 5004;
     /// Accepts, writes one byte and keeps the connection.
     pub const IDLE: u16 = 5005;
-    /// All of them.
-    pub const ALL: [u16; 5] = [SINK, SOURCE, ECHO, BYTE, IDLE];
+    /// As [`ECHO`], by a socket that polls its device before it sleeps.
+    pub const ECHO_BUSY: u16 = 5006;
+    /// All of TCP.
+    pub const ALL: [u16; 6] = [SINK, SOURCE, ECHO, BYTE, IDLE, ECHO_BUSY];
+    /// UDP: takes and acknowledges datagrams.
+    pub const UDP_SINK: u16 = 5001;
+    /// UDP: sends them to whoever asks.
+    pub const UDP_SOURCE: u16 = 5002;
 }
 
 /// Arguments of the hidden command `linerate __traffic`.
@@ -77,9 +83,15 @@ pub enum Part {
         /// Address of the host end.
         #[arg(long)]
         to: IpAddr,
+        /// Address of the program, to whose web server a port of the loopback leads.
+        #[arg(long)]
+        program: IpAddr,
     },
     /// Executes a command on one CPU.
     Pinned {
+        /// It is killed when the process that started it ends.
+        #[arg(long)]
+        with_parent: bool,
         /// CPU to stay on.
         #[arg(long)]
         cpu: Option<usize>,
@@ -111,8 +123,11 @@ pub fn main(args: TrafficArgs) -> ExitCode {
             pin(cpu).and_then(|()| devices::generator::serve(payload))
         }
         Part::Program { cpu, unshare } => pin(cpu).and_then(|()| program_end::serve(unshare)),
-        Part::Relay { listen, to } => relay::serve(listen, to),
-        Part::Pinned { cpu, command } => pin(cpu).and_then(|()| exec(&command)),
+        Part::Relay { listen, to, program } => relay::serve(listen, to, program),
+        Part::Pinned { with_parent, cpu, command } => {
+            let bound = if with_parent { die_with_parent() } else { Ok(()) };
+            bound.and_then(|()| pin(cpu)).and_then(|()| exec(&command))
+        }
         Part::Inside { settings } => return inside::main(&settings),
     };
     match played {
@@ -163,8 +178,31 @@ pub enum Ask {
     PingPong {
         /// Address of the host end.
         to: IpAddr,
+        /// The sockets of both ends poll their devices before they sleep.
+        busy: bool,
         /// How long.
         window: Window,
+    },
+    /// Program: send a UDP flow to the host end. → [`Answer::Bytes`]
+    SendDatagrams {
+        /// Address of the host end.
+        to: IpAddr,
+        /// How long.
+        window: Window,
+    },
+    /// Program: have the host end send a UDP flow. → [`Answer::Bytes`]
+    ReceiveDatagrams {
+        /// Address of the host end.
+        to: IpAddr,
+        /// How long.
+        window: Window,
+    },
+    /// Program: start a web server, which ends with it. → [`Answer::Done`]
+    ServeHttp,
+    /// Program: switch on NAPI for its end of a veth pair, for busy polling. → [`Answer::Done`]
+    Napi {
+        /// Name of the interface.
+        name: String,
     },
     /// Program: connect, read one byte and the end of the stream, close; `parallel` at a time. →
     /// [`Answer::Count`]
@@ -219,7 +257,7 @@ pub enum Answer {
         bytes: u64,
         /// Time in which they arrived, ns.
         elapsed_ns: u64,
-        /// Congestion control the kernel reports for a socket of this end.
+        /// Congestion control the kernel reports for a socket of this end; empty for UDP.
         congestion: String,
     },
     /// Round trips, each timed.
@@ -373,6 +411,22 @@ pub fn connect(to: IpAddr, port: u16, sndbuf_bytes: Option<usize>) -> io::Result
 pub fn congestion_of(stream: &TcpStream) -> String {
     let name = SockRef::from(stream).tcp_congestion().unwrap_or_default();
     String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned()
+}
+
+/// Microseconds for which a socket of the busy ping-pong polls its device before it sleeps.
+const BUSY_POLL_US: u32 = 100;
+
+/// Has a socket poll its device before it sleeps, if its device can be polled.
+///
+/// # Errors
+/// `EPERM` without `CAP_NET_ADMIN`.
+pub fn poll_busily(stream: &TcpStream) -> io::Result<()> {
+    linerate_dev::netdev::set_busy_poll(stream, BUSY_POLL_US)
+}
+
+/// Asks the kernel to kill this process, whatever it executes, when the one that started it ends.
+fn die_with_parent() -> io::Result<()> {
+    Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?)
 }
 
 /// Keeps this process, and what it starts, on one CPU.

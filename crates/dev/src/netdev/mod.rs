@@ -470,6 +470,15 @@ pub fn feature(name: &str, feature: Feature) -> io::Result<bool> {
     crate::sys::ethtool::get(name, feature)
 }
 
+/// Has a socket of the kernel's look into its device's queue for so many microseconds before it
+/// sleeps (`SO_BUSY_POLL`). Nothing comes of it where the device has no NAPI.
+///
+/// # Errors
+/// `EPERM` to raise it without `CAP_NET_ADMIN`.
+pub fn set_busy_poll(socket: impl AsFd, usecs: u32) -> io::Result<()> {
+    crate::sys::xsk::set_busy_read(socket, usecs)
+}
+
 /// `struct ifinfomsg`.
 fn ifinfo(index: u32, flags: u32, change: u32) -> [u8; IFINFOMSG] {
     let mut out = [0; IFINFOMSG];

@@ -204,6 +204,15 @@ pub fn set_busy_poll(fd: impl AsFd, usecs: u32, budget: u32) -> io::Result<()> {
     set(fd, libc::SOL_SOCKET, SO_BUSY_POLL_BUDGET, &budget)
 }
 
+/// `SO_BUSY_POLL` of any socket: microseconds for which a read looks into the device's queue before
+/// it sleeps.
+///
+/// # Errors
+/// `EPERM` to raise it without `CAP_NET_ADMIN`.
+pub fn set_busy_read(fd: impl AsFd, usecs: u32) -> io::Result<()> {
+    set(fd, libc::SOL_SOCKET, libc::SO_BUSY_POLL, &usecs)
+}
+
 /// `SO_ERROR`: the error that waits at the socket, which is none afterwards. `ENETDOWN` once the
 /// interface is gone.
 ///

@@ -119,6 +119,12 @@ fn of_run(said: &Value) -> Figures {
             "p50" => "TCP ping-pong of 64 bytes, p50",
             "p99" => "TCP ping-pong of 64 bytes, p99",
             "round trips" => "TCP ping-pong of 64 bytes, round trips",
+            "udp up" => "program to host, 1 UDP flow with GSO and GRO",
+            "udp down" => "host to program, 1 UDP flow with GSO and GRO",
+            "busy p50" => "TCP ping-pong of 64 bytes, busy polling, p50",
+            "busy p99" => "TCP ping-pong of 64 bytes, busy polling, p99",
+            "http" => "HTTP: wrk on the host, nginx behind a published port",
+            "rss" => "memory of the forwarding process with all idle connections",
             "connects" => "connections: connect, 1 byte, close",
             "idle" => "memory of the forwarding process per idle connection",
             other => other,
@@ -128,6 +134,7 @@ fn of_run(said: &Value) -> Figures {
         let ratios: Vec<String> = [
             ratio("best peer", &row["of_best_peer"]).filter(|_| tool == "linerate"),
             ratio("relay", &row["of_relay"]).filter(|_| tool == "linerate"),
+            ratio("kernel", &row["of_direct"]).filter(|_| tool == "linerate"),
         ]
         .into_iter()
         .flatten()

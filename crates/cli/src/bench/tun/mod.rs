@@ -247,7 +247,7 @@ fn measure(row: &mut Row, client: &mut End, ms: u64) -> io::Result<()> {
     let ask = match row.case {
         Case::Down => Ask::Send { to, streams: 1, sndbuf_bytes: None, window },
         Case::Up => Ask::Receive { to, streams: 1, window },
-        Case::Ping => Ask::PingPong { to, window },
+        Case::Ping => Ask::PingPong { to, busy: false, window },
         Case::Connects => Ask::Connects { to, parallel: 4, window },
     };
     client.request(&ask)?;
