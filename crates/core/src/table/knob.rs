@@ -466,6 +466,12 @@ knobs! {
     tcp_pacing_ss_ratio: u64 { path: "net.ipv4.tcp_pacing_ss_ratio", default: 200, range: 1..=1000, unit: "percent", scope: Net, takes: Now, stage: Send }
     /// Pacing in congestion avoidance, in percent of a window in a round trip.
     tcp_pacing_ca_ratio: u64 { path: "net.ipv4.tcp_pacing_ca_ratio", default: 120, range: 1..=1000, unit: "percent", scope: Net, takes: Now, stage: Send }
+    /// Segments that a super-packet may have however low the connection's rate is.
+    tcp_min_tso_segs: u64 { path: "net.ipv4.tcp_min_tso_segs", default: 2, range: 1..=255, unit: "segments", scope: Net, takes: Now, stage: Send }
+    /// Where the least round trip is shorter than 2^n microseconds, super-packets have their full size at any rate; each doubling of it halves that.
+    tcp_tso_rtt_log: u64 { path: "net.ipv4.tcp_tso_rtt_log", default: 9, range: 0..=255, unit: "bits of microseconds", scope: Net, takes: Now, stage: Send }
+    /// A super-packet waits for an acknowledgement that makes it larger as long as less than this part of the window may be sent; 0 = as long as three segments or fewer may.
+    tcp_tso_win_divisor: u64 { path: "net.ipv4.tcp_tso_win_divisor", default: 3, range: 0..=255, unit: "divisor", scope: Net, takes: Now, stage: Send }
     /// The congestion controls that there are; it is only read.
     tcp_available_congestion_control: CcAvailable { path: "net.ipv4.tcp_available_congestion_control", default: CcAvailable, range: 0..=0, unit: "only read", scope: Net, takes: Now, stage: Send }
     /// Packets by which one may be overtaken before it counts as lost, at the beginning of a connection.

@@ -25,6 +25,7 @@ mod output;
 mod pacing;
 mod ports;
 mod prune;
+mod quota;
 mod rack;
 mod rate;
 mod rcvq;

@@ -1,8 +1,8 @@
-//! Stage `Send` of TCP, TX: decides what may be sent now, and builds segments and super-segments.
+//! Stage `Send` of TCP, TX: sends what may be sent now ([`super::quota`]), and builds segments and super-segments.
 //!
 //! before: the application, [`super::input`], [`super::timer`]   after: [`crate::ip::output`]
 //! Linux:  net/ipv4/tcp_output.c `tcp_write_xmit`, `__tcp_transmit_skb`, `tcp_send_ack`, `tcp_send_syn_data`
-//! RFCs:   9293 §3.7.4 (Nagle), §3.8.6 (windows, silly window avoidance), §3.10.7.1 (resets); 7323; 2018
+//! RFCs:   9293 §3.8.6 (windows), §3.10.7.1 (resets); 7323; 2018
 
 use std::net::IpAddr;
 
@@ -12,7 +12,8 @@ use super::ecn::{self, Ecn, tcp_ecn_send};
 use super::input::Segment;
 use super::md5::{self, Md5Sig};
 use super::mtup::{Probed, mtup_limit, tcp_mtu_probe};
-use super::pacing::{tcp_pacing_check, tcp_tso_autosize, tcp_update_after_send};
+use super::pacing::{tcp_pacing_check, tcp_update_after_send};
+use super::quota::{Hold, tcp_bound_to_half_wnd, tcp_cwnd_validate, tcp_may_send, tcp_tso_segs};
 use super::rate::{tcp_rate_check_app_limited, tcp_rate_skb_sent};
 use super::rcvwin::TCP_DELACK_NS;
 use super::recovery::tcp_xmit_retransmit_queue;
@@ -86,9 +87,8 @@ fn tcp_write_xmit(net: &mut Net, tp: &mut Tcb) -> Pushed {
         cc::tx_start(tp, net.now);
     }
     let mss = tcp_current_mss(tp);
-    // Each segment has its own urgent pointer.
-    let most = if tp.urg_mode() { mss } else { super_packet_max(net, tp, mss) };
-    let mut sent = 0;
+    let (most, any) = (tcp_tso_segs(net, tp, mss), tp.unsent());
+    let (mut said, mut sent, mut held) = (Pushed::Done, 0, None);
     if tp.mtup().is_some() {
         match tcp_mtu_probe(net, tp) {
             Probed::No => {}
@@ -101,26 +101,42 @@ fn tcp_write_xmit(net: &mut Net, tp: &mut Tcb) -> Pushed {
             break;
         }
         if way_is_full(net, tp.dev) {
-            return Pushed::Throttled;
+            said = Pushed::Throttled;
+            break;
         }
         if sent == QUANTUM_PKTS {
             tp.push = true;
             break;
         }
-        let Some((len, fin)) = tcp_may_send(tp, mss, most) else { break };
+        let (len, fin) = match tcp_may_send(net, tp, mss, most) {
+            Ok(next) => next,
+            Err(hold) => {
+                held = Some(hold);
+                break;
+            }
+        };
         if !send_new(net, tp, len, fin, mss) {
-            return Pushed::Throttled;
+            said = Pushed::Throttled;
+            break;
         }
         sent += 1;
     }
-    tp.nagle_push = false;
+    let limited = held == Some(Hold::Cwnd) || tp.in_flight() >= tp.snd_cwnd;
+    if sent > 0 || limited && any {
+        tcp_cwnd_validate(tp, limited);
+    }
     if sent > 0 {
         timer::schedule_loss_probe(net, tp, false);
-    } else if tp.packets_out == 0 && tp.unsent() {
+    }
+    if said == Pushed::Throttled {
+        return said;
+    }
+    tp.nagle_push = false;
+    if sent == 0 && tp.packets_out == 0 && tp.unsent() {
         timer::check_probe_timer(net, tp);
     }
     tcp_rate_check_app_limited(tp);
-    Pushed::Done
+    said
 }
 
 /// Whether the device's queue, or the way to it, has no room.
@@ -131,51 +147,6 @@ pub(crate) fn way_is_full(net: &Net, dev: u8) -> bool {
         .map_or(0, |i| i.txqs.iter().map(|q| q.qdisc.len() + q.ring.len()).max().unwrap_or(0));
     net.ip_out.len() >= IP_OUT_MAX
         || (net.ip_out.len() + queued) as u64 >= net.knobs.txqueuelen.max(4) / 4 * 3
-}
-
-/// How much may be sent in one packet now, and whether the FIN goes with it.
-fn tcp_may_send(tp: &mut Tcb, mss: u32, most: u32) -> Option<(u32, bool)> {
-    let unsent = tp.sndq.end - tp.snd_nxt;
-    let quota = tp.snd_cwnd.saturating_sub(tp.in_flight());
-    // The congestion window is not strict about a last FIN (`tcp_cwnd_test`).
-    let only_fin = unsent == 0;
-    if quota == 0 && !only_fin {
-        tp.cwnd_limited = true;
-        return None;
-    }
-    let window = tp.wnd_end() - tp.snd_nxt;
-    if window == 0 || window as i32 <= 0 {
-        return None;
-    }
-    let cwnd_bytes = quota.max(1).saturating_mul(mss);
-    let unsent = tp.record_left(unsent);
-    let mut len = unsent.min(window).min(cwnd_bytes).min(most);
-    if len < unsent && len > mss {
-        len -= len % mss;
-    }
-    len = tp.sndq.loadable(tp.snd_nxt, len as usize) as u32;
-    let last = tp.snd_nxt + len == tp.sndq.end;
-    let fin = tp.fin_queued && last && window > len;
-    if len < mss && !fin {
-        if len < unsent {
-            // The window leaves less than a segment (RFC 9293 §3.8.6.2.1).
-            if tp.packets_out > 0 && len < tp.max_window / 2 {
-                return None;
-            }
-        } else if last && tcp_nagle_check(tp) {
-            return None;
-        }
-    }
-    (len > 0 || fin).then_some((len, fin))
-}
-
-/// Whether a small segment has to wait (`tcp_nagle_check`, with Minshall's change: only while
-/// another small one is under way).
-fn tcp_nagle_check(tp: &Tcb) -> bool {
-    if tp.fin_queued || tp.nagle_push || tp.urg_mode() {
-        return false;
-    }
-    tp.cork || tp.more || !tp.nodelay && tp.packets_out > 0 && tp.snd_sml.gt(tp.snd_una)
 }
 
 /// Sends `len` new bytes, and the FIN, as one packet (`tcp_event_new_data_sent`).
@@ -225,21 +196,7 @@ pub(crate) fn send_new(net: &mut Net, tp: &mut Tcb, len: u32, fin: bool, mss: u3
         tp.prr_out += segs;
     }
     tcp_rate_skb_sent(tp, tp.sndq.rtx.len() - 1, now);
-    tcp_cwnd_validate(tp);
     true
-}
-
-/// Notes how far the congestion window is used: only a used one may grow (RFC 7661; `tcp_cwnd_validate`).
-fn tcp_cwnd_validate(tp: &mut Tcb) {
-    let limited = tp.in_flight() >= tp.snd_cwnd;
-    if tp.snd_una.ge(tp.cwnd_usage_seq)
-        || limited
-        || tp.packets_out > tp.max_packets_out && !tp.cwnd_limited
-    {
-        tp.cwnd_limited = limited;
-        tp.max_packets_out = tp.packets_out;
-        tp.cwnd_usage_seq = tp.snd_nxt;
-    }
 }
 
 /// Data that answers data: several times, and acknowledgements wait for it (`inet_csk_inc_pingpong_cnt`).
@@ -269,17 +226,6 @@ pub(crate) fn tcp_current_mss(tp: &Tcb) -> u32 {
     (tp.mss_cache as u32).saturating_sub(sack).max(8)
 }
 
-/// The largest payload of one packet: a whole number of segments (`tcp_tso_segs`).
-fn super_packet_max(net: &Net, tp: &Tcb, mss: u32) -> u32 {
-    if !net.knobs.gso || tp.md5().is_some() {
-        return mss;
-    }
-    let iface = net.ifaces.get(tp.dev as usize).map_or(65536, |i| i.gso_max_size);
-    let room = iface.min(65535).saturating_sub(tp.tuple.ip_hlen() + 60);
-    let room = room.min(tcp_tso_autosize(net, tp, mss));
-    (room / mss).clamp(1, u16::MAX as u32) * mss
-}
-
 /// Bytes of options that every segment of the connection has.
 pub(super) fn tcp_established_options_len(tp: &Tcb) -> u32 {
     let ts = if tp.ts_ok { 12 } else { 0 };
@@ -297,12 +243,7 @@ pub(super) fn mtu_to_mss(tp: &Tcb, mtu: u32) -> u32 {
 /// The payload of a full segment as path and peer allow it (`tcp_sync_mss`).
 pub(crate) fn tcp_sync_mss(tp: &mut Tcb, pmtu: u32) {
     tp.pmtu = pmtu;
-    let mut mss = mtu_to_mss(tp, pmtu);
-    // Not more than half the peer's largest window (`tcp_bound_to_half_wnd`).
-    let cutoff = if tp.max_window > 536 { tp.max_window >> 1 } else { tp.max_window };
-    if cutoff > 0 && mss > cutoff {
-        mss = cutoff.max(TCP_MIN_SND_MSS as u32 - 12);
-    }
+    let mut mss = tcp_bound_to_half_wnd(tp, mtu_to_mss(tp, pmtu));
     if let Some(known) = mtup_limit(tp, pmtu) {
         mss = mss.min(known);
     }

@@ -5,10 +5,10 @@
 //! limit (SO_MAX_PACING_RATE), and those whose way out is a queue of `fq`; no others.
 //!
 //! before: [`super::cc`]   after: [`super::output`]
-//! Linux:  net/ipv4/tcp_output.c `tcp_pacing_check`, `tcp_update_skb_after_send`, `tcp_tso_autosize`;
+//! Linux:  net/ipv4/tcp_output.c `tcp_pacing_check`, `tcp_update_skb_after_send`;
 //!         tcp_input.c `tcp_update_pacing_rate`
 
-use super::cc::{self, Cc};
+use super::cc::Cc;
 use super::{TCP_INIT_CWND, Tcb};
 use crate::shard::Net;
 use crate::time::{Instant, SEC};
@@ -53,17 +53,6 @@ pub(crate) fn pacing_rate(net: &Net, tp: &Tcb) -> u64 {
         Some(pace) => window_rate(net, tp).min(pace.max),
         None => window_rate(net, tp),
     }
-}
-
-/// The most bytes of one packet: what leaves in a millisecond, so that a super-packet is no burst; more
-/// where the round trip is short (`tcp_tso_autosize`).
-pub(crate) fn tcp_tso_autosize(net: &Net, tp: &Tcb, mss: u32) -> u32 {
-    let Some(pace) = tp.pace.as_deref() else { return u32::MAX };
-    let bytes = match cc::send_quantum(tp) {
-        Some(quantum) => quantum.min(u32::try_from(pace.max / 1000).unwrap_or(u32::MAX)),
-        None => u32::try_from(pacing_rate(net, tp) >> 10).unwrap_or(u32::MAX),
-    };
-    bytes.max(2 * mss)
 }
 
 /// Whether a packet must wait; then the timer is set (`tcp_pacing_check`).

@@ -12,6 +12,7 @@ use super::input::Segment;
 use super::mtup::{tcp_mtu_probing, tcp_mtup_inconclusive, tcp_mtup_lost};
 use super::output::{Pushed, send_new, tcp_current_mss, tcp_transmit_skb, way_is_full};
 use super::pacing::tcp_pacing_check;
+use super::quota::tcp_cwnd_validate;
 use super::rack::tcp_rack_mark_lost;
 use super::rate::tcp_rate_skb_sent;
 use super::sndq::{FIN, LOST, PSH, RETRANS, SACKED, TxSeg};
@@ -528,7 +529,9 @@ pub(crate) fn tcp_send_loss_probe(net: &mut Net, tp: &mut Tcb) {
         tp.tlp_retrans = false;
         let len = tp.record_left(unsent).min(mss) as usize;
         let len = tp.sndq.loadable(tp.snd_nxt, len) as u32;
-        send_new(net, tp, len, false, mss)
+        let sent = send_new(net, tp, len, false, mss);
+        tcp_cwnd_validate(tp, tp.in_flight() >= tp.snd_cwnd);
+        sent
     } else {
         tp.tlp_retrans = true;
         retransmit_tail(net, tp)

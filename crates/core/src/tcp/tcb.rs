@@ -209,6 +209,12 @@ impl Tcb {
     pub fn rto_max_us(&self) -> u32 {
         self.rto_max_ms.saturating_mul(1000)
     }
+    /// Bytes that the peer takes beyond what was sent.
+    #[inline]
+    pub fn window_left(&self) -> u32 {
+        let left = self.wnd_end() - self.snd_nxt;
+        if left as i32 <= 0 { 0 } else { left }
+    }
     /// Our timestamp clock at `now`, in milliseconds (RFC 7323 §5.4).
     #[inline]
     pub fn ts_now(&self, now: Instant) -> u32 {

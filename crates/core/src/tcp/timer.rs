@@ -214,16 +214,16 @@ fn tcp_probe_timer(net: &mut Net, tp: &mut Tcb) {
 /// Where there is room in the window data is the better probe, and goes whatever held it back: so cork
 /// and MSG_MORE hold nothing for longer than this timer takes (`tcp_write_wakeup`).
 fn tcp_write_wakeup(net: &mut Net, tp: &mut Tcb) -> bool {
-    let window = tp.wnd_end() - tp.snd_nxt;
-    let (unsent, mss) = (tp.notsent(), tcp_current_mss(tp));
-    if window as i32 <= 0 || unsent == 0 || tp.leaving {
+    let (window, unsent, mss) = (tp.window_left(), tp.notsent(), tcp_current_mss(tp));
+    if window == 0 || unsent == 0 || tp.leaving {
         return false;
     }
     let len = tp.record_left(unsent).min(window).min(mss) as usize;
     let len = tp.sndq.loadable(tp.snd_nxt, len) as u32;
+    let fin = tp.fin_queued && len == unsent && window > len;
     // The peer's application is not to wait for more.
     tp.more = false;
-    send_new(net, tp, len, false, mss)
+    send_new(net, tp, len, fin, mss)
 }
 
 /// Whether the user's own limit of patience is reached (TCP_USER_TIMEOUT; RFC 5482).

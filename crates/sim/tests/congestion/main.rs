@@ -239,16 +239,18 @@ fn what_is_not_capable_is_dropped() {
 }
 
 /// RFC 8257: behind a router that marks whatever waits for longer than a millisecond DCTCP keeps the link
-/// busy with so short a queue, where CUBIC, which halves at each mark, does not use it all.
+/// busy with so short a queue, where CUBIC, which halves at each mark, does not use it all. How many packets
+/// are marked for that depends on how large the bursts are in which they come: one in a few round trips is enough.
 #[test]
 fn dctcp_keeps_the_queue_at_the_threshold() {
     let step = "codel ce_threshold 1ms target 1s interval 10s ecn limit 10000";
     let knobs = &[ECN][..];
     let case = Case { rate: 100, rtt: 10, discipline: Some(step), knobs, secs: (10, 2), ..ONE };
     let dctcp = run(Case { flows: &["dctcp"], ..case });
-    assert!(dctcp.marked > 1000 && dctcp.again == 0, "{} marks", dctcp.marked);
+    assert!(dctcp.marked > 200 && dctcp.again == 0, "{} marks", dctcp.marked);
     assert!(dctcp.used(&case) >= 0.95, "{}", dctcp.used(&case));
-    assert!(dctcp.queue(0.5) <= 3.0, "{} ms", dctcp.queue(0.5));
+    let (median, most) = (dctcp.queue(0.5), dctcp.queue(0.95));
+    assert!(median <= 1.0 && most <= 2.0, "{median} ms, {most} ms at the most");
     let cubic = run(case);
     assert!(cubic.used(&case) < dctcp.used(&case), "{}", cubic.used(&case));
 }

@@ -27,6 +27,8 @@ impl Sender {
             shard.set_knob("net.ipv4.tcp_timestamps", "0").expect("a knob");
             shard.set_knob("net.ipv4.tcp_sack", if sack { "1" } else { "0" }).expect("a knob");
             shard.set_knob("net.ipv4.tcp_slow_start_after_idle", "0").expect("a knob");
+            // What an acknowledgement lets go goes at once, and does not wait for the next one.
+            shard.set_knob("net.ipv4.tcp_tso_win_divisor", "255").expect("a knob");
             for (path, value) in knobs {
                 shard.set_knob(path, value).expect("a knob");
             }

@@ -1,4 +1,4 @@
-//! Knobs and options of a sender's recovery.
+//! How a sender cuts what it has; knobs and options of its recovery.
 
 use super::recovery::{Sender, timed_out_with};
 use super::*;
@@ -14,6 +14,46 @@ fn with(fate: Fate, knobs: &[(&str, &str)]) -> Pair {
         }
     }
     p
+}
+
+const LONG: Fate = Fate { delay: 20 * MS, offload: true, ..GOOD };
+
+/// Segments of the first packet of a connection that begins to send on a long path.
+fn first_packet(knob: (&str, &str)) -> u16 {
+    let mut p = with(LONG, &[knob]);
+    let (a, _) = p.connected();
+    p.shards[A].tcp_send(a, &[0; 30_000]).expect("room");
+    p.run(MS);
+    let first = p.seen.iter().find(|s| s.from == A && s.len > 0).expect("it is sent at once");
+    first.gso.map_or(1, |g| g.segs)
+}
+
+#[test]
+fn knob_net_ipv4_tcp_min_tso_segs() {
+    // Ten segments in 40 ms are little; never is one packet more than half the congestion window.
+    for (value, want) in [("1", 1), ("2", 2), ("4", 4), ("9", 5)] {
+        assert_eq!(first_packet(("net.ipv4.tcp_min_tso_segs", value)), want);
+    }
+}
+
+/// A path is short where its least round trip is.
+#[test]
+fn knob_net_ipv4_tcp_tso_rtt_log() {
+    for (value, want) in [("9", 2), ("16", 5)] {
+        assert_eq!(first_packet(("net.ipv4.tcp_tso_rtt_log", value)), want);
+    }
+}
+
+/// The fraction of a window that is sent at once: a segment that a duplicate lets go right after another one
+/// waits for the acknowledgement that lets more go.
+#[test]
+fn knob_net_ipv4_tcp_tso_win_divisor() {
+    for (value, want) in [("3", 0), ("0", 0), ("255", 1)] {
+        let mut s = Sender::with(20, true, &[("net.ipv4.tcp_tso_win_divisor", value)]);
+        s.p.now = s.p.now.plus(40 * MS);
+        assert_eq!(s.acknowledge(0, &[(1, 2)]), 1);
+        assert_eq!(s.acknowledge(0, &[(1, 3)]), want, "divisor {value}");
+    }
 }
 
 #[test]
