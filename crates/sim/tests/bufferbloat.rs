@@ -108,7 +108,8 @@ impl Bench {
         }
         world.node(r).set_knob("net.ipv4.ip_forward", "1").expect("a switch");
         if let Some(rate) = case.rate {
-            let shaper = format!("handle 1: tbf rate {rate}mbit burst 3000b limit 100m");
+            // No more than a frame at a time: what the router merged is cut before it waits.
+            let shaper = format!("handle 1: tbf rate {rate}mbit burst 1600b limit 100m");
             let spec = format!("{shaper}; parent 1: {}", case.discipline);
             world.node(r).set_knob("qdisc.sim1.root", &spec).expect("a sound specification");
         }

@@ -132,10 +132,10 @@ impl Scene {
             world.node(node).add_route(Route::via(any, 0, via, 0)).expect("a new route");
         }
         world.node(router).set_knob("net.ipv4.ip_forward", "1").expect("a switch");
-        // The shaper itself holds no more than a frame at a time, and never drops.
+        // The shaper itself holds no more than a frame at a time, cuts what is larger, and never drops.
         let rate = args.mbit;
         let spec =
-            format!("handle 1: tbf rate {rate}mbit burst 3000b limit 1000m; parent 1: {qdisc}");
+            format!("handle 1: tbf rate {rate}mbit burst 1600b limit 1000m; parent 1: {qdisc}");
         let set = world.node(router).set_knob("qdisc.sim1.root", &spec);
         set.map_err(|err| format!("--qdisc '{qdisc}': {err}"))?;
         let bind = |port| UdpBind { port, ..UdpBind::default() };
