@@ -156,33 +156,60 @@ fn sum_avx512(bytes: &[u8]) -> u64 {
 }
 
 /// The sum of at most [`AVX512_BYTES_MAX`] bytes.
+///
+/// Vectors are read where they are aligned: one that lies across two cache lines costs two reads. What
+/// an odd beginning does to the words is undone at the end. Four vectors a round, each into sums of its
+/// own: else one dot product would wait for the one before.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn sum_piece(bytes: &[u8]) -> u64 {
     let (weigh_even, weigh_odd) = (_mm512_set1_epi32(0x0001_0001), _mm512_set1_epi32(0x0100_0100));
-    let mut even = [_mm512_setzero_si512(); 2];
-    let mut odd = [_mm512_setzero_si512(); 2];
-    let (rounds, tail) = bytes.as_chunks::<128>();
+    let mut even = [_mm512_setzero_si512(); 4];
+    let mut odd = [_mm512_setzero_si512(); 4];
+    // Bytes up to the first whole vector.
+    let before = bytes.as_ptr().align_offset(64).min(bytes.len());
+    let (first, aligned) = bytes.split_at(before);
+    if before > 0 {
+        let v = load_part(first);
+        even[3] = _mm512_dpbusd_epi32(even[3], v, weigh_even);
+        odd[3] = _mm512_dpbusd_epi32(odd[3], v, weigh_odd);
+        if before % 2 == 1 {
+            // The aligned part begins with the other half of a word: its bytes change places.
+            std::mem::swap(&mut even[3], &mut odd[3]);
+        }
+    }
+    let (rounds, tail) = aligned.as_chunks::<256>();
     for round in rounds {
         let from = round.as_ptr().cast::<__m512i>();
-        // SAFETY: two vectors of 64 bytes are the 128 bytes of the chunk.
-        let v = [0, 1].map(|i| unsafe { _mm512_loadu_si512(from.add(i)) });
-        for i in 0..2 {
+        // SAFETY: four vectors of 64 bytes are the 256 bytes of the chunk.
+        let v = [0, 1, 2, 3].map(|i| unsafe { _mm512_loadu_si512(from.add(i)) });
+        for i in 0..4 {
             even[i] = _mm512_dpbusd_epi32(even[i], v[i], weigh_even);
             odd[i] = _mm512_dpbusd_epi32(odd[i], v[i], weigh_odd);
         }
     }
-    for rest in tail.chunks(64) {
-        let mask = u64::MAX >> (64 - rest.len());
-        // SAFETY: the mask has one bit for each byte of the chunk, and bytes outside of the mask
-        // are not accessed.
-        let v = unsafe { _mm512_maskz_loadu_epi8(mask, rest.as_ptr().cast()) };
-        even[0] = _mm512_dpbusd_epi32(even[0], v, weigh_even);
-        odd[0] = _mm512_dpbusd_epi32(odd[0], v, weigh_odd);
+    for (i, rest) in tail.chunks(64).enumerate() {
+        let v = load_part(rest);
+        even[i] = _mm512_dpbusd_epi32(even[i], v, weigh_even);
+        odd[i] = _mm512_dpbusd_epi32(odd[i], v, weigh_odd);
     }
-    // Each lane is far below 2^31, so that lanes may be added in pairs before they are widened.
-    let even = widen_lanes(_mm512_add_epi32(even[0], even[1]));
-    let odd = widen_lanes(_mm512_add_epi32(odd[0], odd[1]));
-    _mm512_reduce_add_epi64(_mm512_add_epi64(even, _mm512_slli_epi64::<8>(odd))) as u64
+    // Each lane is far below 2^31, so that lanes may be added before they are widened.
+    let add = |v: [__m512i; 4]| {
+        _mm512_add_epi32(_mm512_add_epi32(v[0], v[1]), _mm512_add_epi32(v[2], v[3]))
+    };
+    let (even, odd) = (widen_lanes(add(even)), widen_lanes(add(odd)));
+    let sum = _mm512_reduce_add_epi64(_mm512_add_epi64(even, _mm512_slli_epi64::<8>(odd))) as u64;
+    // 2^16 is 1 modulo 65535: to multiply by 256 changes the places of each word's bytes.
+    if before % 2 == 1 { scalar::fold128(u128::from(sum) << 8) } else { sum }
+}
+
+/// At most 64 bytes; those that are missing are zero.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn load_part(bytes: &[u8]) -> __m512i {
+    let mask = u64::MAX.checked_shr(64 - bytes.len() as u32).unwrap_or(0);
+    // SAFETY: the mask has one bit for each byte of the slice, and bytes outside of the mask are not
+    // accessed.
+    unsafe { _mm512_maskz_loadu_epi8(mask, bytes.as_ptr().cast()) }
 }
 
 /// Sixteen unsigned 32-bit lanes added in pairs to eight of 64 bits.

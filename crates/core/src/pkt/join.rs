@@ -41,8 +41,27 @@ impl Skb {
         }
         self.frag_len += other.frag_len;
         other.frag_len = 0;
-        self.frags.append(&mut other.frags);
+        for frag in other.frags.drain(..) {
+            self.push_frag(frag, pool);
+        }
         true
+    }
+    /// Adds a fragment; one that goes on in the same memory where the last one ends makes that longer
+    /// (`skb_can_coalesce`).
+    #[inline]
+    fn push_frag(&mut self, frag: Frag, pool: &mut Pool) {
+        if let Mem::Shared(chunk) = &frag.mem
+            && let Some(Frag { mem: Mem::Shared(last), off, len }) = self.frags.last_mut()
+            && last.is(chunk)
+            && *off + *len == frag.off
+        {
+            *len += frag.len;
+            if let Mem::Shared(chunk) = frag.mem {
+                pool.free_chunk(chunk);
+            }
+            return;
+        }
+        self.frags.push(frag);
     }
     /// Copies `bytes` behind the last fragment if it is a small buffer of ours with room for them.
     fn put_into_last_frag(&mut self, bytes: &[u8]) -> bool {

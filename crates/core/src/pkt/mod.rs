@@ -457,13 +457,15 @@ impl Skb {
     }
     /// Buffers of a pool that the packet holds: small ones and mapped ones, and large ones.
     pub(crate) fn held(&self) -> (usize, usize) {
-        let own = |f: &&Frag| matches!(f.mem, Mem::Own(_));
-        let large = self.frags.iter().filter(own).filter(|f| match &f.mem {
-            Mem::Own(buf) => buf.home().is_none() && buf.len() == LARGE,
-            Mem::Shared(_) => false,
-        });
-        let large = large.count();
-        (1 + self.frags.iter().filter(own).count() - large, large)
+        let (mut small, mut large) = (1, 0);
+        for frag in &self.frags {
+            match &frag.mem {
+                Mem::Own(buf) if buf.home().is_none() && buf.len() == LARGE => large += 1,
+                Mem::Own(_) => small += 1,
+                Mem::Shared(_) => {}
+            }
+        }
+        (small, large)
     }
     /// Takes the head's memory out, if it is a chunk of `home` and the packet is nothing but it:
     /// the chunk, and where in it the packet's bytes lie. The packet is empty afterwards and goes
@@ -591,21 +593,28 @@ impl Skb {
             let part = head.get(off..head.len().min(off + len)).unwrap_or_default();
             return arch::csum_partial(part, sum);
         }
-        let (mut skip, mut left, mut at, mut sum) = (off, len, 0usize, sum);
-        for slice in self.slices() {
-            if skip >= slice.len() {
-                skip -= slice.len();
+        self.checksum_frags(off, len, sum)
+    }
+    fn checksum_frags(&self, off: usize, len: usize, mut sum: u32) -> u32 {
+        let head = self.head();
+        let first = head.get(off..head.len().min(off + len)).unwrap_or_default();
+        if !first.is_empty() {
+            sum = arch::csum_partial(first, sum);
+        }
+        let (mut skip, mut at) = (off.saturating_sub(head.len()), first.len());
+        for frag in &self.frags {
+            if at == len {
+                break;
+            }
+            let have = frag.len as usize;
+            if skip >= have {
+                skip -= have;
                 continue;
             }
-            let part = &slice[skip..];
-            let part = &part[..part.len().min(left)];
+            let part = &frag.bytes()[skip..have.min(skip + len - at)];
             skip = 0;
             sum = arch::csum_block_add(sum, arch::csum_partial(part, 0), at);
             at += part.len();
-            left -= part.len();
-            if left == 0 {
-                break;
-            }
         }
         sum
     }

@@ -236,6 +236,12 @@ impl SendChunk {
             chunk.filled += n;
         }
     }
+    /// Whether both are the same memory.
+    #[inline]
+    pub(super) fn is(&self, other: &SendChunk) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+    #[inline]
     pub(super) fn share(&self) -> SendChunk {
         SendChunk(Arc::clone(&self.0))
     }
@@ -515,6 +521,23 @@ impl Pool {
         self.small_out += small;
         self.large_out += large;
     }
+    /// The packet goes to the pool `to`, which gives an empty one for it: both keep what they had. False,
+    /// and nothing changes, if `to` may not hand out so many.
+    #[inline]
+    pub(crate) fn trade(&mut self, pkt: &Pkt, to: &mut Pool) -> bool {
+        if to.small_out >= to.small_max {
+            return false;
+        }
+        let empty = to.free.pop().unwrap_or_else(|| to.refill());
+        let (small, large) = pkt.held();
+        to.small_out += small;
+        to.large_out += large;
+        // The empty one counts until it is free.
+        self.small_out = (self.small_out + 1).saturating_sub(small);
+        self.large_out = self.large_out.saturating_sub(large);
+        self.free(empty);
+        true
+    }
     /// Takes a packet back.
     #[inline]
     pub fn free(&mut self, pkt: Pkt) {
@@ -624,7 +647,14 @@ impl Pool {
         list.pop().unwrap_or_else(|| SendChunk::new(size))
     }
     /// Takes a chunk back; memory that packets still share goes back with the last of them.
-    pub fn free_chunk(&mut self, mut chunk: SendChunk) {
+    #[inline]
+    pub fn free_chunk(&mut self, chunk: SendChunk) {
+        // Who is not the last lets go of it; to ask for it alone is dearer than to look.
+        if Arc::strong_count(&chunk.0) == 1 {
+            self.keep_chunk(chunk);
+        }
+    }
+    fn keep_chunk(&mut self, mut chunk: SendChunk) {
         if let Some(Chunk { buf: ChunkMem::Own(buf), filled }) = Arc::get_mut(&mut chunk.0) {
             *filled = 0;
             let (list, keep) = if buf.len() == SMALL {

@@ -281,8 +281,7 @@ impl Held {
         self.hdrs.hash == hdrs.hash
             && (self.pkt.dev, self.pkt.vlan) == (pkt.dev, pkt.vlan)
             && (self.hdrs.v6, self.hdrs.udp) == (hdrs.v6, hdrs.udp)
-            && self.hdrs.addrs(&self.pkt) == hdrs.addrs(pkt)
-            && self.hdrs.ports(&self.pkt) == hdrs.ports(pkt)
+            && hdrs.same_ends(pkt, &self.hdrs, &self.pkt)
     }
 
     fn same_hosts(&self, pkt: &Pkt, hdrs: Hdrs) -> bool {

@@ -10,7 +10,7 @@
 
 use linerate_arch::csum::{csum_add, csum_fold, csum_partial, csum_sub};
 
-use super::xmit::xmit_one;
+use super::xmit::{xmit_list, xmit_one};
 use crate::link::Iface;
 use crate::pkt::{Csum, Cursor, Gso, GsoKind, HEADROOM, LARGE, Pkt, Pool, SMALL, Skb, Verdict};
 use crate::shard::Net;
@@ -158,12 +158,17 @@ fn skb_gso_segment(net: &mut Net, mut pkt: Pkt, gso: Gso, device_sums: bool) -> 
     trace::say(&mut net.trace, Stage::Gso, &pkt, Said::Taken);
     let mut at = pkt.cursor(plan.hdr);
     let segs = plan.segs();
-    for n in 0..segs {
-        let Some(seg) = plan.segment(&mut net.pool, &pkt, &mut at, n) else { break };
-        if net.taps.sees(Stage::Gso) {
-            net.tap_at(Stage::Gso, Point::After, &seg, None);
+    if pkt.trace == 0 && !net.taps.sees(Stage::Gso) {
+        let segments = |pool: &mut Pool, n| plan.segment(pool, &pkt, &mut at, n);
+        xmit_list(net, &pkt, segs, segments);
+    } else {
+        for n in 0..segs {
+            let Some(seg) = plan.segment(&mut net.pool, &pkt, &mut at, n) else { break };
+            if net.taps.sees(Stage::Gso) {
+                net.tap_at(Stage::Gso, Point::After, &seg, None);
+            }
+            xmit_one(net, pkt.dev, seg);
         }
-        xmit_one(net, pkt.dev, seg);
     }
     let flow = net.counts.flow(Stage::Gso);
     flow.make(segs as u64);

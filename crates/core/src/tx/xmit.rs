@@ -6,7 +6,7 @@
 //! drops:  DevTxError, XdpTxFull
 
 use crate::link::{TxQueue, TxRing};
-use crate::pkt::{Batch, Pkt, Verdict};
+use crate::pkt::{Batch, Pkt, Pool, Verdict};
 use crate::shard::Net;
 use crate::table::{Reason, Stage, count::id};
 use crate::tap::{Point, Stages};
@@ -134,6 +134,30 @@ pub(crate) fn xmit_one(net: &mut Net, dev: u8, pkt: Pkt) {
     txq.ring.push_back(pkt);
 }
 
+/// The same for the `n` segments of one packet, which `segment` makes; they are counted together.
+pub(super) fn xmit_list(
+    net: &mut Net,
+    of: &Pkt,
+    n: usize,
+    mut segment: impl FnMut(&mut Pool, usize) -> Option<Pkt>,
+) {
+    let Net { ifaces, pool, .. } = net;
+    let txqs = &mut ifaces[of.dev as usize].txqs;
+    let queue = tx_queue(of, txqs.len());
+    let txq = &mut txqs[queue];
+    let (mut pkts, mut bytes, mut last) = (0, 0, 0);
+    txq.ring.reserve(n);
+    for n in 0..n {
+        let Some(seg) = segment(pool, n) else { break };
+        last = seg.len() as u64;
+        bytes += last;
+        pkts += 1;
+        txq.ring.push_back(seg);
+    }
+    txq.dql.sent(bytes, last);
+    xmitted(net, pkts);
+}
+
 /// The same for what an XDP program sends, as one of many that [`xmitted`] counts: no queue lies
 /// before the ring, so a full one drops it (a driver's `ndo_xdp_xmit`).
 #[inline]
@@ -206,17 +230,12 @@ pub fn veth_xmit(from: &mut Net, (dev, queue): (u8, u8), to: &mut Net, out: &mut
     let mut ring = std::mem::take(&mut txq.ring);
     let mut all = Sent { dev, queue, pkts: 0, bytes: 0 };
     while let Some(mut pkt) = ring.pop_front() {
-        let Some(empty) = to.pool.alloc() else {
+        if !from.pool.trade(&pkt, &mut to.pool) {
             ring.push_front(pkt);
             break;
-        };
+        }
         all.pkts += 1;
         all.bytes += pkt.len() as u64;
-        from.pool.give(&pkt);
-        to.pool.adopt(&pkt);
-        to.pool.give(&empty);
-        from.pool.adopt(&empty);
-        from.pool.free(empty);
         let (csum, gso, fixed, vlan) = (pkt.csum, pkt.gso, pkt.gso_fixed_id, pkt.vlan);
         pkt.forget();
         (pkt.csum, pkt.gso, pkt.gso_fixed_id, pkt.vlan) = (csum, gso, fixed, vlan);

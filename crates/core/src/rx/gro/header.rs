@@ -65,6 +65,24 @@ fn put16(b: &mut [u8], at: usize, value: u16) {
     }
 }
 
+/// `N` bytes of the head from `at` on: two of them are compared without a call.
+#[inline(always)]
+fn chunk<const N: usize>(pkt: &Skb, at: usize) -> Option<&[u8; N]> {
+    pkt.head().get(at..)?.first_chunk()
+}
+
+/// Whether both heads have the same `len` bytes from `at` on; 0, and the three lengths that are usual, without
+/// a call.
+#[inline(always)]
+fn alike(a: &Skb, b: &Skb, (a_at, b_at): (usize, usize), len: usize) -> bool {
+    match len {
+        0 => true,
+        2 => chunk::<2>(a, a_at) == chunk::<2>(b, b_at),
+        14 => chunk::<14>(a, a_at) == chunk::<14>(b, b_at),
+        _ => a.head().get(a_at..a_at + len) == b.head().get(b_at..b_at + len),
+    }
+}
+
 /// Whether this is plainly of [`Class::Other`]: IPv4 of another protocol than those that are merged.
 /// It may say no where [`parse`] says yes.
 #[inline(always)]
@@ -197,6 +215,16 @@ impl Hdrs {
     fn l4<'a>(&self, pkt: &'a Skb) -> &'a [u8] {
         pkt.head().get((self.l2 + self.l3) as usize..self.len()).unwrap_or_default()
     }
+    /// Whether `first`, of the same family, is of the same two hosts and ports.
+    #[inline]
+    pub fn same_ends(&self, pkt: &Skb, hdrs: &Hdrs, first: &Skb) -> bool {
+        // The ports follow the addresses.
+        let (a, b) = (self.l2 as usize, hdrs.l2 as usize);
+        match self.v6 {
+            true => chunk::<36>(pkt, a + 8) == chunk::<36>(first, b + 8),
+            false => chunk::<12>(pkt, a + 12) == chunk::<12>(first, b + 12),
+        }
+    }
     /// Both addresses.
     #[inline]
     pub fn addrs<'a>(&self, pkt: &'a Skb) -> &'a [u8] {
@@ -250,7 +278,7 @@ impl Hdrs {
         segs: u32,
     ) -> Option<IdRule> {
         let (a, b) = (self.ip(pkt), hdrs.ip(first));
-        let link = pkt.head().get(..self.l2 as usize) == first.head().get(..hdrs.l2 as usize);
+        let link = self.l2 == hdrs.l2 && alike(pkt, first, (0, 0), self.l2 as usize);
         if !link {
             return None;
         }
@@ -285,9 +313,17 @@ impl Hdrs {
         let differ = (be32(a, 12) ^ be32(b, 12)) & !((may_differ.0 as u32) << 16);
         be32(a, 4) == be32(b, 4).wrapping_add(payload)
             && differ == 0
-            && a.get(8..12) == b.get(8..12)
+            && be32(a, 8) == be32(b, 8)
             && !self.flags(pkt).any(TcpFlags::CWR)
-            && a.get(18..) == b.get(18..)
+            && self.same_options(pkt, hdrs, first)
+    }
+
+    /// Whether urgent pointer and options are the same.
+    #[inline]
+    fn same_options(&self, pkt: &Skb, hdrs: &Hdrs, first: &Skb) -> bool {
+        let at = |hdrs: &Hdrs| (hdrs.l2 + hdrs.l3) as usize + 18;
+        let len = (self.l4 as usize).saturating_sub(18);
+        self.l4 == hdrs.l4 && alike(pkt, first, (at(self), at(hdrs)), len)
     }
 
     /// Whether the transport checksum is right; notes that it is. What the device vouches for is
