@@ -109,11 +109,18 @@ impl Wheel {
         (n.bucket != NIL).then_some(n.at)
     }
 
+    /// Asks the processor for what is noted of timer `id`.
+    #[inline]
+    pub(crate) fn prefetch(&self, id: u32) {
+        if let Some(node) = self.nodes.get(id as usize) {
+            linerate_arch::prefetch_read(node);
+        }
+    }
+
     /// Arms (or re-arms) timer `id` for `at`. A time in the past fires at the next [`Wheel::expire`].
     pub fn arm(&mut self, id: u32, at: Instant) {
         if self.nodes.len() <= id as usize {
-            let empty = Node { at: Instant::NEVER, next: NIL, prev: NIL, bucket: NIL };
-            self.nodes.resize(id as usize + 1, empty);
+            self.grow(id as usize + 1);
         }
         self.cancel(id);
         if at == Instant::NEVER {
@@ -128,6 +135,18 @@ impl Wheel {
         self.heads[bucket] = id;
         self.occupied[bucket / SLOTS] |= 1 << (bucket % SLOTS);
         self.armed += 1;
+    }
+
+    /// Makes room for `n` timers; in large pages if these are many.
+    fn grow(&mut self, n: usize) {
+        if n > self.nodes.capacity() {
+            let mut nodes = Vec::with_capacity(n.next_power_of_two());
+            linerate_arch::advise_huge(nodes.spare_capacity_mut());
+            nodes.append(&mut self.nodes);
+            self.nodes = nodes;
+        }
+        let empty = Node { at: Instant::NEVER, next: NIL, prev: NIL, bucket: NIL };
+        self.nodes.resize(n, empty);
     }
 
     /// Disarms timer `id`; nothing happens if it is not armed.

@@ -44,7 +44,7 @@ fn ip_no_proto(cx: &mut Shard, pkt: Pkt, v4: bool) -> Verdict {
     Verdict::Drop(pkt, if v4 { Reason::IpNoProto } else { Reason::Ip6NoProto })
 }
 
-/// From so many sockets on their tables do not fit the nearest caches.
+/// From so many sockets on, half-open ones and entries of TIME_WAIT included, their tables do not fit the nearest caches.
 const MANY: usize = 4096;
 /// Packets whose memory is on its way at the same time.
 const AHEAD: usize = 32;
@@ -52,7 +52,7 @@ const AHEAD: usize = 32;
 /// Whether there are so many sockets that looking ahead pays.
 #[inline]
 pub(crate) fn many(cx: &Shard) -> bool {
-    cx.udp.len() >= MANY || cx.tcp.conns.len() >= MANY
+    cx.udp.len() >= MANY || cx.tcp.demux.len() >= MANY
 }
 
 /// Begins the look-ups of a whole batch, so that their cache misses overlap: first the tables' lines,
@@ -77,17 +77,15 @@ fn look_ahead_at(cx: &Shard, part: &mut [Pkt]) {
         };
         *seek = (hash, dport);
     }
-    let mut conns = [u32::MAX; AHEAD];
-    for (((hash, port), pkt), conn) in sought.iter().zip(part).zip(&mut conns) {
+    for ((hash, port), pkt) in sought.iter().zip(part) {
         pkt.hint = 0;
         match pkt.ip_proto {
             _ if *hash == 0 => {}
             IPPROTO_UDP => pkt.hint = cx.udp.prefetch_sock(*hash, *port),
-            IPPROTO_TCP => *conn = cx.tcp.prefetch_slot(*hash),
+            IPPROTO_TCP => cx.tcp.prefetch_conn(*hash),
             _ => {}
         }
     }
-    conns.iter().filter(|at| **at != u32::MAX).for_each(|at| cx.tcp.prefetch_conn(*at));
 }
 
 /// A number below `n`, from a hash: all of them alike often (`reciprocal_scale`).

@@ -1,11 +1,13 @@
 //! Sockets: their names, what they report, and where Demux looks for them.
 
+mod arena;
 mod ehash;
 pub mod error;
 pub mod lookup;
 mod ready;
 mod slab;
 
+pub use arena::Arena;
 pub(crate) use ehash::Ehash;
 pub use ready::{Event, Events, Ready};
 pub use slab::{AtLine, Slab};

@@ -18,7 +18,7 @@ pub use super::zerocopy::ZerocopyDone;
 use super::{State, Tcb};
 use crate::shard::{Net, Shard};
 use crate::sock::error::{BindError, TcpError};
-use crate::sock::{Ready, Slab, SockKind, SocketId};
+use crate::sock::{Arena, Ready, SockKind, SocketId};
 use crate::table::count::id;
 
 /// How a listener is to be opened.
@@ -195,7 +195,7 @@ impl Shard {
         let (tuple, hash, iss) = self.tcp_pick_ends(&connect)?;
         let Shard { net, tcp, .. } = self;
         let way = way_to(net, &tuple).ok_or(TcpError::NetUnreachable)?;
-        let mut tp = Box::new(Tcb::new(net, tuple, hash));
+        let mut tp = Tcb::new(net, tuple, hash);
         for opt in opts {
             tp.set_opt(net, *opt)?;
         }
@@ -413,12 +413,12 @@ fn reset(net: &mut Net, tp: &mut Tcb) {
 }
 
 /// A connection that the application may name: not one that it has closed.
-pub(super) fn owned(conns: &mut Slab<Box<Tcb>>, id: SocketId) -> Option<&mut Tcb> {
+pub(super) fn owned(conns: &mut Arena<Tcb>, id: SocketId) -> Option<&mut Tcb> {
     if id.kind != SockKind::Tcp {
         return None;
     }
     let tp = conns.get_mut(id.index, id.generation)?;
-    (!tp.orphan).then_some(&mut **tp)
+    (!tp.orphan).then_some(tp)
 }
 
 impl super::Sockets {
@@ -435,7 +435,7 @@ impl Shard {
         if id.kind != SockKind::Tcp {
             return None;
         }
-        self.tcp.conns.get(id.index, id.generation).map(|b| &**b).filter(|tp| !tp.orphan)
+        self.tcp.conns.get(id.index, id.generation).filter(|tp| !tp.orphan)
     }
 }
 

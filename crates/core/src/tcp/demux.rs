@@ -77,7 +77,7 @@ impl Demux {
     }
 
     /// How many entries there are.
-    #[cfg(test)]
+    #[inline]
     pub fn len(&self) -> usize {
         self.table.len()
     }

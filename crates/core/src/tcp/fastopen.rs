@@ -434,7 +434,7 @@ impl Shard {
         let Some(l) = tcp.listeners.at_mut(listener) else {
             return Verdict::Drop(pkt, Reason::NoSocket);
         };
-        let mut tp = Box::new(super::listen::child(net, req, l));
+        let mut tp = super::listen::child(net, req, l);
         net.counts.inc(id::TcpPassiveOpens);
         net.counts.inc(id::TcpExtTCPFastOpenPassive);
         tp.state = State::SynRecv;

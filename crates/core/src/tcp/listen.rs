@@ -230,7 +230,7 @@ impl Shard {
         let due = req.due;
         // Its acknowledgement must come here even if the steering has changed by then.
         net.flow_begins(tuple.flow_key());
-        let (index, generation) = tcp.reqs.insert(Box::new(req));
+        let (index, generation) = tcp.reqs.insert(req);
         tcp.demux.insert(hash, Ref::Req(index));
         tcp.req_timers.arm(index, due);
         if is_held {
@@ -462,7 +462,7 @@ impl Shard {
             return Verdict::Drop(pkt, Reason::TcpListenOverflow);
         }
         match self.reqsk_unlink(index) {
-            Some(req) => self.tcp_v4_syn_recv_sock(*req, seg, pkt),
+            Some(req) => self.tcp_v4_syn_recv_sock(req, seg, pkt),
             None => Verdict::Drop(pkt, Reason::NoSocket),
         }
     }
@@ -487,7 +487,7 @@ impl Shard {
         let Some(l) = tcp.listeners.get_mut(lid.index, lid.generation) else {
             return Verdict::Drop(pkt, Reason::NoSocket);
         };
-        let mut tp = Box::new(child(net, &req, l));
+        let mut tp = child(net, &req, l);
         tp.state = State::SynRecv;
         tp.listener = Some(lid);
         tp.user = l.user;
@@ -584,7 +584,7 @@ impl Shard {
 
     /// Takes a half-open connection out of all tables; the look-up table too. Other shards still
     /// believe that it is here.
-    pub(crate) fn reqsk_unlink(&mut self, index: u32) -> Option<Box<Req>> {
+    pub(crate) fn reqsk_unlink(&mut self, index: u32) -> Option<Req> {
         let tcp = &mut self.tcp;
         let req = tcp.reqs.remove(index)?;
         tcp.req_timers.cancel(index);
@@ -599,7 +599,7 @@ impl Shard {
         Some(req)
     }
 
-    fn reqsk_drop(&mut self, index: u32) -> Option<Box<Req>> {
+    fn reqsk_drop(&mut self, index: u32) -> Option<Req> {
         let req = self.reqsk_unlink(index)?;
         self.net.flow_ends(&req.tuple.flow_key());
         Some(req)

@@ -61,7 +61,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::rx::steer::FlowKey;
 use crate::seq::Seq;
-use crate::sock::{Ready, SocketId};
+use crate::sock::{Arena, Ready, SocketId};
 use crate::time::Instant;
 
 use cc::Cc;
@@ -483,7 +483,7 @@ pub(crate) struct Tcb {
     pub bytes_received: u64,
 }
 
-const _: () = assert!(size_of::<Tcb>() <= 960, "an idle connection costs at most 1 KiB");
+const _: () = assert!(Arena::<Tcb>::PLACE <= 960, "an idle connection costs at most 1 KiB");
 
 /// Initial congestion window in segments (RFC 6928).
 pub(crate) const TCP_INIT_CWND: u32 = 10;

@@ -129,12 +129,12 @@ impl Shard {
         }
         tp.rcvq.leave(net);
         let was = (!tp.orphan && tp.listener.is_none()).then_some(tp.id);
-        Some(Moved { what: What::Conn(tp), was, left_at: net.now })
+        Some(Moved { what: What::Conn(Box::new(tp)), was, left_at: net.now })
     }
 
     fn detach_req(&mut self, index: u32) -> Option<Moved> {
         let req = self.reqsk_unlink(index)?;
-        Some(Moved { what: What::Req(req), was: None, left_at: self.net.now })
+        Some(Moved { what: What::Req(Box::new(req)), was: None, left_at: self.net.now })
     }
 
     /// Puts what came from another shard into this one's tables, arms its timers and tells of what
@@ -203,7 +203,7 @@ impl Shard {
         }
         tcp.orphans += usize::from(tp.orphan);
         tp.rcvq.arrive(net);
-        let index = tcp.add(tp, hashed);
+        let index = tcp.add(*tp, hashed);
         let tp = tcp.conns.at_mut(index)?;
         let id = tp.id;
         if lost {
@@ -291,7 +291,7 @@ impl Shard {
         }
         l.qlen += 1;
         let (tuple, hash, due, held) = (req.tuple, req.hash, req.due, req.held.is_some());
-        let (index, generation) = tcp.reqs.insert(req);
+        let (index, generation) = tcp.reqs.insert(*req);
         tcp.demux.insert(hash, Ref::Req(index));
         tcp.req_timers.arm(index, due);
         if held {

@@ -4,7 +4,7 @@
 //! Linux: net/ipv4/inet_hashtables.c, tcp_ipv4.c `tcp_prot`. RFCs: 6528, 6056 §3.3.3, 5961 §7.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::hash::Hasher;
+use std::hash::{DefaultHasher, Hasher};
 use std::net::IpAddr;
 
 use super::demux::{Demux, Ref};
@@ -18,7 +18,7 @@ use crate::rand::Rng;
 use crate::rx::steer::Mesh;
 use crate::seq::Seq;
 use crate::shard::{Net, Shard};
-use crate::sock::{Slab, SockKind, SocketId};
+use crate::sock::{Arena, Slab, SockKind, SocketId};
 use crate::table::count::id;
 use crate::time::{Instant, Wheel};
 
@@ -26,9 +26,9 @@ use crate::time::{Instant, Wheel};
 pub struct Sockets {
     /// Connections, half-open ones and TIME_WAIT by their two ends.
     pub(crate) demux: Demux,
-    pub(crate) conns: Slab<Box<Tcb>>,
+    pub(crate) conns: Arena<Tcb>,
     pub(crate) listeners: Slab<Listener>,
-    pub(crate) reqs: Slab<Box<Req>>,
+    pub(crate) reqs: Slab<Req>,
     pub(crate) tws: Slab<TimeWait>,
     /// The keys by which entries in TIME_WAIT sign, by their place.
     pub(super) tw_keys: BTreeMap<u32, Box<Md5Sig>>,
@@ -45,6 +45,8 @@ pub struct Sockets {
     pub(crate) throttled_until: Instant,
     pub(super) fired: Vec<u32>,
     pub(super) secret: [u64; 4],
+    /// A hash that `secret` has gone into already.
+    keyed: DefaultHasher,
     /// RFC 6056 algorithm 3: moves on with each port that is chosen.
     pub(super) port_counter: u32,
     /// Challenge acknowledgements in the current second: which second, and how many are left.
@@ -65,9 +67,9 @@ impl Sockets {
         // The key of the look-up table, too: that uses the lower bits of its hashes, the choice among
         // listeners the upper ones.
         let select = rng.clone().keyed();
-        Sockets {
+        let mut it = Sockets {
             demux: Demux::new(rng.keyed()),
-            conns: Slab::default(),
+            conns: Arena::default(),
             listeners: Slab::default(),
             reqs: Slab::default(),
             tws: Slab::default(),
@@ -82,13 +84,23 @@ impl Sockets {
             throttled_until: Instant::NEVER,
             fired: Vec::new(),
             secret: std::array::from_fn(|_| rng.next_u64()),
+            keyed: DefaultHasher::new(),
             port_counter: rng.next_u32(),
             challenge: (u64::MAX, 0),
             mem: 0,
             pressure_since: None,
             orphans: 0,
             hashed: 0,
-        }
+        };
+        it.set_secret(it.secret);
+        it
+    }
+    /// The key of sequence numbers, ports, timestamps and cookies.
+    fn set_secret(&mut self, secret: [u64; 4]) {
+        // `DefaultHasher` is SipHash-1-3, which was made for this; its key is public, ours goes first.
+        let mut keyed = DefaultHasher::new();
+        secret.iter().for_each(|word| keyed.write_u64(*word));
+        (self.secret, self.keyed) = (secret, keyed);
     }
     /// When [`crate::path::timers`] or `transmit` has something to do for TCP.
     pub fn next_timer(&self) -> Option<Instant> {
@@ -123,45 +135,24 @@ impl Sockets {
         self.demux.prefetch(hash);
         hash
     }
-    /// The connection that stands there, `u32::MAX` if none does; its place in the list is on the
-    /// way into the cache.
+    /// What stands there, and its timer, on the way into the cache.
     #[inline]
-    pub(crate) fn prefetch_slot(&self, hash: u32) -> u32 {
-        match self.demux.find(hash, |_| true) {
-            Some(Ref::Conn(at)) => {
-                self.conns.prefetch(at, false);
-                at
-            }
-            _ => u32::MAX,
+    pub(crate) fn prefetch_conn(&self, hash: u32) {
+        if let Some(Ref::Conn(at)) = self.demux.find(hash, |_| true) {
+            self.conns.prefetch(at);
+            self.conn_timers.prefetch(at);
         }
     }
-    /// What every segment touches of the connection.
-    #[inline]
-    pub(crate) fn prefetch_conn(&self, at: u32) {
-        use linerate_arch::prefetch_read;
-        let Some(tp) = self.conns.at(at) else { return };
-        prefetch_read(&tp.rcv_nxt);
-        prefetch_read(&tp.tuple);
-        prefetch_read(&tp.rcvq);
-        prefetch_read(&tp.sndq);
-        prefetch_read(&tp.rtx_at);
-        prefetch_read(&tp.state);
-    }
-
     /// From now on numbers and clocks are those of all shards of `mesh` (Linux: `net_secret` and
     /// `ts_secret` are of the machine, not of a CPU). Between the same ends each shard continues what
     /// another began: sequence numbers go on growing (RFC 6528), and the peer's PAWS and its entry in
     /// TIME_WAIT see one clock (RFC 7323 §5, 6191), whichever shard a connection is made on.
     pub(crate) fn share_secret(&mut self, mesh: &Mesh) {
-        self.secret = mesh.tcp_secret(self.secret);
+        self.set_secret(mesh.tcp_secret(self.secret));
     }
     /// A keyed hash of 64 bits that an outsider can not predict (SipHash with a secret prefix).
     fn secure_hash(&self, tuple: &Tuple, ports: bool, salt: u64) -> u64 {
-        // `DefaultHasher` is SipHash-1-3, which was made for this; its key is public, ours goes first.
-        let mut h = std::collections::hash_map::DefaultHasher::new();
-        for word in self.secret {
-            h.write_u64(word);
-        }
+        let mut h = self.keyed.clone();
         h.write_u64(salt);
         for addr in [tuple.local, tuple.remote] {
             match addr {
@@ -194,12 +185,12 @@ impl Sockets {
     }
 
     /// Adds a connection that begins, and lets look-ups find it.
-    pub(crate) fn insert(&mut self, tcb: Box<Tcb>) -> u32 {
+    pub(crate) fn insert(&mut self, tcb: Tcb) -> u32 {
         debug_assert!(!tcb.orphan, "a connection begins with an owner");
         self.add(tcb, true)
     }
     /// Adds a connection; look-ups find it if `hashed`.
-    pub(super) fn add(&mut self, mut tcb: Box<Tcb>, hashed: bool) -> u32 {
+    pub(super) fn add(&mut self, mut tcb: Tcb, hashed: bool) -> u32 {
         let hash = tcb.hash;
         tcb.hashed = hashed;
         let (index, generation) = self.conns.insert(tcb);
@@ -313,16 +304,17 @@ impl Shard {
         self.tcp_unhash(index);
         let Shard { net, tcp, .. } = self;
         tcp.conn_timers.cancel(index);
-        let Some(mut tcb) = tcp.conns.remove(index) else { return };
-        tcp_fastopen_active_disable_ofo_check(net, &tcb);
-        tcp.mem = tcp.mem.saturating_sub(tcb.charged);
-        tcp.memory_changed(net);
-        if tcb.orphan {
-            tcp.orphans -= 1;
-        }
+        let Some(tcb) = tcp.conns.at_mut(index) else { return };
+        tcp_fastopen_active_disable_ofo_check(net, tcb);
         tcb.rcvq.purge(net);
         let end = tcb.snd_nxt;
         tcb.sndq.clear(&mut net.pool, end);
+        if tcb.orphan {
+            tcp.orphans -= 1;
+        }
+        tcp.mem = tcp.mem.saturating_sub(tcb.charged);
+        tcp.memory_changed(net);
+        tcp.conns.discard(index);
     }
 }
 

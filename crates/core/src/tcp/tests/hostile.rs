@@ -264,7 +264,7 @@ fn an_idle_connection_is_small() {
         reader.read == 3 << 20
     });
     p.run(10 * SEC);
-    let fixed = size_of::<Tcb>() + 16 + 24 + 16;
+    let fixed = crate::sock::Arena::<Tcb>::PLACE + 24 + 16;
     assert!(fixed <= 1024 + 16, "{fixed} bytes");
     for (side, id) in [(A, a), (B, b)] {
         let tp = p.tcb(side, id);

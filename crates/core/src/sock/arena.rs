@@ -1,0 +1,204 @@
+//! A table of large things whose places are reused: they never move, and lie in large pages if they are many.
+
+use super::slab::AtLine;
+
+/// A place; it begins at a cache line, so that what lies side by side in `T` shares lines.
+#[repr(C)]
+struct Place<T> {
+    _begin: [AtLine; 0],
+    generation: u32,
+    value: Option<T>,
+}
+
+/// Places of the first piece; each further one has as many as all before it.
+const FIRST: u32 = 64;
+
+/// As [`Slab`](super::Slab), for what is too large to be copied when the table grows.
+///
+/// A million things that each lie in memory of their own lie in as many pages, and each look at one needs a
+/// translation that no processor has at hand; here they need one for each 2 MiB.
+pub struct Arena<T> {
+    pieces: Vec<Vec<Place<T>>>,
+    free: Vec<u32>,
+    /// Places that were ever taken.
+    taken: u32,
+    len: usize,
+}
+
+impl<T> Default for Arena<T> {
+    fn default() -> Self {
+        Arena { pieces: Vec::new(), free: Vec::new(), taken: 0, len: 0 }
+    }
+}
+
+/// Which piece a place lies in, and where in it.
+#[inline(always)]
+fn split(index: u32) -> (usize, usize) {
+    let log = (index | (FIRST - 1)).ilog2();
+    let piece = log - (FIRST.ilog2() - 1);
+    let before = if piece == 0 { 0 } else { 1 << log };
+    (piece as usize, (index - before) as usize)
+}
+
+impl<T> Arena<T> {
+    /// Bytes of a place.
+    pub const PLACE: usize = size_of::<Place<T>>();
+
+    /// How many entries there are.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+    #[inline(always)]
+    fn place(&self, index: u32) -> Option<&Place<T>> {
+        let (piece, at) = split(index);
+        self.pieces.get(piece)?.get(at)
+    }
+    #[inline(always)]
+    fn place_mut(&mut self, index: u32) -> Option<&mut Place<T>> {
+        let (piece, at) = split(index);
+        self.pieces.get_mut(piece)?.get_mut(at)
+    }
+    /// Adds an entry; returns its index and generation.
+    pub fn insert(&mut self, value: T) -> (u32, u32) {
+        self.len += 1;
+        if let Some(index) = self.free.pop()
+            && let Some(place) = self.place_mut(index)
+        {
+            place.value = Some(value);
+            return (index, place.generation);
+        }
+        let index = self.taken;
+        self.taken += 1;
+        let (piece, _) = split(index);
+        if piece == self.pieces.len() {
+            self.grow();
+        }
+        self.pieces[piece].push(Place { _begin: [], generation: 0, value: Some(value) });
+        (index, 0)
+    }
+    /// Makes room for as many again. Memory that is not written yet is not there yet.
+    #[cold]
+    fn grow(&mut self) {
+        let doubled = self.pieces.len().saturating_sub(1);
+        let mut piece = Vec::with_capacity((FIRST as usize) << doubled);
+        linerate_arch::advise_huge(piece.spare_capacity_mut());
+        self.pieces.push(piece);
+    }
+    /// The entry at `index`, if it is still of this generation.
+    #[inline]
+    pub fn get(&self, index: u32, generation: u32) -> Option<&T> {
+        let place = self.place(index)?;
+        if place.generation == generation { place.value.as_ref() } else { None }
+    }
+    /// The same, writable.
+    #[inline]
+    pub fn get_mut(&mut self, index: u32, generation: u32) -> Option<&mut T> {
+        let place = self.place_mut(index)?;
+        if place.generation == generation { place.value.as_mut() } else { None }
+    }
+    /// The entry at `index`, whatever its generation: for tables that hold only live entries.
+    #[inline]
+    pub fn at(&self, index: u32) -> Option<&T> {
+        self.place(index)?.value.as_ref()
+    }
+    /// The same, writable.
+    #[inline]
+    pub fn at_mut(&mut self, index: u32) -> Option<&mut T> {
+        self.place_mut(index)?.value.as_mut()
+    }
+    /// Asks the processor for the whole entry at `index`, whether there is one or not.
+    #[inline]
+    pub(crate) fn prefetch(&self, index: u32) {
+        if let Some(place) = self.place(index) {
+            linerate_arch::prefetch_all(place);
+        }
+    }
+    /// Takes the entry out; its name is never valid again.
+    pub fn remove(&mut self, index: u32) -> Option<T> {
+        let place = self.place_mut(index)?;
+        let value = place.value.take()?;
+        place.generation = place.generation.wrapping_add(1);
+        self.free.push(index);
+        self.len -= 1;
+        Some(value)
+    }
+    /// The same for an entry that nobody needs: nothing is moved.
+    pub fn discard(&mut self, index: u32) {
+        let Some(place) = self.place_mut(index).filter(|place| place.value.is_some()) else {
+            return;
+        };
+        place.value = None;
+        place.generation = place.generation.wrapping_add(1);
+        self.free.push(index);
+        self.len -= 1;
+    }
+    /// Every entry with its index and generation, in order of the index.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, u32, &T)> {
+        let each = self.pieces.iter().flatten().enumerate();
+        each.filter_map(|(i, p)| Some((i as u32, p.generation, p.value.as_ref()?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Arena, FIRST, split};
+    use crate::rand::Rng;
+
+    #[test]
+    fn places_follow_each_other_through_all_pieces() {
+        let (mut piece, mut at) = (0, 0);
+        for index in 0..5000 {
+            if at == (FIRST as usize) << piece.max(1) >> 1 {
+                (piece, at) = (piece + 1, 0);
+            }
+            assert_eq!(split(index), (piece, at), "place {index}");
+            at += 1;
+        }
+        assert_eq!(split(u32::MAX).0, 26);
+    }
+
+    #[test]
+    fn finds_what_is_there_and_nothing_else_under_random_change() {
+        let mut rng = Rng::new(11);
+        let mut arena = Arena::<Box<u64>>::default();
+        let mut model = std::collections::BTreeMap::new();
+        let mut gone = Vec::new();
+        for n in 0..30_000u64 {
+            let any = model.keys().nth(rng.below(model.len().max(1) as u64) as usize).copied();
+            match (rng.below(3), any) {
+                (0, Some((index, generation))) => {
+                    let had = model.remove(&(index, generation)).expect("it is in the model");
+                    if n % 2 == 0 {
+                        assert_eq!(arena.remove(index), Some(Box::new(had)));
+                    } else {
+                        arena.discard(index);
+                    }
+                    gone.push((index, generation));
+                }
+                _ if model.len() < 400 => {
+                    assert_eq!(model.insert(arena.insert(Box::new(n)), n), None);
+                }
+                _ => {}
+            }
+            assert_eq!(arena.len(), model.len());
+            if let Some((index, generation)) = any.filter(|name| model.contains_key(name)) {
+                assert_eq!(
+                    arena.get(index, generation).map(|n| **n),
+                    model.get(&(index, generation)).copied()
+                );
+                let mut same = arena.at(index).cloned();
+                assert_eq!(arena.get_mut(index, generation), same.as_mut());
+            }
+        }
+        assert!(gone.iter().all(|(index, generation)| arena.get(*index, *generation).is_none()));
+        let all: Vec<_> = arena.iter().map(|(i, g, n)| ((i, g), **n)).collect();
+        assert_eq!(all, model.into_iter().collect::<Vec<_>>());
+        arena.discard(u32::MAX);
+        assert!(arena.remove(1 << 30).is_none() && arena.at(1 << 30).is_none());
+    }
+}
