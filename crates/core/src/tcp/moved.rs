@@ -165,7 +165,7 @@ impl Shard {
         let id = match moved.what {
             What::Conn(tp) => self.attach_conn(tp),
             What::Req(req) => {
-                self.attach_req(req);
+                self.attach_req(*req);
                 None
             }
             What::Tw(tw) => {
@@ -273,7 +273,7 @@ impl Shard {
         tcp.orphans += 1;
     }
 
-    fn attach_req(&mut self, mut req: Box<Req>) {
+    fn attach_req(&mut self, mut req: Req) {
         let Shard { net, tcp, .. } = self;
         req.hash = tcp.demux.hash(&req.tuple);
         let found = tcp.listen.find(&tcp.listeners, req.tuple.local, req.tuple.lport);
@@ -291,7 +291,7 @@ impl Shard {
         }
         l.qlen += 1;
         let (tuple, hash, due, held) = (req.tuple, req.hash, req.due, req.held.is_some());
-        let (index, generation) = tcp.reqs.insert(*req);
+        let (index, generation) = tcp.reqs.insert(req);
         tcp.demux.insert(hash, Ref::Req(index));
         tcp.req_timers.arm(index, due);
         if held {
