@@ -69,9 +69,7 @@ impl Forwards {
             let from = from.and_then(|from| SocketAddr::try_from(from).ok());
             let Some(from) = from else { continue };
             let Some((from, to)) = inside(cx, from, listener.port) else { continue };
-            if host::tune(&fd).is_ok() {
-                tcp.connect_inside(cx, fd, from, to);
-            }
+            tcp.connect_inside(cx, fd, from, to);
         }
     }
 }

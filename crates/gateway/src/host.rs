@@ -21,7 +21,9 @@ pub(crate) fn family(of: IpAddr) -> AddressFamily {
 /// A TCP socket that begins to connect; whether it is connected already.
 pub(crate) fn connect(to: SocketAddr) -> Result<(OwnedFd, bool), Errno> {
     let fd = rustix::net::socket_with(family(to.ip()), SocketType::STREAM, FLAGS, None)?;
-    tune(&fd)?;
+    // Urgent data stays in its place in the stream (RFC 6093 section 3.1): otherwise it would be lost.
+    // It may come with the first bytes; what else there is to set can wait.
+    sockopt::set_socket_oobinline(&fd, true)?;
     match rustix::net::connect(&fd, &to) {
         Ok(()) => Ok((fd, true)),
         Err(Errno::INPROGRESS) => Ok((fd, false)),
@@ -29,14 +31,18 @@ pub(crate) fn connect(to: SocketAddr) -> Result<(OwnedFd, bool), Errno> {
     }
 }
 
-/// What every relayed TCP socket has: no Nagle, because the program's own stack has decided
-/// already what is sent when, keepalive, because a silent dead peer must not hold a flow, and
-/// urgent data in its place in the stream (RFC 6093 section 3.1): otherwise it would be lost.
-pub(crate) fn tune(fd: &OwnedFd) -> Result<(), Errno> {
-    sockopt::set_tcp_nodelay(fd, true)?;
-    sockopt::set_socket_oobinline(fd, true)?;
-    sockopt::set_tcp_keepidle(fd, Duration::from_secs(KEEPALIVE_S))?;
-    sockopt::set_socket_keepalive(fd, true)
+/// Nagle off: the program's own stack has decided already what is sent when. Nothing comes of it
+/// before the second write.
+pub(crate) fn send_at_once(fd: &OwnedFd) {
+    // A socket that is a TCP one has it; one that has failed meanwhile says so when it is used.
+    let _ = sockopt::set_tcp_nodelay(fd, true);
+}
+
+/// Keepalive on: a silent dead peer must not hold a flow.
+pub(crate) fn keep_alive(fd: &OwnedFd) {
+    let idle = sockopt::set_tcp_keepidle(fd, Duration::from_secs(KEEPALIVE_S));
+    let on = idle.and_then(|()| sockopt::set_socket_keepalive(fd, true));
+    debug_assert!(on.is_ok(), "a TCP socket has keepalive: {on:?}");
 }
 
 /// Closes with a reset.
@@ -65,7 +71,7 @@ pub(crate) fn raise_nofile() -> u64 {
     hard
 }
 
-/// A TCP socket that listens.
+/// A TCP socket that listens. What it accepts has its options: all that a relayed socket needs.
 pub(crate) fn listen(at: SocketAddr) -> io::Result<OwnedFd> {
     let fd = rustix::net::socket_with(family(at.ip()), SocketType::STREAM, FLAGS, None)?;
     // So that a restart is not kept off the port by connections that just ended.
@@ -73,6 +79,9 @@ pub(crate) fn listen(at: SocketAddr) -> io::Result<OwnedFd> {
     if at.is_ipv6() {
         sockopt::set_ipv6_v6only(&fd, true)?;
     }
+    sockopt::set_socket_oobinline(&fd, true)?;
+    send_at_once(&fd);
+    keep_alive(&fd);
     rustix::net::bind(&fd, &at)?;
     rustix::net::listen(&fd, 4096)?;
     Ok(fd)

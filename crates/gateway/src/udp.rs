@@ -46,6 +46,9 @@ const TURN_OUT: usize = 512;
 const TURN_IN: usize = 32;
 /// Bytes of what the program has sent and the gateway has not yet taken.
 const RCVBUF: usize = 8 << 20;
+/// Bytes that wait in one host socket, as far as `net.core.rmem_max` permits: several super-datagrams,
+/// whose sender need not know that there is a gateway.
+const HOST_RCVBUF: usize = 2 << 20;
 /// The most datagrams in one `UDP_SEGMENT` call that every kernel takes (`UDP_MAX_SEGMENTS`).
 const SEGMENTS_MAX: usize = 64;
 
@@ -567,5 +570,7 @@ fn prepare(v6: bool) -> io::Result<OwnedFd> {
     let host = host::datagram(v6)?;
     message::enable(&host, v6)?;
     message::enable_gro(&host);
+    // With less it works as well.
+    let _ = sockopt::set_socket_recv_buffer_size(&host, HOST_RCVBUF);
     Ok(host)
 }

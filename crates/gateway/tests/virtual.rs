@@ -367,6 +367,31 @@ fn established(world: &mut World) -> (TcpStream, u16, u32) {
 
 /// Goal: urgent data is nothing but data (RFC 6093 §3.1), and what comes behind it does not wait
 /// for more. Method: all of it is there before the gateway reads; reading stops before the mark.
+/// The timer that runs for our end of a connection, as `/proc/net/tcp` has it: 2 is keepalive.
+fn timer_of(local: SocketAddr, remote: SocketAddr) -> Option<u8> {
+    let end = |at: SocketAddr| format!("0100007F:{:04X}", at.port());
+    let ends = format!("{} {}", end(local), end(remote));
+    let look = || {
+        let table = std::fs::read_to_string("/proc/self/net/tcp").expect("it is Linux");
+        let row = table.lines().find(|line| line.contains(&ends))?;
+        row.split_whitespace().nth(5)?.split_once(':')?.0.parse().ok()
+    };
+    // A table that changes while it is read may miss a row.
+    (0..100).find_map(|_| look())
+}
+
+/// Options cost system calls, so a connection has them only once they matter.
+#[test]
+fn a_connection_is_kept_alive_once_it_is_old() {
+    let mut world = World::new(Limits::default());
+    let (outside, _, _) = established(&mut world);
+    let (gateway, server) = (outside.peer_addr().unwrap(), outside.local_addr().unwrap());
+    world.pass(29);
+    assert_eq!(timer_of(gateway, server), Some(0));
+    world.pass(2);
+    assert_eq!(timer_of(gateway, server), Some(2));
+}
+
 #[test]
 fn urgent_data_arrives_in_its_place_and_so_does_what_follows() {
     use rustix::net::{SendFlags, send};

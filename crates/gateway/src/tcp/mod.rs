@@ -8,7 +8,9 @@
 //! on the other.
 //!
 //! Host sockets are watched edge-triggered for both directions from the start, so that a relayed
-//! packet costs no change of the poller; what is known to be ready is remembered in the flow.
+//! packet costs no change of the poller; what is known to be ready is remembered in the flow. A
+//! socket gets its options when they begin to matter, so that a connection that is soon over has
+//! none to pay for: Nagle is switched off before the second write, keepalive on after half a minute.
 //! RFCs: 9293 §3.10, 1122 §4.2.3.9, 6093.
 
 mod open;
@@ -77,6 +79,8 @@ impl Flags {
     const DOWN_DONE: u8 = 32;
     /// Stands in the list of flows that have something to do.
     const LISTED: u8 = 64;
+    /// The host's socket sends small pieces at once.
+    const NODELAY: u8 = 128;
     const BOTH_DONE: u8 = Flags::UP_DONE | Flags::DOWN_DONE;
 
     fn has(self, bits: u8) -> bool {
@@ -141,7 +145,8 @@ pub(crate) struct Relay {
     /// Those that connect outside, oldest first, by index and generation; some have ended.
     oldest: VecDeque<(u32, u32)>,
     ready: VecDeque<u32>,
-    /// One timer a flow, named by its index, until it is open.
+    /// One timer a flow, named by its index: what it waits for until it is open, then when it is old
+    /// enough to be kept alive.
     timers: Wheel,
     due: Vec<u32>,
     /// What the next read goes into.
@@ -213,11 +218,17 @@ impl Relay {
         if event.read_closed || event.hangup || event.error || event.urgent {
             flow.flags.set(Flags::HOST_END);
         }
+        if event.readable || event.error || event.hangup || event.read_closed {
+            flow.flags.set(Flags::HOST_IN);
+        }
         match flow.phase {
             Phase::Connecting if event.writable || event.error || event.hangup => {
-                let failed = match sockopt::socket_error(&flow.host) {
-                    Ok(Ok(())) => None,
-                    Ok(Err(err)) | Err(err) => Some(err),
+                // One that can be written to, and has no error, is connected.
+                let asked =
+                    (event.error || event.hangup).then(|| sockopt::socket_error(&flow.host));
+                let failed = match asked {
+                    None | Some(Ok(Ok(()))) => None,
+                    Some(Ok(Err(err)) | Err(err)) => Some(err),
                 };
                 match failed {
                     None => self.answer(cx, token.index()),
@@ -226,9 +237,6 @@ impl Relay {
             }
             Phase::Connecting => {}
             Phase::Answered | Phase::Inside | Phase::Open => {
-                if event.readable || event.error || event.hangup || event.read_closed {
-                    flow.flags.set(Flags::HOST_IN);
-                }
                 if event.writable || event.error || event.hangup {
                     flow.flags.set(Flags::HOST_OUT);
                 }
@@ -252,7 +260,8 @@ impl Relay {
             Phase::Inside if ready.has(Ready::OUT) => {
                 cx.counts.inc(Count::TcpForwarded);
                 flow.phase = Phase::Open;
-                flow.flags.set(Flags::HOST_IN | Flags::HOST_OUT | Flags::PROGRAM_IN);
+                // Nagle is off, as for all that its listener accepts.
+                flow.flags.set(Flags::HOST_OUT | Flags::PROGRAM_IN | Flags::NODELAY);
                 self.list(token.index());
             }
             Phase::Open => {
@@ -302,6 +311,11 @@ impl Relay {
                 Some(Phase::Answered) => {
                     cx.counts.inc(Count::TcpProgramReset);
                     self.end(cx, index, End::Reset);
+                }
+                Some(Phase::Open) => {
+                    if let Some(flow) = self.flows.at(index) {
+                        host::keep_alive(&flow.host);
+                    }
                 }
                 _ => {}
             }

@@ -23,6 +23,8 @@ const TURN_OPENS: usize = 256;
 const CONNECT_NS: u64 = 130 * SEC;
 /// Nanoseconds that a resolver has instead, before the next one is tried.
 const RESOLVER_NS: u64 = 5 * SEC;
+/// Age in nanoseconds from which the host's kernel probes a connection that is silent.
+const KEEP_NS: u64 = 30 * SEC;
 /// Nanoseconds that the program has to confirm an answered SYN.
 const CONFIRM_NS: u64 = 90 * SEC;
 
@@ -248,8 +250,9 @@ impl Relay {
         };
         flow.sock = id;
         flow.phase = Phase::Open;
-        flow.flags.set(Flags::HOST_IN | Flags::HOST_OUT | Flags::PROGRAM_IN);
-        self.timers.cancel(index);
+        // What has come from the host since it was connected was told, and is noted already.
+        flow.flags.set(Flags::HOST_OUT | Flags::PROGRAM_IN);
+        self.timers.arm(index, cx.shard.net.now.plus(KEEP_NS));
         let token = Token::new(Kind::Tcp, index, self.flows.generation(index));
         let set = cx.shard.tcp_set(id, TcpOpt::User(token.0));
         // What the relay writes is what a peer wrote: it does not wait for more.

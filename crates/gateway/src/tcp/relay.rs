@@ -3,6 +3,7 @@
 use super::{End, Flags, Relay, Visit};
 use crate::count::Count;
 use crate::gateway::Cx;
+use crate::host;
 use crate::message::recycle;
 use linerate_core::pkt::{LARGE, SMALL};
 use linerate_core::shard::Shard;
@@ -66,6 +67,10 @@ impl Relay {
             let sent = match cx.shard.tcp_rx_slices(flow.sock, most, &mut pieces) {
                 Ok(0) => Err(None),
                 Ok(n) => {
+                    if flow.up_bytes > 0 && !flow.flags.has(Flags::NODELAY) {
+                        host::send_at_once(&flow.host);
+                        flow.flags.set(Flags::NODELAY);
+                    }
                     let some = pieces.get(..IOV_MAX).unwrap_or(&pieces);
                     let all = some.len() == pieces.len();
                     let n = if all { n } else { some.iter().map(|p| p.len()).sum() };
