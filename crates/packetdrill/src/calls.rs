@@ -138,6 +138,9 @@ impl Calls {
         if let Some(most) = sock.told.get(&(libc::SOL_TCP, libc::TCP_FASTOPEN)) {
             self.stack.shard.tcp_listen_fastopen(id, *most as u32);
         }
+        if !sock.fastopen_keys.is_empty() {
+            self.stack.shard.tcp_listen_fastopen_keys(id, &sock.fastopen_keys);
+        }
         Ok(())
     }
 

@@ -357,11 +357,11 @@ impl Calls {
                 if bytes.is_empty() {
                     return if len == 0 { Ok(0) } else { Err(libc::EAGAIN) };
                 }
-                let got = match self.recv(from, &mut bytes, 0, &mut 0) {
-                    // What waits is urgent data, and no part of the stream.
-                    Err(libc::EAGAIN) if self.ioctl(from, libc::FIONREAD) != Ok(0) => return Ok(0),
-                    other => other?,
-                };
+                if self.ioctl(from, SIOCATMARK) == Ok(1) {
+                    // An urgent byte is next, and no part of the stream (`tcp_read_sock`).
+                    return Ok(0);
+                }
+                let got = self.recv(from, &mut bytes, 0, &mut 0)?;
                 let pipe = self.files.pipes.get_mut(&id).ok_or(libc::EBADF)?;
                 pipe.extend(&bytes[..got.len]);
                 Ok(got.len)

@@ -176,9 +176,7 @@ fn tcp_poll(shard: &Shard, sock: &Sock, lowat: usize) -> u32 {
     if open || !matches!(info.state, State::SynSent | State::SynRecv) {
         mask |= IN * u32::from(rx.bytes >= lowat);
         mask |= PRI * u32::from(shard.tcp_urgent(id));
-        let free = shard.tcp_send_space(id);
-        let queued = shard.tcp_queued(id);
-        mask |= OUT * u32::from(sock.wr_shut || closed || free >= queued / 2);
+        mask |= OUT * u32::from(sock.wr_shut || closed || shard.tcp_writeable(id));
     }
     if shard.tcp_error(id).is_some() {
         mask |= ERR;

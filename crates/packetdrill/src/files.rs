@@ -40,6 +40,8 @@ pub(crate) struct Sock {
     pub opts: Vec<TcpOpt>,
     /// Options that are only told back, by level and name.
     pub told: BTreeMap<(i32, i32), i32>,
+    /// Keys of its Fast Open cookies (TCP_FASTOPEN_KEY); none = those of the knob.
+    pub fastopen_keys: Vec<[u8; 16]>,
     /// `shutdown(SHUT_RD)`.
     pub rd_shut: bool,
     /// `shutdown(SHUT_WR)`.
@@ -64,6 +66,7 @@ impl Sock {
             bound: None,
             opts: Vec::new(),
             told: BTreeMap::new(),
+            fastopen_keys: Vec::new(),
             rd_shut: false,
             wr_shut: false,
             timeo_ms: (0, 0),

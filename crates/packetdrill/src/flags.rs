@@ -48,6 +48,8 @@ impl Flags {
     }
 }
 
+const FASTOPEN_KEY: &str = "net.ipv4.tcp_fastopen_key";
+
 /// Knobs that follow the files of a tree like `/proc/sys`.
 pub(crate) struct Sysctl {
     root: PathBuf,
@@ -59,6 +61,8 @@ impl Sysctl {
     pub fn new(root: &Path) -> Sysctl {
         let mut sysctl = Sysctl { root: root.to_owned(), seen: BTreeMap::new() };
         let _as_it_was = sysctl.changes();
+        // A namespace without a key shows the same as one whose key was set to zeros.
+        sysctl.seen.remove(FASTOPEN_KEY);
         sysctl
     }
     fn changes(&mut self) -> Vec<(&'static str, String)> {
@@ -109,11 +113,14 @@ mod tests {
         let write = |name: &str, text: &str| fs::write(folder.join(name), text).expect("a file");
         write("tcp_sack", "0\n");
         write("tcp_rmem", "4096\t131072\t6291456\n");
+        write("tcp_fastopen_key", "00000000-00000000-00000000-00000000\n");
         let mut shard = Shard::new(1);
         let before = shard.get_knob("net.ipv4.tcp_sack").expect("it exists");
         let mut sysctl = Sysctl::new(&dir);
         sysctl.follow(&mut shard);
         assert_eq!(shard.get_knob("net.ipv4.tcp_sack").expect("it exists"), before);
+        let key = shard.get_knob(FASTOPEN_KEY).expect("it exists");
+        assert_eq!(key, "00000000-00000000-00000000-00000000", "it may have been set to that");
         write("tcp_rmem", "4096\t540000\t6291456\n");
         sysctl.follow(&mut shard);
         let rmem = shard.get_knob("net.ipv4.tcp_rmem").expect("it exists");

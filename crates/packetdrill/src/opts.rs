@@ -14,6 +14,9 @@ use crate::files::Stand;
 const TCP: i32 = libc::SOL_TCP;
 const SOCKET: i32 = libc::SOL_SOCKET;
 
+/// The kernel's TCP_FASTOPEN_KEY.
+const TCP_FASTOPEN_KEY: i32 = 33;
+
 /// A C `int`.
 ///
 /// # Errors
@@ -98,6 +101,16 @@ impl Calls {
                 }
                 sock.told.insert((level, name), most);
             }
+            (TCP, TCP_FASTOPEN_KEY) => {
+                let (keys, rest) = value.as_chunks::<16>();
+                if !(1..=2).contains(&keys.len()) || !rest.is_empty() {
+                    return Err(libc::EINVAL);
+                }
+                sock.fastopen_keys = keys.to_vec();
+                if let Stand::Listens(id) = sock.stand {
+                    self.stack.shard.tcp_listen_fastopen_keys(id, keys);
+                }
+            }
             _ if PLAIN.contains(&(level, name)) => {
                 sock.told.insert((level, name), int(value)?);
             }
@@ -156,6 +169,7 @@ impl Calls {
                 // Behind the flags: of which clock, and that is the system's.
                 return Ok([sock.stamps.flags(), 0].iter().flat_map(|w| w.to_ne_bytes()).collect());
             }
+            (TCP, TCP_FASTOPEN_KEY) => return Ok(sock.fastopen_keys.concat()),
             // Of those controls that are here, none but BBR and DCTCP has more to tell.
             (TCP, libc::TCP_CC_INFO) => return Ok(Vec::new()),
             (SOCKET, libc::SO_MEMINFO) => {

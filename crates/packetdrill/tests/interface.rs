@@ -131,7 +131,8 @@ impl Seg {
             flags: self.flags,
             window: 30000,
             csum: 0,
-            urg: 0,
+            // What is urgent is the last byte.
+            urg: if self.flags.urg() { self.data.len() as u16 } else { 0 },
         }
         .emit(&mut tcp);
         tcp.extend(&self.data);
@@ -285,6 +286,17 @@ fn options_and_errors_are_those_of_linux() {
     assert_eq!(drill.int(fd, sol_tcp, libc::TCP_KEEPIDLE), Ok(7));
     assert_eq!(set(sol_tcp, libc::TCP_NODELAY, 1), Ok(()));
     assert_eq!(set(sol_tcp, 9999, 1), Err(libc::ENOPROTOOPT));
+    // Keys of Fast Open: one or two of 16 bytes (TCP_FASTOPEN_KEY).
+    let keys = [7_u8; 48];
+    let set_keys = |len| call!(drill, setsockopt, fd, sol_tcp, 33, keys.as_ptr().cast(), len);
+    for len in [0, 3, 17, 48] {
+        assert_eq!((set_keys(len), errno()), (-1, libc::EINVAL), "{len} bytes");
+    }
+    assert_eq!((set_keys(32), set_keys(16)), (0, 0));
+    let (mut told, mut len) = ([0_u8; 40], 40);
+    let at = told.as_mut_ptr().cast();
+    assert_eq!(call!(drill, getsockopt, fd, sol_tcp, 33, at, &raw mut len), 0);
+    assert_eq!((len, &told[..16]), (16, &keys[..16]));
     assert_eq!(drill.int(9999, sol_tcp, libc::TCP_NODELAY), Err(libc::EBADF));
 
     let (peer, len) = sockaddr(REMOTE, 80);
@@ -346,4 +358,10 @@ fn bytes_go_from_a_socket_to_a_socket_by_a_pipe() {
     assert!(drill.sniff().0.data == vec![5; 1000], "the bytes come back");
     assert_eq!(call!(drill, splice, fd, none, fd, none, 1, 0), -1);
     assert_eq!(errno(), libc::EINVAL);
+
+    // What ends with an urgent byte ends there, and does not wait for more.
+    let flags = TcpFlags::ACK | TcpFlags::URG;
+    drill.inject(&Seg { seq: 1001, ack: ours, data: vec![6; 100], flags });
+    assert_eq!(call!(drill, splice, fd, none, ends[1], none, 99, 0), 99);
+    assert_eq!(call!(drill, splice, fd, none, ends[1], none, 1, 0), 0);
 }

@@ -14,7 +14,7 @@ use super::sndq::{FIN, LOST, RETRANS, SACKED, TxSeg};
 use super::timer::{
     Rtx, check_probe_timer, rearm_rto, schedule_loss_probe, set_rtx, tcp_update_rto_time,
 };
-use super::{Tcb, recovery};
+use super::{CaState, Tcb, recovery};
 use crate::link::L2;
 use crate::seq::Seq;
 use crate::shard::Net;
@@ -47,6 +47,8 @@ pub(crate) struct Acked {
     pub ece: bool,
     /// Something arrived that was sent once, before recovery began (`FLAG_ORIG_SACK_ACKED`).
     pub orig_sacked: bool,
+    /// What begins first of what arrived after something later, and was sent once.
+    pub reord: Option<Seq>,
 }
 
 /// Takes the acknowledgement of an acceptable segment in (`tcp_ack`).
@@ -203,7 +205,7 @@ pub(crate) fn tcp_sndbuf_expand(net: &Net, tp: &mut Tcb) {
 /// Removes what is acknowledged for good from the record of what is under way (`tcp_clean_rtx_queue`).
 fn tcp_clean_rtx_queue(net: &mut Net, tp: &mut Tcb, ack: Seq, prior_fack: Seq, a: &mut Acked) {
     let now = net.now;
-    let (mut first_sent, was_out) = (None, tp.packets_out);
+    let (mut first_sent, mut reord, was_out) = (None, None, tp.packets_out);
     while let Some(&t) = tp.sndq.rtx.front() {
         let (segs, whole) = if t.end().le(ack) {
             (t.segs as u32, true)
@@ -227,10 +229,7 @@ fn tcp_clean_rtx_queue(net: &mut Net, tp: &mut Tcb, ack: Seq, prior_fack: Seq, a
             if t.retrans == 0 {
                 first_sent.get_or_insert(t.sent);
                 a.orig_sacked |= t.end().le(tp.high_seq);
-                if tp.sack_ok && t.seq.lt(prior_fack) {
-                    // A hole closed by itself behind what arrived before: the path reorders.
-                    tcp_check_sack_reordering(net, tp, t.seq);
-                }
+                reord.get_or_insert(t.seq);
             }
             rack_advance(tp, &part, now);
             if let Some(rate) = &mut tp.sndq.rate {
@@ -263,6 +262,10 @@ fn tcp_clean_rtx_queue(net: &mut Net, tp: &mut Tcb, ack: Seq, prior_fack: Seq, a
         // An acknowledgement inside a segment: what lies before it is gone (`tcp_trim_head`).
         front.len -= ack - front.seq;
         front.seq = ack;
+    }
+    if let Some(low) = reord.filter(|low| tp.sack_ok && low.lt(prior_fack)) {
+        // A hole closed by itself behind what arrived before: the path reorders.
+        tcp_check_sack_reordering(net, tp, low);
     }
     if !tp.sack_ok {
         tcp_remove_reno_sacks(net, tp, was_out - tp.packets_out);
@@ -350,6 +353,12 @@ fn tcp_sacktag_write_queue(net: &mut Net, tp: &mut Tcb, seg: &Segment, a: &mut A
         if left.lt(right) {
             sack_range(net, tp, left, right, a);
         }
+    }
+    // One acknowledgement is one case of it. A timeout's is none, unless that may have been a mistake.
+    if let Some(low) = a.reord.take()
+        && (tp.ca_state != CaState::Loss || tp.undo_marker.is_some())
+    {
+        tcp_check_sack_reordering(net, tp, low);
     }
 }
 
@@ -460,7 +469,7 @@ fn sack_one(net: &Net, tp: &mut Tcb, i: usize, now: Instant, a: &mut Acked) {
         a.sack_rtt_us.get_or_insert(us_since(now, t.sent));
         if t.end().lt(tp.snd_fack) && t.seq.ge(tp.snd_una) {
             // It arrived after a later one, and was sent once: the path reorders.
-            tcp_check_sack_reordering(net, tp, t.seq);
+            a.reord = a.reord.map_or(Some(t.seq), |low| Some(low.min(t.seq)));
         }
     }
     rack_advance(tp, &t, now);

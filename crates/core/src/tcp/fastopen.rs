@@ -467,8 +467,10 @@ impl Shard {
             net.pool.free(pkt);
             Verdict::Taken
         };
-        // The SYN-ACK acknowledges the data.
+        // The SYN-ACK acknowledges the data, and what came with a SYN tells nothing of the time between segments
+        // (`tcp_fastopen_add_skb`): what comes next is acknowledged at once.
         (tp.ack_now, tp.ack_scheduled) = (false, false);
+        (tp.ato_ms, tp.quick) = (0, 0);
         tp.delack_at = crate::time::Instant::NEVER;
         tcp_send_syn(net, tp);
         rearm_rto(net, tp);

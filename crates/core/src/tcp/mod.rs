@@ -42,6 +42,7 @@ mod timer;
 mod timewait;
 mod undo;
 mod urg;
+mod wmem;
 mod zerocopy;
 
 pub use crate::sock::error::TcpError;

@@ -1,9 +1,10 @@
-//! What the application sends: copies, whole chunks, records, and how much may be queued.
+//! What the application sends: copies, whole chunks, records. How much may be queued says [`super::wmem`].
 //!
 //! before: the application   after: [`super::sndq`], [`super::output`]
-//! Linux:  net/ipv4/tcp.c `tcp_sendmsg_locked`; net/core/stream.c `sk_stream_memory_free`, `sk_stream_write_space`
+//! Linux:  net/ipv4/tcp.c `tcp_sendmsg_locked`; net/core/stream.c `sk_stream_write_space`
 
 use super::api::owned;
+use super::output::tcp_push;
 use super::{State, Tcb};
 use crate::pkt::SendChunk;
 use crate::seq::Seq;
@@ -41,10 +42,35 @@ impl Shard {
         data: &[u8],
         msg: SendMsg,
     ) -> Result<usize, TcpError> {
-        self.tcp_queue(id, data.len(), msg, |net, tp, n| {
-            tp.sndq.push_copy(&mut net.pool, &data[..n]);
-            Ok(())
-        })
+        let mut done = 0;
+        loop {
+            let rest = &data[done..];
+            let first = self.tcp_conn(id).and_then(|tp| tp.first_room(&self.net, rest.len()));
+            let (part, how) = match first {
+                Some(room) => (room, SendMsg { more: true, ..SendMsg::default() }),
+                None => (rest.len(), msg),
+            };
+            let queued = self.tcp_queue(id, part, how, |net, tp, n| {
+                tp.sndq.push_copy(&mut net.pool, &rest[..n]);
+                Ok(())
+            });
+            let n = match queued {
+                Err(TcpError::WouldBlock) if done > 0 => 0,
+                queued => queued?,
+            };
+            done += n;
+            if first.is_none() || n == 0 {
+                return Ok(done);
+            }
+            self.tcp_push_one(id);
+        }
+    }
+    /// A first packet that is full goes, as far as it may, before the next one begins.
+    fn tcp_push_one(&mut self, id: SocketId) {
+        let Shard { net, tcp, .. } = self;
+        if let Some(tp) = owned(&mut tcp.conns, id) {
+            tcp_push(net, tp);
+        }
     }
     /// What all calls that send have in common: `queue` gets how many of `len` bytes there is room for, and
     /// queues them.
@@ -60,8 +86,9 @@ impl Shard {
         let tp = owned(&mut tcp.conns, id).ok_or(TcpError::NotConnected)?;
         tp.may_send()?;
         tp.note_memory(&memory, net);
-        let n = len.min(tp.send_space(net));
+        let (n, tail) = (len.min(tp.send_space(net)), tp.tail_len());
         queue(net, tp, n)?;
+        tp.skb_entail(net, n, tail);
         tp.more = msg.more;
         if msg.eor && n == len && n > 0 {
             tp.end_record();
@@ -69,15 +96,21 @@ impl Shard {
         if msg.oob && n > 0 {
             tp.mark_urg();
         }
-        tp.after_send(net);
+        tp.after_send(net, n < len);
         self.tcp_settle(id.index);
         if n == 0 && len > 0 { Err(TcpError::WouldBlock) } else { Ok(n) }
     }
-    /// Bytes that may be queued now. When less than a third of the buffer was left, OUT is raised
-    /// once a third is free again.
+    /// Bytes that may be queued now: the buffer bounds where packets of the send queue begin, so that the last one
+    /// may exceed it (up to 64 KiB). When less than a third of the buffer was left, OUT is raised once a third is
+    /// free again.
     pub fn tcp_send_space(&self, id: SocketId) -> usize {
         self.tcp_conn(id)
             .map_or(0, |tp| if tp.may_send().is_ok() { tp.send_space(&self.net) } else { 0 })
+    }
+    /// Whether a third of the buffer is free, and half of what may wait unsent: when OUT is told
+    /// (`sk_stream_is_writeable`).
+    pub fn tcp_writeable(&self, id: SocketId) -> bool {
+        self.tcp_conn(id).is_some_and(|tp| tp.may_send().is_ok() && tp.writeable(&self.net))
     }
     /// Queues a whole chunk without copying; the queue may exceed its room by less than this chunk.
     ///
@@ -99,9 +132,11 @@ impl Shard {
             tp.nospace = true;
             return Err((chunk, TcpError::WouldBlock));
         }
+        let (len, tail) = (chunk.len(), tp.tail_len());
         tp.sndq.push_chunk(&mut net.pool, chunk);
+        tp.skb_entail(net, len, tail);
         tp.more = false;
-        tp.after_send(net);
+        tp.after_send(net, false);
         self.tcp_settle(id.index);
         Ok(())
     }
@@ -124,32 +159,6 @@ impl Tcb {
     pub(crate) fn queued(&self) -> u32 {
         let queued = self.sndq.end - self.snd_una.max(self.iss + 1);
         if queued as i32 <= 0 || self.state == State::Close { 0 } else { queued }
-    }
-    /// Bytes that may be queued now: by count, and by the memory that they hold.
-    pub(crate) fn send_space(&self, net: &Net) -> usize {
-        let sndbuf = self.sndbuf as usize;
-        let by_bytes = sndbuf.saturating_sub(self.queued() as usize);
-        let by_memory = (4 * sndbuf).saturating_sub(self.sndq.wmem());
-        // Small writes may lie thinly in large chunks: the memory bounds those. When all connections
-        // together have too much, each may still have its least (`tcp_wmem[0]`).
-        let floor = match self.short && self.queued() > 0 {
-            true => (self.wmem_min as usize).saturating_sub(self.sndq.wmem()),
-            false => usize::MAX,
-        };
-        // What is queued and not sent has its own limit (`sk_stream_memory_free`).
-        let unsent = match self.notsent_lowat(net) {
-            u32::MAX => usize::MAX,
-            most if self.notsent() >= most => 0,
-            most => (most - self.notsent()).max(self.mss_cache.into()) as usize,
-        };
-        by_bytes.min(by_memory).min(floor).min(unsent)
-    }
-    /// Whether the application is told that there is room: a third of the buffer, and half of what may
-    /// wait unsent (`sk_stream_is_writeable`).
-    pub(super) fn writeable(&self, net: &Net) -> bool {
-        let lowat = self.notsent_lowat(net);
-        let few = lowat == u32::MAX || u64::from(self.notsent()) * 2 < u64::from(lowat);
-        few && (lowat != u32::MAX || self.send_space(net) >= self.sndbuf as usize / 3)
     }
     /// A record ends with what is queued.
     pub(super) fn end_record(&mut self) {
@@ -182,10 +191,9 @@ impl Tcb {
             _ => Ok(()),
         }
     }
-    pub(super) fn after_send(&mut self, net: &mut Net) {
-        if self.send_space(net) < self.sndbuf as usize / 3 {
-            self.nospace = true;
-        }
+    /// `short`: the application had more than there was room for.
+    fn after_send(&mut self, net: &Net, short: bool) {
+        self.nospace |= short || !self.writeable(net);
         let open = self.state.synchronized() || self.fastopen_child();
         self.push |= open && self.unsent();
     }

@@ -65,6 +65,9 @@ pub(crate) struct SndQ {
     pieces: VecDeque<Piece>,
     /// The sequence number behind the last queued byte (`write_seq`).
     pub end: Seq,
+    /// Where the last packet of what is not sent would begin in Linux ([`super::wmem`]); what lies before
+    /// `snd_nxt` is sent.
+    pub tail: Seq,
     /// What is under way, in order.
     pub rtx: VecDeque<TxSeg>,
     /// Beside it what delivery rates are told by, if they are wanted.
@@ -86,7 +89,7 @@ const SMALL_COPY_MAX: usize = 4 * SMALL;
 impl SndQ {
     /// The queue begins at `seq`.
     pub fn start(&mut self, seq: Seq) {
-        self.end = seq;
+        (self.end, self.tail) = (seq, seq);
     }
     /// Memory of the chunks in bytes.
     pub fn wmem(&self) -> usize {
@@ -165,7 +168,7 @@ impl SndQ {
             zerocopy.gone = true;
         }
         self.wmem = 0;
-        self.end = end;
+        (self.end, self.tail) = (end, end);
     }
 
     /// Memory of the queues themselves, in bytes.

@@ -299,8 +299,7 @@ impl Linerate {
             bits |= libc::POLLPRI;
         }
         let handshake = matches!(info.state, State::SynSent | State::SynRecv);
-        let space = self.shard.tcp_send_space(id);
-        if !handshake && (over || done_sending || 3 * space >= info.sndbuf as usize) {
+        if !handshake && (over || done_sending || self.shard.tcp_writeable(id)) {
             bits |= libc::POLLOUT;
         }
         if self.shard.tcp_error(id).is_some() {

@@ -116,6 +116,20 @@ fn reordering_counts_by_what_found_it() {
     f.ack(0, &[(MSS, 3 * MSS)]);
     assert_eq!(f.count(C::TcpExtTCPSACKReorder), 1);
 
+    // One acknowledgement is one case, however many segments it says it of.
+    let mut f = Forger::new(&[]);
+    f.send(6);
+    f.ack(0, &[(5 * MSS, 6 * MSS)]);
+    f.ack(0, &[(MSS, 2 * MSS), (3 * MSS, 4 * MSS), (5 * MSS, 6 * MSS)]);
+    assert_eq!(f.count(C::TcpExtTCPSACKReorder), 1);
+
+    // Two holes that close by themselves.
+    let mut f = Forger::new(&[]);
+    f.send(5);
+    f.ack(0, &[(2 * MSS, 3 * MSS), (4 * MSS, 5 * MSS)]);
+    f.ack(5 * MSS, &[]);
+    assert_eq!(f.count(C::TcpExtTCPSACKReorder), 1);
+
     let mut f = Forger::new(NO_SACK);
     f.send(2);
     (0..2).for_each(|_| f.ack(0, &[]));

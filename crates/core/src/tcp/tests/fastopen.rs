@@ -329,3 +329,20 @@ fn listeners_may_have_keys_of_their_own() {
     assert!(opened(1, 1), "made with what is the second key by now");
     assert!(p.shards[B].tcp_listen_fastopen_keys(listener, &[]));
 }
+
+/// Data of a SYN tells nothing of the time between segments: a FIN that follows is acknowledged at once, and the
+/// answer to it need not be waited for (`tcp_fastopen_add_skb`, `tcp_send_delayed_ack`).
+#[test]
+fn what_follows_the_data_of_a_syn_is_acknowledged_at_once() {
+    let (mut p, _) = introduced("3");
+    let (a, n) = open(&mut p, b"at once");
+    assert_eq!(n, 7);
+    p.run(100 * MS);
+    p.shards[A].tcp_shutdown(a);
+    p.run(100 * MS);
+    let fin = p.seen.iter().rev().find(|s| s.from == A && s.hdr.flags.fin()).expect("a FIN");
+    let ack = p.seen.iter().rev().find(|s| s.from == B).expect("its acknowledgement");
+    assert_eq!(ack.hdr.ack, fin.hdr.seq + 1);
+    let took = ack.at.since(fin.at);
+    assert!(took < 2 * GOOD.delay + 10 * MS, "{took} ns, and no delay of an acknowledgement");
+}

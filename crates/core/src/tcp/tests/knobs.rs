@@ -420,16 +420,23 @@ fn knob_net_ipv4_tcp_rmem() {
     }
 }
 
-/// How much can be queued at once.
+/// How much can be queued at once: packets begin as long as those before them hold less than the buffer, with a
+/// head each (`sk_stream_memory_free`).
 #[test]
 fn knob_net_ipv4_tcp_wmem() {
-    let queued = ["4096 4096 8192", "4096 16384 65536", "4096 1000000 4194304"].map(|value| {
+    const PACKET: usize = 32 * 1448;
+    let values = [("4096 4096 8192", 8192), ("4096 16384 65536", 65_536)];
+    for (value, sndbuf) in [values[0], values[1], ("4096 1000000 4194304", 1_000_000)] {
         let mut p = with("net.ipv4.tcp_wmem", value);
         let (a, _) = p.connected();
-        p.shards[A].tcp_send(a, &[0; 2_000_000]).expect("room")
-    });
-    assert!(queued[0] <= 8192 && queued[1] <= 65_536 && queued[2] == 1_000_000, "{queued:?}");
-    assert!(queued.is_sorted_by(|a, b| a < b), "{queued:?}");
+        assert_eq!(p.shards[A].tcp_info(a).map(|i| i.sndbuf), Some(sndbuf as u32));
+        let queued = p.shards[A].tcp_send(a, &[0; 2_000_000]).expect("room");
+        // What the congestion window allowed of the first packet went while this was written.
+        let packets = queued.div_ceil(PACKET) + 1;
+        let held = queued + 832 * packets;
+        assert!((sndbuf..sndbuf + PACKET + 832).contains(&held), "{value}: {queued}");
+        assert_eq!(p.shards[A].tcp_send(a, &[0; 1]), Err(TcpError::WouldBlock));
+    }
 }
 
 /// Queues pieces at A as long as it takes them, while nothing arrives; how many bytes it then has.
@@ -532,7 +539,7 @@ fn knob_net_core_wmem_max() {
         let mut p = with("net.core.wmem_max", most);
         let (a, _) = p.connected();
         p.shards[A].tcp_set(a, TcpOpt::SndBuf(asked)).expect("set");
-        assert_eq!(p.shards[A].tcp_send(a, &[0; 2_000_000]), Ok(got));
+        assert_eq!(p.shards[A].tcp_info(a).map(|i| i.sndbuf), Some(got));
         p.shards[A].tcp_set(a, TcpOpt::SndBufForce(100_000)).expect("set");
         assert_eq!(p.shards[A].tcp_info(a).map(|i| i.sndbuf), Some(100_000));
     }
