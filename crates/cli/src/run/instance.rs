@@ -83,6 +83,11 @@ fn other<E: fmt::Display>(doing: &str) -> impl FnOnce(E) -> StartError {
 const NO_RING: &str = "ring.rx cannot be set for a veth pair, whose packet socket is bounded in \
                        bytes: leave it at its default, or have a TUN (--backend tun)";
 
+/// The program is next door, and what is under way to it lies in this process's memory until its
+/// kernel has it: several times what the link needs would only push out of the caches what is worked
+/// on. The default is for long paths; whoever makes this link one (`--qdisc`) may set it again.
+const SEND_BUFFER: (&str, &str) = ("net.ipv4.tcp_wmem", "4096 16384 8388608");
+
 /// A running instance.
 pub struct Instance {
     drive: Drive,
@@ -99,6 +104,8 @@ impl Instance {
         let xdp = setup.xdp.as_deref().map(|spec| xdp::load(spec, 1)).transpose();
         let xdp = xdp.map_err(|why| StartError::Other(format!("--xdp {why}")))?;
         let mut shard = Shard::new(seed().map_err(other("cannot read random numbers"))?);
+        let (path, value) = SEND_BUFFER;
+        shard.set_knob(path, value).map_err(other("its own setting is refused"))?;
         for Setting { path, value } in &setup.settings {
             shard.set_knob(path, value).map_err(|e| StartError::Other(e.to_string()))?;
         }
