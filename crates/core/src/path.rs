@@ -273,7 +273,13 @@ fn rx_qdisc_timers(cx: &mut Shard) {
     }
 }
 
-/// When [`timers`] has something to do next.
+/// Whether connections may send more because packets of theirs have left the queues: [`transmit`] serves them
+/// (Linux: `tsq_tasklet`).
+pub fn tsq_pending(cx: &Shard) -> bool {
+    !cx.net.pool.tsq.is_empty()
+}
+
+/// When [`timers`] or [`transmit`] has something to do next.
 pub fn next_timer(cx: &Shard) -> Option<Instant> {
     let all = [
         cx.tcp.next_timer(),
@@ -281,6 +287,7 @@ pub fn next_timer(cx: &Shard) -> Option<Instant> {
         cx.net.neigh.next_timer(),
         cx.net.reasm.next_timer(),
         tx::qdisc::next_watchdog(&cx.net),
+        tsq_pending(cx).then_some(cx.net.now),
     ];
     all.into_iter().flatten().min()
 }

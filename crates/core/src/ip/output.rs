@@ -218,6 +218,7 @@ pub(crate) fn push_header(net: &mut Net, pkt: &mut Pkt, route: &RouteOut) -> boo
 fn loop_back(net: &mut Net, mut pkt: Pkt, dev: u8) {
     net.counts.inc(if pkt.dst.is_ipv4() { id::IpOutTransmits } else { id::Ip6OutTransmits });
     pkt.dev = dev;
+    net.pool.skb_orphan(&mut pkt);
     pkt.sock = None;
     pkt.hash = 0;
     pkt.vlan = None;

@@ -202,7 +202,8 @@ pub struct Skb {
     pub sport: u16,
     /// Destination port.
     pub dport: u16,
-    /// What looking ahead found in Demux's table, to be checked; 0 = nothing.
+    /// What looking ahead found in Demux's table, to be checked; 0 = nothing. Of a packet that a connection
+    /// is charged with: which.
     pub(crate) hint: u32,
     /// When it was taken off the ring.
     pub rx_time: Instant,
@@ -212,6 +213,9 @@ pub struct Skb {
     pub dst: IpAddr,
     /// The address of the next hop, once routed.
     pub nexthop: IpAddr,
+    /// Bytes that the connection is charged with that sent it, until it leaves its queue or is freed
+    /// (`sk_wmem_alloc`).
+    pub(crate) charge: u32,
 }
 
 const _: () = assert!(size_of::<Verdict>() == 16 && size_of::<Pkt>() == 8);
@@ -260,6 +264,7 @@ impl Skb {
             sport: 0,
             dport: 0,
             hint: 0,
+            charge: 0,
             network: 0,
             transport: 0,
             hash: 0,

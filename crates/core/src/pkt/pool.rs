@@ -274,6 +274,14 @@ const KEEP: usize = 1024;
 const KEEP_CHUNKS: usize = 1024;
 const KEEP_CHUNKS_LARGE: usize = 512;
 
+/// What a connection has between itself and the devices.
+#[derive(Clone, Copy, Default)]
+struct Below {
+    bytes: u32,
+    /// It waits for that to become less.
+    throttled: bool,
+}
+
 /// The packet memory of one shard. It hands out and takes back. Packets and large buffers grow on
 /// demand up to their limits (`pool.small`, `pool.large`) and never shrink; of the memory of send
 /// queues, which `tcp_mem` limits, some is kept and the rest goes back to the system.
@@ -296,6 +304,10 @@ pub struct Pool {
     keep: usize,
     /// Packets out there beyond which receive queues are copied together next.
     crowded_above: usize,
+    /// Bytes of each connection between it and the devices, by its place.
+    below: Vec<Below>,
+    /// Connections that waited for theirs to leave, some of which have.
+    pub(crate) tsq: Vec<u32>,
     /// Packets out there now.
     small_out: usize,
     /// Large buffers out there now.
@@ -322,10 +334,49 @@ impl Pool {
             frags_short: Vec::new(),
             keep: usize::MAX,
             crowded_above: 0,
+            below: Vec::new(),
+            tsq: Vec::new(),
             small_out: 0,
             large_out: 0,
             small_max,
             large_max,
+        }
+    }
+    /// From now on the connection at this place is charged with `bytes` for the packet, until it leaves its
+    /// queue or is freed (`skb_set_owner_w`).
+    pub(crate) fn set_owner(&mut self, pkt: &mut Skb, owner: u32, bytes: u32) {
+        let at = owner as usize;
+        if self.below.len() <= at {
+            self.below.resize(at + 1, Below::default());
+        }
+        self.below[at].bytes = self.below[at].bytes.saturating_add(bytes);
+        (pkt.hint, pkt.charge) = (owner, bytes);
+    }
+    /// Nobody is charged with the packet any more (`skb_orphan`; `tcp_wfree`).
+    #[inline]
+    pub(crate) fn skb_orphan(&mut self, pkt: &mut Skb) {
+        if pkt.charge > 0 {
+            self.uncharge(pkt);
+        }
+    }
+    fn uncharge(&mut self, pkt: &mut Skb) {
+        let (owner, bytes) = (std::mem::take(&mut pkt.hint), std::mem::take(&mut pkt.charge));
+        let Some(below) = self.below.get_mut(owner as usize) else { return };
+        below.bytes = below.bytes.saturating_sub(bytes);
+        if std::mem::take(&mut below.throttled) {
+            self.tsq.push(owner);
+        }
+    }
+    /// Whether the connection at this place is charged with more than `limit` bytes. If so it is told when
+    /// that may have changed (`TSQ_THROTTLED`).
+    #[inline]
+    pub(crate) fn tsq_throttled(&mut self, owner: u32, limit: u64) -> bool {
+        match self.below.get_mut(owner as usize) {
+            Some(below) if u64::from(below.bytes) > limit => {
+                below.throttled = true;
+                true
+            }
+            _ => false,
         }
     }
     /// Packets that can still be handed out.
@@ -540,7 +591,8 @@ impl Pool {
     }
     /// Takes a packet back.
     #[inline]
-    pub fn free(&mut self, pkt: Pkt) {
+    pub fn free(&mut self, mut pkt: Pkt) {
+        self.skb_orphan(&mut pkt);
         let plain = pkt.frags.is_empty() && pkt.head.is_small();
         if plain && self.free.len() < self.free.capacity().min(self.keep) {
             self.small_out = self.small_out.saturating_sub(1);

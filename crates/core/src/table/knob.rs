@@ -472,6 +472,8 @@ knobs! {
     tcp_tso_rtt_log: u64 { path: "net.ipv4.tcp_tso_rtt_log", default: 9, range: 0..=255, unit: "bits of microseconds", scope: Net, takes: Now, stage: Send }
     /// A super-packet waits for an acknowledgement that makes it larger as long as less than this part of the window may be sent; 0 = as long as three segments or fewer may.
     tcp_tso_win_divisor: u64 { path: "net.ipv4.tcp_tso_win_divisor", default: 3, range: 0..=255, unit: "divisor", scope: Net, takes: Now, stage: Send }
+    /// The most bytes of one connection that wait between it and the device; what its rate sends in a millisecond, or two packets, is enough (small queues).
+    tcp_limit_output_bytes: u64 { path: "net.ipv4.tcp_limit_output_bytes", default: 4194304, range: 0..=2147483647, unit: "bytes", scope: Net, takes: Now, stage: Send }
     /// The congestion controls that there are; it is only read.
     tcp_available_congestion_control: CcAvailable { path: "net.ipv4.tcp_available_congestion_control", default: CcAvailable, range: 0..=0, unit: "only read", scope: Net, takes: Now, stage: Send }
     /// Packets by which one may be overtaken before it counts as lost, at the beginning of a connection.

@@ -13,7 +13,10 @@ use super::input::Segment;
 use super::md5::{self, Md5Sig};
 use super::mtup::{Probed, mtup_limit, tcp_mtu_probe};
 use super::pacing::{tcp_pacing_check, tcp_update_after_send};
-use super::quota::{Hold, tcp_bound_to_half_wnd, tcp_cwnd_validate, tcp_may_send, tcp_tso_segs};
+use super::quota::{
+    Hold, skb_truesize, tcp_bound_to_half_wnd, tcp_cwnd_validate, tcp_may_send,
+    tcp_small_queue_check, tcp_tso_segs,
+};
 use super::rate::{tcp_rate_check_app_limited, tcp_rate_skb_sent};
 use super::rcvwin::TCP_DELACK_NS;
 use super::recovery::tcp_xmit_retransmit_queue;
@@ -115,6 +118,10 @@ fn tcp_write_xmit(net: &mut Net, tp: &mut Tcb) -> Pushed {
                 break;
             }
         };
+        if tcp_small_queue_check(net, tp, most.below, len, false) {
+            held = Some(Hold::Queue);
+            break;
+        }
         if !send_new(net, tp, len, fin, mss) {
             said = Pushed::Throttled;
             break;
@@ -284,6 +291,7 @@ pub(crate) fn tcp_transmit_skb(
             flags |= TcpFlags::PSH;
         }
         tp.bytes_sent += len as u64;
+        net.pool.set_owner(&mut pkt, tp.id.index, skb_truesize(len));
         tp.data_segs_out = tp.data_segs_out.wrapping_add(segs);
     }
     let opts = TcpOptions {

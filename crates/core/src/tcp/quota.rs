@@ -3,11 +3,12 @@
 //!
 //! before: the send queue   after: [`super::output`]
 //! Linux:  net/ipv4/tcp_output.c `tcp_cwnd_test`, `tcp_snd_wnd_test`, `tcp_nagle_test`, `tcp_mss_split_point`,
-//!         `tcp_tso_autosize`, `tcp_tso_should_defer`, `tcp_cwnd_validate`
+//!         `tcp_tso_autosize`, `tcp_tso_should_defer`, `tcp_small_queue_check`, `tcp_cwnd_validate`
 //! RFCs:   9293 §3.7.4 (Nagle), §3.8.6.2.1 (the sender's silly window avoidance); 7661
 
 use super::pacing::{Pace, pacing_rate};
 use super::{CaState, Tcb, cc};
+use crate::pkt::SMALL;
 use crate::shard::Net;
 use crate::time::MS;
 
@@ -18,6 +19,8 @@ pub(super) enum Hold {
     Cwnd,
     /// The peer's window.
     Rwnd,
+    /// The queues below it, in which enough of it waits.
+    Queue,
     /// Its application: what there is does not fill a segment, or a packet that is worth sending.
     App,
 }
@@ -152,14 +155,17 @@ pub(super) struct Segs {
     pub now: u32,
     /// At any rate.
     ever: u32,
+    /// Bytes of its rate that may wait below it.
+    pub below: u64,
 }
 
 /// Segments that a packet may have: what leaves in a millisecond at the connection's rate, so that a
 /// super-packet is no burst, and more where the round trip is short (`tcp_tso_segs`, `tcp_tso_autosize`).
 pub(super) fn tcp_tso_segs(net: &Net, tp: &Tcb, mss: u32) -> Segs {
+    let below = pacing_rate(net, tp) >> PACING_SHIFT;
     // Each segment has its own urgent pointer, and its own signature.
     if !net.knobs.gso || tp.urg_mode() || tp.md5().is_some() {
-        return Segs { now: 1, ever: 1 };
+        return Segs { now: 1, ever: 1, below };
     }
     let iface = net.ifaces.get(tp.dev as usize).map_or(65536, |i| i.gso_max_size);
     let room = iface.min(65535).saturating_sub(tp.tuple.ip_hlen() + 60);
@@ -169,15 +175,40 @@ pub(super) fn tcp_tso_segs(net: &Net, tp: &Tcb, mss: u32) -> Segs {
         _ => {
             let near = tp.min_rtt_us.checked_shr(net.knobs.tcp_tso_rtt_log as u32).unwrap_or(0);
             let more = room.checked_shr(near).unwrap_or(0);
-            (pacing_rate(net, tp) >> PACING_SHIFT).saturating_add(more.into())
+            below.saturating_add(more.into())
         }
     };
     let segs = bytes.min(room.into()) as u32 / mss;
-    Segs { now: segs.max(net.knobs.tcp_min_tso_segs as u32).min(ever), ever }
+    Segs { now: segs.max(net.knobs.tcp_min_tso_segs as u32).min(ever), ever, below }
 }
 
-/// What leaves in 1/2^10 of a second is one packet (`sk_pacing_shift`).
-const PACING_SHIFT: u32 = 10;
+/// Whether what the connection has sent and what still waits below it is enough: more goes when some of
+/// that has left (`tcp_small_queue_check`). `len` is the payload of the next packet; one that was lost may
+/// be sent again while twice as much waits (`again`).
+#[inline]
+pub(super) fn tcp_small_queue_check(
+    net: &mut Net,
+    tp: &Tcb,
+    below: u64,
+    len: u32,
+    again: bool,
+) -> bool {
+    // What is alone under way does not wait for a device that may be late to say that it is done.
+    if tp.sndq.rtx.len() <= 1 {
+        return false;
+    }
+    let limit = below.max(2 * u64::from(skb_truesize(len)));
+    let limit = limit.min(net.knobs.tcp_limit_output_bytes) << u32::from(again);
+    net.pool.tsq_throttled(tp.id.index, limit)
+}
+
+/// What a packet of so much payload counts for while it waits (`skb->truesize`).
+pub(super) fn skb_truesize(len: u32) -> u32 {
+    len + SMALL as u32
+}
+
+/// What leaves in 1/2^10 of a second is one packet, and waits below (`sk_pacing_shift`).
+pub(super) const PACING_SHIFT: u32 = 10;
 
 /// Not more than half the largest window that the peer ever had (`tcp_bound_to_half_wnd`).
 pub(super) fn tcp_bound_to_half_wnd(tp: &Tcb, bytes: u32) -> u32 {

@@ -11,8 +11,8 @@ use super::cc;
 use super::input::Segment;
 use super::mtup::{tcp_mtu_probing, tcp_mtup_inconclusive, tcp_mtup_lost};
 use super::output::{Pushed, send_new, tcp_current_mss, tcp_transmit_skb, way_is_full};
-use super::pacing::tcp_pacing_check;
-use super::quota::tcp_cwnd_validate;
+use super::pacing::{pacing_rate, tcp_pacing_check};
+use super::quota::{PACING_SHIFT, tcp_cwnd_validate, tcp_small_queue_check};
 use super::rack::tcp_rack_mark_lost;
 use super::rate::tcp_rate_skb_sent;
 use super::sndq::{FIN, LOST, PSH, RETRANS, SACKED, TxSeg};
@@ -307,7 +307,7 @@ pub(crate) fn tcp_xmit_retransmit_queue(net: &mut Net, tp: &mut Tcb) -> Pushed {
         return Pushed::Done;
     }
     let mss = tcp_current_mss(tp);
-    let mut i = 0;
+    let (mut i, below) = (0, pacing_rate(net, tp) >> PACING_SHIFT);
     while let Some(&t) = tp.sndq.rtx.get(i) {
         if !t.has(LOST) || t.has(SACKED | RETRANS) {
             i += 1;
@@ -323,6 +323,9 @@ pub(crate) fn tcp_xmit_retransmit_queue(net: &mut Net, tp: &mut Tcb) -> Pushed {
         }
         if way_is_full(net, tp.dev) {
             return Pushed::Throttled;
+        }
+        if tcp_small_queue_check(net, tp, below, t.len, true) {
+            break;
         }
         // Each segment has its own urgent pointer.
         let quota = if tp.urg_mode() { 1 } else { quota };

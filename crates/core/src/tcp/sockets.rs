@@ -209,6 +209,7 @@ impl Shard {
     /// Serves connections that have something to send, in turn, until the way down is full.
     pub(crate) fn tcp_push_pending(&mut self) {
         self.tcp.throttled_until = Instant::NEVER;
+        self.tcp_tsq_handler();
         while let Some(index) = self.tcp.dirty.pop_front() {
             let Some(tcb) = self.tcp.conns.at_mut(index) else { continue };
             if !std::mem::replace(&mut tcb.dirty, false) {
@@ -225,6 +226,16 @@ impl Shard {
                 return;
             }
             self.tcp_settle(index);
+        }
+    }
+
+    /// Connections whose packets have left the queues below may send more (`tcp_tsq_handler`).
+    fn tcp_tsq_handler(&mut self) {
+        while let Some(index) = self.net.pool.tsq.pop() {
+            if let Some(tcb) = self.tcp.conns.at_mut(index) {
+                tcb.push = true;
+                self.tcp_settle(index);
+            }
         }
     }
 

@@ -199,6 +199,10 @@ pub(super) fn cut(
             let mut at = pkt.cursor(plan.hdr);
             let segs = (0..plan.segs()).map_while(|n| plan.segment(pool, &pkt, &mut at, n));
             out.extend(segs);
+            // The sender is charged until the last of them leaves.
+            if let Some(last) = out.last_mut() {
+                (last.hint, last.charge) = (pkt.hint, std::mem::take(&mut pkt.charge));
+            }
             pool.free(pkt);
         }
         Ok(None) => out.push(pkt),

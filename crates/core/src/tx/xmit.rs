@@ -29,7 +29,8 @@ pub fn sch_direct_xmit(net: &mut Net, dev: u8, queue: u8, room: usize) -> Option
     let tapped = net.tapped(LAST);
     loop {
         let txq = net.ifaces.get_mut(dev as usize)?.txqs.get_mut(queue as usize)?;
-        let n = if tapped { 0 } else { xmit_plain(txq, queue, room, offers, bounds) };
+        let n =
+            if tapped { 0 } else { xmit_plain(&mut net.pool, txq, queue, room, offers, bounds) };
         plain += n;
         moved += n;
         if txq.ring.len() >= room || txq.dql.avail(bounds).is_none() {
@@ -38,6 +39,7 @@ pub fn sch_direct_xmit(net: &mut Net, dev: u8, queue: u8, room: usize) -> Option
         let Some(mut pkt) = next_pkt(net, dev, queue) else { break };
         // From here on the packet, and what it is cut into, belongs to this queue's ring.
         pkt.queue = queue;
+        net.pool.skb_orphan(&mut pkt);
         moved += 1;
         if tapped {
             net.tap_at(Stage::Qdisc, Point::After, &pkt, None);
@@ -86,7 +88,14 @@ const FEW: usize = 4;
 /// Moves packets to the ring as long as nothing has to be done to them but a checksum, and `room` of
 /// them wait there at most; returns how many.
 #[inline]
-fn xmit_plain(txq: &mut TxQueue, queue: u8, room: usize, offers: Offers, bounds: Bounds) -> u64 {
+fn xmit_plain(
+    pool: &mut Pool,
+    txq: &mut TxQueue,
+    queue: u8,
+    room: usize,
+    offers: Offers,
+    bounds: Bounds,
+) -> u64 {
     let mut all = 0;
     // A band goes when those before it are empty.
     while let Root::PfifoFast(fast) = &mut txq.qdisc
@@ -101,6 +110,7 @@ fn xmit_plain(txq: &mut TxQueue, queue: u8, room: usize, offers: Offers, bounds:
                 break;
             }
             pkt.queue = queue;
+            pool.skb_orphan(pkt);
             last = pkt.len();
             bytes += last;
             n += 1;

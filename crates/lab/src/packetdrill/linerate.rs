@@ -77,6 +77,17 @@ impl Linerate {
     /// Lets the stack send what it has.
     fn transmit(&mut self) {
         self.shard.net.now = self.now;
+        loop {
+            self.transmit_once();
+            // What the device has taken makes room for more of the same connection.
+            if !path::tsq_pending(&self.shard) {
+                break;
+            }
+        }
+        while self.shard.poll_event().is_some() {}
+    }
+
+    fn transmit_once(&mut self) {
         for _ in 0..64 {
             path::transmit(&mut self.shard, &mut self.batch);
             if path::process_backlog(&mut self.shard, &mut self.batch, 64) == 0 {
@@ -95,7 +106,6 @@ impl Linerate {
                 tx_done(&mut self.shard.net, pkt, true);
             }
         }
-        while self.shard.poll_event().is_some() {}
     }
 
     fn conn(&self, fd: Fd) -> Option<SocketId> {

@@ -1,4 +1,4 @@
-//! How a sender cuts what it has; knobs and options of its recovery.
+//! How a sender cuts what it has, and how much of it may wait below; knobs and options of its recovery.
 
 use super::recovery::{Sender, timed_out_with};
 use super::*;
@@ -54,6 +54,68 @@ fn knob_net_ipv4_tcp_tso_win_divisor() {
         assert_eq!(s.acknowledge(0, &[(1, 2)]), 1);
         assert_eq!(s.acknowledge(0, &[(1, 3)]), want, "divisor {value}");
     }
+}
+
+/// What waits in the queue after the connection was served once, in packets.
+fn waiting(value: &str) -> usize {
+    let mut p = with(GOOD, &[("net.ipv4.tcp_limit_output_bytes", value), ("features.gso", "0")]);
+    let (a, b) = p.connected();
+    p.run(MS);
+    p.tcb(A, a).snd_cwnd = 100;
+    assert_eq!(p.shards[A].tcp_send(a, &[7; 40_000]), Ok(40_000));
+    path::transmit(&mut p.shards[A], &mut Batch::new());
+    let queued = p.shards[A].net.ifaces[0].txqs[0].qdisc.len();
+    let (mut read, mut buf) = (0, [0; 65536]);
+    let done = p.until(10 * SEC, |p| {
+        read += p.shards[B].tcp_recv(b, &mut buf).unwrap_or(0);
+        read == 40_000
+    });
+    assert!(done, "the rest follows when that has left: {read}");
+    assert_eq!(p.count(A, C::TcpExtTCPTimeouts) + p.count(A, C::TcpExtTCPLossProbes), 0);
+    queued
+}
+
+#[test]
+fn knob_net_ipv4_tcp_limit_output_bytes() {
+    // A packet alone under way, and one behind it, never wait for it.
+    let small = waiting("1000");
+    assert!((2..=3).contains(&small), "{small}");
+    assert!(waiting("4194304") > 20, "what the rate sends in a millisecond");
+}
+
+/// A flow that a slow way out holds back does not fill its queue: what others send does not stand behind a
+/// thousand packets. And it loses nothing by that.
+#[test]
+fn a_bulk_flow_leaves_its_queue_to_others() {
+    for offload in [false, true] {
+        let tbf = ("qdisc.t0.root", "tbf rate 20mbit burst 10k limit 3m");
+        let mut p = with(Fate { offload, ..GOOD }, &[tbf]);
+        let (a, b) = p.connected();
+        let (mut end, mut reader) = (End::new(5_000_000), End::new(0));
+        let (mut most, begun) = (0, p.now);
+        let done = p.until(30 * SEC, |p| {
+            most = most.max(p.shards[A].net.ifaces[0].txqs[0].qdisc.len());
+            end.turn(&mut p.shards[A], a);
+            reader.turn(&mut p.shards[B], b);
+            reader.eof
+        });
+        let took = p.now.since(begun);
+        assert!(done && took < 2_300 * MS, "two seconds at 20 Mb/s took {took} ns");
+        assert!(most < 100, "{most} packets in the queue");
+        assert_eq!(p.count(A, C::TcpRetransSegs), 0);
+    }
+}
+
+/// What is charged to a connection is given back, also where packets are dropped.
+#[test]
+fn what_a_queue_drops_is_not_waited_for() {
+    let tbf = ("qdisc.t0.root", "tbf rate 20mbit burst 5000b limit 6000b");
+    let mut p = with(GOOD, &[tbf]);
+    let (a, b) = p.connected();
+    exchange(&mut p, (a, b), [500_000, 0], 60 * SEC);
+    assert!(p.count(A, C::TcpRetransSegs) > 0, "the queue is too short");
+    p.run(SEC);
+    assert!(!p.shards[A].net.pool.tsq_throttled(a.index, 0), "nothing is below it");
 }
 
 #[test]
