@@ -16,7 +16,7 @@ use crate::seq::Seq;
 use crate::shard::Net;
 use crate::table::count::id;
 use crate::time::{Instant, SEC};
-use crate::wire::tcp::TCP_HLEN;
+use crate::wire::tcp::{TCP_HLEN, TcpFlags};
 
 /// What is known of the path's MTU, in bytes of an IP packet (`icsk_mtup`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,7 +161,7 @@ pub(super) fn tcp_mtu_probe(net: &mut Net, tp: &mut Tcb) -> Probed {
     let whole = tp.record_left(size) >= size
         && tp.sndq.loadable(tp.snd_nxt, size as usize) == size as usize;
     let seq = tp.snd_nxt;
-    if !whole || way_is_full(net, tp.dev) || !send_new(net, tp, size, false, size) {
+    if !whole || way_is_full(net, tp.dev) || !send_new(net, tp, size, TcpFlags::NONE, size) {
         return Probed::No;
     }
     // It takes the room of two.

@@ -122,7 +122,7 @@ fn tcp_write_xmit(net: &mut Net, tp: &mut Tcb) -> Pushed {
             held = Some(Hold::Queue);
             break;
         }
-        if !send_new(net, tp, len, fin, mss) {
+        if !send_new(net, tp, len, if fin { TcpFlags::FIN } else { TcpFlags::NONE }, mss) {
             said = Pushed::Throttled;
             break;
         }
@@ -156,15 +156,12 @@ pub(crate) fn way_is_full(net: &Net, dev: u8) -> bool {
         || (net.ip_out.len() + queued) as u64 >= net.knobs.txqueuelen.max(4) / 4 * 3
 }
 
-/// Sends `len` new bytes, and the FIN, as one packet (`tcp_event_new_data_sent`).
-pub(crate) fn send_new(net: &mut Net, tp: &mut Tcb, len: u32, fin: bool, mss: u32) -> bool {
-    let seq = tp.snd_nxt;
-    let mut flags = TcpFlags::ACK;
+/// Sends `len` new bytes as one packet, with the FIN or PSH that `ends` names (`tcp_event_new_data_sent`).
+pub(crate) fn send_new(net: &mut Net, tp: &mut Tcb, len: u32, ends: TcpFlags, mss: u32) -> bool {
+    let (seq, fin) = (tp.snd_nxt, ends.any(TcpFlags::FIN));
+    let mut flags = TcpFlags::ACK | ends;
     if len > 0 && (seq + len == tp.sndq.end && !tp.more || tp.ends_record(seq + len)) {
         flags |= TcpFlags::PSH;
-    }
-    if fin {
-        flags |= TcpFlags::FIN;
     }
     if !tcp_transmit_skb(net, tp, seq, len, flags, mss) {
         return false;

@@ -160,7 +160,7 @@ pub(super) struct Segs {
 }
 
 /// Segments that a packet may have: what leaves in a millisecond at the connection's rate, so that a
-/// super-packet is no burst, and more where the round trip is short (`tcp_tso_segs`, `tcp_tso_autosize`).
+/// super-packet is no burst, sent again or not, and more where the round trip is short (`tcp_tso_segs`, `tcp_tso_autosize`).
 pub(super) fn tcp_tso_segs(net: &Net, tp: &Tcb, mss: u32) -> Segs {
     let below = pacing_rate(net, tp) >> PACING_SHIFT;
     // Each segment has its own urgent pointer, and its own signature.
@@ -208,7 +208,7 @@ pub(super) fn skb_truesize(len: u32) -> u32 {
 }
 
 /// What leaves in 1/2^10 of a second is one packet, and waits below (`sk_pacing_shift`).
-pub(super) const PACING_SHIFT: u32 = 10;
+const PACING_SHIFT: u32 = 10;
 
 /// Not more than half the largest window that the peer ever had (`tcp_bound_to_half_wnd`).
 pub(super) fn tcp_bound_to_half_wnd(tp: &Tcb, bytes: u32) -> u32 {

@@ -11,8 +11,8 @@ use super::cc;
 use super::input::Segment;
 use super::mtup::{tcp_mtu_probing, tcp_mtup_inconclusive, tcp_mtup_lost};
 use super::output::{Pushed, send_new, tcp_current_mss, tcp_transmit_skb, way_is_full};
-use super::pacing::{pacing_rate, tcp_pacing_check};
-use super::quota::{PACING_SHIFT, tcp_cwnd_validate, tcp_small_queue_check};
+use super::pacing::tcp_pacing_check;
+use super::quota::{tcp_cwnd_validate, tcp_small_queue_check, tcp_tso_segs};
 use super::rack::tcp_rack_mark_lost;
 use super::rate::tcp_rate_skb_sent;
 use super::sndq::{FIN, LOST, PSH, RETRANS, SACKED, TxSeg};
@@ -307,7 +307,7 @@ pub(crate) fn tcp_xmit_retransmit_queue(net: &mut Net, tp: &mut Tcb) -> Pushed {
         return Pushed::Done;
     }
     let mss = tcp_current_mss(tp);
-    let (mut i, below) = (0, pacing_rate(net, tp) >> PACING_SHIFT);
+    let (mut i, most) = (0, tcp_tso_segs(net, tp, mss));
     while let Some(&t) = tp.sndq.rtx.get(i) {
         if !t.has(LOST) || t.has(SACKED | RETRANS) {
             i += 1;
@@ -324,14 +324,10 @@ pub(crate) fn tcp_xmit_retransmit_queue(net: &mut Net, tp: &mut Tcb) -> Pushed {
         if way_is_full(net, tp.dev) {
             return Pushed::Throttled;
         }
-        if tcp_small_queue_check(net, tp, below, t.len, true) {
+        if tcp_small_queue_check(net, tp, most.below, t.len, true) {
             break;
         }
-        // Each segment has its own urgent pointer.
-        let quota = if tp.urg_mode() { 1 } else { quota };
-        if t.segs as u32 > quota {
-            tp.sndq.split(i, quota);
-        }
+        tp.sndq.split(i, quota.min(most.now));
         if !tcp_retransmit_skb(net, tp, i) {
             break;
         }
@@ -532,7 +528,7 @@ pub(crate) fn tcp_send_loss_probe(net: &mut Net, tp: &mut Tcb) {
         tp.tlp_retrans = false;
         let len = tp.record_left(unsent).min(mss) as usize;
         let len = tp.sndq.loadable(tp.snd_nxt, len) as u32;
-        let sent = send_new(net, tp, len, false, mss);
+        let sent = send_new(net, tp, len, TcpFlags::NONE, mss);
         tcp_cwnd_validate(tp, tp.in_flight() >= tp.snd_cwnd);
         sent
     } else {

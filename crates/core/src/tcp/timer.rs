@@ -26,6 +26,7 @@ use crate::shard::{Net, Shard};
 use crate::sock::error::TcpError;
 use crate::table::count::id;
 use crate::time::{Instant, MS, SEC};
+use crate::wire::tcp::TcpFlags;
 
 /// What the retransmission timer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,7 +224,8 @@ fn tcp_write_wakeup(net: &mut Net, tp: &mut Tcb) -> bool {
     let fin = tp.fin_queued && len == unsent && window > len;
     // The peer's application is not to wait for more.
     tp.more = false;
-    send_new(net, tp, len, fin, mss)
+    let ends = if fin { TcpFlags::FIN | TcpFlags::PSH } else { TcpFlags::PSH };
+    send_new(net, tp, len, ends, mss)
 }
 
 /// Whether the user's own limit of patience is reached (TCP_USER_TIMEOUT; RFC 5482).

@@ -511,11 +511,9 @@ fn differs(want: &Packet, w: &Segment, got: &Packet, ts_slack_ms: i64) -> Option
     if want.ecn.is_some() && want.ecn != got.ecn {
         return Some("the ECN bits differ");
     }
-    // Where a stack sets PSH tells how it groups segments for the device, nothing that a peer needs.
-    let mask = if w.len > 0 { !0x08 } else { !0 };
     let differ = [
         (w.ports != g.ports, "the ports differ"),
-        (w.flags & mask != g.flags & mask, "the control bits differ"),
+        (w.flags != g.flags, "the control bits differ"),
         (w.seq != g.seq, "the sequence numbers differ"),
         (w.len != g.len, "the lengths differ"),
         (w.ack != g.ack && w.flags & 0x10 != 0, "the acknowledgements differ"),
