@@ -42,26 +42,28 @@ impl Skb {
         self.frag_len += other.frag_len;
         other.frag_len = 0;
         for frag in other.frags.drain(..) {
-            self.push_frag(frag, pool);
+            self.push_frag(frag);
         }
         true
     }
     /// Adds a fragment; one that goes on in the same memory where the last one ends makes that longer
     /// (`skb_can_coalesce`).
     #[inline]
-    fn push_frag(&mut self, frag: Frag, pool: &mut Pool) {
-        if let Mem::Shared(chunk) = &frag.mem
-            && let Some(Frag { mem: Mem::Shared(last), off, len }) = self.frags.last_mut()
-            && last.is(chunk)
-            && *off + *len == frag.off
-        {
-            *len += frag.len;
-            if let Mem::Shared(chunk) = frag.mem {
-                pool.free_chunk(chunk);
+    fn push_frag(&mut self, frag: Frag) {
+        let Frag { mem: Mem::Shared(chunk), off, len } = frag else { return self.frags.push(frag) };
+        let chunk = match self.frags.last_mut() {
+            Some(Frag { mem: Mem::Shared(last), off: at, len: have }) if *at + *have == off => {
+                match last.join(chunk) {
+                    Ok(()) => {
+                        *have += len;
+                        return;
+                    }
+                    Err(other) => other,
+                }
             }
-            return;
-        }
-        self.frags.push(frag);
+            _ => chunk,
+        };
+        self.frags.push(Frag { mem: Mem::Shared(chunk), off, len });
     }
     /// Copies `bytes` behind the last fragment if it is a small buffer of ours with room for them.
     fn put_into_last_frag(&mut self, bytes: &[u8]) -> bool {
@@ -95,6 +97,26 @@ impl Skb {
             Some(frag) => self.frags.get(frag).map(Frag::bytes),
         }
     }
+    /// Adds the first `n` bytes of `from`'s head to the end of the head.
+    ///
+    /// # Panics
+    /// If one head has not so many, or the other no room for them, or if fragments follow it.
+    #[inline]
+    pub fn put_headers(&mut self, from: &Skb, n: usize) {
+        const WIDE: usize = 64;
+        let (at, begin) = (self.tail as usize, from.data as usize);
+        let whole = from.head.get(begin..).and_then(<[u8]>::first_chunk::<WIDE>);
+        if let (true, Some(whole)) = (n <= WIDE && n <= from.head_len(), whole)
+            && self.frags.is_empty()
+            && let Some(room) = self.head.get_mut(at..).and_then(<[u8]>::first_chunk_mut::<WIDE>)
+        {
+            // What lies behind the headers is overwritten by what follows them, or meant by nobody.
+            *room = *whole;
+            self.tail += n as u32;
+            return;
+        }
+        self.put(n).copy_from_slice(&from.head()[..n]);
+    }
     /// Adds the `len` bytes of `from` at `at`, which moves on, to the end of the head by copying
     /// them. Returns how many there were.
     ///
@@ -117,19 +139,29 @@ impl Skb {
         self.tail -= (len - done) as u32;
         done
     }
+    /// The packet is to be cut into pieces of `size` bytes, all of which share its memory: that is counted now.
+    pub fn reserve_shares(&mut self, size: usize) {
+        for frag in &mut self.frags {
+            if let Mem::Shared(chunk) = &mut frag.mem {
+                chunk.reserve(frag.len as usize / size.max(1) + 2);
+            }
+        }
+    }
     /// Adds the `len` bytes of `from` at `at`, which moves on, as fragments that share the send
     /// queue's memory. Stops where `from` has memory of its own. Returns how many bytes were added.
-    pub fn share_range(&mut self, from: &Skb, at: &mut Cursor, len: usize) -> usize {
+    pub fn share_range(&mut self, from: &mut Skb, at: &mut Cursor, len: usize) -> usize {
         let mut done = 0;
         while done < len {
             let Some(index) = at.part.checked_sub(1) else { break };
-            let Some(Frag { mem: Mem::Shared(chunk), off, len: have }) = from.frags.get(index)
+            let Some(Frag { mem: Mem::Shared(chunk), off, len: have }) = from.frags.get_mut(index)
             else {
                 break;
             };
             let n = (*have as usize).saturating_sub(at.off).min(len - done);
             if n > 0 {
-                self.add_shared(chunk, *off as usize + at.off, n);
+                let (off, len) = (*off + at.off as u32, n as u32);
+                self.frags.push(Frag { mem: Mem::Shared(chunk.part()), off, len });
+                self.frag_len += len;
             }
             done += n;
             at.off += n;

@@ -3,6 +3,8 @@
 use std::ops::{Deref, DerefMut, Range};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use linerate_arch::Counted;
+
 use super::{FRAGS, Frag, Mem, Pkt, Skb};
 
 /// Bytes in a small buffer: the head of every packet.
@@ -154,6 +156,8 @@ impl Lent {
 struct Chunk {
     buf: ChunkMem,
     filled: usize,
+    /// Ends with the chunk, for whoever watches it; memory of our own is not watched.
+    life: Option<Arc<()>>,
 }
 
 enum ChunkMem {
@@ -164,10 +168,10 @@ enum ChunkMem {
 /// A piece of a send queue's memory. As long as only one holder exists it can be filled; packets
 /// in flight share it and only read it. The count is atomic, so that a connection can move to
 /// another shard while packets of it still stand in the old one's rings.
-pub struct SendChunk(Arc<Chunk>);
+pub struct SendChunk(Counted<Chunk>);
 
 /// Tells whether a chunk is still held, by a queue or by a packet.
-pub(crate) struct Watch(Weak<Chunk>);
+pub(crate) struct Watch(Weak<()>);
 
 impl Watch {
     /// Whether nobody has the chunk any more.
@@ -179,16 +183,17 @@ impl Watch {
 impl SendChunk {
     fn new(len: usize) -> SendChunk {
         let buf = ChunkMem::Own(vec![0; len].into_boxed_slice());
-        SendChunk(Arc::new(Chunk { buf, filled: 0 }))
+        SendChunk(Counted::new(Chunk { buf, filled: 0, life: None }))
     }
     /// A chunk that is full of somebody else's bytes.
     pub(crate) fn lent(bytes: Lent) -> SendChunk {
         let filled = bytes.len();
-        SendChunk(Arc::new(Chunk { buf: ChunkMem::Lent(bytes), filled }))
+        let life = Some(Arc::default());
+        SendChunk(Counted::new(Chunk { buf: ChunkMem::Lent(bytes), filled, life }))
     }
-    /// For whoever wants to know when it is free.
+    /// For whoever wants to know when somebody else's bytes are free.
     pub(crate) fn watch(&self) -> Watch {
-        Watch(Arc::downgrade(&self.0))
+        Watch(self.0.life.as_ref().map(Arc::downgrade).unwrap_or_default())
     }
     /// Bytes that are filled.
     pub fn len(&self) -> usize {
@@ -216,7 +221,7 @@ impl SendChunk {
     /// The memory that can still be filled; `None` while packets in flight share the chunk, and where it is not
     /// ours.
     pub fn spare_mut(&mut self) -> Option<&mut [u8]> {
-        let chunk = Arc::get_mut(&mut self.0)?;
+        let chunk = self.0.get_mut()?;
         match &mut chunk.buf {
             ChunkMem::Own(buf) => Some(&mut buf[chunk.filled..]),
             ChunkMem::Lent(_) => None,
@@ -232,18 +237,28 @@ impl SendChunk {
             room.expect("only an unshared chunk of our own is filled") >= n,
             "within its memory"
         );
-        if let Some(chunk) = Arc::get_mut(&mut self.0) {
+        if let Some(chunk) = self.0.get_mut() {
             chunk.filled += n;
         }
     }
-    /// Whether both are the same memory.
-    #[inline]
-    pub(super) fn is(&self, other: &SendChunk) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
     #[inline]
     pub(super) fn share(&self) -> SendChunk {
-        SendChunk(Arc::clone(&self.0))
+        SendChunk(self.0.share())
+    }
+    /// The next `n` times [`SendChunk::part`] need not count.
+    #[inline]
+    pub(super) fn reserve(&mut self, n: usize) {
+        self.0.reserve(n.min(u16::MAX.into()) as u32);
+    }
+    /// Another holder of it.
+    #[inline]
+    pub(super) fn part(&mut self) -> SendChunk {
+        SendChunk(self.0.split().unwrap_or_else(|| self.0.share()))
+    }
+    /// Takes another holder of the same memory in; it comes back if it is of another.
+    #[inline]
+    pub(super) fn join(&mut self, other: SendChunk) -> Result<(), SendChunk> {
+        self.0.join(other.0).map_err(SendChunk)
     }
 }
 
@@ -701,13 +716,13 @@ impl Pool {
     /// Takes a chunk back; memory that packets still share goes back with the last of them.
     #[inline]
     pub fn free_chunk(&mut self, chunk: SendChunk) {
-        // Who is not the last lets go of it; to ask for it alone is dearer than to look.
-        if Arc::strong_count(&chunk.0) == 1 {
+        // Who is not the last lets go of it.
+        if chunk.0.is_alone() {
             self.keep_chunk(chunk);
         }
     }
     fn keep_chunk(&mut self, mut chunk: SendChunk) {
-        if let Some(Chunk { buf: ChunkMem::Own(buf), filled }) = Arc::get_mut(&mut chunk.0) {
+        if let Some(Chunk { buf: ChunkMem::Own(buf), filled, .. }) = chunk.0.get_mut() {
             *filled = 0;
             let (list, keep) = if buf.len() == SMALL {
                 (&mut self.chunks_small, KEEP_CHUNKS)

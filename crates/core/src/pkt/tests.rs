@@ -261,20 +261,56 @@ fn appending_any_shapes_joins_their_bytes() {
 }
 
 #[test]
+fn parts_that_were_one_become_one_fragment_again() {
+    let mut pool = Pool::new(100, 100);
+    let mut chunk = pool.alloc_chunk(6000);
+    let bytes: Vec<u8> = (0..6000u32).map(|n| (n % 251) as u8).collect();
+    chunk.spare_mut().expect("nobody shares it")[..6000].copy_from_slice(&bytes);
+    chunk.fill(6000);
+    let mut whole = pool.alloc().expect("room");
+    whole.add_shared(&chunk, 0, 6000);
+    whole.reserve_shares(1000);
+    let mut at = whole.cursor(0);
+    let mut first = pool.alloc().expect("room");
+    assert_eq!(first.share_range(&mut whole, &mut at, 1000), 1000);
+    for n in 1..5 {
+        let mut next = pool.alloc().expect("room");
+        assert_eq!(next.share_range(&mut whole, &mut at, 1000), 1000);
+        assert!(first.append(&mut next, &mut pool));
+        assert_eq!((first.nr_frags(), first.len()), (1, 1000 * (n + 1)));
+        pool.free(next);
+    }
+    // What does not follow stays apart.
+    let mut apart = pool.alloc().expect("room");
+    apart.add_shared(&chunk, 100, 50);
+    assert!(first.append(&mut apart, &mut pool));
+    assert_eq!(first.nr_frags(), 2);
+    assert_eq!(bytes_of(&first), [&bytes[..5000], &bytes[100..150]].concat());
+    assert!(chunk.spare_mut().is_none(), "packets share it");
+    [whole, first, apart].into_iter().for_each(|pkt| pool.free(pkt));
+    assert_eq!(chunk.spare_mut().map(|s| s.len()), Some(super::LARGE - 6000), "all let go of it");
+    pool.free_chunk(chunk);
+    assert_eq!(pool.small_out(), 0);
+}
+
+#[test]
 fn ranges_of_any_shape_are_copied_or_shared() {
     let mut pool = Pool::new(1000, 1000);
     for seed in 0..300 {
         let mut rng = Rng::new(seed);
         let len = 1 + rng.below(6000) as usize;
         let bytes = random_bytes(&mut rng, len);
-        let pkt = shaped(&mut pool, &mut rng, &bytes);
+        let mut pkt = shaped(&mut pool, &mut rng, &bytes);
+        if seed % 2 == 0 {
+            pkt.reserve_shares(1 + rng.below(1400) as usize);
+        }
         let start = rng.below(len as u64) as usize;
         let mut at = pkt.cursor(start);
         let mut taken = start;
         while taken < len {
             let want = 1 + rng.below(1400) as usize;
             let mut part = pool.alloc().expect("room");
-            let shared = part.share_range(&pkt, &mut at, want);
+            let shared = part.share_range(&mut pkt, &mut at, want);
             assert_eq!(bytes_of(&part), bytes[taken..taken + shared], "seed {seed}");
             pool.free(part);
             taken += shared;

@@ -62,14 +62,23 @@ struct Held {
 /// What receive offload holds (Linux: `struct gro_node` of a `napi_struct`).
 #[derive(Default)]
 pub struct Gro {
-    /// Oldest first.
-    buckets: [Vec<Held>; BUCKETS],
-    /// Packets in all buckets.
+    /// `None` before the first packet, and while it is being worked on.
+    table: Option<Box<Table>>,
+    /// Packets in the table.
     held: usize,
     /// How many of them the stage has counted as held: those that outlived a poll.
     counted: u64,
     /// For the packets that leave by time and not by a poll.
     late: Batch,
+}
+
+/// The packets that wait.
+#[derive(Default)]
+struct Table {
+    /// Oldest first.
+    buckets: [Vec<Held>; BUCKETS],
+    /// Packets in all buckets.
+    held: usize,
 }
 
 /// Merges what can be merged in this batch; what waited long enough, or can not be merged, is what
@@ -100,17 +109,18 @@ pub fn dev_gro_receive(cx: &mut Shard, batch: &mut Batch) {
 
 /// The batch packet by packet; returns how many were merged into others.
 fn receive_all(net: &mut Net, batch: &mut Batch) -> u64 {
-    let mut gro = std::mem::take(&mut net.gro);
+    let mut table = net.gro.table.take().unwrap_or_default();
     let mut merged = 0;
     for pkt in batch.now.drain(..) {
-        gro.receive(net, pkt, &mut batch.next, &mut merged);
+        table.receive(net, pkt, &mut batch.next, &mut merged);
     }
     let timeout = if net.knobs.gro { net.knobs.gro_flush_timeout } else { 0 };
-    if gro.held > 0 {
-        gro.flush_older(net, timeout, &mut batch.next);
+    if table.held > 0 {
+        table.flush_older(net, timeout, &mut batch.next);
     }
     std::mem::swap(&mut batch.now, &mut batch.next);
-    net.gro = gro;
+    net.gro.held = table.held;
+    net.gro.table = Some(table);
     merged
 }
 
@@ -144,7 +154,8 @@ pub fn next_timer(net: &Net) -> Option<Instant> {
     if net.gro.held == 0 {
         return None;
     }
-    let oldest = net.gro.buckets.iter().filter_map(|b| b.first()).map(|h| h.since).min()?;
+    let buckets = &net.gro.table.as_ref()?.buckets;
+    let oldest = buckets.iter().filter_map(|b| b.first()).map(|h| h.since).min()?;
     Some(oldest.plus(net.knobs.gro_flush_timeout))
 }
 
@@ -171,7 +182,9 @@ impl Gro {
     pub fn is_empty(&self) -> bool {
         self.held == 0
     }
+}
 
+impl Table {
     /// One packet: merged, held, or on its way (`dev_gro_receive`).
     #[inline]
     fn receive(&mut self, net: &mut Net, mut pkt: Pkt, out: &mut Vec<Pkt>, merged: &mut u64) {

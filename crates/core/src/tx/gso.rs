@@ -156,14 +156,15 @@ fn skb_gso_segment(net: &mut Net, mut pkt: Pkt, gso: Gso, device_sums: bool) -> 
         Err(why) => return Verdict::Drop(pkt, why),
     };
     trace::say(&mut net.trace, Stage::Gso, &pkt, Said::Taken);
-    let mut at = pkt.cursor(plan.hdr);
+    let mut at = plan.begin(&mut pkt);
     let segs = plan.segs();
+    let place = (pkt.dev, pkt.queue);
     if pkt.trace == 0 && !net.taps.sees(Stage::Gso) {
-        let segments = |pool: &mut Pool, n| plan.segment(pool, &pkt, &mut at, n);
-        xmit_list(net, &pkt, segs, segments);
+        let segments = |pool: &mut Pool, n| plan.segment(pool, &mut pkt, &mut at, n);
+        xmit_list(net, place, segs, segments);
     } else {
         for n in 0..segs {
-            let Some(seg) = plan.segment(&mut net.pool, &pkt, &mut at, n) else { break };
+            let Some(seg) = plan.segment(&mut net.pool, &mut pkt, &mut at, n) else { break };
             if net.taps.sees(Stage::Gso) {
                 net.tap_at(Stage::Gso, Point::After, &seg, None);
             }
@@ -196,8 +197,8 @@ pub(super) fn cut(
     };
     match planned {
         Ok(Some(plan)) => {
-            let mut at = pkt.cursor(plan.hdr);
-            let segs = (0..plan.segs()).map_while(|n| plan.segment(pool, &pkt, &mut at, n));
+            let mut at = plan.begin(&mut pkt);
+            let segs = (0..plan.segs()).map_while(|n| plan.segment(pool, &mut pkt, &mut at, n));
             out.extend(segs);
             // The sender is charged until the last of them leaves.
             if let Some(last) = out.last_mut() {
@@ -332,9 +333,17 @@ impl Cut {
         self.payload.div_ceil(self.size)
     }
 
+    /// Where the payload begins, before the first segment.
+    fn begin(&self, pkt: &mut Pkt) -> Cursor {
+        if self.carry == Carry::Share {
+            pkt.reserve_shares(self.size);
+        }
+        pkt.cursor(self.hdr)
+    }
+
     /// Segment `n`, whose payload begins at `at`; `None` if there is no memory.
     #[inline]
-    fn segment(&self, pool: &mut Pool, from: &Pkt, at: &mut Cursor, n: usize) -> Option<Pkt> {
+    fn segment(&self, pool: &mut Pool, from: &mut Pkt, at: &mut Cursor, n: usize) -> Option<Pkt> {
         let mut seg = pool.alloc()?;
         self.carry_payload(pool, from, &mut seg, at, n);
         self.write_headers(&mut seg, n);
@@ -344,10 +353,17 @@ impl Cut {
 
     /// Headers as they were, and the payload of segment `n`.
     #[inline]
-    fn carry_payload(&self, pool: &mut Pool, from: &Pkt, seg: &mut Pkt, at: &mut Cursor, n: usize) {
+    fn carry_payload(
+        &self,
+        pool: &mut Pool,
+        from: &mut Pkt,
+        seg: &mut Pkt,
+        at: &mut Cursor,
+        n: usize,
+    ) {
         let off = n * self.size;
         let len = self.size.min(self.payload - off);
-        seg.put(self.hdr).copy_from_slice(&from.head()[..self.hdr]);
+        seg.put_headers(from, self.hdr);
         let done = match self.carry {
             Carry::Copy => seg.copy_range(from, at, len),
             Carry::Share => seg.share_range(from, at, len),

@@ -15,7 +15,7 @@ use crate::trace::{self, Said};
 
 use super::dql::Bounds;
 use super::gso::{Offers, validate_xmit_skb};
-use super::qdisc::{Root, next_pkt, tx_queue};
+use super::qdisc::{Root, next_pkt, queue_of, tx_queue};
 
 /// Moves packets of transmit queue `queue` of device `dev` to its ring until `room` of them wait
 /// there. Returns the ring, for the driver to empty from the front; `None` if there is no such queue.
@@ -147,13 +147,13 @@ pub(crate) fn xmit_one(net: &mut Net, dev: u8, pkt: Pkt) {
 /// The same for the `n` segments of one packet, which `segment` makes; they are counted together.
 pub(super) fn xmit_list(
     net: &mut Net,
-    of: &Pkt,
+    (dev, queue): (u8, u8),
     n: usize,
     mut segment: impl FnMut(&mut Pool, usize) -> Option<Pkt>,
 ) {
     let Net { ifaces, pool, .. } = net;
-    let txqs = &mut ifaces[of.dev as usize].txqs;
-    let queue = tx_queue(of, txqs.len());
+    let txqs = &mut ifaces[dev as usize].txqs;
+    let queue = queue_of(queue, txqs.len());
     let txq = &mut txqs[queue];
     let (mut pkts, mut bytes, mut last) = (0, 0, 0);
     txq.ring.reserve(n);

@@ -19,7 +19,7 @@ pub use at::{At, wanted};
 pub use item::{Item, PRIO2BAND, band, priority, qdisc_pkt_len, set_ce};
 pub use run::{Env, Root, Sched};
 pub(crate) use run::{dev_queue_xmit, next_watchdog, qdisc_timers};
-pub(super) use run::{next_pkt, tx_queue};
+pub(super) use run::{next_pkt, queue_of, tx_queue};
 pub use spec::{Spec, SpecError, Tree};
 pub use stats::{Show, Stats, show};
 

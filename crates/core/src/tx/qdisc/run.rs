@@ -285,9 +285,15 @@ pub(in crate::tx) fn next_pkt(net: &mut Net, dev: u8, queue: u8) -> Option<Pkt> 
 /// may name one that does not send here, and one that came by none goes to the first.
 #[inline(always)]
 pub(in crate::tx) fn tx_queue(pkt: &Pkt, queues: usize) -> usize {
-    let queue = pkt.queue as usize;
+    queue_of(pkt.queue, queues)
+}
+
+/// The same of what a packet says.
+#[inline]
+pub(in crate::tx) fn queue_of(said: u8, queues: usize) -> usize {
+    let queue = said as usize;
     // The division, which is slow, is for the rare case.
-    match pkt.queue {
+    match said {
         _ if queue < queues => queue,
         NO_QUEUE => 0,
         _ => queue % queues,
