@@ -71,6 +71,8 @@ pub struct Net {
     pub backlog: crate::rx::backlog::Backlog,
     /// What the application is to be told.
     pub events: Events,
+    /// Memory of queues of idle connections.
+    pub(crate) spare: crate::tcp::Spare,
     /// A reader found nothing and wants the loop to look at the devices until then
     /// (`net.core.busy_read`, SO_BUSY_POLL).
     pub busy_read_until: Instant,
@@ -129,6 +131,7 @@ impl Shard {
             reasm_in: VecDeque::new(),
             backlog: Default::default(),
             events: Events::default(),
+            spare: Default::default(),
             busy_read_until: Instant::ZERO,
             taps: Default::default(),
             trace: None,

@@ -10,8 +10,8 @@ struct Place<T> {
     value: Option<T>,
 }
 
-/// Places of the first piece; each further one has as many as all before it.
-const FIRST: u32 = 64;
+/// Places of a piece: a power of two.
+const PIECE: u32 = 8192;
 
 /// As [`Slab`](super::Slab), for what is too large to be copied when the table grows.
 ///
@@ -34,10 +34,7 @@ impl<T> Default for Arena<T> {
 /// Which piece a place lies in, and where in it.
 #[inline(always)]
 fn split(index: u32) -> (usize, usize) {
-    let log = (index | (FIRST - 1)).ilog2();
-    let piece = log - (FIRST.ilog2() - 1);
-    let before = if piece == 0 { 0 } else { 1 << log };
-    (piece as usize, (index - before) as usize)
+    ((index / PIECE) as usize, (index % PIECE) as usize)
 }
 
 impl<T> Arena<T> {
@@ -81,12 +78,14 @@ impl<T> Arena<T> {
         self.pieces[piece].push(Place { _begin: [], generation: 0, value: Some(value) });
         (index, 0)
     }
-    /// Makes room for as many again. Memory that is not written yet is not there yet.
+    /// Makes room for more. Memory that is not written yet is not there yet; the first piece is none of large
+    /// pages, so that few entries take little.
     #[cold]
     fn grow(&mut self) {
-        let doubled = self.pieces.len().saturating_sub(1);
-        let mut piece = Vec::with_capacity((FIRST as usize) << doubled);
-        linerate_arch::advise_huge(piece.spare_capacity_mut());
+        let mut piece = Vec::with_capacity(PIECE as usize);
+        if !self.pieces.is_empty() {
+            linerate_arch::advise_huge(piece.spare_capacity_mut());
+        }
         self.pieces.push(piece);
     }
     /// The entry at `index`, if it is still of this generation.
@@ -146,20 +145,21 @@ impl<T> Arena<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Arena, FIRST, split};
+    use super::{Arena, PIECE};
     use crate::rand::Rng;
 
     #[test]
-    fn places_follow_each_other_through_all_pieces() {
-        let (mut piece, mut at) = (0, 0);
-        for index in 0..5000 {
-            if at == (FIRST as usize) << piece.max(1) >> 1 {
-                (piece, at) = (piece + 1, 0);
-            }
-            assert_eq!(split(index), (piece, at), "place {index}");
-            at += 1;
-        }
-        assert_eq!(split(u32::MAX).0, 26);
+    fn entries_lie_at_cache_lines_and_stay_where_they_are() {
+        let mut arena = Arena::<[u8; 100]>::default();
+        (0..3 * PIECE).for_each(|n| assert_eq!(arena.insert([n as u8; 100]), (n, 0)));
+        let at = |arena: &Arena<[u8; 100]>, n| {
+            std::ptr::from_ref(arena.place(n).expect("it is there")).addr()
+        };
+        let places: Vec<usize> = (0..3 * PIECE).map(|n| at(&arena, n)).collect();
+        assert!(places.iter().all(|place| place % 64 == 0) && Arena::<[u8; 100]>::PLACE == 128);
+        (0..PIECE).for_each(|n| assert_eq!(arena.insert([1; 100]).0, 3 * PIECE + n));
+        assert!((0..3 * PIECE).all(|n| at(&arena, n) == places[n as usize]));
+        assert!((0..3 * PIECE).all(|n| arena.at(n) == Some(&[n as u8; 100])));
     }
 
     #[test]

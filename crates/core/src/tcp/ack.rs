@@ -279,7 +279,7 @@ fn tcp_clean_rtx_queue(net: &mut Net, tp: &mut Tcb, ack: Seq, prior_fack: Seq, a
     tp.snd_una = ack;
     tp.snd_sml = tp.snd_sml.max(ack);
     tp.snd_fack = tp.snd_fack.max(ack);
-    tp.sndq.ack_to(&mut net.pool, ack);
+    tp.sndq.ack_to(net, ack);
     if tp.opts.is_some() {
         tp.urg_acked();
         tcp_mtup_acked(net, tp);

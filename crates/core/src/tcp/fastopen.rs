@@ -167,7 +167,7 @@ pub(super) fn fastopen_syn(net: &mut Net, fo: &FastOpens, tp: &mut Tcb, data: &[
         // Options that middleboxes add find room as well.
         let space = usize::from(tp.mss_cache).saturating_sub(TCP_OPTIONS_MAX);
         let n = space.min(data.len());
-        tp.sndq.push_copy(&mut net.pool, &data[..n]);
+        tp.sndq.push_copy(net, &data[..n]);
         syn.data = n as u16;
     } else {
         syn.option = Some(FastOpen::request(host.is_some_and(|h| h.try_exp)));
@@ -198,7 +198,7 @@ fn syn_data_lost(net: &mut Net, tp: &mut Tcb, len: u32) {
     let (seq, mss) = (tp.snd_una, tp.mss_cache.max(1));
     let segs = len.div_ceil(mss.into());
     let (sent, flags) = (net.now, LOST | PSH);
-    tp.sndq.rtx.push_back(TxSeg { seq, len, sent, segs: segs as u16, mss, retrans: 0, flags });
+    tp.sndq.push_back(net, TxSeg { seq, len, sent, segs: segs as u16, mss, retrans: 0, flags });
     tcp_rate_skb_sent(tp, 0, net.now);
     (tp.packets_out, tp.lost_out) = (segs, segs);
     tp.bytes_sent += u64::from(len);
@@ -241,7 +241,7 @@ pub(super) fn fastopen_synack(net: &mut Net, tp: &mut Tcb, seg: &Segment, option
     }
     if acked > 0 {
         let una = tp.iss + 1 + acked;
-        tp.sndq.ack_to(&mut net.pool, una);
+        tp.sndq.ack_to(net, una);
         (tp.snd_una, tp.snd_nxt) = (una, una);
         tp.bytes_acked += u64::from(acked);
         tp.bytes_sent += u64::from(acked);

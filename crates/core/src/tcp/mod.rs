@@ -36,6 +36,7 @@ pub mod rows;
 mod send;
 mod sndq;
 mod sockets;
+mod spare;
 mod syncookies;
 mod tcb;
 mod timer;
@@ -56,6 +57,7 @@ pub use opts::{KeepAlive, OptName, TcpOpt};
 pub use rows::{SockRow, SockStat};
 pub use send::SendMsg;
 pub use sockets::Sockets;
+pub(crate) use spare::Spare;
 pub use zerocopy::ZerocopyDone;
 
 use std::net::{IpAddr, SocketAddr};

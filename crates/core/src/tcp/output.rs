@@ -173,7 +173,7 @@ pub(crate) fn send_new(net: &mut Net, tp: &mut Tcb, len: u32, ends: TcpFlags, ms
     if len < segs * mss {
         tp.snd_sml = seq + len;
     }
-    tp.sndq.rtx.push_back(TxSeg {
+    let seg = TxSeg {
         seq,
         len: len + fin as u32,
         sent: now,
@@ -181,7 +181,8 @@ pub(crate) fn send_new(net: &mut Net, tp: &mut Tcb, len: u32, ends: TcpFlags, ms
         mss: mss as u16,
         retrans: 0,
         flags: if fin { FIN } else { 0 } | if flags.any(TcpFlags::PSH) { PSH } else { 0 },
-    });
+    };
+    tp.sndq.push_back(net, seg);
     tp.fin_sent |= fin;
     tp.snd_nxt = seq + len + fin as u32;
     if len > 0 {

@@ -159,6 +159,7 @@ impl RcvQ {
             pkt = tcp_collapse(net, pkt);
         }
         self.rmem += pkt.truesize();
+        net.spare.segs.lend(&mut self.segs);
         self.segs.push_back(pkt);
     }
 
@@ -210,6 +211,7 @@ impl RcvQ {
                 net.pool.free(pkt);
             }
         }
+        net.spare.segs.take_back(&mut self.segs);
         n
     }
 

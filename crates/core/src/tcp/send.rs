@@ -51,7 +51,7 @@ impl Shard {
                 None => (rest.len(), msg),
             };
             let queued = self.tcp_queue(id, part, how, |net, tp, n| {
-                tp.sndq.push_copy(&mut net.pool, &rest[..n]);
+                tp.sndq.push_copy(net, &rest[..n]);
                 Ok(())
             });
             let n = match queued {
@@ -133,7 +133,7 @@ impl Shard {
             return Err((chunk, TcpError::WouldBlock));
         }
         let (len, tail) = (chunk.len(), tp.tail_len());
-        tp.sndq.push_chunk(&mut net.pool, chunk);
+        tp.sndq.push_chunk(net, chunk);
         tp.skb_entail(net, len, tail);
         tp.more = false;
         tp.after_send(net, false);

@@ -11,8 +11,9 @@ use std::collections::VecDeque;
 
 use super::rate::Rate;
 use super::zerocopy::Zerocopy;
-use crate::pkt::{Pkt, Pool, SMALL, SendChunk};
+use crate::pkt::{Pkt, SMALL, SendChunk};
 use crate::seq::Seq;
+use crate::shard::Net;
 use crate::time::Instant;
 
 /// A segment, or a super-segment, that is under way.
@@ -54,7 +55,7 @@ impl TxSeg {
     }
 }
 
-struct Piece {
+pub(super) struct Piece {
     seq: Seq,
     chunk: SendChunk,
 }
@@ -97,7 +98,7 @@ impl SndQ {
     }
 
     /// Queues a copy of `data`.
-    pub fn push_copy(&mut self, pool: &mut Pool, mut data: &[u8]) {
+    pub fn push_copy(&mut self, net: &mut Net, mut data: &[u8]) {
         while !data.is_empty() {
             let spare = self.pieces.back_mut().and_then(|p| p.chunk.spare_mut());
             let n = match spare {
@@ -108,8 +109,9 @@ impl SndQ {
                 }
                 _ => {
                     let want = if data.len() <= SMALL_COPY_MAX { SMALL } else { data.len() };
-                    let chunk = pool.alloc_chunk(want);
+                    let chunk = net.pool.alloc_chunk(want);
                     self.wmem += chunk.capacity();
+                    net.spare.pieces.lend(&mut self.pieces);
                     self.pieces.push_back(Piece { seq: self.end, chunk });
                     continue;
                 }
@@ -123,15 +125,16 @@ impl SndQ {
     }
 
     /// Queues a whole chunk.
-    pub fn push_chunk(&mut self, pool: &mut Pool, chunk: SendChunk) {
+    pub fn push_chunk(&mut self, net: &mut Net, chunk: SendChunk) {
         let len = chunk.len();
         let fits = |p: &mut Piece| p.chunk.spare_mut().is_some_and(|s| s.len() >= len);
         if len == 0 || len <= COPYBREAK && self.pieces.back_mut().is_some_and(fits) {
-            self.push_copy(pool, chunk.bytes());
-            pool.free_chunk(chunk);
+            self.push_copy(net, chunk.bytes());
+            net.pool.free_chunk(chunk);
             return;
         }
         self.wmem += chunk.capacity();
+        net.spare.pieces.lend(&mut self.pieces);
         self.pieces.push_back(Piece { seq: self.end, chunk });
         self.end += len as u32;
     }
@@ -144,22 +147,34 @@ impl SndQ {
         self.end += len;
     }
 
-    /// The data before `una` is acknowledged: its memory goes back.
-    pub fn ack_to(&mut self, pool: &mut Pool, una: Seq) {
+    /// The data before `una` is acknowledged: its memory goes back, and that of lists that are empty now.
+    pub fn ack_to(&mut self, net: &mut Net, una: Seq) {
         while let Some(front) = self.pieces.front()
             && (front.seq + front.chunk.len() as u32).le(una)
         {
             let Some(piece) = self.pieces.pop_front() else { break };
             self.wmem -= piece.chunk.capacity();
-            pool.free_chunk(piece.chunk);
+            net.pool.free_chunk(piece.chunk);
         }
+        net.spare.pieces.take_back(&mut self.pieces);
+        net.spare.rtx.take_back(&mut self.rtx);
+    }
+
+    /// Something is sent: it is the last that is under way.
+    #[inline]
+    pub fn push_back(&mut self, net: &mut Net, seg: TxSeg) {
+        net.spare.rtx.lend(&mut self.rtx);
+        self.rtx.push_back(seg);
     }
 
     /// Forgets everything.
-    pub fn clear(&mut self, pool: &mut Pool, end: Seq) {
+    pub fn clear(&mut self, net: &mut Net, end: Seq) {
         for piece in self.pieces.drain(..) {
-            pool.free_chunk(piece.chunk);
+            net.pool.free_chunk(piece.chunk);
         }
+        self.rtx.clear();
+        net.spare.pieces.take_back(&mut self.pieces);
+        net.spare.rtx.take_back(&mut self.rtx);
         self.rtx = VecDeque::new();
         if let Some(rate) = &mut self.rate {
             rate.clear();

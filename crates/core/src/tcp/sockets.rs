@@ -319,7 +319,7 @@ impl Shard {
         tcp_fastopen_active_disable_ofo_check(net, tcb);
         tcb.rcvq.purge(net);
         let end = tcb.snd_nxt;
-        tcb.sndq.clear(&mut net.pool, end);
+        tcb.sndq.clear(net, end);
         if tcb.orphan {
             tcp.orphans -= 1;
         }

@@ -289,7 +289,7 @@ impl Tcb {
         } else {
             self.raise(net, Ready::HUP | Ready::IN | Ready::OUT);
         }
-        self.sndq.clear(&mut net.pool, self.snd_nxt);
+        self.sndq.clear(net, self.snd_nxt);
         self.zerocopy_check(net);
         (self.packets_out, self.sacked_out, self.lost_out, self.retrans_out) = (0, 0, 0, 0);
     }

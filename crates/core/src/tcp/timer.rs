@@ -43,18 +43,31 @@ pub(crate) enum Rtx {
     Reorder,
 }
 
+/// Connections whose memory is on its way while that of others is looked at: few that fire did anything
+/// lately.
+const AHEAD: usize = 6;
+
 impl Shard {
     /// Serves timers that are due.
     pub(crate) fn tcp_timers(&mut self) {
         let now = self.net.now;
         let mut fired = std::mem::take(&mut self.tcp.fired);
         self.tcp.conn_timers.expire(now, &mut fired);
-        for index in fired.drain(..) {
+        let ahead = |tcp: &super::Sockets, at: Option<&u32>| {
+            if let Some(index) = at {
+                tcp.conns.prefetch(*index);
+            }
+        };
+        (0..AHEAD).for_each(|at| ahead(&self.tcp, fired.get(at)));
+        for at in 0..fired.len() {
+            ahead(&self.tcp, fired.get(at + AHEAD));
+            let index = fired[at];
             self.tcp_out_of_resources(index);
             let Some(tp) = self.tcp.conns.at_mut(index) else { continue };
             tcp_conn_timer(&mut self.net, tp);
             self.tcp_settle(index);
         }
+        fired.clear();
         self.tcp.req_timers.expire(now, &mut fired);
         for index in fired.drain(..) {
             self.reqsk_timer(index);

@@ -207,7 +207,7 @@ impl Shard {
                 tp.sndq.push_lent(chunk);
                 tp.zerocopy_add(begin, Some(watch));
             } else if n > 0 {
-                tp.sndq.push_copy(&mut net.pool, &data.bytes()[..n]);
+                tp.sndq.push_copy(net, &data.bytes()[..n]);
                 tp.zerocopy_add(begin, None);
             }
             Ok(())
