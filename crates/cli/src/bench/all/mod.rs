@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`part`] | the benchmarks, their arguments, how one is run |
 //! | [`read`] | what each prints, as groups of bars and curves |
+//! | [`read_scale`] | the same of `tcp-scale` |
 //! | [`page`] | the page for a browser |
 //! | [`markdown`] | BENCHMARKS.md |
 
@@ -17,6 +18,7 @@ mod markdown;
 mod page;
 mod part;
 mod read;
+mod read_scale;
 
 use std::fs;
 use std::path::{Path, PathBuf};

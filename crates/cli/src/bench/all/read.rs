@@ -66,7 +66,7 @@ impl Figures {
         match ran.part {
             Part::Run => of_run(said),
             Part::Tun => of_tun(said),
-            Part::TcpScale => of_tcp_scale(said),
+            Part::TcpScale => super::read_scale::of_tcp_scale(said),
             Part::Path => of_path(said),
             Part::Devices => of_devices(said),
             Part::Steering => of_steering(said),
@@ -77,22 +77,22 @@ impl Figures {
     }
 }
 
-fn text(v: &Value) -> String {
+pub(super) fn text(v: &Value) -> String {
     v.as_str().unwrap_or_default().to_owned()
 }
 
-fn list(v: &Value) -> &[Value] {
+pub(super) fn list(v: &Value) -> &[Value] {
     v.as_array().map_or(&[], Vec::as_slice)
 }
 
 /// The range of samples that may stand in any order.
-fn range(samples: &Value, median: f64) -> (f64, f64) {
+pub(super) fn range(samples: &Value, median: f64) -> (f64, f64) {
     let samples = || list(samples).iter().filter_map(Value::as_f64);
     (samples().fold(median, f64::min), samples().fold(median, f64::max))
 }
 
 /// The group with this title, which is begun if there is none.
-fn group<'a>(
+pub(super) fn group<'a>(
     groups: &'a mut Vec<Group>,
     title: &str,
     unit: &str,
@@ -171,34 +171,6 @@ fn of_tun(said: &Value) -> Figures {
         let title = format!("the library alone on a TUN, MTU 1500: {case}");
         let more = row["more_is_better"].as_bool();
         group(&mut out.groups, &title, &text(&row["unit"]), more).bars.push(bar);
-    }
-    out
-}
-
-fn of_tcp_scale(said: &Value) -> Figures {
-    let mut out = Figures::default();
-    for row in list(&said["rows"]) {
-        let (who, unit) = (text(&row["who"]), text(&row["unit"]));
-        let name = format!("{}, {who}", text(&row["name"]));
-        let Some(median) = row["spread"]["median"].as_f64() else {
-            out.notes.push(format!("not measured: {name}"));
-            continue;
-        };
-        let bar = Bar {
-            name,
-            ours: who == "linerate",
-            median,
-            range: range(&row["samples"], median),
-            target: row["target"].as_str().map(str::to_owned),
-        };
-        // Rates are the better the more there are; whether a ratio is good its target says.
-        let more = match unit.as_str() {
-            "Gb/s" | "1/s" | "/s" | "%" => Some(true),
-            "ns" | "B" | "KiB" => Some(false),
-            _ => None,
-        };
-        let title = format!("TCP in memory, {unit}");
-        group(&mut out.groups, &title, &unit, more).bars.push(bar);
     }
     out
 }

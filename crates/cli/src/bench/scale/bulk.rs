@@ -56,7 +56,7 @@ impl Bulk {
     fn turn(&mut self) {
         self.turns += 1;
         self.pair.tick(TURN_NS);
-        let room = self.pair.client.tcp_send_space(self.from).min(WRITE);
+        let room = self.pair.client.tcp_send_space(self.from).min(self.data.len());
         if room > 0 {
             let sent = self.pair.client.tcp_send(self.from, &self.data[..room]);
             assert_eq!(sent, Ok(room), "there was room");
@@ -81,10 +81,58 @@ impl Bulk {
             std::hint::black_box(s.first());
         });
         drop(slices);
-        let at = (self.received % WRITE as u64) as usize;
+        let at = (self.received % self.data.len() as u64) as usize;
         assert!(self.turns < 100 || first == Some(self.data[at]), "bytes arrive in order");
         server.tcp_consume(self.to, n);
         self.received += n as u64;
+    }
+}
+
+/// One packet at a time, of so many bytes with its headers, from one end to the application at the other, and
+/// what acknowledges it.
+pub struct Sized {
+    bulk: Bulk,
+    size: usize,
+}
+
+/// Bytes of a packet, with headers.
+pub const SIZES: [usize; 6] = [64, 256, 1500, 9000, 32_768, 65_535];
+/// IP and TCP without options.
+const HEADERS: usize = 40;
+/// Packets of a round.
+const PACKETS: u64 = 200_000;
+
+/// The row of packets of that size.
+pub fn sized_name(size: usize) -> String {
+    format!("packet of {size} bytes")
+}
+
+impl Sized {
+    /// Packets of `size` bytes; beyond a frame they are super-packets.
+    pub fn new(size: usize) -> Sized {
+        let mut bulk = Bulk::new(true);
+        bulk.pair.client.tcp_set(bulk.from, TcpOpt::NoDelay(true)).expect("it exists");
+        bulk.data = (0..size - HEADERS).map(|n| n as u8).collect();
+        Sized { bulk, size }
+    }
+}
+
+impl Case for Sized {
+    fn name(&self) -> String {
+        sized_name(self.size)
+    }
+    fn rows(&self) -> Vec<Row> {
+        vec![Row::new(sized_name(self.size), "ns/packet")]
+    }
+    fn round(&mut self, part: f64) -> Vec<Option<f64>> {
+        let (packets, before) = (some(PACKETS, part, 512), self.bulk.received);
+        let begun = cpu_ns();
+        (0..packets).for_each(|_| self.bulk.turn());
+        let ns = cpu_ns() - begun;
+        self.bulk.pair.check();
+        let bytes = self.bulk.received - before;
+        assert_eq!(bytes, packets * self.bulk.data.len() as u64, "each turn's data arrives in it");
+        vec![Some(ns as f64 / packets as f64)]
     }
 }
 

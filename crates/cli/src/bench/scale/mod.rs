@@ -127,6 +127,9 @@ fn cases(args: &BenchTcpScaleArgs) -> Vec<Box<dyn Case>> {
             list.extend(packets::cases(plan, || Box::new(server::Ours::new())));
         }
     }
+    list.extend(packets::batches(wanted, || Box::new(server::Ours::new())));
+    let sizes = bulk::SIZES.into_iter().filter(|size| wanted(&bulk::sized_name(*size)));
+    sizes.for_each(|size| list.push(Box::new(bulk::Sized::new(size))));
     if wanted(connects::NAME) {
         list.push(Box::new(connects::Connects::new()));
     }
@@ -154,7 +157,7 @@ fn ratios(rows: &[Row]) -> Vec<Row> {
         Some(Row { samples, ..Row::new(name, "times") })
     };
     let most = rows.iter().filter_map(|row| {
-        let n = row.name.strip_prefix("packet, ")?.split(' ').next()?;
+        let n = row.name.strip_prefix("packet, ")?.strip_suffix(" at random")?.split(' ').next()?;
         n.parse::<u32>().ok()
     });
     let most = most.max().unwrap_or(0);

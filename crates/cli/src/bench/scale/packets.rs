@@ -19,6 +19,9 @@ use crate::bench::path::case::cpu_ns;
 
 /// Requests in a turn, if there are so many connections.
 const BATCH: u32 = 32;
+/// Requests in a turn, where that is what is looked at, and connections then.
+const BATCHES: [u32; 5] = [1, 4, 16, 64, 256];
+const OF_BATCHES: u32 = 256;
 /// Packets that a request makes.
 const PACKETS: f64 = 3.0;
 /// Bytes of a request, and of its answer.
@@ -147,8 +150,8 @@ impl Many {
         ns
     }
     /// `requests` of connections that `choose` chooses; nanoseconds a packet.
-    fn run(&mut self, requests: u64, mut choose: impl FnMut(&mut Rng) -> u32, among: u32) -> f64 {
-        let size = BATCH.min(among) as usize;
+    fn run(&mut self, requests: u64, mut choose: impl FnMut(&mut Rng) -> u32, size: u32) -> f64 {
+        let size = size as usize;
         let cost = clock_cost();
         let (mut ns, mut done, mut turns) = (0, 0, 0);
         let mut of = Vec::with_capacity(size);
@@ -175,6 +178,8 @@ impl Many {
 enum What {
     /// Any of them, at random.
     Random,
+    /// Any of them, so many in each turn.
+    Batch(u32),
     /// One of a hundredth, at random.
     Hundredth,
     /// Nothing.
@@ -223,6 +228,24 @@ pub fn cases(plan: Plan, make: impl FnOnce() -> Box<dyn Server>) -> Vec<Box<dyn 
     list
 }
 
+/// The cases of one server with requests in turns of different sizes.
+pub fn batches(
+    wanted: impl Fn(&str) -> bool,
+    make: impl FnOnce() -> Box<dyn Server>,
+) -> Vec<Box<dyn Case>> {
+    let names = BATCHES.map(|n| (n, format!("packet, {OF_BATCHES} connections, {n} at a time")));
+    let names: Vec<_> = names.into_iter().filter(|(_, name)| wanted(name)).collect();
+    if names.is_empty() {
+        return Vec::new();
+    }
+    let many = Rc::new(RefCell::new(Many::new(OF_BATCHES, make)));
+    let case = |(n, name): (u32, String)| -> Box<dyn Case> {
+        let row = Row::new(name.clone(), "ns/packet");
+        Box::new(Packets { many: Rc::clone(&many), name, what: What::Batch(n), row, usual: USUAL })
+    };
+    names.into_iter().map(case).collect()
+}
+
 /// The row of so many connections.
 pub fn packets_name(connections: u32) -> String {
     let s = if connections == 1 { "" } else { "s" };
@@ -246,14 +269,18 @@ impl Case for Packets {
         let all = many.clients.len();
         let requests = some(self.usual, part, 64);
         vec![Some(match self.what {
-            What::Random => many.run(requests, |rng| rng.below(all.into()) as u32, all),
+            What::Random => many.run(requests, |rng| rng.below(all.into()) as u32, BATCH.min(all)),
+            What::Batch(n) => {
+                many.settle();
+                many.run(requests, |rng| rng.below(all.into()) as u32, n)
+            }
             What::Hundredth => {
                 // The timers of what other cases asked of the others are none of this one's work.
                 many.settle();
                 let active = (all / 100).max(1);
                 // Spread over all of them.
                 let step = all / active;
-                many.run(requests, |rng| rng.below(active.into()) as u32 * step, active)
+                many.run(requests, |rng| rng.below(active.into()) as u32 * step, BATCH.min(active))
             }
             What::Idle => many.bytes,
         })]
