@@ -47,7 +47,29 @@ pub(crate) struct Write {
     slept: Option<Wakes>,
     /// It has opened the connection.
     fastopen: bool,
+    /// How long the buffers are that it comes from, if they are several.
+    parts: Vec<usize>,
 }
+
+impl Write {
+    /// A write from buffers of these lengths.
+    pub fn from_parts(parts: Vec<usize>) -> Write {
+        Write { parts, ..Write::default() }
+    }
+    /// Where packets end behind `at` because they hold no more buffers: what is sent without a copy is a fragment
+    /// for each of them (`MAX_SKB_FRAGS`).
+    fn cut(&self, at: usize, len: usize) -> Option<usize> {
+        let mut end = 0;
+        let ends = self.parts.chunks(MAX_SKB_FRAGS).map(|parts| {
+            end += parts.iter().sum::<usize>();
+            end
+        });
+        ends.into_iter().find(|end| *end > at).filter(|end| *end < len)
+    }
+}
+
+/// Fragments of a packet of the kernel.
+const MAX_SKB_FRAGS: usize = 17;
 
 impl Calls {
     /// Reads into `buf` what is there. EAGAIN if nothing is, or less than was insisted on
@@ -225,10 +247,9 @@ impl Calls {
         let has = |flag| flags & flag != 0;
         let (more, eor, oob) = (has(libc::MSG_MORE), has(libc::MSG_EOR), has(libc::MSG_OOB));
         let msg = SendMsg { more, eor, oob };
-        let n = match self.stack.shard.tcp_sendmsg(id, &data[write.done..], msg) {
-            Ok(n) => n,
-            Err(TcpError::WouldBlock) => 0,
-            Err(_) => return self.broken(fd, write),
+        let fragments = has(MSG_ZEROCOPY) && self.files.sock(fd)?.zerocopy;
+        let Some(n) = self.queue(id, data, msg, write, fragments) else {
+            return self.broken(fd, write);
         };
         write.done += n;
         let sock = self.files.sock(fd)?;
@@ -245,6 +266,32 @@ impl Calls {
         }
         write.slept = Some(sock.wakes);
         Err(libc::EAGAIN)
+    }
+
+    /// Queues what there is room for; `None` if the connection is over.
+    fn queue(
+        &mut self,
+        id: SocketId,
+        data: &[u8],
+        msg: SendMsg,
+        write: &Write,
+        fragments: bool,
+    ) -> Option<usize> {
+        let mut n = 0;
+        loop {
+            let at = write.done + n;
+            let cut = if fragments { write.cut(at, data.len()) } else { None };
+            let part = &data[at..cut.unwrap_or(data.len())];
+            let msg = SendMsg { eor: msg.eor || cut.is_some(), ..msg };
+            match self.stack.shard.tcp_sendmsg(id, part, msg) {
+                Ok(some) => n += some,
+                Err(TcpError::WouldBlock) => return Some(n),
+                Err(_) => return Some(n).filter(|n| *n > 0),
+            }
+            if cut != Some(write.done + n) {
+                return Some(n);
+            }
+        }
     }
 
     /// Writing is over: why is told once, then EPIPE (`sk_stream_error`).
@@ -403,3 +450,18 @@ pub(crate) const TCP_INQ: i32 = 36;
 const SIOCATMARK: u64 = 0x8905;
 /// The kernel's SIOCOUTQNSD.
 const SIOCOUTQNSD: u64 = 0x894b;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_without_a_copy_ends_with_its_last_fragment() {
+        let write = Write::from_parts(vec![2; 40]);
+        assert_eq!(write.cut(0, 80), Some(34));
+        assert_eq!(write.cut(33, 80), Some(34));
+        assert_eq!(write.cut(34, 80), Some(68));
+        assert_eq!(write.cut(68, 80), None, "the last one ends with the write");
+        assert_eq!(Write::default().cut(0, 80), None);
+    }
+}

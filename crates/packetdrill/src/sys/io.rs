@@ -148,7 +148,17 @@ fn transmit(
     flags: c_int,
     to: Option<std::net::SocketAddr>,
 ) -> Result<usize, Errno> {
-    let mut write = Write::default();
+    transmit_as(library, fd, data, flags, to, Write::default())
+}
+
+fn transmit_as(
+    library: &Library,
+    fd: c_int,
+    data: &[u8],
+    flags: c_int,
+    to: Option<std::net::SocketAddr>,
+    mut write: Write,
+) -> Result<usize, Errno> {
     let sent = library
         .wait(|c| patience(c, fd, flags, true), |c| c.send_to(fd, data, flags, to, &mut write));
     match sent {
@@ -198,11 +208,14 @@ pub(super) unsafe extern "C" fn sendmsg(
     let (library, msg) = unsafe { (library(user), &*msg) };
     // SAFETY: so many buffers with their lengths.
     let data = unsafe { memory::gather(msg.msg_iov, msg.msg_iovlen) };
+    // SAFETY: so many buffers.
+    let parts = unsafe { memory::lengths(msg.msg_iov, msg.msg_iovlen) };
     let to = if msg.msg_name.is_null() || msg.msg_namelen == 0 {
         Ok(None)
     } else {
         // SAFETY: an address with its length.
         unsafe { memory::address(msg.msg_name.cast(), msg.msg_namelen) }
     };
-    ssize_t::of(data.and_then(|data| transmit(library, fd, &data, flags, to?)))
+    let write = parts.map(Write::from_parts);
+    ssize_t::of(data.and_then(|data| transmit_as(library, fd, &data, flags, to?, write?)))
 }

@@ -138,6 +138,19 @@ pub(super) unsafe fn total(iov: *const iovec, count: usize) -> Result<usize, Err
     total.filter(|total| *total <= MOST).ok_or(libc::EINVAL)
 }
 
+/// How long the buffers are.
+///
+/// # Errors
+/// As [`total`].
+///
+/// # Safety
+/// So many buffers are described there.
+pub(super) unsafe fn lengths(iov: *const iovec, count: usize) -> Result<Vec<usize>, Errno> {
+    // SAFETY: as the caller promises.
+    let parts = unsafe { parts(iov, count) }?;
+    Ok(parts.iter().map(|part| part.iov_len).collect())
+}
+
 /// What lies in the buffers.
 ///
 /// # Errors
