@@ -357,9 +357,9 @@ knobs! {
     /// Receive buffer of a socket that does not ask for one.
     rmem_default: u64 { path: "net.core.rmem_default", default: 212992, range: 256..=2147483647, unit: "bytes", scope: Net, takes: NextSocket, stage: SockQueue }
     /// The largest receive buffer that a socket may ask for (SO_RCVBUF); it gets twice as much, as in Linux.
-    rmem_max: u64 { path: "net.core.rmem_max", default: 212992, range: 256..=2147483647, unit: "bytes", scope: Net, takes: Now, stage: SockQueue }
+    rmem_max: u64 { path: "net.core.rmem_max", default: 4194304, range: 256..=2147483647, unit: "bytes", scope: Net, takes: Now, stage: SockQueue }
     /// The largest send buffer that a socket may ask for (SO_SNDBUF); it gets twice as much, as in Linux.
-    wmem_max: u64 { path: "net.core.wmem_max", default: 212992, range: 4608..=2147483647, unit: "bytes", scope: Net, takes: Now, stage: Send }
+    wmem_max: u64 { path: "net.core.wmem_max", default: 4194304, range: 4608..=2147483647, unit: "bytes", scope: Net, takes: Now, stage: Send }
     /// Memory of all UDP sockets: low, pressure, maximum.
     udp_mem: [u64; 3] { path: "net.ipv4.udp_mem", default: [16384, 32768, 65536], range: 0..=1073741824, unit: "pages of 4096 bytes", scope: Net, takes: Now, stage: SockQueue, why: "Linux derives it from the machine's memory; this is 256 MiB at the most" }
     /// Receive buffer of a TCP socket: smallest, default, largest. The smallest is what a socket may

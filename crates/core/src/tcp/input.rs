@@ -30,6 +30,7 @@ use crate::table::count::{Id, Packets, id};
 use crate::time::{Instant, MS, SEC};
 use crate::wire::TcpOptions;
 use crate::wire::tcp::{TCP_HLEN, TcpFlags, TcpHdr};
+use crate::wire::tcp_options::TCPOLEN_TSTAMP_ALIGNED;
 
 /// What a segment's header says (Linux: `struct tcp_skb_cb`).
 #[derive(Clone, Copy, Debug)]
@@ -615,6 +616,10 @@ pub(crate) fn tcp_ack_of_syn(net: &mut Net, tp: &mut Tcb, seg: &Segment) {
 pub(crate) fn tcp_init_transfer(net: &mut Net, tp: &mut Tcb) {
     let active = tp.state == State::SynSent;
     tp.set_state(net, State::Established);
+    if tp.ts_ok {
+        // What the peer was told counts without options.
+        tp.advmss = tp.advmss.saturating_sub(TCPOLEN_TSTAMP_ALIGNED as u16);
+    }
     tcp_mtup_init(net, tp, active);
     cc::init(net, tp);
     tcp_init_buffers(net, tp);
@@ -625,8 +630,19 @@ pub(super) fn tcp_init_buffers(net: &mut Net, tp: &mut Tcb) {
     if !tp.sndbuf_locked {
         tcp_sndbuf_expand(net, tp);
     }
-    tp.rcv_mss = tp.mss_cache.min(tp.advmss).min((tp.rcv_wnd / 2).max(88) as u16).min(1460);
-    tp.rcvq_space = tp.rcv_wnd.min(super::TCP_INIT_CWND * tp.advmss as u32);
+    // It is known when data comes (`tcp_initialize_rcv_mss`).
+    let half = (tp.rcv_wnd / 2).min(u16::MAX.into()) as u16;
+    tp.rcv_mss = tp.mss_cache.min(tp.advmss).min(half).clamp(88, super::TCP_MSS_DEFAULT);
+    let mss = u32::from(tp.advmss);
+    let full = tp.rcvq.win_from_space(tp.rcvbuf);
+    // The window leaves room for a segment that the application takes its time with.
+    tp.window_clamp = tp.window_clamp.min(full);
+    if tp.window_clamp > 2 * mss && tp.window_clamp + mss > full {
+        tp.window_clamp = (2 * mss).max(full - mss);
+    }
+    tp.rcv_ssthresh = tp.rcv_ssthresh.min(tp.window_clamp);
+    let least = tp.rcv_ssthresh.min(tp.rcv_wnd);
+    tp.rcvq_space = least.min(super::TCP_INIT_CWND * mss);
     tp.rcvq_seq = tp.copied_seq;
     tp.rcvq_at = net.now;
     tp.rcv_rtt_at = net.now;

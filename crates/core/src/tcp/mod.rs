@@ -204,6 +204,9 @@ pub(crate) struct Tcb {
     pub ack_now: bool,
     /// One is owed sooner or later.
     pub ack_scheduled: bool,
+    /// Since the last one the peer has pushed what it had: once, or several times (2). Then the one that is owed
+    /// goes when all has been read (`ICSK_ACK_PUSHED`, `ICSK_ACK_PUSHED2`).
+    pub pushed: u8,
     /// A challenge acknowledgement is asked for (RFC 5961); limits apply.
     pub challenge: bool,
     /// Data flows both ways in turns: acknowledgements wait for data (`pingpong`).
@@ -259,6 +262,9 @@ pub(crate) struct Tcb {
     pub advmss: u16,
     /// Payload of a full segment that the peer seems to send, in bytes.
     pub rcv_mss: u16,
+    /// Payload of the last segment in bytes, if it was none of those and may be of a new size; or 0
+    /// (`last_seg_size`).
+    pub last_seg_size: u16,
     /// The path's MTU in bytes.
     pub pmtu: u32,
     /// The newest timestamp of the peer, to be echoed (TS.Recent).

@@ -140,9 +140,10 @@ pub(super) fn tcp_data_queue_ofo(
         net.counts.inc(id::TcpExtTCPRcvCoalesce);
         merged(net, pkt);
     } else {
-        tp.rcvq.rmem += pkt.truesize();
+        let held = pkt.truesize();
+        tp.rcvq.rmem += held;
         tp.rcvq.queue().insert(at, Ooo { seq, end, fin, pkt });
-        tp.grow_behind_hole(net, end - seq);
+        tp.grow_behind_hole(net, end - seq, held as u32);
     }
     Verdict::Queued
 }

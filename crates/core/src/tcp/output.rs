@@ -348,7 +348,7 @@ fn finish(net: &mut Net, mut pkt: crate::pkt::Pkt, tuple: &Tuple) {
 fn tcp_event_ack_sent(net: &Net, tp: &mut Tcb) {
     tp.quick = tp.quick.saturating_sub(1);
     tp.ack_now = false;
-    tp.ack_scheduled = false;
+    (tp.ack_scheduled, tp.pushed) = (false, 0);
     tp.delack_at = crate::time::Instant::NEVER;
     tp.ofo_ack_sent(net);
 }

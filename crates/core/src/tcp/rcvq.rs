@@ -25,6 +25,13 @@ use crate::seq::Seq;
 use crate::shard::Net;
 use crate::sock::Ready;
 use crate::table::{Reason, Stage, count::id};
+use crate::wire::tcp::TCP_HLEN;
+use crate::wire::tcp_options::TCPOLEN_TSTAMP_ALIGNED;
+
+/// A segment that is as long as this, with its header, may be a full one even if it is pushed.
+const TCP_MSS_DEFAULT_HLEN: u32 = super::TCP_MSS_DEFAULT as u32 + TCP_HLEN as u32;
+/// One that is shorter is not, even if it is not pushed (`TCP_MIN_MSS`).
+const TCP_MIN_MSS_HLEN: u32 = 88 + TCP_HLEN as u32;
 
 /// What was received and not read.
 pub(crate) struct RcvQ {
@@ -298,7 +305,7 @@ impl Tcb {
             net.pool.free(pkt);
             return Verdict::Taken;
         }
-        self.event_data_recv(net, &pkt, seg.segs);
+        self.event_data_recv(net, seg, &pkt);
         self.bytes_received += len as u64;
         net.counts.flow(Stage::SockQueue).enter(1);
         net.counts.flow(Stage::SockQueue).hold(1);
@@ -307,30 +314,55 @@ impl Tcb {
     }
 
     /// Notes what the arrival of data in order says about the peer (`tcp_event_data_recv`).
-    fn event_data_recv(&mut self, net: &mut Net, pkt: &Pkt, segs: u16) {
+    fn event_data_recv(&mut self, net: &mut Net, seg: &Segment, pkt: &Pkt) {
         self.ack_scheduled = true;
         let now = net.now;
         let len = pkt.len() as u32;
-        let one = pkt.gso.map_or(len, |g| (g.size as u32).min(len));
-        if one >= self.rcv_mss as u32 {
-            self.rcv_mss = one.min(self.advmss as u32) as u16;
-            let ratio = ((len as u64) << 8) / (pkt.truesize() as u64).max(1);
-            let old = self.rcvq.scaling_ratio as u64;
-            self.rcvq.scaling_ratio = ((old * 7 + ratio) / 8).clamp(8, 255) as u8;
-            self.window_clamp = self.clamped(self.rcvq.win_from_space(self.rcvbuf));
-            self.rcvq_space = self.rcvq_space.min(self.window_clamp);
-        } else if segs <= 1
-            && self.rcv_mss > 536
-            && len < 536
-            && self.rcv_mss as u32 > self.advmss as u32
-        {
-            self.rcv_mss = self.advmss;
-        }
+        self.measure_rcv_mss(seg, pkt);
         self.rcv_rtt_measure(now);
         self.note_gap(now);
         self.lrcvtime = now;
         if len >= 128 {
-            self.grow_window(len);
+            self.grow_window(net, len, pkt.truesize().min(u32::MAX as usize) as u32);
         }
+    }
+
+    /// The peer's segments say how large its full ones are, and how thinly their data lies in our memory
+    /// (`tcp_measure_rcv_mss`).
+    fn measure_rcv_mss(&mut self, seg: &Segment, pkt: &Pkt) {
+        let before = std::mem::take(&mut self.last_seg_size);
+        let len = pkt.len() as u32;
+        let one = pkt.gso.map_or(len, |g| u32::from(g.size).min(len));
+        if one >= self.rcv_mss.into() {
+            let new = one > self.rcv_mss.into();
+            if new || one >= super::TCP_MSS_DEFAULT.into() {
+                let ratio = (u64::from(len) << 8) / (pkt.truesize() as u64).max(1);
+                // The first of a size says it, as on Linux; ours may lie in buffers of several sizes later on.
+                let old = if new { ratio } else { self.rcvq.scaling_ratio.into() };
+                self.rcvq.scaling_ratio = ((old * 7 + ratio) / 8).clamp(8, 255) as u8;
+            }
+            self.rcv_mss = one.min(self.advmss.into()) as u16;
+            let clamp = self.clamped(self.rcvq.win_from_space(self.rcvbuf));
+            if clamp != self.window_clamp {
+                self.set_window_clamp(clamp);
+            }
+            self.rcvq_space = self.rcvq_space.min(self.window_clamp);
+            // An end of what the peer wrote: it may wait for the acknowledgement.
+            self.pushed = self.pushed.max(seg.flags.psh().into());
+            return;
+        }
+        let stamps = if self.ts_ok { TCPOLEN_TSTAMP_ALIGNED } else { 0 };
+        let whole = one + seg.hlen as u32;
+        let ended = seg.flags.psh() || seg.flags.fin() || seg.flags.urg();
+        if whole >= TCP_MSS_DEFAULT_HLEN || whole >= TCP_MIN_MSS_HLEN && !ended {
+            // Two of the same size, and larger than what somebody writes, are full ones.
+            let size = whole.saturating_sub((TCP_HLEN + stamps) as u32).min(u16::MAX.into());
+            self.last_seg_size = size as u16;
+            if self.last_seg_size == before {
+                self.rcv_mss = before;
+                return;
+            }
+        }
+        self.pushed = (self.pushed + 1).min(2);
     }
 }

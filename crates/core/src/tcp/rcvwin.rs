@@ -18,13 +18,46 @@ pub(crate) const TCP_DELACK_NS: u64 = TCP_ATO_MIN_MS as u64 * MS;
 pub(crate) const TCP_DELACK_MAX_NS: u64 = 200 * MS;
 
 impl Tcb {
-    /// Opens the window while data is read as it comes (`tcp_grow_window`).
-    pub(super) fn grow_window(&mut self, len: u32) {
+    /// Opens the window while data is read as it comes (`tcp_grow_window`), and tells the peer at once. `held`:
+    /// the memory that `len` bytes take.
+    pub(super) fn grow_window(&mut self, net: &Net, len: u32, held: u32) {
         let most = self.window_clamp.min(self.rcvq.win_from_space(self.free_space()));
-        if self.rcv_ssthresh < most && !self.pressure {
-            let step = (2 * self.advmss as u32).max(2 * len);
-            self.rcv_ssthresh += step.min(most - self.rcv_ssthresh);
+        if self.rcv_ssthresh >= most || self.pressure {
+            return;
         }
+        let step = match self.rcvq.win_from_space(held) <= len {
+            true => 2 * self.advmss as u32,
+            false => self.grow_thinly(net, len, held),
+        };
+        if step > 0 {
+            self.rcv_ssthresh += step.max(2 * len).min(most - self.rcv_ssthresh);
+            self.quick |= 1;
+        }
+    }
+
+    /// Data that lies thinly in its memory opens the window as long as the largest buffer could hold as
+    /// much of it (`__tcp_grow_window`).
+    fn grow_thinly(&self, net: &Net, len: u32, held: u32) -> u32 {
+        let most = net.knobs.tcp_rmem[2].min(1 << 30) as u32;
+        let (mut window, mut worth) =
+            (self.rcvq.win_from_space(most) / 2, self.rcvq.win_from_space(held) / 2);
+        while self.rcv_ssthresh <= window {
+            if worth <= len {
+                return 2 * self.rcv_mss as u32;
+            }
+            (window, worth) = (window / 2, worth / 2);
+        }
+        0
+    }
+
+    /// The window may be as large as this from now on; what was announced already stands
+    /// (`tcp_set_window_clamp`).
+    pub(super) fn set_window_clamp(&mut self, clamp: u32) {
+        self.window_clamp = clamp;
+        self.rcv_ssthresh = match self.rcv_ssthresh > clamp {
+            true => clamp,
+            false => self.rcv_wnd.min(clamp).max(self.rcv_ssthresh),
+        };
     }
 
     fn free_space(&self) -> u32 {
@@ -59,7 +92,9 @@ impl Tcb {
         if self.rcv_wscale > 0 {
             return free.next_multiple_of(unit);
         }
-        // Without scaling: whole segments, unless that would make the window jump.
+        // Without scaling: whole segments, unless that would make the window jump. A threshold that is less than
+        // one segment must not close it for ever.
+        let mss = mss.min(free).max(1);
         if i64::from(self.rcv_wnd) <= i64::from(free) - i64::from(mss) || self.rcv_wnd > free {
             free / mss * mss
         } else if mss == full && free > self.rcv_wnd + (full >> 1) {
@@ -85,7 +120,7 @@ impl Tcb {
         }
         if self.ack_scheduled
             && (self.rcv_nxt - self.rcv_wup > self.rcv_mss as u32
-                || self.rcvq.bytes() == 0 && self.quick > 0 && !self.pingpong)
+                || copied > 0 && self.pushed > u8::from(self.pingpong) && self.rcvq.rmem() == 0)
         {
             self.ack_now = true;
             return;
@@ -103,7 +138,8 @@ impl Tcb {
     }
 
     /// Dynamic right-sizing: the buffer follows what the application takes in a round trip
-    /// (`tcp_rcv_space_adjust`).
+    /// (`tcp_rcv_space_adjust`). Linux asks after each packet of a read, so that the rest of what the same read
+    /// takes counts as left unread. Here a reader takes what a whole batch brought, and is not slow for that.
     fn rcv_space_adjust(&mut self, net: &mut Net) {
         let rtt_ns = (self.rcv_rtt_us8 as u64 >> 3) * 1000;
         if rtt_ns == 0 || net.now.since(self.rcvq_at) < rtt_ns {
@@ -141,9 +177,9 @@ impl Tcb {
     /// A segment of `len` bytes waits behind a hole. What comes behind it meanwhile needs window, and what waits
     /// memory: without, a path with losses never fills (`tcp_data_queue_ofo`). Without SACK the window stands
     /// still: its moves would hide which acknowledgements are duplicates.
-    pub(super) fn grow_behind_hole(&mut self, net: &Net, len: u32) {
+    pub(super) fn grow_behind_hole(&mut self, net: &Net, len: u32, held: u32) {
         if self.sack_ok {
-            self.grow_window(len);
+            self.grow_window(net, len, held);
         }
         if !self.orphan && self.listener.is_none() {
             self.rcvbuf_grow(net, self.rcvq_space);

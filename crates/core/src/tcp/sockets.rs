@@ -169,10 +169,12 @@ impl Sockets {
     pub(crate) fn secure_seq(&self, tuple: &Tuple, now: Instant) -> Seq {
         Seq((self.secure_hash(tuple, true, 1) as u32).wrapping_add((now.ns() >> 6) as u32))
     }
-    /// The two hashes of a SYN cookie: of both ends, and of both ends at a minute (`cookie_hash`).
-    pub(super) fn cookie_hash(&self, tuple: &Tuple, minute: Option<u32>) -> u32 {
-        let salt = minute.map_or(4, |minute| 5 | u64::from(minute) << 8);
-        self.secure_hash(tuple, true, salt) as u32
+    /// The two hashes of a SYN cookie: of both ends, and of both ends at a minute with the peer's number
+    /// (`cookie_hash`).
+    pub(super) fn cookie_hash(&self, tuple: &Tuple, at: Option<(u32, Seq)>) -> u32 {
+        // Of the minutes the last 24 bits are enough: 31 years.
+        let salt = |(minute, irs): (u32, Seq)| u64::from(minute) << 8 | u64::from(irs.0) << 32;
+        self.secure_hash(tuple, true, at.map_or(4, |at| 5 | salt(at))) as u32
     }
     /// Where the search for a local port begins (RFC 6056 §3.3.3).
     pub(crate) fn secure_port_offset(&self, tuple: &Tuple) -> u32 {

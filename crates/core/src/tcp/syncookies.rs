@@ -9,9 +9,14 @@
 //!
 //! ```text
 //! sequence number   (keyed hash of both ends) + the peer's number + (minutes << 24)
-//!                   + (keyed hash of both ends and minutes + which maximum segment size, 24 bits)
+//!                   + (keyed hash of both ends, minutes and the peer's number
+//!                      + which maximum segment size, 24 bits)
 //! timestamp         milliseconds, of which the last six bits are   ECN, SACK, window scale (15: none)
 //! ```
+//!
+//! The second hash does not have the peer's number on Linux. There a segment that comes before the one that
+//! completes the handshake, and begins up to three bytes later, is taken for that one with another maximum
+//! segment size: those bytes are lost, and nobody is told.
 
 use std::net::IpAddr;
 
@@ -157,7 +162,7 @@ impl Shard {
 impl Sockets {
     /// The number to begin with (`secure_tcp_syn_cookie`).
     fn cookie(&self, tuple: &Tuple, irs: Seq, minute: u32, data: u32) -> Seq {
-        let of_time = self.cookie_hash(tuple, Some(minute)).wrapping_add(data) & COOKIE_MASK;
+        let of_time = self.cookie_hash(tuple, Some((minute, irs))).wrapping_add(data) & COOKIE_MASK;
         let of_ends = self.cookie_hash(tuple, None).wrapping_add(irs.0);
         Seq(of_ends.wrapping_add(minute << 24).wrapping_add(of_time))
     }
@@ -171,7 +176,7 @@ impl Sockets {
         if age >= MAX_SYNCOOKIE_AGE {
             return None;
         }
-        let of_time = self.cookie_hash(tuple, Some(minute.wrapping_sub(age)));
+        let of_time = self.cookie_hash(tuple, Some((minute.wrapping_sub(age), irs)));
         let at = cookie.wrapping_sub(of_time) & COOKIE_MASK;
         msstab(tuple).get(at as usize).copied()
     }

@@ -88,7 +88,7 @@ const TCPOPT_WINDOW: u8 = 3;
 const TCPOPT_SACK_PERM: u8 = 4;
 const TCPOPT_SACK: u8 = 5;
 const TCPOPT_TIMESTAMP: u8 = 8;
-const TCPOLEN_TSTAMP_ALIGNED: usize = 12;
+pub(crate) const TCPOLEN_TSTAMP_ALIGNED: usize = 12;
 const TCPOLEN_SACK_BASE_ALIGNED: usize = 4;
 const TCPOLEN_SACK_PERBLOCK: usize = 8;
 

@@ -70,6 +70,12 @@ impl End {
         }
     }
 
+    /// What it may send before there is a connection.
+    pub fn first(&self) -> &'static [u8] {
+        let n = if self.plan.after_eof { 0 } else { self.may_send() };
+        text(self.stream, 0, n.min(self.plan.write).min(1200) as usize)
+    }
+
     /// It has a connection now. `mortal`: somebody may end it early, so the others ask whether the peer
     /// is there.
     pub fn open(&mut self, shard: &mut Shard, id: SocketId, mortal: bool) {

@@ -76,8 +76,8 @@ pub(super) struct Run {
     talks: Vec<(Talk, [End; 2], Instant)>,
     events: std::collections::VecDeque<(Instant, Event)>,
     watch: Rc<RefCell<Watch>>,
-    /// Cookies may be sent, so that one end may be denied what the other believes to have.
-    cookies: bool,
+    /// One end may be denied what the other believes to have: cookies may be sent, or memory be short.
+    denies: bool,
     overdue: BTreeMap<(usize, u16, u16), Instant>,
     ports: Vec<Port>,
     /// When timers were last looked at.
@@ -126,6 +126,11 @@ impl Run {
         let listen = Listen { port: PORT, backlog: s.backlog, ..Listen::default() };
         let listeners = hosts.map(|h| world.node(h).tcp_listen(listen).expect("a free port"));
         let cookies = s.backlog < 60 || s.knobs[1].contains(&("net.ipv4.tcp_syncookies", "2"));
+        let short = s
+            .knobs
+            .iter()
+            .flatten()
+            .any(|(path, value)| *path == "net.ipv4.tcp_mem" && !value.ends_with("8000"));
         let watch = Rc::new(RefCell::new(Watch::default()));
         watch.borrow_mut().forgets = cookies;
         let (eyes, ip) = (Rc::clone(&watch), if s.l2 == L2::Ethernet { 14 } else { 0 });
@@ -152,7 +157,7 @@ impl Run {
             talks,
             events,
             watch,
-            cookies,
+            denies: cookies || short,
             overdue: BTreeMap::new(),
             ports,
             looked_at: begin,
@@ -206,7 +211,8 @@ impl Run {
             // One that was given up may never have come to the other side.
             let gone = |i: usize| {
                 let other = &ends[1 - i];
-                let early = other.closed && other.plan.early_close && self.by_cookies();
+                let denies = self.by_cookies() || self.was_short();
+                let early = other.closed && other.plan.early_close && denies;
                 let never =
                     ends[i].id.is_none() && (other.aborted || other.failed.is_some() || early);
                 ends[i].closed || never
@@ -286,7 +292,7 @@ impl Run {
     /// Opens what is to begin.
     fn open(&mut self, now: Instant) {
         for (i, (talk, ends, at)) in self.talks.iter_mut().enumerate() {
-            let mortal = talk.sides.iter().any(|side| side.abort.is_some()) || self.cookies;
+            let mortal = talk.sides.iter().any(|side| side.abort.is_some()) || self.denies;
             let ports =
                 [10_000 + i as u16, if talk.simultaneous { 20_000 + i as u16 } else { PORT }];
             for side in 0..2 {
@@ -301,8 +307,15 @@ impl Run {
                 let local = Some((self.addrs[side], ports[side]).into());
                 let remote = (self.addrs[1 - side], ports[1 - side]).into();
                 let shard = self.world.node(self.hosts[side]);
-                let id = shard.tcp_connect(Connect { local, remote, user: 0 });
-                let id = id.expect("a route, and ports of its own");
+                let connect = Connect { local, remote, user: 0 };
+                let first = if talk.fast { ends[side].first() } else { &[] };
+                let (id, n) = if first.is_empty() {
+                    (shard.tcp_connect(connect).expect("a route, and ports of its own"), 0)
+                } else {
+                    let opened = shard.tcp_connect_fastopen(connect, &[], first);
+                    opened.expect("a route, and ports of its own")
+                };
+                ends[side].sent = n as u64;
                 ends[side].open(shard, id, mortal);
             }
         }
@@ -320,7 +333,7 @@ impl Run {
                 match talk {
                     Some((talk, ends, _)) if side == 1 && ends[1].id.is_none() => {
                         let mortal =
-                            talk.sides.iter().any(|side| side.abort.is_some()) || self.cookies;
+                            talk.sides.iter().any(|side| side.abort.is_some()) || self.denies;
                         ends[1].open(shard, id, mortal);
                     }
                     _ => shard.tcp_abort(id),
@@ -349,9 +362,15 @@ impl Run {
     }
 
     /// Whether the other side may have denied a connection that it knew nothing of: a server that answers
-    /// by cookies keeps nothing, and takes a segment that overtakes the first one for one of nobody.
+    /// by cookies keeps nothing, and takes a segment that overtakes the first one for one of nobody. Or that
+    /// a host has reset what nobody owned any more, for want of memory.
     fn denied(&self, err: TcpError) -> bool {
-        matches!(err, TcpError::Reset | TcpError::Closed) && self.by_cookies()
+        matches!(err, TcpError::Reset | TcpError::Closed) && (self.by_cookies() || self.was_short())
+    }
+    fn was_short(&self) -> bool {
+        let count =
+            |host: &NodeId| self.world.stack(*host).net.counts.get(Counter::TcpExtTCPAbortOnMemory);
+        self.hosts.iter().map(count).sum::<u64>() > 0
     }
     fn by_cookies(&self) -> bool {
         let counts = &self.world.stack(self.hosts[1]).net.counts;
@@ -369,7 +388,9 @@ impl Run {
         if let Some(what) = self.watch.borrow_mut().fault.take() {
             return Err(self.fault(what));
         }
-        if self.steps.is_multiple_of(16) || now.since(self.looked_at) > SEC {
+        // What is late is looked at until it is not: between two looks it could be so twice.
+        let late = !self.overdue.is_empty();
+        if late || self.steps.is_multiple_of(16) || now.since(self.looked_at) > SEC {
             self.looked_at = now;
             self.check_timers(now)?;
         }

@@ -52,6 +52,8 @@ pub struct Talk {
     pub begin: u64,
     /// Both ends open it at once.
     pub simultaneous: bool,
+    /// The first data goes with the SYN, where the host may do that.
+    pub fast: bool,
     /// What the ends do; the first one opens.
     pub sides: [Side; 2],
 }
@@ -151,19 +153,29 @@ fn link(rng: &mut Rng) -> Link {
         let on = one_in(rng, one);
         if on { rng.below(most) as u32 } else { 0 }
     };
-    let faults = Link {
+    let mut faults = Link {
         loss_ppm: chance(2, 30_000),
         duplicate_ppm: chance(4, 20_000),
         reorder_ppm: chance(4, 30_000),
         corrupt_ppm: chance(5, 5_000),
         ..Link::default()
     };
+    // Now and then one that nobody would call a link.
+    let (mut slowest, mut longest) = (500_000, 80 * MS);
+    if one_in(rng, 10) {
+        let mut wide = |most| rng.below(most) as u32;
+        faults.loss_ppm = wide(150_000);
+        faults.duplicate_ppm = wide(300_000);
+        faults.reorder_ppm = wide(300_000);
+        faults.corrupt_ppm = wide(30_000);
+        (slowest, longest) = (100_000, 600 * MS);
+    }
     Link {
-        rate_bps: if one_in(rng, 3) { 0 } else { 500_000 << rng.below(10) },
+        rate_bps: if one_in(rng, 3) { 0 } else { slowest << rng.below(10) },
         queue_bytes: 10_000 << rng.below(7),
         queue_packets: if one_in(rng, 4) { 5 + rng.below(100) as u32 } else { 0 },
         mark_bytes: if one_in(rng, 4) { 3000 << rng.below(5) } else { 0 },
-        delay_ns: if one_in(rng, 4) { rng.below(200 * US) } else { rng.below(80 * MS) },
+        delay_ns: if one_in(rng, 4) { rng.below(200 * US) } else { rng.below(longest) },
         jitter_ns: if one_in(rng, 3) { rng.below(10 * MS) } else { 0 },
         reorder_ns: rng.below(20 * MS),
         bursts: bursts(rng),
@@ -181,8 +193,9 @@ const KNOBS: &[(&str, &[&str])] = &[
     ("net.ipv4.tcp_slow_start_after_idle", &["0"]),
     ("net.ipv4.tcp_rmem", &["4096 8192 16384", "4096 30000 60000", "8192 500000 6000000"]),
     ("net.ipv4.tcp_wmem", &["4096 8192 16384", "4096 60000 600000"]),
-    // Less than the third value would let connections that nobody owns be reset, as Linux does.
-    ("net.ipv4.tcp_mem", &["8 16 8000", "64 96 8000", "300 400 8000"]),
+    // Above the third value connections that nobody owns are reset, as Linux does it.
+    ("net.ipv4.tcp_mem", &["8 16 8000", "64 96 8000", "300 400 8000", "8 16 64", "64 96 300"]),
+    ("net.ipv4.tcp_fastopen", &["0", "3", "1539", "1543"]),
     ("net.ipv4.tcp_moderate_rcvbuf", &["0"]),
     ("net.ipv4.tcp_syncookies", &["0", "2"]),
     ("net.ipv4.tcp_rto_min_us", &["5000", "50000"]),
@@ -275,7 +288,8 @@ fn talk(rng: &mut Rng, short: bool) -> Talk {
         _ => {}
     }
     let simultaneous = !short && one_in(rng, 8);
-    Talk { begin: rng.below(3 * SEC), simultaneous, sides }
+    let fast = !simultaneous && one_in(rng, 3);
+    Talk { begin: rng.below(3 * SEC), simultaneous, fast, sides }
 }
 
 fn talks(rng: &mut Rng) -> Vec<Talk> {

@@ -124,7 +124,8 @@ impl Watch {
             own.reset = true;
         } else if s.flags & SYN != 0 && own.syn.is_none() {
             let syn = Some((s.seq, s.scale(), s.window));
-            *own = Said { syn, end: s.seq.wrapping_add(1), ..Said::default() };
+            // With Fast Open there are data in it.
+            *own = Said { syn, end: s.seq.wrapping_add(1 + s.payload), ..Said::default() };
         }
         let (Some((_, mine, first)), Some((begin, theirs, _))) = (own.syn, other.syn) else {
             return Ok(());

@@ -187,11 +187,7 @@ impl Tcb {
             TcpOpt::WindowClamp(n) => {
                 let clamp = n.max(SOCK_MIN_RCVBUF as u32 / 2);
                 self.opts_mut().window_clamp = clamp;
-                self.window_clamp = clamp;
-                self.rcv_ssthresh = match self.rcv_ssthresh > clamp {
-                    true => clamp,
-                    false => self.rcv_wnd.min(clamp).max(self.rcv_ssthresh),
-                };
+                self.set_window_clamp(clamp);
             }
             TcpOpt::NotsentLowat(n) => {
                 self.opts_mut().notsent_lowat = n;

@@ -334,7 +334,7 @@ fn a_window_of_less_than_a_segment_opens_again() {
     p.shards[B].tcp_set(b, TcpOpt::RcvBufForce(2304)).expect("an option");
     let Shard { net, tcp, .. } = &mut p.shards[B];
     let tp = tcp.conns.at_mut(b.index).expect("it is open");
-    (tp.rcv_wnd, tp.rcv_ssthresh) = (0, 900);
+    (tp.rcv_mss, tp.rcv_wnd, tp.rcv_ssthresh) = (1460, 0, 900);
     let full = tp.rcvq.win_from_space(2304);
     assert!(full > 900 && full < u32::from(tp.rcv_mss), "{full}");
     assert_eq!(tp.select_window(net), 900);

@@ -254,9 +254,9 @@ fn a_super_packet_says_it_once() {
     }
 }
 
-/// A sends; a packet of each fifty or so is marked.
+/// A sends; a packet of each twenty or so is marked.
 fn exchange_marked(p: &mut Pair, a: SocketId, b: SocketId, bytes: u64) {
-    p.mark = Some(|s| s.from == A && s.hdr.seq % 53 == 7);
+    p.mark = Some(|s| s.from == A && s.hdr.seq % 23 == 7);
     exchange(p, (a, b), [bytes, 0], 120 * SEC);
     assert!(p.count(B, C::IpInCEPkts) > 0);
 }
@@ -282,6 +282,7 @@ impl Receiver {
         let tp = p.tcb(B, b);
         // No help for a sender in slow start: acknowledgements are delayed.
         (tp.quick, tp.ato_ms, tp.rcv_mss, tp.lrcvtime) = (0, 40, MSS as u16, now);
+        tp.rcv_ssthresh = tp.window_clamp;
         let ports = (tp.tuple.rport, tp.tuple.lport);
         let (seq, ack) = (tp.rcv_nxt.0, tp.snd_nxt.0);
         Receiver { p, b, ports, seq, ack }
