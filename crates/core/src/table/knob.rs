@@ -377,6 +377,12 @@ knobs! {
     tcp_max_orphans: u64 { path: "net.ipv4.tcp_max_orphans", default: 65536, range: 0..=2147483647, unit: "connections", scope: Net, takes: Now, stage: Send, why: "Linux derives it from the machine's memory" }
     /// Whether a reset leaves an entry in TIME_WAIT as it is (RFC 1337).
     tcp_rfc1337: bool { path: "net.ipv4.tcp_rfc1337", default: false, range: 0..=1, unit: "switch", scope: Net, takes: Now, stage: Transport }
+    /// Whether answers to a SYN, and what is sent on the connection that it opens, have the type of service of the SYN.
+    tcp_reflect_tos: bool { path: "net.ipv4.tcp_reflect_tos", default: false, range: 0..=1, unit: "switch", scope: Net, takes: Now, stage: Send }
+    /// The least maximum segment size by which is sent, whatever a peer asks for, options included.
+    tcp_min_snd_mss: u64 { path: "net.ipv4.tcp_min_snd_mss", default: 48, range: 48..=65535, unit: "bytes", scope: Net, takes: NextSocket, stage: Send }
+    /// Whether peers that do not scale windows are told of 32767 bytes at most: some take more for a negative number.
+    tcp_workaround_signed_windows: bool { path: "net.ipv4.tcp_workaround_signed_windows", default: false, range: 0..=1, unit: "switch", scope: Net, takes: Now, stage: Transport }
     /// Whether a connection that is opened may take the place of one in TIME_WAIT: 0 never, 1 always, 2 between addresses of loopback.
     tcp_tw_reuse: u64 { path: "net.ipv4.tcp_tw_reuse", default: 1, range: 0..=2, unit: "mode", scope: Net, takes: Now, stage: Send, why: "2 in Linux; here connections for many programs go from one address to few" }
     /// How long after the last segment that may be.

@@ -679,6 +679,6 @@ impl Tcb {
         let mss = opts.mss.unwrap_or(super::TCP_MSS_DEFAULT);
         let most = self.opts().map_or(0, |o| o.user_mss);
         let mss = if most > 0 { mss.min(most) } else { mss };
-        self.mss_clamp = mss.max(super::TCP_MIN_SND_MSS);
+        self.mss_clamp = mss.max(net.knobs.tcp_min_snd_mss.min(u16::MAX.into()) as u16);
     }
 }

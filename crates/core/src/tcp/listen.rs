@@ -16,7 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::api::{HeldSyn, Refuse, TcpOpt};
 use super::demux::Ref;
-use super::ecn::{Ecn, tcp_ecn_create_request};
+use super::ecn::{self, Ecn, tcp_ecn_create_request};
 use super::fastopen::Try;
 use super::input::{Segment, tcp_ack_of_syn, tcp_conn_rcv};
 use super::md5::{Md5Sig, inbound_hash, key_of};
@@ -324,7 +324,7 @@ pub(super) fn tcp_v4_send_synack(
         ack: req.irs + 1,
         flags: if req.ecn_ok { synack | TcpFlags::ECE } else { synack },
         window: tp.rcv_wnd.min(65535) as u16,
-        tos: 0,
+        tos: tp.tos & !ecn::MASK,
         opts,
         key: tp.md5(),
     };
@@ -357,6 +357,9 @@ pub(super) fn child(net: &mut Net, req: &Req, l: &Listener) -> Tcb {
     }
     tp.ts_offset = req.ts_offset;
     tp.ecn.set(Ecn::OK, req.ecn_ok);
+    if net.knobs.tcp_reflect_tos {
+        tp.tos = req.tos & !ecn::MASK;
+    }
     (tp.irs, tp.iss) = (req.irs, req.iss);
     tp.rcv_nxt = req.irs + 1;
     tp.rcv_wup = tp.rcv_nxt;

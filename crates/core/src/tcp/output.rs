@@ -365,7 +365,10 @@ fn tcp_select_window(net: &mut Net, tp: &mut Tcb) -> u16 {
         }
         new = (now.div_ceil(1 << tp.rcv_wscale)) << tp.rcv_wscale;
     }
-    let most = (65535u32) << tp.rcv_wscale;
+    let most = match tp.rcv_wscale {
+        0 => unscaled_window(net),
+        scale => 65535 << scale,
+    };
     new = new.min(most);
     tp.rcv_wnd = new;
     tp.rcv_wup = tp.rcv_nxt;
@@ -504,13 +507,18 @@ pub(crate) fn tcp_send_syn(net: &mut Net, tp: &mut Tcb) -> bool {
     })
 }
 
+/// The largest window that is announced as it is: some take one with the highest bit for a negative number.
+fn unscaled_window(net: &Net) -> u32 {
+    if net.knobs.tcp_workaround_signed_windows { 32767 } else { 65535 }
+}
+
 /// The window that a new connection announces, and its scale (`tcp_select_initial_window`).
 pub(crate) fn tcp_select_initial_window(net: &Net, tp: &mut Tcb, mss: u32) {
     let space = tp.rcvq.win_from_space(tp.rcvbuf);
     let (free, asked) = (tp.clamped(space), tp.clamped(u32::MAX));
     // Whole segments, where at least one fits.
     let whole = if mss > 0 && free > mss { free - free % mss } else { free };
-    tp.rcv_wnd = whole.min(65535);
+    tp.rcv_wnd = whole.min(unscaled_window(net));
     tp.rcv_ssthresh = tp.rcv_wnd;
     tp.window_clamp = free;
     tp.rcv_wscale = 0;

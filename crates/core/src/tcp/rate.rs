@@ -11,8 +11,8 @@
 
 use std::collections::VecDeque;
 
-use super::Tcb;
 use super::sndq::TxSeg;
+use super::{CaState, Tcb};
 use crate::seq::Seq;
 use crate::time::Instant;
 
@@ -81,6 +81,9 @@ pub(crate) struct Rate {
     /// The application gives too little until so many segments are delivered; 0 = it does not.
     pub app_limited: u32,
     rs: RateSample,
+    /// The peer took back what it had reported: until that is over, samples would count it twice
+    /// (`is_sack_reneg`).
+    reneged: bool,
     /// The last good sample, for whoever asks: segments in a second, and whether the application
     /// limited it.
     pub last: (f64, bool),
@@ -178,11 +181,16 @@ fn skb_sent(tp: &mut Tcb, i: usize, now: Instant) {
 /// The sample of this acknowledgement (`tcp_rate_gen`); the next one begins. `None` where nobody wants it.
 pub(crate) fn tcp_rate_gen(tp: &mut Tcb, now: Instant) -> Option<RateSample> {
     let (delivered, lost, min_rtt_us) = (tp.delivered, tp.lost, tp.min_rtt_us);
+    let in_loss = tp.ca_state == CaState::Loss;
     let rate = tp.sndq.rate.as_mut()?;
+    rate.reneged &= in_loss;
     if rate.app_limited != 0 && (delivered.wrapping_sub(rate.app_limited) as i32) > 0 {
         rate.app_limited = 0;
     }
     let mut rs = std::mem::take(&mut rate.rs);
+    if rate.reneged {
+        return Some(RateSample::default());
+    }
     let Some(prior_at) = rs.prior_at else { return Some(rs) };
     rs.delivered = delivered.wrapping_sub(rs.prior_delivered);
     rs.lost = lost.wrapping_sub(rs.prior_lost);
@@ -207,6 +215,13 @@ pub(crate) fn tcp_rate_check_app_limited(tp: &mut Tcb) {
         && tp.lost_out <= tp.retrans_out
     {
         mark_app_limited(tp);
+    }
+}
+
+/// The peer took back what it had reported.
+pub(crate) fn tcp_sack_reneged(tp: &mut Tcb) {
+    if let Some(rate) = &mut tp.sndq.rate {
+        rate.reneged = true;
     }
 }
 

@@ -14,7 +14,7 @@ use super::output::{Pushed, send_new, tcp_current_mss, tcp_transmit_skb, way_is_
 use super::pacing::tcp_pacing_check;
 use super::quota::{tcp_cwnd_validate, tcp_small_queue_check, tcp_tso_segs};
 use super::rack::tcp_rack_mark_lost;
-use super::rate::tcp_rate_skb_sent;
+use super::rate::{tcp_rate_skb_sent, tcp_sack_reneged};
 use super::sndq::{FIN, LOST, PSH, RETRANS, SACKED, TxSeg};
 use super::timer::{
     Rtx, rearm_rto, rto_within_user_timeout, seems_a_black_hole, set_rtx, tcp_syn_timer,
@@ -28,8 +28,11 @@ use super::{CaState, TCP_RTO_MAX_US, Tcb};
 use crate::seq::Seq;
 use crate::shard::Net;
 use crate::table::count::id;
-use crate::time::Instant;
+use crate::time::{Instant, MS};
 use crate::wire::tcp::TcpFlags;
+
+/// The least time that a peer has for what it seems to have taken back.
+const RENEGING_NS: u64 = 10 * MS;
 
 /// Looks at what an acknowledgement means for recovery (`tcp_fastretrans_alert`).
 pub(crate) fn tcp_fastretrans_alert(net: &mut Net, tp: &mut Tcb, seg: &Segment, a: &Acked) {
@@ -39,6 +42,9 @@ pub(crate) fn tcp_fastretrans_alert(net: &mut Net, tp: &mut Tcb, seg: &Segment, 
     }
     if a.ece {
         tp.prior_ssthresh = 0;
+    }
+    if a.advanced && tcp_check_sack_reneging(net, tp) {
+        return;
     }
     if tp.ca_state == CaState::Cwr && tp.snd_una.gt(tp.high_seq) {
         // Above what was out at the time: so that the peer has seen that the window shrank.
@@ -466,6 +472,18 @@ fn count_failure(net: &Net, tp: &Tcb) {
     net.counts.inc(counter);
 }
 
+/// What the peer is to acknowledge next it had reported before: either it took that back (RFC 2018 §8), or
+/// acknowledgements are out of order. It has a little time to say more; then all goes again
+/// (`tcp_check_sack_reneging`).
+fn tcp_check_sack_reneging(net: &Net, tp: &mut Tcb) -> bool {
+    let reneges = tp.sndq.rtx.front().is_some_and(|t| t.has(SACKED));
+    if reneges {
+        let half = u64::from(tp.srtt_us8 >> 4) * 1000;
+        set_rtx(tp, Rtx::Retrans, net.now.plus(half.max(RENEGING_NS)));
+    }
+    reneges
+}
+
 /// All that is out counts as lost, and the window begins anew (`tcp_enter_loss`).
 fn tcp_enter_loss(net: &mut Net, tp: &mut Tcb) {
     let new = tp.ca_state <= CaState::Disorder;
@@ -480,6 +498,7 @@ fn tcp_enter_loss(net: &mut Net, tp: &mut Tcb) {
     let reneged = tp.sndq.rtx.front().is_some_and(|t| t.has(SACKED));
     if reneged {
         net.counts.inc(id::TcpExtTCPSACKReneging);
+        tcp_sack_reneged(tp);
     }
     tp.lost_out = 0;
     tp.retrans_out = 0;

@@ -105,7 +105,7 @@ fn namespace(sends: bool) -> Result<Tun, String> {
     };
     setup().map_err(|e: linerate_dev::netdev::NetdevError| e.to_string())?;
     for (name, value) in [
-        ("tcp_rmem", "4096 131072 6291456"),
+        ("tcp_rmem", "4096 131072 33554432"),
         ("tcp_wmem", "4096 16384 4194304"),
         ("tcp_no_metrics_save", "1"),
     ] {

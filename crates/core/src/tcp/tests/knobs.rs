@@ -658,3 +658,60 @@ fn orphans_that_are_too_many_end_by_their_timers() {
     assert_eq!(p.shards[A].tcp_sockstat().orphan, 0);
     assert_eq!((p.count(A, C::TcpExtTCPAbortOnMemory), p.count(A, C::TcpOutRsts)), (1, 1));
 }
+
+/// The first window, and that of a connection without scaling.
+#[test]
+fn knob_net_ipv4_tcp_workaround_signed_windows() {
+    let path = "net.ipv4.tcp_workaround_signed_windows";
+    for (value, least, most) in [("0", 60_000, 65_535), ("1", 30_000, 32_767)] {
+        let first = syn(path, value).hdr.window;
+        assert!((least..=most).contains(&first), "{first} for {value}");
+        let mut p = pair(210, GOOD, &[(path, value), ("net.ipv4.tcp_window_scaling", "0")]);
+        let (a, b) = p.connected();
+        exchange(&mut p, (a, b), [200_000, 0], 60 * SEC);
+        let told = p.seen.iter().filter(|s| s.from == B).map(|s| s.hdr.window).max();
+        assert!(told.is_some_and(|told| (least..=most).contains(&told)), "{told:?} for {value}");
+    }
+}
+
+/// A peer that wants its data in the smallest pieces.
+#[test]
+fn knob_net_ipv4_tcp_min_snd_mss() {
+    for (value, size) in [("48", 60), ("500", 500)] {
+        let mut p = with("net.ipv4.tcp_min_snd_mss", value);
+        let listener = p.listen(80);
+        p.lose = Some(|_| true);
+        let opts = TcpOptions { mss: Some(60), ..TcpOptions::NONE };
+        let syn =
+            Forged { seq: 7, flags: TcpFlags::SYN, window: 10_000, opts, ..Forged::default() };
+        p.inject(B, (9, 80), syn);
+        p.run(MS);
+        let ack = p.last_of(B).hdr.seq.wrapping_add(1);
+        let flags = TcpFlags::ACK;
+        p.inject(B, (9, 80), Forged { seq: 8, ack, flags, window: 10_000, ..Forged::default() });
+        let b = p.shards[B].tcp_accept(listener).expect("a connection");
+        p.shards[B].tcp_send(b, &[0; 2000]).expect("room");
+        p.run(MS);
+        let largest =
+            p.seen.iter().filter(|s| s.from == B).map(|s| s.gso.map_or(s.len, |g| g.size.into()));
+        assert_eq!(largest.max(), Some(size), "{value}");
+    }
+}
+
+/// What a server's connection is marked with is what the client's SYN was.
+#[test]
+fn knob_net_ipv4_tcp_reflect_tos() {
+    for (value, expected) in [("0", 0), ("1", 0x28)] {
+        let mut p = with("net.ipv4.tcp_reflect_tos", value);
+        let listener = p.listen(80);
+        p.lose = Some(|_| true);
+        let a = p.connect(80);
+        p.run(100 * MS);
+        // The first SYN is lost, the second is marked.
+        p.shards[A].tcp_set(a, TcpOpt::Tos(0x28)).expect("an option");
+        p.lose = None;
+        p.run(2 * SEC);
+        let b = p.shards[B].tcp_accept(listener).expect("a connection");
+        assert_eq!(p.tcb(B, b).tos & !3, expected, "{value}");
+    }
+}

@@ -220,3 +220,28 @@ fn frto_goes_on_sending_again_after_a_true_timeout() {
         assert!(s.tp().snd_cwnd < 10 && s.tp().lost_out > 0);
     }
 }
+
+/// A peer that does not have any more what it had reported gets it again, once it had half a round trip to say
+/// that it was a mistake; where it says so, nothing goes twice.
+#[test]
+fn what_a_peer_takes_back_is_sent_again() {
+    for mended in [false, true] {
+        let mut s = Sender::with(10, true, &[("net.ipv4.tcp_congestion_control", "bbr")]);
+        s.acknowledge(0, &[(2, 8)]);
+        s.acknowledge(2, &[]);
+        assert_eq!((s.tp().sacked_out, s.p.count(A, C::TcpExtTCPSACKReneging)), (6, 0));
+        s.p.run(5 * MS);
+        if mended {
+            s.acknowledge(8, &[]);
+        }
+        s.p.run(100 * MS);
+        let counts =
+            [C::TcpExtTCPSACKReneging, C::TcpExtTCPTimeouts].map(|counter| s.p.count(A, counter));
+        if mended {
+            assert_eq!(counts[0], 0);
+            continue;
+        }
+        assert_eq!((counts, s.tp().ca_state, s.tp().sacked_out), ([1, 1], CaState::Loss, 0));
+        assert_eq!(s.tp().lost_out, s.tp().packets_out, "all of it goes again");
+    }
+}
