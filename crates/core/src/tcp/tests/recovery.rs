@@ -241,7 +241,8 @@ fn what_a_peer_takes_back_is_sent_again() {
             assert_eq!(counts[0], 0);
             continue;
         }
-        assert_eq!((counts, s.tp().ca_state, s.tp().sacked_out), ([1, 1], CaState::Loss, 0));
-        assert_eq!(s.tp().lost_out, s.tp().packets_out, "all of it goes again");
+        let tp = s.tp();
+        assert_eq!((counts, tp.ca_state, tp.sacked_out), ([1, 1], CaState::Loss, 0));
+        assert_eq!(tp.lost_out, tp.packets_out, "all of it goes again");
     }
 }
