@@ -139,14 +139,14 @@ fn connect_to(pair: &mut Pair, listener: SocketId) -> (SocketId, SocketId) {
     }
 }
 
-/// Bytes that one of `2 * per` more of something takes, where `grow` brings it to a number, which
+/// Bytes that one of `per` for each of something takes, where `grow` brings it to `from` and then to a number that
 /// doubles twice: tables are as full as they get.
-fn bytes_each(per: u64, mut grow: impl FnMut(u64)) -> u64 {
-    grow(1024);
+fn bytes_each(from: u64, per: u64, mut grow: impl FnMut(u64)) -> u64 {
+    grow(from);
     let before = BYTES.get();
-    grow(4096);
+    grow(from * 4);
     let more = u64::try_from(BYTES.get() - before).expect("more takes more");
-    more.div_ceil(3072 * per)
+    more.div_ceil(from * 3 * per)
 }
 
 /// Goal: an established connection that is idle takes 1 KiB at the most, with its places in all
@@ -158,7 +158,10 @@ fn an_idle_connection_takes_a_kibibyte() {
     let listener = pair.ends[1].tcp_listen(listen).expect("the port is free");
     let mut open = 0;
     let mut buf = vec![0; 20_000];
-    let each = bytes_each(2, |n| {
+    // They lie side by side, 8192 at a time; there have to be ports for as many.
+    pair.ends[0].set_knob("net.ipv4.ip_local_port_range.low", "1024").expect("a knob");
+    pair.ends[0].set_knob("net.ipv4.ip_local_port_range.high", "65535").expect("a knob");
+    let each = bytes_each(8192, 2, |n| {
         while open < n {
             let (client, server) = connect_to(&mut pair, listener);
             pair.ends[0].tcp_send(client, &[1; 9000]).expect("there is room");
@@ -185,7 +188,7 @@ fn a_time_wait_entry_takes_128_bytes() {
     let mut pair = Pair::new(true);
     let listen = Listen { port: 80, backlog: 8, ..Listen::default() };
     let listener = pair.ends[1].tcp_listen(listen).expect("the port is free");
-    let each = bytes_each(1, |n| {
+    let each = bytes_each(1024, 1, |n| {
         while pair.ends[0].tcp_sockstat().tw < n {
             let (client, server) = connect_to(&mut pair, listener);
             pair.ends[0].tcp_close(client);
