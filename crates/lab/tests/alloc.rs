@@ -139,7 +139,7 @@ fn connect_to(pair: &mut Pair, listener: SocketId) -> (SocketId, SocketId) {
     }
 }
 
-/// Bytes that one of `per` for each of something takes, where `grow` brings it to `from` and then to a number that
+/// Bytes that one of something takes, of which `grow` makes `per` for each that it counts: first `from`, then a number that
 /// doubles twice: tables are as full as they get.
 fn bytes_each(from: u64, per: u64, mut grow: impl FnMut(u64)) -> u64 {
     grow(from);
