@@ -498,6 +498,10 @@ pub(crate) fn tcp_send_syn(net: &mut Net, tp: &mut Tcb) -> bool {
     };
     let window = tp.rcv_wnd.min(65535) as u16;
     let ack = if both { tp.rcv_nxt } else { Seq(0) };
+    if both {
+        // The window begins behind what a SYN brought (`tcp_fastopen_create_child`).
+        tp.rcv_wup = tp.rcv_nxt;
+    }
     tp.segs_out += 1;
     let bare = Bare { seq: tp.iss, ack, flags, window, tos: tp.tos, opts, key: tp.md5() };
     let Some(fastopen) = tp.syn_fastopen() else { return send_bare(net, &tp.tuple, &bare) };

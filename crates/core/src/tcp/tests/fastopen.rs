@@ -1,6 +1,7 @@
 //! Data in the SYN (RFC 7413).
 
 use super::*;
+use crate::seq::Seq;
 use crate::table::count::Counter as C;
 use crate::tcp::icmp::{ErrKind, TcpQuote, tcp_v4_err};
 use crate::tcp::info::TcpInfo;
@@ -345,4 +346,23 @@ fn what_follows_the_data_of_a_syn_is_acknowledged_at_once() {
     assert_eq!(ack.hdr.ack, fin.hdr.seq + 1);
     let took = ack.at.since(fin.at);
     assert!(took < 2 * GOOD.delay + 10 * MS, "{took} ns, and no delay of an acknowledgement");
+}
+
+/// What the SYN-ACK promises holds, also where the SYN brought data: the window begins behind it.
+#[test]
+fn the_window_of_a_syn_ack_begins_behind_the_data() {
+    let (mut p, listener) = introduced("3");
+    p.shards[B].set_knob("net.ipv4.tcp_rmem", "4096 6000 60000").expect("a knob");
+    open(&mut p, &[1; 1000]);
+    p.run(GOOD.delay + MS / 2);
+    let b = p.shards[B].tcp_accept(listener).expect("it is open");
+    assert_eq!(p.shards[B].tcp_send(b, b"answer"), Ok(6));
+    p.run(20 * MS);
+    let synack = p.seen.iter().rfind(|s| s.from == B && s.hdr.flags.syn()).expect("a SYN-ACK");
+    let answer = p.seen.iter().rfind(|s| s.from == B && s.len == 6).expect("the answer");
+    let scale = synack.opts.wscale.expect("a scale");
+    let promised = Seq(synack.hdr.ack) + u32::from(synack.hdr.window);
+    let now = Seq(answer.hdr.ack) + (u32::from(answer.hdr.window) << scale);
+    assert!(synack.hdr.window < 6000, "{}", synack.hdr.window);
+    assert!(promised.le(now), "{promised:?} {now:?}");
 }
