@@ -5,12 +5,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::thread;
 use std::time::Duration;
 
-use super::http;
 use super::inside::{Bench, Metric};
 use super::memory::memory_bytes;
 use super::peers::{Running, Setup, Tool};
 use super::run::Case;
 use super::traffic::{Answer, Ask, CONGESTION, Window};
+use super::{http, sockperf};
 
 /// Connections opened at a time in the case `connects`.
 pub const CONNECTS_PARALLEL: usize = 4;
@@ -49,6 +49,7 @@ impl Bench {
             }
             Case::Ping | Case::PingBusy => self.ping(setup, case, running, window),
             Case::Connects => self.connects(setup, running, window),
+            Case::Sockperf => self.sockperf(setup, running, window),
             Case::Http => {
                 running.program.ask(&Ask::ServeHttp, GRACE)?;
                 let host = Ipv4Addr::LOCALHOST.into();
@@ -85,6 +86,25 @@ impl Bench {
             }
             other => Err(running.program.unexpected(&other)),
         }
+    }
+
+    fn sockperf(&mut self, setup: Setup, running: &mut Running, window: Window) -> io::Result<()> {
+        let (to, cpu) = (running.to, self.args.pin.ends);
+        let of_udp = (false, Metric::SockperfUdpP50Us, Metric::SockperfUdpP99Us);
+        let of_tcp = (true, Metric::SockperfTcpP50Us, Metric::SockperfTcpP99Us);
+        for (tcp, p50, p99) in [of_udp, of_tcp] {
+            let server = sockperf::Server::start(to, tcp, cpu)?;
+            let ask = Ask::Sockperf { to, tcp, window };
+            match running.program.ask(&ask, window.whole() + GRACE)? {
+                Answer::RoundTrips { p50_ns, p99_ns, .. } => {
+                    self.sample(p50, setup, f64::from(p50_ns) / 1e3);
+                    self.sample(p99, setup, f64::from(p99_ns) / 1e3);
+                }
+                other => return Err(running.program.unexpected(&other)),
+            }
+            drop(server);
+        }
+        Ok(())
     }
 
     fn connects(&mut self, setup: Setup, running: &mut Running, window: Window) -> io::Result<()> {

@@ -104,8 +104,8 @@ fn requests(said: &str) -> Option<f64> {
 }
 
 /// The versions of nginx and wrk, or which is missing.
-pub fn versions() -> Result<[(&'static str, String); 2], String> {
-    Ok([("nginx", version("nginx", "nginx-light")?), ("wrk", version("wrk", "wrk")?)])
+pub fn versions() -> Result<Vec<(&'static str, String)>, String> {
+    Ok(vec![("nginx", version("nginx", "nginx-light")?), ("wrk", version("wrk", "wrk")?)])
 }
 
 fn version(program: &str, package: &str) -> Result<String, String> {

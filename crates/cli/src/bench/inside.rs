@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::peers::{End, HOST_ADDR, Running, SCRATCH, Setup, Tool, cpu_args, ip};
 use super::run::{BenchRunArgs, Case};
 use super::traffic::{CONGESTION, CONGESTION_UNRESTRICTED, Window};
-use super::{http, table};
+use super::{http, sockperf, table};
 
 /// What one number of the table is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -34,6 +34,14 @@ pub enum Metric {
     BusyP99Us,
     /// Connections per second.
     ConnectsPerSec,
+    /// Median round trip of UDP by sockperf, µs.
+    SockperfUdpP50Us,
+    /// Its 99th percentile, µs.
+    SockperfUdpP99Us,
+    /// Median round trip of TCP by sockperf, µs.
+    SockperfTcpP50Us,
+    /// Its 99th percentile, µs.
+    SockperfTcpP99Us,
     /// Requests of HTTP per second.
     HttpPerSec,
     /// Memory of the forwarding processes per idle connection, KiB.
@@ -63,7 +71,7 @@ pub struct Results {
     pub skipped: Vec<String>,
     /// Version of each tool measured.
     pub versions: BTreeMap<Tool, String>,
-    /// Versions of what makes the load of the case `http`.
+    /// Versions of what makes the load of the cases `http` and `sockperf`.
     pub load: Vec<(&'static str, String)>,
     /// Congestion control found on the sockets of both ends.
     pub congestion: BTreeSet<String>,
@@ -114,6 +122,13 @@ fn end_with_parent() {
     });
 }
 
+/// What answers with the versions of programs that are not ours, or says which is missing.
+type Versions = fn() -> Result<Vec<(&'static str, String)>, String>;
+
+/// The cases whose load is made by such programs.
+const LOADS: [(Case, Versions); 2] =
+    [(Case::Http, http::versions), (Case::Sockperf, sockperf::version)];
+
 /// The measurement under way.
 pub(super) struct Bench {
     pub(super) args: BenchRunArgs,
@@ -135,11 +150,14 @@ impl Bench {
     }
 
     fn measure(&mut self) {
-        if self.args.cases.contains(&Case::Http) {
-            match http::versions() {
-                Ok(versions) => self.results.load = versions.into(),
+        for (case, versions) in LOADS {
+            if !self.args.cases.contains(&case) {
+                continue;
+            }
+            match versions() {
+                Ok(versions) => self.results.load.extend(versions),
                 Err(why) => {
-                    self.args.cases.retain(|&case| case != Case::Http);
+                    self.args.cases.retain(|&c| c != case);
                     self.left_out(why);
                 }
             }
@@ -298,7 +316,7 @@ fn network() -> io::Result<()> {
 /// Sets the congestion control of the tools' own sockets, which do not choose one: cubic as
 /// everywhere else, or reno where the kernel keeps cubic from new namespaces. Not left at BBR,
 /// whose pacing would be measured instead of the tool.
-fn congestion_default() -> String {
+pub fn congestion_default() -> String {
     let path = "/proc/sys/net/ipv4/tcp_congestion_control";
     let _ = fs::write(path, CONGESTION).or_else(|_| fs::write(path, CONGESTION_UNRESTRICTED));
     fs::read_to_string(path).unwrap_or_default().trim().to_owned()

@@ -9,6 +9,7 @@
 //! | [`host_end`], [`program_end`], [`relay`] | the server, the client and the kernel relay |
 //! | [`udp_flow`] | both ends of a UDP flow that is acknowledged |
 //! | [`http`] | nginx and wrk |
+//! | [`sockperf`] | sockperf at both ends |
 //! | [`memory`] | what a process and its children take of it |
 //! | [`stats`] | median, spread, percentile |
 //! | [`table`] | what is printed |
@@ -42,6 +43,7 @@ pub mod program_end;
 pub mod relay;
 pub mod run;
 pub mod scale;
+pub mod sockperf;
 pub mod stats;
 pub mod steering;
 pub mod table;

@@ -17,7 +17,7 @@ use super::traffic::{
     Answer, Ask, CHUNK_BYTES, PING_BYTES, SharedMeter, Window, answer_requests, congestion_of,
     connect, nanos, poll_busily, port,
 };
-use super::udp_flow;
+use super::{sockperf, udp_flow};
 
 /// Threads that open the connections which are then kept.
 const HOLD_PARALLEL: usize = 4;
@@ -41,6 +41,7 @@ pub fn serve(new_namespace: bool) -> io::Result<()> {
         Ask::PingPong { to, busy, window } => ping_pong(to, busy, window),
         Ask::SendDatagrams { to, window } => send_datagrams(to, window),
         Ask::ReceiveDatagrams { to, window } => receive_datagrams(to, window),
+        Ask::Sockperf { to, tcp, window } => sockperf::ping_pong(to, tcp, window.whole()),
         Ask::ServeHttp => {
             web = Some(Nginx::start()?);
             Ok(Answer::Done)

@@ -30,7 +30,7 @@ pub fn serve(listen: IpAddr, to: IpAddr, program: IpAddr) -> io::Result<()> {
             }
         }));
     }
-    for (listen, to) in [port::UDP_SINK, port::UDP_SOURCE].map(at) {
+    for (listen, to) in [port::UDP_SINK, port::UDP_SOURCE, port::SOCKPERF].map(at) {
         let socket = udp_flow::socket(listen)?;
         threads.push(thread::spawn(move || {
             if let Err(e) = udp_flow::relay(&socket, to) {

@@ -78,6 +78,8 @@ pub enum Case {
     PingBusy,
     /// Connect, receive one byte and the end, close: per second, 4 at a time.
     Connects,
+    /// sockperf at both ends, 64 bytes by UDP and by TCP: its own p50 and p99.
+    Sockperf,
     /// Requests per second of wrk on the host to nginx in the program's place, at a published port.
     Http,
     /// Memory of the forwarding processes per idle connection, once, at the end.
@@ -86,7 +88,7 @@ pub enum Case {
 
 impl Case {
     /// In the order of measuring.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Up1,
         Self::Up4,
         Self::Down1,
@@ -96,6 +98,7 @@ impl Case {
         Self::Ping,
         Self::PingBusy,
         Self::Connects,
+        Self::Sockperf,
         Self::Http,
         Self::Idle,
     ];
@@ -123,6 +126,7 @@ impl fmt::Display for Case {
             Self::Ping => "ping",
             Self::PingBusy => "ping-busy",
             Self::Connects => "connects",
+            Self::Sockperf => "sockperf",
             Self::Http => "http",
             Self::Idle => "idle",
         })

@@ -29,6 +29,10 @@ pub fn label(metric: Metric) -> &'static str {
         Metric::BusyP50Us => "busy p50",
         Metric::BusyP99Us => "busy p99",
         Metric::ConnectsPerSec => "connects",
+        Metric::SockperfUdpP50Us => "sockperf udp p50",
+        Metric::SockperfUdpP99Us => "sockperf udp p99",
+        Metric::SockperfTcpP50Us => "sockperf tcp p50",
+        Metric::SockperfTcpP99Us => "sockperf tcp p99",
         Metric::HttpPerSec => "http",
         Metric::IdleKib => "idle",
         Metric::RssMib => "rss",
@@ -39,6 +43,8 @@ fn unit(metric: Metric) -> &'static str {
     match metric {
         Metric::Gbps(_) => "Gbit/s",
         Metric::PingP50Us | Metric::PingP99Us | Metric::BusyP50Us | Metric::BusyP99Us => "us",
+        Metric::SockperfUdpP50Us | Metric::SockperfUdpP99Us => "us",
+        Metric::SockperfTcpP50Us | Metric::SockperfTcpP99Us => "us",
         Metric::PingPerSec | Metric::ConnectsPerSec | Metric::HttpPerSec => "1/s",
         Metric::IdleKib => "KiB",
         Metric::RssMib => "MiB",
@@ -50,6 +56,7 @@ fn title(metric: Metric, args: &BenchRunArgs) -> String {
         format!("{way}, 1 UDP flow of {} bytes, GSO and GRO, acknowledged", udp_flow::DATAGRAM)
     };
     let busy = |what| format!("TCP ping-pong of {PING_BYTES} bytes, busy polling, {what}");
+    let sockperf = |what| format!("{what} ping-pong of {PING_BYTES} bytes by sockperf");
     match metric {
         Metric::Gbps(Case::Up1) => "program -> host, 1 TCP stream".into(),
         Metric::Gbps(Case::Up4) => "program -> host, 4 TCP streams".into(),
@@ -62,6 +69,10 @@ fn title(metric: Metric, args: &BenchRunArgs) -> String {
         Metric::PingPerSec => format!("TCP ping-pong of {PING_BYTES} bytes, round trips"),
         Metric::BusyP50Us => busy("p50"),
         Metric::BusyP99Us => busy("p99"),
+        Metric::SockperfUdpP50Us => sockperf("UDP") + ", p50",
+        Metric::SockperfUdpP99Us => sockperf("UDP") + ", p99",
+        Metric::SockperfTcpP50Us => sockperf("TCP") + ", p50",
+        Metric::SockperfTcpP99Us => sockperf("TCP") + ", p99",
         Metric::HttpPerSec => {
             let connections = http::CONNECTIONS;
             format!("HTTP: wrk, {connections} connections -> published port -> nginx, requests")

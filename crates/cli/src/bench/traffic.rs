@@ -41,8 +41,10 @@ pub mod port {
     pub const IDLE: u16 = 5005;
     /// As [`ECHO`], by a socket that polls its device before it sleeps.
     pub const ECHO_BUSY: u16 = 5006;
+    /// sockperf, TCP and UDP.
+    pub const SOCKPERF: u16 = 11111;
     /// All of TCP.
-    pub const ALL: [u16; 6] = [SINK, SOURCE, ECHO, BYTE, IDLE, ECHO_BUSY];
+    pub const ALL: [u16; 7] = [SINK, SOURCE, ECHO, BYTE, IDLE, ECHO_BUSY, SOCKPERF];
     /// UDP: takes and acknowledges datagrams.
     pub const UDP_SINK: u16 = 5001;
     /// UDP: sends them to whoever asks.
@@ -194,6 +196,15 @@ pub enum Ask {
     ReceiveDatagrams {
         /// Address of the host end.
         to: IpAddr,
+        /// How long.
+        window: Window,
+    },
+    /// Program: sockperf to the host's, for whole seconds. → [`Answer::RoundTrips`]
+    Sockperf {
+        /// Address of the host end.
+        to: IpAddr,
+        /// TCP, not UDP.
+        tcp: bool,
         /// How long.
         window: Window,
     },

@@ -110,7 +110,8 @@ impl Drop for Generator {
     }
 }
 
-fn hex(mac: [u8; 6]) -> String {
+/// A link address as it is written.
+pub fn hex(mac: [u8; 6]) -> String {
     mac.map(|b| format!("{b:02x}")).join(":")
 }
 

@@ -21,6 +21,7 @@ use linerate_dev::{Device, RxCx};
 
 use super::Receiver;
 use super::wire::{DUT, NOBODY, PACKET, PACKET_MAC, PORT, Wire, XDP};
+use crate::bench::path::xdp::swap;
 
 /// A filter of the kernel at the ingress hook drops what comes.
 pub struct Nobody(Netdev, Ignored);
@@ -74,15 +75,6 @@ pub struct Bare {
     /// What goes back.
     back: Option<VecDeque<Pkt>>,
     count: u64,
-}
-
-/// Exchanges the link addresses.
-fn swap(pkt: &mut Pkt) {
-    if let Some((dst, rest)) = pkt.head_mut().split_first_chunk_mut::<6>()
-        && let Some(src) = rest.first_chunk_mut::<6>()
-    {
-        std::mem::swap(dst, src);
-    }
 }
 
 impl Bare {

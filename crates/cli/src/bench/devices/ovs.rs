@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::Receiver;
+use super::generator::hex;
 use super::wire::{DUT, Wire};
 
 /// How its port takes packets from the kernel.
@@ -86,7 +86,6 @@ impl Ovs {
         if error.trim() != "[]" {
             return Err(io::Error::other(format!("its port: {}", error.trim())));
         }
-        let hex = |mac: [u8; 6]| mac.map(|b| format!("{b:02x}")).join(":");
         let (ours, theirs) = (hex(wire.link.mac.unwrap_or_default()), hex(wire.theirs));
         let back = format!("in_port=1,actions=mod_dl_dst:{theirs},mod_dl_src:{ours},IN_PORT");
         let bridge = format!("unix:{}", ovs.path("br0.mgmt").display());
@@ -155,15 +154,6 @@ fn appears(path: &Path) -> io::Result<()> {
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())
-}
-
-impl Wire {
-    /// Puts a process of somebody else on the receiver's processor; its threads inherit that.
-    fn pin_to_receiver(&self, pid: Pid) -> io::Result<()> {
-        let mut cpus = CpuSet::new();
-        cpus.set(self.receiver_cpu())?;
-        Ok(sched_setaffinity(pid, &cpus)?)
-    }
 }
 
 impl Receiver for Ovs {

@@ -114,11 +114,19 @@ impl Wire {
                 .map_err(|e| io::Error::other(format!("threaded NAPI: {e}")))?;
             self.threaded = true;
             let thread = napi_thread().ok_or_else(|| io::Error::other("no NAPI thread came"))?;
-            let mut cpus = CpuSet::new();
-            cpus.set(self.receiver_cpu)?;
-            sched_setaffinity(thread, &cpus)?;
+            self.pin_to_receiver(thread)?;
         }
         Ok(())
+    }
+
+    /// Puts a process or thread of somebody else on the receiver's processor; what it starts inherits that.
+    ///
+    /// # Errors
+    /// It has ended, or is not ours to move.
+    pub fn pin_to_receiver(&self, pid: Pid) -> io::Result<()> {
+        let mut cpus = CpuSet::new();
+        cpus.set(self.receiver_cpu)?;
+        Ok(sched_setaffinity(pid, &cpus)?)
     }
 }
 

@@ -45,7 +45,7 @@ struct Hook {
 }
 
 /// Exchanges the link addresses.
-fn swap(pkt: &mut Skb) {
+pub fn swap(pkt: &mut Skb) {
     if let Some((dst, rest)) = pkt.head_mut().split_first_chunk_mut::<6>()
         && let Some(src) = rest.first_chunk_mut::<6>()
     {
