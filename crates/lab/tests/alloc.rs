@@ -201,6 +201,45 @@ fn a_time_wait_entry_takes_128_bytes() {
     assert!((64..=128).contains(&each), "{each} bytes each");
 }
 
+/// Goal: what a peak of connections took goes back when they are gone, but for one piece of the table at each
+/// end and for the indices into it; who stayed goes on.
+#[test]
+fn what_a_peak_of_connections_took_goes_back() {
+    /// Connections side by side in one piece, and what they may take.
+    const PIECE: i64 = 8192;
+    const PEAK: i64 = 3 * PIECE;
+    let mut pair = Pair::new(true);
+    let listen = Listen { port: 80, backlog: 8, ..Listen::default() };
+    let listener = pair.ends[1].tcp_listen(listen).expect("the port is free");
+    pair.ends[0].set_knob("net.ipv4.ip_local_port_range.low", "1024").expect("a knob");
+    pair.ends[0].set_knob("net.ipv4.ip_local_port_range.high", "65535").expect("a knob");
+    let (client, server) = connect_to(&mut pair, listener);
+    let before = BYTES.get();
+    let all: Vec<_> = (0..PEAK).map(|_| connect_to(&mut pair, listener)).collect();
+    let peak = BYTES.get() - before;
+    assert!(peak > PEAK * 2 * 900, "{peak} bytes");
+    for (client, server) in all {
+        pair.ends[0].tcp_close(client);
+        pair.turn();
+        pair.ends[1].tcp_close(server);
+        pair.turn();
+        pair.turn();
+    }
+    // TIME_WAIT takes a minute.
+    for _ in 0..70 {
+        pair.now = pair.now.plus(1_000_000 * US);
+        pair.turn();
+    }
+    assert_eq!(pair.ends[0].tcp_sockstat().tw, 0);
+    let left = BYTES.get() - before;
+    assert!(left < 2 * PIECE * 1024 + PEAK * 2 * 64, "{left} bytes of {peak} are left");
+    let mut buf = [0; 10];
+    pair.ends[0].tcp_send(client, b"still here").expect("there is room");
+    pair.turn();
+    pair.turn();
+    assert_eq!(pair.ends[1].tcp_recv(server, &mut buf).ok(), Some(10));
+}
+
 /// Runs `work` until the loop is warm, then counts the allocations of as much work again. Warm is
 /// when buffers have grown to what the link can fill and each recycled packet has carried its most
 /// fragments once.

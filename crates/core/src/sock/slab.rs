@@ -20,11 +20,16 @@ pub struct Slab<T, Begin = ()> {
     slots: Vec<Slot<T, Begin>>,
     free: Vec<u32>,
     len: usize,
+    /// The generation of a place that is taken for the first time: no entry of memory that was given back had it.
+    generation: u32,
 }
+
+/// Places that stay when the last entry has gone; more give their memory back then.
+const KEEP: usize = 8192;
 
 impl<T, Begin> Default for Slab<T, Begin> {
     fn default() -> Self {
-        Slab { slots: Vec::new(), free: Vec::new(), len: 0 }
+        Slab { slots: Vec::new(), free: Vec::new(), len: 0, generation: 0 }
     }
 }
 
@@ -48,8 +53,9 @@ impl<T, Begin> Slab<T, Begin> {
         if self.slots.len() == self.slots.capacity() {
             self.grow();
         }
-        self.slots.push(Slot { _begin: [], generation: 0, value: Some(value) });
-        (self.slots.len() as u32 - 1, 0)
+        let generation = self.generation;
+        self.slots.push(Slot { _begin: [], generation, value: Some(value) });
+        (self.slots.len() as u32 - 1, generation)
     }
     /// Makes room for as many again, in large pages if that is much.
     #[cold]
@@ -101,7 +107,18 @@ impl<T, Begin> Slab<T, Begin> {
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(index);
         self.len -= 1;
+        if self.len == 0 && self.slots.len() > KEEP {
+            self.ran_empty();
+        }
         Some(value)
+    }
+    /// The last entry of many has gone.
+    #[cold]
+    fn ran_empty(&mut self) {
+        // A place that was left has a generation of its own already.
+        let generations = self.slots.iter().map(|slot| slot.generation);
+        let generation = generations.max().unwrap_or(self.generation);
+        *self = Slab { generation, ..Slab::default() };
     }
     /// Every entry with its index and generation, in order of the index.
     pub fn iter(&self) -> impl Iterator<Item = (u32, u32, &T)> {
@@ -112,7 +129,27 @@ impl<T, Begin> Slab<T, Begin> {
 
 #[cfg(test)]
 mod tests {
-    use super::{AtLine, Slab};
+    use super::{AtLine, KEEP, Slab};
+
+    #[test]
+    fn what_a_peak_took_goes_back_when_the_last_has_gone() {
+        let mut slab = Slab::<u64>::default();
+        let peak: Vec<_> = (0..KEEP as u64 + 1).map(|n| slab.insert(n)).collect();
+        assert_eq!(slab.remove(0), Some(0));
+        assert_eq!(slab.insert(0), (0, 1));
+        for (index, _) in peak.iter().rev() {
+            assert!(slab.slots.capacity() > KEEP);
+            slab.remove(*index).expect("it is there");
+        }
+        assert_eq!((slab.slots.capacity(), slab.free.capacity(), slab.len()), (0, 0, 0));
+        for &(index, generation) in &peak {
+            assert!(slab.insert(1).1 > generation && slab.get(index, generation).is_none());
+        }
+        // Few places stay.
+        let mut slab = Slab::<u64>::default();
+        assert_eq!((slab.insert(1), slab.remove(0)), ((0, 0), Some(1)));
+        assert!(slab.slots.capacity() > 0);
+    }
 
     #[test]
     fn a_place_begins_at_a_cache_line_where_that_is_asked_for() {
