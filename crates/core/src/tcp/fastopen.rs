@@ -440,7 +440,8 @@ impl Shard {
         tp.state = State::SynRecv;
         (tp.listener, tp.user) = (Some(l.id), l.user);
         tp.opts_mut().fastopen_child = true;
-        (tp.snd_wnd, tp.snd_wl1) = (seg.window.into(), seg.seq);
+        (tp.snd_wnd, tp.max_window) = (seg.window.into(), seg.window.into());
+        tp.snd_wl1 = seg.seq;
         let pmtu = tp.pmtu;
         tcp_sync_mss(&mut tp, pmtu);
         super::input::tcp_init_buffers(net, &mut tp);

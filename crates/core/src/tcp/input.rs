@@ -12,7 +12,7 @@ use super::demux::Ref;
 use super::fastopen::{fastopen_synack, options_of};
 use super::fastopen_active::fin_after_close;
 use super::mtup::tcp_mtup_init;
-use super::output::{send_reset, tcp_send_syn, tcp_v4_send_reset};
+use super::output::{send_reset, tcp_send_syn};
 use super::rcvq::tcp_data_queue;
 use super::rcvwin::{TCP_ATO_MIN_MS, TCP_DELACK_MAX_NS};
 use super::timer::{Rtx, rearm_rto, set_rtx};
@@ -134,8 +134,10 @@ fn no_socket(cx: &mut Shard, mut pkt: Pkt, tuple: &Tuple) -> Verdict {
     if !pkt.csum_verify(cx.net.knobs.rx_checksum) {
         return Verdict::Drop(pkt, Reason::TcpCsum);
     }
-    if let Some(seg) = Segment::read(&pkt) {
-        tcp_v4_send_reset(&mut cx.net, tuple, &seg);
+    if let Some(seg) = Segment::read(&pkt)
+        && pkt.pull(seg.hlen)
+    {
+        cx.tcp_v4_send_reset(tuple, &seg, &pkt);
     }
     Verdict::Drop(pkt, Reason::NoSocket)
 }

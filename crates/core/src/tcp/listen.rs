@@ -22,7 +22,7 @@ use super::input::{Segment, tcp_ack_of_syn, tcp_conn_rcv};
 use super::md5::{Md5Sig, inbound_hash, key_of};
 use super::output::{
     Bare, advmss, send_bare, send_bare_with, send_reset, tcp_select_initial_window,
-    tcp_send_active_reset, tcp_v4_send_reset, unicast, way_to,
+    tcp_send_active_reset, unicast, way_to,
 };
 use super::{Sockets, State, TCP_TIMEOUT_INIT_US, Tcb, Tuple};
 use crate::pkt::{Pkt, Verdict};
@@ -82,7 +82,6 @@ pub(crate) struct Req {
     pub irs: Seq,
     pub iss: Seq,
     pub opts: TcpOptions,
-    pub window: u16,
     pub tos: u8,
     /// It asked for ECN, and gets it.
     pub ecn_ok: bool,
@@ -140,7 +139,7 @@ impl Shard {
         let Sockets { listen, listeners, .. } = &mut self.tcp;
         let found = listen.find(listeners, tuple.local, tuple.lport);
         let Some(found) = found else {
-            tcp_v4_send_reset(&mut self.net, tuple, seg);
+            self.tcp_v4_send_reset(tuple, seg, &pkt);
             return Verdict::Drop(pkt, Reason::NoSocket);
         };
         let key = self.tcp.listener_key(found, tuple);
@@ -206,7 +205,6 @@ impl Shard {
             irs: seg.seq,
             iss,
             opts: seg.opts,
-            window: seg.window,
             tos: pkt.tos,
             ecn_ok: tcp_ecn_create_request(net, seg.flags, pkt.tos),
             said: None,
@@ -367,7 +365,6 @@ pub(super) fn child(net: &mut Net, req: &Req, l: &Listener) -> Tcb {
     tp.snd_una = req.iss;
     tp.snd_nxt = req.iss + 1;
     tp.sndq.start(req.iss + 1);
-    tp.max_window = req.window as u32;
     tp.take_options(net, &req.opts);
     if let Some(said) = req.said {
         let theirs = req.opts.wscale.unwrap_or(0);
@@ -696,7 +693,7 @@ impl Shard {
 
 impl Sockets {
     /// The key of a listener for a peer.
-    fn listener_key(&self, listener: u32, tuple: &Tuple) -> Option<Md5Sig> {
+    pub(super) fn listener_key(&self, listener: u32, tuple: &Tuple) -> Option<Md5Sig> {
         let l = self.listeners.at(listener).filter(|l| !l.opts.is_empty())?;
         key_of(&l.opts, tuple.remote).copied()
     }

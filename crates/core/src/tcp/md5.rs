@@ -2,7 +2,7 @@
 //! protection against strangers who reset its connections).
 //!
 //! before: [`super::input`], [`super::output`]
-//! Linux:  net/ipv4/tcp_ipv4.c `tcp_v4_md5_hash_skb`, `tcp_md5_do_add`; tcp.c `tcp_inbound_md5_hash`
+//! Linux:  net/ipv4/tcp_ipv4.c `tcp_v4_md5_hash_skb`, `tcp_md5_do_add`; `tcp_v4_send_reset`; tcp.c `tcp_inbound_md5_hash`
 //! RFCs:   2385
 //! drops:  TcpMd5NotFound, TcpMd5Unexpected, TcpMd5Failure
 
@@ -11,9 +11,13 @@ use std::net::IpAddr;
 
 use md5::{Digest, Md5};
 
+use super::input::Segment;
 use super::opts::TcpOpt;
+use super::output::send_reset;
+use super::sockets::Sockets;
 use super::{Tcb, Tuple};
 use crate::pkt::Pkt;
+use crate::shard::Shard;
 use crate::sock::error::TcpError;
 use crate::table::Reason;
 use crate::wire::IPPROTO_TCP;
@@ -128,6 +132,29 @@ impl Tcb {
     pub(super) fn inbound_hash(&self, signed: bool, pkt: &Pkt) -> Result<(), Reason> {
         let key = self.md5();
         if key.is_none() && !signed { Ok(()) } else { inbound_hash(key, signed, &self.tuple, pkt) }
+    }
+}
+
+impl Shard {
+    /// Answers a segment that belongs to no connection, its header off already, by a reset (RFC 9293
+    /// §3.10.7.1; `tcp_v4_send_reset`).
+    ///
+    /// A signed one is answered only where its key is known, and by that: the connection of which its sender
+    /// still knows was lost here, as by a restart, and began here; the key is then that of the listener at the
+    /// sender's own port, since who speaks to that port is spoken to at it as well.
+    #[cold]
+    pub(super) fn tcp_v4_send_reset(&mut self, tuple: &Tuple, seg: &Segment, pkt: &Pkt) {
+        if !seg.opts.signed {
+            return send_reset(&mut self.net, tuple, seg, None);
+        }
+        let Sockets { listen, listeners, .. } = &self.tcp;
+        let listener = listen.find(listeners, tuple.local, tuple.rport);
+        let Some(key) = listener.and_then(|found| self.tcp.listener_key(found, tuple)) else {
+            return;
+        };
+        if inbound_hash(Some(&key), true, tuple, pkt).is_ok() {
+            send_reset(&mut self.net, tuple, seg, Some(&key));
+        }
     }
 }
 

@@ -546,12 +546,8 @@ pub(crate) fn tcp_send_active_reset(net: &mut Net, tp: &mut Tcb) {
     }
 }
 
-/// Answers a segment that belongs to no connection by a reset (RFC 9293 §3.10.7.1; `tcp_v4_send_reset`).
-pub(crate) fn tcp_v4_send_reset(net: &mut Net, tuple: &Tuple, seg: &Segment) {
-    send_reset(net, tuple, seg, None);
-}
-
-/// The same, signed by `key` if there is one.
+/// Answers a segment by a reset, signed by `key` if there is one; what belongs to no connection goes by
+/// `tcp_v4_send_reset` in [`super::md5`].
 pub(super) fn send_reset(net: &mut Net, tuple: &Tuple, seg: &Segment, key: Option<&Md5Sig>) {
     if seg.flags.rst() || !unicast(tuple.local) || !unicast(tuple.remote) {
         return;

@@ -406,3 +406,26 @@ fn each_connection_is_an_event_once_the_queue_was_emptied() {
         assert!(p.shards[B].tcp_accept(l).is_none());
     }
 }
+
+/// The largest window that the peer of an accepted connection ever had is that of its acknowledgement, not the
+/// SYN's: segments are halves of it (`tcp_create_openreq_child`, `tcp_bound_to_half_wnd`).
+#[test]
+fn the_window_of_a_syn_bounds_no_segment() {
+    for (syn_window, window) in [(65535, 1000), (400, 20_000)] {
+        let mut p = Pair::new(8, GOOD);
+        let l = p.listen(80);
+        p.lose = Some(|s| s.from == B);
+        let opts = TcpOptions { mss: Some(1460), ..TcpOptions::NONE };
+        let syn =
+            Forged { seq: 9, flags: TcpFlags::SYN, window: syn_window, opts, ..Forged::default() };
+        p.inject(B, (4000, 80), syn);
+        p.run(MS);
+        let ack = p.last_of(B).hdr.seq.wrapping_add(1);
+        let ack = Forged { seq: 10, ack, flags: TcpFlags::ACK, window, ..Forged::default() };
+        p.inject(B, (4000, 80), ack);
+        let b = p.shards[B].tcp_accept(l).expect("it is established");
+        let tp = p.tcb(B, b);
+        let half = if window == 1000 { 500 } else { 1460 };
+        assert_eq!((tp.max_window, tp.mss_cache), (window.into(), half));
+    }
+}

@@ -93,6 +93,41 @@ fn a_reset_is_signed() {
     assert_eq!(p.shards[B].tcp_error(b), Some(TcpError::Reset));
 }
 
+/// A end that lost its connection, as by a restart, tells the other one by a signed reset where it still has the
+/// key, at the port from which it is spoken to; else it is silent, whatever it could be made to sign.
+#[test]
+fn a_reset_for_a_lost_connection_is_signed_or_not_sent() {
+    for (n, of_a, told) in
+        [(0, Some(&b"secret"[..]), true), (1, Some(b"other"), false), (2, None, false)]
+    {
+        for v6 in [false, true] {
+            let mut p = Pair::over(910 + n, GOOD, v6);
+            if let Some(k) = of_a {
+                let listen = Listen { port: 80, backlog: 16, ..Listen::default() };
+                let (l, at_b) = (p.shards[A].tcp_listen(listen).expect("free"), p.addr(B));
+                p.shards[A].tcp_set(l, key(at_b, None, k)).expect("set");
+            }
+            let (a, b) = try_connect(&mut p, Some(b"secret"), Some(b"secret")).expect("connected");
+            p.lose = Some(|seen| seen.from == A);
+            p.shards[A].tcp_abort(a);
+            p.run(SEC);
+            p.lose = None;
+            let (resets, begun) = (p.count(A, C::TcpOutRsts), p.seen.len());
+            p.shards[B].tcp_send(b, b"are you there?").expect("room");
+            p.run(10 * SEC);
+            let sent: Vec<_> = p.seen[begun..].iter().filter(|s| s.from == A).collect();
+            assert!(sent.iter().all(|s| s.opts.signed && s.hdr.flags.rst()), "{n}");
+            assert_eq!(
+                (sent.len(), p.count(A, C::TcpOutRsts) - resets),
+                (told.into(), told.into())
+            );
+            assert_eq!(p.shards[B].tcp_error(b), told.then_some(TcpError::Reset), "{n}");
+            assert!(p.drops(A, Reason::NoSocket) > 0);
+            assert_eq!(p.count(A, C::TcpExtTCPMD5Failure), 0, "as in Linux, that counts nothing");
+        }
+    }
+}
+
 #[test]
 fn drop_tcp_md5_failure() {
     let mut p = Pair::new(902, GOOD);
