@@ -191,6 +191,11 @@ impl SendChunk {
         let life = Some(Arc::default());
         SendChunk(Counted::new(Chunk { buf: ChunkMem::Lent(bytes), filled, life }))
     }
+    /// The same where nobody asks when they are free.
+    pub(crate) fn unwatched(bytes: Lent) -> SendChunk {
+        let filled = bytes.len();
+        SendChunk(Counted::new(Chunk { buf: ChunkMem::Lent(bytes), filled, life: None }))
+    }
     /// For whoever wants to know when somebody else's bytes are free.
     pub(crate) fn watch(&self) -> Watch {
         Watch(self.0.life.as_ref().map(Arc::downgrade).unwrap_or_default())

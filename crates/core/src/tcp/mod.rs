@@ -34,6 +34,7 @@ mod recovery;
 mod rfs;
 pub mod rows;
 mod send;
+mod sendfile;
 mod sndq;
 mod sockets;
 mod spare;

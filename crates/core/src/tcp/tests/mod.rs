@@ -19,6 +19,7 @@ mod opts;
 mod rcvwin;
 mod recovery;
 mod reuseport;
+mod sendfile;
 mod sending;
 mod syncookies;
 mod urgent;
@@ -285,6 +286,9 @@ impl Pair {
 
     fn see(&self, from: usize, frame: &Frame) -> Option<Seen> {
         let l4 = if frame.bytes.first()? >> 4 == 4 { 20 } else { 40 };
+        let length = |at| usize::from(u16::from_be_bytes([frame.bytes[at], frame.bytes[at + 1]]));
+        let said = if l4 == 20 { length(2) } else { 40 + length(4) };
+        assert_eq!(frame.bytes.len(), said, "nothing follows a packet's end");
         let tcp = frame.bytes.get(l4..)?;
         let hdr = TcpHdr::parse(tcp).ok()?;
         let opts = TcpOptions::parse(hdr.options(tcp));
