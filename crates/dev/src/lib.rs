@@ -8,6 +8,7 @@ mod burst;
 pub mod device;
 pub mod drive;
 pub mod ebpf;
+pub mod file;
 pub mod journal;
 pub mod mem;
 pub mod netdev;
