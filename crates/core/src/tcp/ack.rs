@@ -31,8 +31,14 @@ pub(crate) struct Acked {
     pub duplicate: bool,
     /// It reported a duplicate (DSACK).
     pub dsack: bool,
+    /// That was what a probe of the tail sent: the tail had arrived (`FLAG_DSACK_TLP`).
+    pub dsack_tlp: bool,
     /// It acknowledged something selectively that was not before.
     pub sacked: bool,
+    /// It came with data (`FLAG_DATA`).
+    pub data: bool,
+    /// It moved the window (`FLAG_WIN_UPDATE`).
+    pub window: bool,
     /// Of a segment that was sent once: microseconds from its sending.
     pub rtt_us: Option<u32>,
     /// The same, for a segment that was acknowledged selectively.
@@ -91,23 +97,25 @@ pub(crate) fn tcp_ack(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Result<(), 
         tp.retransmits = 0;
         tp.stall_at = Instant::NEVER;
         tp.err_soft = None;
-        tcp_clean_rtx_queue(net, tp, ack, prior_fack, &mut a);
+        tcp_clean_rtx_queue(net, tp, seg, prior_fack, &mut a);
     }
+    let moves = sets_xmit_timer(net, tp, &a);
+    (a.window, a.data) = (window_moved, seg.len > 0);
     a.ece = tcp_ecn_rcv_ecn_echo(tp, seg.flags);
     if a.ece {
         tcp_count_delivered_ce(net, tp, tp.delivered.wrapping_sub(a.prior_delivered));
     }
     tcp_ack_update_rtt(net, tp, seg, &a);
     a.duplicate = !a.advanced && !window_moved && seg.len == 0 && was_out > 0;
-    tcp_rack_update_reo_wnd(net, tp, a.dsack);
+    tcp_rack_update_reo_wnd(net, tp, &a);
     recovery::tcp_process_tlp_ack(net, tp, ack, &a);
     if was_out > 0 {
-        if a.advanced {
+        if moves {
             rearm_rto(net, tp);
         }
         recovery::tcp_fastretrans_alert(net, tp, seg, &a);
         recovery::tcp_cong_control(net, tp, &a);
-        if a.advanced {
+        if moves {
             schedule_loss_probe(net, tp, true);
         }
     } else if a.dsack {
@@ -122,6 +130,14 @@ pub(crate) fn tcp_ack(net: &mut Net, tp: &mut Tcb, seg: &Segment) -> Result<(), 
         tp.push = true;
     }
     Ok(())
+}
+
+/// Whether the timeout starts anew: something was acknowledged for good, or selectively what was sent before
+/// the first that is out was sent last; later reports say nothing of that one, and would put its timeout
+/// off for ever (`FLAG_SET_XMIT_TIMER`).
+fn sets_xmit_timer(net: &Net, tp: &Tcb, a: &Acked) -> bool {
+    let first = || tp.sndq.rtx.front().map(|t| us_since(net.now, t.sent));
+    a.advanced || a.sack_rtt_us.is_some_and(|us| first().is_some_and(|first| us > first))
 }
 
 /// What we sent arrived: so the next hop is alive, and need not be asked (RFC 4861 §7.3.1;
@@ -203,8 +219,8 @@ pub(crate) fn tcp_sndbuf_expand(net: &Net, tp: &mut Tcb) {
 }
 
 /// Removes what is acknowledged for good from the record of what is under way (`tcp_clean_rtx_queue`).
-fn tcp_clean_rtx_queue(net: &mut Net, tp: &mut Tcb, ack: Seq, prior_fack: Seq, a: &mut Acked) {
-    let now = net.now;
+fn tcp_clean_rtx_queue(net: &mut Net, tp: &mut Tcb, seg: &Segment, prior_fack: Seq, a: &mut Acked) {
+    let (ack, now) = (seg.ack, net.now);
     let (mut first_sent, mut reord, was_out) = (None, None, tp.packets_out);
     while let Some(&t) = tp.sndq.rtx.front() {
         let (segs, whole) = if t.end().le(ack) {
@@ -223,15 +239,17 @@ fn tcp_clean_rtx_queue(net: &mut Net, tp: &mut Tcb, ack: Seq, prior_fack: Seq, a
         if t.has(SACKED) {
             tp.sacked_out = tp.sacked_out.saturating_sub(segs);
         } else {
-            if tp.sack_ok {
-                tcp_count_delivered(net, tp, segs);
-            }
             if t.retrans == 0 {
                 first_sent.get_or_insert(t.sent);
                 a.orig_sacked |= t.end().le(tp.high_seq);
                 reord.get_or_insert(t.seq);
             }
-            rack_advance(tp, &part, now);
+            if tp.sack_ok {
+                tcp_count_delivered(net, tp, segs);
+                if !tcp_skb_spurious_retrans(tp, seg, &t) {
+                    rack_advance(tp, &part, now);
+                }
+            }
             if let Some(rate) = &mut tp.sndq.rate {
                 rate.delivered(0, &part, whole, now);
             }
@@ -306,6 +324,13 @@ fn us_since(now: Instant, then: Instant) -> u32 {
     (now.since(then) / 1000).clamp(1, u32::MAX as u64) as u32
 }
 
+/// Whether what was sent again is acknowledged by the echo of a timestamp from before that: the first sending
+/// arrived, and says nothing about the second one (`tcp_skb_spurious_retrans`).
+fn tcp_skb_spurious_retrans(tp: &Tcb, seg: &Segment, t: &TxSeg) -> bool {
+    let echo = seg.opts.ts.filter(|(_, ecr)| tp.ts_ok && *ecr != 0);
+    t.retrans > 0 && echo.is_some_and(|(_, ecr)| Seq(ecr).lt(Seq(tp.ts_now(t.sent))))
+}
+
 /// RACK: the delivered segment that was sent last tells what should have arrived by now
 /// (RFC 8985 §6.2 step 2; `tcp_rack_advance`).
 fn rack_advance(tp: &mut Tcb, t: &TxSeg, now: Instant) {
@@ -314,6 +339,7 @@ fn rack_advance(tp: &mut Tcb, t: &TxSeg, now: Instant) {
     if t.retrans > 0 && rtt < tp.min_rtt_us {
         return;
     }
+    tp.rack_advanced = true;
     tp.rack_rtt_us = rtt;
     if t.sent > tp.rack_sent || t.sent == tp.rack_sent && t.end().gt(tp.rack_end) {
         tp.rack_sent = t.sent;
@@ -407,6 +433,10 @@ fn tcp_dsack_seen(net: &Net, tp: &mut Tcb, (left, right): (Seq, Seq), a: &mut Ac
     }
     net.counts.inc_by(id::TcpExtTCPDSACKRecvSegs, segs.into());
     a.dsack = true;
+    let probe = tp.tlp_retrans && bytes <= tp.mss_cache.into();
+    a.dsack_tlp |= probe && tp.tlp_high_seq == Some(right);
+    // What was sent twice arrived twice.
+    tcp_count_delivered(net, tp, segs);
     // What this recovery sent again lies between its beginning and its end.
     let ours = tp.undo_marker.is_some_and(|marker| right.gt(marker) && right.le(tp.high_seq));
     if ours && tp.undo_retrans > 0 {

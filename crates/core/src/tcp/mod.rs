@@ -368,6 +368,8 @@ pub(crate) struct Tcb {
     pub rack_end: Seq,
     /// RACK: the round trip of that segment, in microseconds.
     pub rack_rtt_us: u32,
+    /// RACK: something arrived since losses were looked for.
+    pub rack_advanced: bool,
     /// RACK: the reordering window is so many quarters of the least round trip.
     pub rack_reo_mult: u8,
     /// RACK: after so many more recoveries it is one again.

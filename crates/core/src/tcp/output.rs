@@ -21,6 +21,7 @@ use super::rate::{tcp_rate_check_app_limited, tcp_rate_skb_sent};
 use super::rcvwin::TCP_DELACK_NS;
 use super::recovery::tcp_xmit_retransmit_queue;
 use super::sndq::{FIN, PSH, TxSeg};
+use super::timer::Rtx;
 use super::{Earlier, State, TCP_MIN_SND_MSS, Tcb, Tuple, timer};
 use crate::pkt::{Gso, GsoKind};
 use crate::seq::Seq;
@@ -192,7 +193,7 @@ pub(crate) fn send_new(net: &mut Net, tp: &mut Tcb, len: u32, ends: TcpFlags, ms
         }
         tp.lsndtime = now;
     }
-    if tp.packets_out == 0 || tp.rtx_kind == timer::Rtx::Probe0 {
+    if tp.packets_out == 0 || matches!(tp.rtx_kind, Rtx::Probe0 | Rtx::LossProbe) {
         timer::rearm_rto(net, tp);
     }
     tp.packets_out += segs;

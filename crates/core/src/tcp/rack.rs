@@ -4,6 +4,7 @@
 //! Linux:  net/ipv4/tcp_recovery.c `tcp_rack_mark_lost`, `tcp_rack_detect_loss`, `tcp_rack_update_reo_wnd`
 //! RFCs:   8985 §6.2
 
+use super::ack::Acked;
 use super::recovery::tcp_mark_skb_lost;
 use super::sndq::{LOST, RETRANS, SACKED};
 use super::timer::{Rtx, rearm_rto, rto_ns, set_rtx};
@@ -19,11 +20,13 @@ const NO_DUPTHRESH: u64 = 4;
 
 /// Round trips in which a duplicate was reported make the reordering window longer, a quarter of the
 /// least round trip each (RFC 8985 §6.2 step 4; `tcp_rack_update_reo_wnd`).
-pub(super) fn tcp_rack_update_reo_wnd(net: &Net, tp: &mut Tcb, dsack: bool) {
+pub(super) fn tcp_rack_update_reo_wnd(net: &Net, tp: &mut Tcb, a: &Acked) {
     if net.knobs.tcp_recovery & STATIC_REO_WND != 0 {
         return;
     }
     tp.rack_dsack_round = tp.rack_dsack_round.filter(|round| tp.snd_una.lt(*round));
+    // What a probe of the tail was for is no sign of it.
+    let dsack = a.dsack && !a.dsack_tlp;
     if dsack && tp.reord_seen > 0 && tp.rack_dsack_round.is_none() {
         tp.rack_dsack_round = Some(tp.snd_nxt);
         tp.rack_reo_mult = tp.rack_reo_mult.saturating_add(1);
@@ -42,6 +45,10 @@ pub(super) fn tcp_rack_recovered(tp: &mut Tcb) {
 /// Marks what was sent long enough before something that was delivered (RFC 8985 §6.2 step 5;
 /// `tcp_rack_mark_lost`). What is not due yet is looked at again by a timer.
 pub(super) fn tcp_rack_mark_lost(net: &mut Net, tp: &mut Tcb) {
+    if !std::mem::take(&mut tp.rack_advanced) {
+        // Nothing arrived: what is lost by now is marked already, or the timer's.
+        return;
+    }
     if let Some(wait_us) = tcp_rack_detect_loss(net, tp) {
         let at = net.now.plus((wait_us as u64 + 1) * 1000);
         let rto_at = net.now.plus(rto_ns(tp));
@@ -64,7 +71,8 @@ fn tcp_rack_reo_wnd(net: &Net, tp: &Tcb) -> u32 {
     quarter.saturating_mul(tp.rack_reo_mult as u32).min(tp.srtt_us8 >> 3)
 }
 
-fn tcp_rack_detect_loss(net: &Net, tp: &mut Tcb) -> Option<u32> {
+/// Marks what is due; the microseconds until all else is that should have arrived (`tcp_rack_detect_loss`).
+pub(super) fn tcp_rack_detect_loss(net: &Net, tp: &mut Tcb) -> Option<u32> {
     let reo_wnd = tcp_rack_reo_wnd(net, tp);
     let (rack_sent, rack_end) = (tp.rack_sent, tp.rack_end);
     let due = tp.rack_rtt_us as u64 + reo_wnd as u64;

@@ -13,16 +13,16 @@ use super::mtup::{tcp_mtu_probing, tcp_mtup_inconclusive, tcp_mtup_lost};
 use super::output::{Pushed, send_new, tcp_current_mss, tcp_transmit_skb, way_is_full};
 use super::pacing::tcp_pacing_check;
 use super::quota::{tcp_cwnd_validate, tcp_small_queue_check, tcp_tso_segs};
-use super::rack::tcp_rack_mark_lost;
+use super::rack::{tcp_rack_detect_loss, tcp_rack_mark_lost};
 use super::rate::{tcp_rate_skb_sent, tcp_sack_reneged};
 use super::sndq::{FIN, LOST, PSH, RETRANS, SACKED, TxSeg};
 use super::timer::{
-    Rtx, rearm_rto, rto_within_user_timeout, seems_a_black_hole, set_rtx, tcp_syn_timer,
+    Rtx, rearm_rto, rto_ns, rto_within_user_timeout, seems_a_black_hole, set_rtx, tcp_syn_timer,
     tcp_update_rto_stats, tcp_write_err, tcp_write_timeout,
 };
 use super::undo::{
-    tcp_init_undo, tcp_leave_recovery, tcp_process_loss, tcp_try_undo_dsack, tcp_try_undo_partial,
-    tcp_try_undo_recovery,
+    tcp_any_retrans_done, tcp_init_undo, tcp_leave_recovery, tcp_process_loss, tcp_try_undo_dsack,
+    tcp_try_undo_partial, tcp_try_undo_recovery,
 };
 use super::{CaState, TCP_RTO_MAX_US, Tcb};
 use crate::seq::Seq;
@@ -51,9 +51,7 @@ pub(crate) fn tcp_fastretrans_alert(net: &mut Net, tp: &mut Tcb, seg: &Segment, 
         tcp_end_cwnd_reduction(tp);
         tp.ca_state = CaState::Open;
     }
-    let mut left = false;
     if tp.ca_state == CaState::Recovery && tp.snd_una.ge(tp.high_seq) {
-        left = true;
         if tcp_try_undo_recovery(net, tp, seg) {
             return;
         }
@@ -96,10 +94,6 @@ pub(crate) fn tcp_fastretrans_alert(net: &mut Net, tp: &mut Tcb, seg: &Segment, 
             }
             tcp_try_undo_dsack(net, tp);
             tcp_identify_packet_loss(net, tp, a);
-            if left && tp.sack_ok && tp.sacked_out == 0 && tp.packets_out > 0 {
-                // What arrived last may have been sent after what is still out.
-                tcp_rack_mark_lost(net, tp);
-            }
         }
     }
     if tp.lost_out > 0 {
@@ -129,10 +123,13 @@ fn tcp_enter_cwr(net: &Net, tp: &mut Tcb) {
     }
 }
 
+/// Nothing is wrong, as long as nothing that is out was reported, lost or sent more than once
+/// (`tcp_try_keep_open`).
 pub(super) fn tcp_try_keep_open(tp: &mut Tcb) {
-    let clean = tp.sacked_out == 0 && tp.lost_out == 0 && tp.retrans_out == 0;
+    let again = tcp_any_retrans_done(tp);
+    let clean = tp.sacked_out == 0 && tp.lost_out == 0 && !again;
     tp.ca_state = if clean { CaState::Open } else { CaState::Disorder };
-    if clean {
+    if !again {
         tp.retrans_stamp = 0;
     }
 }
@@ -164,6 +161,7 @@ fn tcp_end_cwnd_reduction(tp: &mut Tcb) {
 }
 
 fn tcp_init_cwnd_reduction(net: &Net, tp: &mut Tcb, lost: bool) {
+    tcp_init_undo(tp);
     tp.prior_ssthresh = cc::current_ssthresh(tp);
     tp.prior_cwnd = tp.snd_cwnd;
     tp.prr_delivered = 0;
@@ -172,7 +170,6 @@ fn tcp_init_cwnd_reduction(net: &Net, tp: &mut Tcb, lost: bool) {
     tp.tlp_high_seq = None;
     tp.snd_ssthresh = cc::ssthresh(tp, net.now, lost);
     tp.ecn_queue_cwr();
-    tcp_init_undo(tp);
 }
 
 /// Fast recovery begins (`tcp_enter_recovery`). The window is not reduced twice where the path has
@@ -206,7 +203,8 @@ pub(crate) fn tcp_cong_control(net: &mut Net, tp: &mut Tcb, a: &Acked) {
     if tp.in_cwnd_reduction() {
         let lost = tp.lost.wrapping_sub(a.prior_lost);
         tcp_cwnd_reduction(tp, delivered, a.advanced && lost == 0);
-    } else if a.advanced || tp.reord_seen > 0 && delivered > 0 {
+    } else if a.advanced || a.sacked && tp.reordering > net.knobs.tcp_reordering as u32 {
+        // Where the path reorders much what arrives out of order counts as well (`tcp_may_raise_cwnd`).
         let left = cc::cong_avoid(tp, net.now, delivered, a.rtt_us.or(a.sack_rtt_us));
         if left {
             net.counts.inc(id::TcpExtTCPHystartDelayDetect);
@@ -243,10 +241,10 @@ fn tcp_identify_packet_loss(net: &mut Net, tp: &mut Tcb, a: &Acked) -> bool {
         return false;
     }
     let retrans = tp.retrans_out;
-    if !tp.sack_ok {
-        tcp_newreno_mark_lost(net, tp, a);
-    } else if tp.sacked_out > 0 || tp.ca_state >= CaState::Recovery {
+    if tp.sack_ok {
         tcp_rack_mark_lost(net, tp);
+    } else {
+        tcp_newreno_mark_lost(net, tp, a);
     }
     tp.sack_ok && tp.retrans_out < retrans
 }
@@ -266,13 +264,18 @@ fn tcp_newreno_mark_lost(net: &mut Net, tp: &mut Tcb, a: &Acked) {
     tcp_mark_skb_lost(net, tp, 0);
 }
 
+/// Marks the segment at place `i` lost, by what acknowledgements say; congestion control hears of it
+/// (`tcp_mark_skb_lost`).
 pub(super) fn tcp_mark_skb_lost(net: &Net, tp: &mut Tcb, i: usize) {
-    let Some(t) = tp.sndq.rtx.get_mut(i) else { return };
-    let segs = t.segs as u32;
-    if t.has(SACKED) {
-        return;
+    if mark_lost(net, tp, i) {
+        cc::skb_marked_lost(tp, i, net.now);
     }
-    let known = tp.lost;
+}
+
+/// True if one more loss counts: what was sent again can be lost again.
+fn mark_lost(net: &Net, tp: &mut Tcb, i: usize) -> bool {
+    let Some(t) = tp.sndq.rtx.get_mut(i).filter(|t| !t.has(SACKED)) else { return false };
+    let (segs, known) = (t.segs as u32, tp.lost);
     if t.has(RETRANS) {
         t.flags &= !RETRANS;
         tp.retrans_out = tp.retrans_out.saturating_sub(segs);
@@ -284,17 +287,15 @@ pub(super) fn tcp_mark_skb_lost(net: &Net, tp: &mut Tcb, i: usize) {
         tp.lost_out += segs;
         tp.lost = tp.lost.wrapping_add(segs);
     }
-    if tp.lost != known {
-        cc::skb_marked_lost(tp, i, net.now);
-    }
+    tp.lost != known
 }
 
 /// The reordering window is over (`tcp_rack_reo_timeout`).
 pub(crate) fn tcp_rack_reo_timeout(net: &mut Net, tp: &mut Tcb) {
     let pipe = tp.in_flight();
-    tcp_rack_mark_lost(net, tp);
+    tcp_rack_detect_loss(net, tp);
     if tp.in_flight() != pipe {
-        if tp.ca_state < CaState::Recovery {
+        if tp.ca_state != CaState::Recovery {
             tcp_enter_recovery(net, tp, false);
             if !tp.cc.rules() {
                 tcp_cwnd_reduction(tp, 1, false);
@@ -302,9 +303,7 @@ pub(crate) fn tcp_rack_reo_timeout(net: &mut Net, tp: &mut Tcb) {
         }
         tp.push = true;
     }
-    if tp.rtx_kind == Rtx::None {
-        rearm_rto(net, tp);
-    }
+    rearm_rto(net, tp);
 }
 
 /// Sends again what is marked lost, as far as the congestion window allows (`tcp_xmit_retransmit_queue`).
@@ -337,28 +336,49 @@ pub(crate) fn tcp_xmit_retransmit_queue(net: &mut Net, tp: &mut Tcb) -> Pushed {
         if !tcp_retransmit_skb(net, tp, i) {
             break;
         }
-        let fast = tp.ca_state == CaState::Recovery;
-        let segs = tp.sndq.rtx.get(i).map_or(1, |t| t.segs as u64);
+        let slow = tp.ca_state == CaState::Loss;
+        let segs = tp.sndq.rtx.get(i).map_or(1, |t| t.segs as u32);
         net.counts.inc_by(
-            if fast { id::TcpExtTCPFastRetrans } else { id::TcpExtTCPSlowStartRetrans },
-            segs,
+            if slow { id::TcpExtTCPSlowStartRetrans } else { id::TcpExtTCPFastRetrans },
+            segs.into(),
         );
+        if tp.in_cwnd_reduction() {
+            tp.prr_out += segs;
+        }
         if i == 0 && tp.rtx_kind != Rtx::Reorder {
-            rearm_rto(net, tp);
+            set_rtx(tp, Rtx::Retrans, net.now.plus(rto_ns(tp)));
         }
         i += 1;
     }
     Pushed::Done
 }
 
-/// Sends the segment at place `i` again (`tcp_retransmit_skb`). False if it can not be sent now.
+/// Sends the segment at place `i` again, for recovery (`tcp_retransmit_skb`). False if it can not be sent now.
 fn tcp_retransmit_skb(net: &mut Net, tp: &mut Tcb, i: usize) -> bool {
+    let Some(segs) = send_again(net, tp, i) else { return false };
+    if let Some(t) = tp.sndq.rtx.get_mut(i)
+        && !t.has(RETRANS)
+    {
+        t.flags |= RETRANS;
+        tp.retrans_out += segs;
+    }
+    if tp.retrans_stamp == 0 {
+        tp.retrans_stamp = tp.ts_now(net.now).max(1);
+    }
+    tp.undo_retrans = tp.undo_retrans.max(0) + segs as i32;
+    true
+}
+
+/// Sends the segment at place `i` again, and says how many wire segments it is (`__tcp_retransmit_skb`). A
+/// probe of the tail does no more than that: it does not count as under way twice, nor can what it says be
+/// undone.
+fn send_again(net: &mut Net, tp: &mut Tcb, i: usize) -> Option<u32> {
     let mss = tcp_current_mss(tp);
     tcp_mtup_inconclusive(tp);
-    let Some(t) = fit_to_mss(tp, i, mss) else { return false };
+    let t = fit_to_mss(tp, i, mss)?;
     let window = tp.wnd_end() - t.seq;
     if t.seq != tp.snd_una && (window == 0 || window as i32 <= 0) {
-        return false;
+        return None;
     }
     let fin = t.has(FIN);
     let mut flags = TcpFlags::ACK;
@@ -371,7 +391,7 @@ fn tcp_retransmit_skb(net: &mut Net, tp: &mut Tcb, i: usize) -> bool {
     }
     if !tcp_transmit_skb(net, tp, t.seq, len, flags, (t.mss as u32).max(1)) {
         net.counts.inc(id::TcpExtTCPRetransFail);
-        return false;
+        return None;
     }
     let (now, segs) = (net.now, t.segs as u32);
     net.counts.inc_by(id::TcpRetransSegs, segs as u64);
@@ -380,18 +400,9 @@ fn tcp_retransmit_skb(net: &mut Net, tp: &mut Tcb, i: usize) -> bool {
     if let Some(t) = tp.sndq.rtx.get_mut(i) {
         t.sent = now;
         t.retrans = t.retrans.saturating_add(1);
-        if !t.has(RETRANS) {
-            t.flags |= RETRANS;
-            tp.retrans_out += segs;
-        }
     }
     tcp_rate_skb_sent(tp, i, now);
-    if tp.retrans_stamp == 0 {
-        tp.retrans_stamp = tp.ts_now(now).max(1);
-    }
-    tp.undo_retrans = tp.undo_retrans.max(0) + segs as i32;
-    tp.prr_out += segs;
-    true
+    Some(segs)
 }
 
 /// The path's MTU may have shrunk since the segment was first sent: it stands for more wire
@@ -486,50 +497,53 @@ fn tcp_check_sack_reneging(net: &Net, tp: &mut Tcb) -> bool {
 
 /// All that is out counts as lost, and the window begins anew (`tcp_enter_loss`).
 fn tcp_enter_loss(net: &mut Net, tp: &mut Tcb) {
-    let new = tp.ca_state <= CaState::Disorder;
-    let first =
-        new || tp.high_seq.le(tp.snd_una) || tp.ca_state == CaState::Loss && tp.retransmits == 0;
-    if first {
-        tcp_init_cwnd_reduction(net, tp, true);
-        tp.retrans_stamp = 0;
-        cc::reset(tp);
-    }
     // The peer took back what it had reported (RFC 2018 §8).
     let reneged = tp.sndq.rtx.front().is_some_and(|t| t.has(SACKED));
     if reneged {
         net.counts.inc(id::TcpExtTCPSACKReneging);
         tcp_sack_reneged(tp);
     }
-    tp.lost_out = 0;
-    tp.retrans_out = 0;
-    for t in &mut tp.sndq.rtx {
-        if reneged {
-            t.flags &= !SACKED;
-        }
-        t.flags &= !RETRANS;
-        if !t.has(SACKED) {
-            if !t.has(LOST) {
-                tp.lost = tp.lost.wrapping_add(t.segs as u32);
-            }
-            t.flags |= LOST;
-            tp.lost_out += t.segs as u32;
-        }
+    tcp_timeout_mark_lost(net, tp, reneged);
+    let new = tp.ca_state <= CaState::Disorder;
+    if new || tp.high_seq.le(tp.snd_una) || tp.ca_state == CaState::Loss && tp.retransmits == 0 {
+        tcp_init_cwnd_reduction(net, tp, true);
+        tp.retrans_stamp = 0;
+        cc::reset(tp);
     }
     // Whether the timeout was spurious shows in what is acknowledged next: asked once (RFC 5682 §2.1).
     let asks = tp.ca_state < CaState::Recovery || tp.retransmits > 0;
     tp.frto = net.knobs.tcp_frto > 0 && asks;
     tp.ecn_queue_cwr();
     tp.frto_new = false;
-    if reneged || !tp.sack_ok {
-        tp.sacked_out = 0;
-    }
     tp.snd_cwnd = tp.in_flight() + 1;
     tp.snd_cwnd_cnt = 0;
-    tp.reordering = tp.reordering.min(net.knobs.tcp_reordering as u32);
+    let usual = net.knobs.tcp_reordering as u32;
+    if new && tp.sacked_out >= usual {
+        // So many arrived out of order, and it was a loss: the path reorders less than was thought.
+        tp.reordering = tp.reordering.min(usual);
+    }
     tp.tlp_high_seq = None;
     tp.high_seq = tp.snd_nxt;
     tp.ca_state = CaState::Loss;
     tp.push = true;
+}
+
+/// After a timeout what was sent first is lost, and what was sent so long ago that it should have arrived; not
+/// what was sent within the last round trip (`tcp_timeout_mark_lost`).
+fn tcp_timeout_mark_lost(net: &Net, tp: &mut Tcb, reneged: bool) {
+    if reneged || !tp.sack_ok {
+        tp.sacked_out = 0;
+    }
+    let rtt = u64::from(tp.rack_rtt_us);
+    for i in 0..tp.sndq.rtx.len() {
+        let Some(t) = tp.sndq.rtx.get_mut(i) else { break };
+        if reneged {
+            t.flags &= !SACKED;
+        } else if i > 0 && net.now.since(t.sent) / 1000 < rtt {
+            continue;
+        }
+        mark_lost(net, tp, i);
+    }
 }
 
 /// Two round trips without an acknowledgement: a probe makes the peer tell whether the tail arrived
@@ -557,6 +571,8 @@ pub(crate) fn tcp_send_loss_probe(net: &mut Net, tp: &mut Tcb) {
     if sent {
         net.counts.inc(id::TcpExtTCPLossProbes);
         tp.tlp_high_seq = Some(tp.snd_nxt);
+        // The timeout is counted from the probe on.
+        tp.rtx_kind = Rtx::None;
     }
     rearm_rto(net, tp);
 }
@@ -566,7 +582,7 @@ fn retransmit_tail(net: &mut Net, tp: &mut Tcb) -> bool {
     let segs = tp.sndq.rtx.get(last).map_or(0, |t| t.segs as u32);
     tp.sndq.split(last, segs.saturating_sub(1));
     let last = tp.sndq.rtx.len() - 1;
-    tcp_retransmit_skb(net, tp, last)
+    send_again(net, tp, last).is_some()
 }
 
 /// What the answer to a loss probe means (RFC 8985 §7.4; `tcp_process_tlp_ack`).
@@ -575,16 +591,19 @@ pub(crate) fn tcp_process_tlp_ack(net: &mut Net, tp: &mut Tcb, ack: Seq, a: &Ack
     if ack.lt(high) {
         return;
     }
-    if tp.tlp_retrans && !a.dsack && ack.gt(high) {
+    if !tp.tlp_retrans || a.dsack_tlp {
+        // New data arrived; or the tail and its probe did.
+        tp.tlp_high_seq = None;
+    } else if ack.gt(high) {
         // The probe repaired a loss that nothing else told of: the window is reduced once.
         net.counts.inc(id::TcpExtTCPLossProbeRecovery);
         tcp_init_cwnd_reduction(net, tp, false);
-        if !tp.cc.rules() {
-            tp.snd_cwnd = tp.snd_ssthresh;
-        }
         tp.undo_marker = None;
-        tp.tlp_high_seq = None;
-    } else if !tp.tlp_retrans || a.dsack || !a.advanced && !a.sacked {
+        tp.high_seq = tp.snd_nxt;
+        tp.ca_state = CaState::Cwr;
+        tcp_end_cwnd_reduction(tp);
+        tcp_try_keep_open(tp);
+    } else if !a.advanced && !a.sacked && !a.window && !a.data {
         // A plain duplicate: the tail and its probe both arrived.
         tp.tlp_high_seq = None;
     }

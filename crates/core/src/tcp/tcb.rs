@@ -122,6 +122,7 @@ impl Tcb {
             rack_sent: Instant::ZERO,
             rack_end: Seq(0),
             rack_rtt_us: 0,
+            rack_advanced: false,
             rack_reo_mult: 1,
             rack_persist: 0,
             rack_dsack_round: None,

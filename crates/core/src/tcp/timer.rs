@@ -25,7 +25,7 @@ use super::{CaState, State, TCP_RTO_MIN_US, TCP_TIMEOUT_INIT_US, Tcb};
 use crate::shard::{Net, Shard};
 use crate::sock::error::TcpError;
 use crate::table::count::id;
-use crate::time::{Instant, MS, SEC};
+use crate::time::{Instant, MS, SEC, US};
 use crate::wire::tcp::TcpFlags;
 
 /// What the retransmission timer is for.
@@ -93,7 +93,11 @@ fn tcp_conn_timer(net: &mut Net, tp: &mut Tcb) {
         tcp_delack_timer(net, tp);
     }
     if tp.rtx_at <= now {
-        let kind = std::mem::replace(&mut tp.rtx_kind, Rtx::None);
+        let kind = tp.rtx_kind;
+        if !matches!(kind, Rtx::LossProbe | Rtx::Reorder) {
+            // Those two stand in the timeout's place, which follows from them: see `rearm_rto`.
+            tp.rtx_kind = Rtx::None;
+        }
         tp.rtx_at = Instant::NEVER;
         match kind {
             Rtx::None => {}
@@ -148,13 +152,17 @@ pub(crate) fn rto_ns(tp: &Tcb) -> u64 {
 }
 
 /// Starts the retransmission timer anew, or stops it if nothing is under way (`tcp_rearm_rto`; RFC 6298 §5).
+/// After a timer that stood in its place it runs from when the first that is out was sent.
 pub(crate) fn rearm_rto(net: &Net, tp: &mut Tcb) {
-    if tp.sndq.rtx.is_empty() && tp.state.synchronized() {
+    let first = tp.sndq.rtx.front().map(|t| t.sent);
+    if first.is_none() && tp.state.synchronized() {
         tp.rtx_kind = Rtx::None;
         tp.rtx_at = Instant::NEVER;
-    } else {
-        set_rtx(tp, Rtx::Retrans, net.now.plus(rto_ns(tp)));
+        return;
     }
+    let instead = matches!(tp.rtx_kind, Rtx::LossProbe | Rtx::Reorder);
+    let from = first.filter(|_| instead).unwrap_or(net.now);
+    set_rtx(tp, Rtx::Retrans, from.plus(rto_ns(tp)).max(net.now.plus(US)));
 }
 
 pub(crate) fn set_rtx(tp: &mut Tcb, kind: Rtx, at: Instant) {
@@ -171,21 +179,22 @@ pub(crate) fn schedule_loss_probe(net: &Net, tp: &mut Tcb, advancing: bool) {
         || tp.ca_state >= CaState::Recovery
         || tp.packets_out == 0
         || tp.srtt_us8 == 0
-        || tp.tlp_high_seq.is_some()
-        || tp.retransmits > 0
     {
         return;
     }
     let mut us = (tp.srtt_us8 >> 2) as u64;
     us += if tp.packets_out == 1 { 200_000 } else { 2_000 };
+    let probe_at = net.now.plus(us * 1000);
     let rto_at = match tp.sndq.rtx.front() {
         // An acknowledgement that moves on starts the timeout anew.
         Some(_) if advancing => net.now.plus(rto_ns(tp)),
-        Some(first) => first.sent.plus(rto_ns(tp)).max(net.now),
+        Some(first) => first.sent.plus(rto_ns(tp)),
         None => return,
     };
-    // Where the timeout would come first, the probe takes its time; the timeout follows.
-    set_rtx(tp, Rtx::LossProbe, net.now.plus(us * 1000).min(rto_at));
+    // Where the timeout would come first, the probe takes its time; the timeout follows. One that is past
+    // waits for the probe: what was sent just now may be acknowledged.
+    let at = if rto_at > net.now { probe_at.min(rto_at) } else { probe_at };
+    set_rtx(tp, Rtx::LossProbe, at);
 }
 
 /// The peer's window is closed, or something else holds all data back while nothing is under way:

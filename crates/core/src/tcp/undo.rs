@@ -26,7 +26,9 @@ use crate::table::count::id;
 pub(super) fn tcp_init_undo(tp: &mut Tcb) {
     tp.undo_marker = Some(tp.snd_una);
     // What is under way for the second time already may be reported as well: a probe of the tail.
-    tp.undo_retrans = if tp.retrans_out > 0 { tp.retrans_out as i32 } else { -1 };
+    let probes = u32::from(tp.tlp_high_seq.is_some() && tp.tlp_retrans);
+    tp.undo_retrans =
+        if tp.retrans_out + probes > 0 { (tp.retrans_out + probes) as i32 } else { -1 };
 }
 
 /// Whether the acknowledgement answers a first sending, not a second one (`tcp_packet_delayed`).
@@ -65,7 +67,7 @@ fn tcp_undo_cwnd_reduction(net: &Net, tp: &mut Tcb, unmark: bool) {
 }
 
 /// Whether anything that is under way was sent more than once (`tcp_any_retrans_done`).
-fn tcp_any_retrans_done(tp: &Tcb) -> bool {
+pub(super) fn tcp_any_retrans_done(tp: &Tcb) -> bool {
     tp.retrans_out > 0 || tp.sndq.rtx.front().is_some_and(|t| t.retrans > 0)
 }
 
