@@ -6,6 +6,7 @@
 //! drops:  TcpInvalidAck
 
 use super::ecn::{tcp_count_delivered_ce, tcp_ecn_rcv_ecn_echo};
+use super::hints::end_of_block;
 use super::input::Segment;
 use super::mtup::tcp_mtup_acked;
 use super::output::tcp_sync_mss;
@@ -350,6 +351,10 @@ fn rack_advance(tp: &mut Tcb, t: &TxSeg, now: Instant) {
 /// Marks what the SACK blocks name (`tcp_sacktag_write_queue`).
 fn tcp_sacktag_write_queue(net: &mut Net, tp: &mut Tcb, seg: &Segment, a: &mut Acked) {
     let blocks = seg.opts.sack.as_slice();
+    // What the last one named is marked, as long as anything is.
+    let hints = tp.sndq.hints();
+    let seen = if tp.sacked_out > 0 { hints.blocks() } else { Default::default() };
+    let mut named = [None; 4];
     for (i, &(left, right)) in blocks.iter().enumerate() {
         let (left, right) = (Seq(left), Seq(right));
         if i == 0 && is_dsack(net, seg, left, right, blocks.get(1)) {
@@ -377,9 +382,13 @@ fn tcp_sacktag_write_queue(net: &mut Net, tp: &mut Tcb, seg: &Segment, a: &mut A
         }
         let left = left.max(tp.snd_una).max(seg.ack.min(tp.snd_nxt));
         if left.lt(right) {
-            sack_range(net, tp, left, right, a);
+            sack_range(net, tp, (left, right), &seen, a);
+            if let Some(place) = named.get_mut(i) {
+                *place = Some((left, right));
+            }
         }
     }
+    tp.sndq.hints().set_blocks(named);
     // One acknowledgement is one case of it. A timeout's is none, unless that may have been a mistake.
     if let Some(low) = a.reord.take()
         && (tp.ca_state != CaState::Loss || tp.undo_marker.is_some())
@@ -445,17 +454,28 @@ fn tcp_dsack_seen(net: &Net, tp: &mut Tcb, (left, right): (Seq, Seq), a: &mut Ac
     true
 }
 
-/// Marks the segments that lie wholly in `left..right`; super-segments are cut at wire segments.
-fn sack_range(net: &mut Net, tp: &mut Tcb, left: Seq, right: Seq, a: &mut Acked) {
+/// Marks the segments that lie wholly in `left..right`; super-segments are cut at wire segments. What lies
+/// in blocks that are `seen` is marked, and is passed over (`tcp_sacktag_walk`, `tcp_sacktag_skip`).
+fn sack_range(
+    net: &mut Net,
+    tp: &mut Tcb,
+    (left, right): (Seq, Seq),
+    seen: &[Option<(Seq, Seq)>; 4],
+    a: &mut Acked,
+) {
     let now = net.now;
-    let mut i = tp.sndq.rtx_at(left);
+    let mut i = tp.sndq.rtx_at(end_of_block(seen, left).unwrap_or(left));
     while let Some(&t) = tp.sndq.rtx.get(i) {
+        tp.sndq.hints().look();
         if t.seq.ge(right) {
             break;
         }
         let mss = (t.mss as u32).max(1);
         if t.has(SACKED) {
             i += 1;
+            if let Some(end) = end_of_block(seen, t.seq).filter(|end| end.gt(t.end())) {
+                i = i.max(tp.sndq.rtx_at(end));
+            }
             continue;
         }
         if t.seq.lt(left) {

@@ -199,6 +199,7 @@ fn syn_data_lost(net: &mut Net, tp: &mut Tcb, len: u32) {
     let segs = len.div_ceil(mss.into());
     let (sent, flags) = (net.now, LOST | PSH);
     tp.sndq.push_back(net, TxSeg { seq, len, sent, segs: segs as u16, mss, retrans: 0, flags });
+    tp.sndq.note_lost(seq, true);
     tcp_rate_skb_sent(tp, 0, net.now);
     (tp.packets_out, tp.lost_out) = (segs, segs);
     tp.bytes_sent += u64::from(len);

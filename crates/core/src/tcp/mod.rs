@@ -10,6 +10,7 @@ mod demux;
 mod ecn;
 mod fastopen;
 mod fastopen_active;
+mod hints;
 pub mod icmp;
 pub mod info;
 pub mod input;

@@ -365,6 +365,9 @@ impl Tcb {
             *point = point.shifted(shift);
         }
         self.sndq.rtx.iter_mut().for_each(|t| t.sent = t.sent.shifted(shift));
+        if let Some(hints) = &mut self.sndq.hints {
+            hints.forget_order();
+        }
         if let Some(ofo) = &mut self.rcvq.ofo {
             ofo.retime(shift);
         }

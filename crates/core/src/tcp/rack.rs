@@ -5,8 +5,9 @@
 //! RFCs:   8985 §6.2
 
 use super::ack::Acked;
+use super::hints::for_each_sent;
 use super::recovery::tcp_mark_skb_lost;
-use super::sndq::{LOST, RETRANS, SACKED};
+use super::sndq::TxSeg;
 use super::timer::{Rtx, rearm_rto, rto_ns, set_rtx};
 use super::{CaState, Tcb};
 use crate::shard::Net;
@@ -76,23 +77,18 @@ pub(super) fn tcp_rack_detect_loss(net: &Net, tp: &mut Tcb) -> Option<u32> {
     let reo_wnd = tcp_rack_reo_wnd(net, tp);
     let (rack_sent, rack_end) = (tp.rack_sent, tp.rack_end);
     let due = tp.rack_rtt_us as u64 + reo_wnd as u64;
-    let mut wait = None;
-    for i in 0..tp.sndq.rtx.len() {
-        let Some(&t) = tp.sndq.rtx.get(i) else { break };
-        if t.has(SACKED) || t.has(LOST) && !t.has(RETRANS) {
-            continue;
+    let (now, mut wait) = (net.now, None);
+    let overdue = |t: &TxSeg| {
+        if t.sent == rack_sent && !t.end().lt(rack_end) {
+            return false;
         }
-        let before = t.sent < rack_sent || t.sent == rack_sent && t.end().lt(rack_end);
-        if !before {
-            continue;
-        }
-        let elapsed = net.now.since(t.sent) / 1000;
-        if elapsed >= due {
-            tcp_mark_skb_lost(net, tp, i);
-        } else {
+        let elapsed = now.since(t.sent) / 1000;
+        if elapsed < due {
             let left = (due - elapsed) as u32;
             wait = Some(wait.map_or(left, |w: u32| w.max(left)));
         }
-    }
+        elapsed >= due
+    };
+    for_each_sent(tp, (rack_sent, rack_end), overdue, |tp, i| tcp_mark_skb_lost(net, tp, i));
     wait
 }

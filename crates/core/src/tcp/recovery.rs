@@ -132,6 +132,9 @@ pub(super) fn tcp_try_keep_open(tp: &mut Tcb) {
     if !again {
         tp.retrans_stamp = 0;
     }
+    if clean && let Some(hints) = &mut tp.sndq.hints {
+        hints.forget_order();
+    }
 }
 
 /// Without SACK: a duplicate acknowledgement says that one more segment arrived; at most all but those
@@ -282,11 +285,13 @@ fn mark_lost(net: &Net, tp: &mut Tcb, i: usize) -> bool {
         net.counts.inc_by(id::TcpExtTCPLostRetransmit, segs as u64);
         tp.lost = tp.lost.wrapping_add(segs);
     }
+    let (seq, first) = (t.seq, tp.lost_out == 0);
     if !t.has(LOST) {
         t.flags |= LOST;
         tp.lost_out += segs;
         tp.lost = tp.lost.wrapping_add(segs);
     }
+    tp.sndq.note_lost(seq, first);
     tp.lost != known
 }
 
@@ -311,14 +316,23 @@ pub(crate) fn tcp_xmit_retransmit_queue(net: &mut Net, tp: &mut Tcb) -> Pushed {
     if tp.lost_out == 0 {
         return Pushed::Done;
     }
+    let mut i = tp.sndq.retransmit_at();
+    let said = retransmit_from(net, tp, &mut i);
+    tp.sndq.retransmitted_to(i);
+    said
+}
+
+/// Looks for what is to be sent again from the place `i` on; it comes to stand where that is not done.
+fn retransmit_from(net: &mut Net, tp: &mut Tcb, i: &mut usize) -> Pushed {
     let mss = tcp_current_mss(tp);
-    let (mut i, most) = (0, tcp_tso_segs(net, tp, mss));
-    while let Some(&t) = tp.sndq.rtx.get(i) {
+    let most = tcp_tso_segs(net, tp, mss);
+    while let Some(&t) = tp.sndq.rtx.get(*i) {
+        tp.sndq.hints().look();
         if !t.has(LOST) || t.has(SACKED | RETRANS) {
-            i += 1;
+            *i += 1;
             continue;
         }
-        let t = fit_to_mss(tp, i, mss).unwrap_or(t);
+        let t = fit_to_mss(tp, *i, mss).unwrap_or(t);
         let quota = tp.snd_cwnd.saturating_sub(tp.in_flight());
         if quota == 0 {
             break;
@@ -332,12 +346,12 @@ pub(crate) fn tcp_xmit_retransmit_queue(net: &mut Net, tp: &mut Tcb) -> Pushed {
         if tcp_small_queue_check(net, tp, most.below, t.len, true) {
             break;
         }
-        tp.sndq.split(i, quota.min(most.now));
-        if !tcp_retransmit_skb(net, tp, i) {
+        tp.sndq.split(*i, quota.min(most.now));
+        if !tcp_retransmit_skb(net, tp, *i) {
             break;
         }
         let slow = tp.ca_state == CaState::Loss;
-        let segs = tp.sndq.rtx.get(i).map_or(1, |t| t.segs as u32);
+        let segs = tp.sndq.rtx.get(*i).map_or(1, |t| t.segs as u32);
         net.counts.inc_by(
             if slow { id::TcpExtTCPSlowStartRetrans } else { id::TcpExtTCPFastRetrans },
             segs.into(),
@@ -345,10 +359,10 @@ pub(crate) fn tcp_xmit_retransmit_queue(net: &mut Net, tp: &mut Tcb) -> Pushed {
         if tp.in_cwnd_reduction() {
             tp.prr_out += segs;
         }
-        if i == 0 && tp.rtx_kind != Rtx::Reorder {
+        if *i == 0 && tp.rtx_kind != Rtx::Reorder {
             set_rtx(tp, Rtx::Retrans, net.now.plus(rto_ns(tp)));
         }
-        i += 1;
+        *i += 1;
     }
     Pushed::Done
 }
@@ -400,6 +414,8 @@ fn send_again(net: &mut Net, tp: &mut Tcb, i: usize) -> Option<u32> {
     if let Some(t) = tp.sndq.rtx.get_mut(i) {
         t.sent = now;
         t.retrans = t.retrans.saturating_add(1);
+        let sent = *t;
+        tp.sndq.note_sent(&sent);
     }
     tcp_rate_skb_sent(tp, i, now);
     Some(segs)
@@ -533,6 +549,9 @@ fn tcp_enter_loss(net: &mut Net, tp: &mut Tcb) {
 fn tcp_timeout_mark_lost(net: &Net, tp: &mut Tcb, reneged: bool) {
     if reneged || !tp.sack_ok {
         tp.sacked_out = 0;
+    }
+    if reneged && let Some(hints) = &mut tp.sndq.hints {
+        hints.set_blocks(Default::default());
     }
     let rtt = u64::from(tp.rack_rtt_us);
     for i in 0..tp.sndq.rtx.len() {

@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 
+use super::hints::Hints;
 use super::rate::Rate;
 use super::zerocopy::Zerocopy;
 use crate::pkt::{Pkt, SMALL, SendChunk};
@@ -71,6 +72,8 @@ pub(crate) struct SndQ {
     pub tail: Seq,
     /// What is under way, in order.
     pub rtx: VecDeque<TxSeg>,
+    /// What spares recovery a walk over it, once something was lost or arrived out of order.
+    pub hints: Option<Box<Hints>>,
     /// Beside it what delivery rates are told by, if they are wanted.
     pub rate: Option<Box<Rate>>,
     /// Sends without a copy, if there were any.
@@ -165,6 +168,7 @@ impl SndQ {
     pub fn push_back(&mut self, net: &mut Net, seg: TxSeg) {
         net.spare.rtx.lend(&mut self.rtx);
         self.rtx.push_back(seg);
+        self.note_sent(&seg);
     }
 
     /// Forgets everything.
@@ -176,6 +180,7 @@ impl SndQ {
         net.spare.pieces.take_back(&mut self.pieces);
         net.spare.rtx.take_back(&mut self.rtx);
         self.rtx = VecDeque::new();
+        self.hints = None;
         if let Some(rate) = &mut self.rate {
             rate.clear();
         }
@@ -191,6 +196,7 @@ impl SndQ {
         let zerocopy = self.zerocopy.as_ref().map_or(0, |zerocopy| zerocopy.capacity_bytes());
         self.pieces.capacity() * size_of::<Piece>()
             + self.rtx.capacity() * size_of::<TxSeg>()
+            + self.hints.as_ref().map_or(0, |hints| hints.capacity_bytes())
             + zerocopy
     }
 
@@ -198,6 +204,9 @@ impl SndQ {
     pub fn shrink(&mut self) {
         if let Some(zerocopy) = &mut self.zerocopy {
             zerocopy.shrink();
+        }
+        if self.rtx.is_empty() {
+            self.hints = None;
         }
         if self.pieces.is_empty() && self.pieces.capacity() > 0 {
             self.pieces = VecDeque::new();

@@ -53,6 +53,9 @@ fn tcp_undo_cwnd_reduction(net: &Net, tp: &mut Tcb, unmark: bool) {
             t.flags &= !LOST;
         }
         tp.lost_out = 0;
+        if let Some(hints) = &mut tp.sndq.hints {
+            hints.forget_order();
+        }
     }
     // Where the path marked packets too the reduction was none too many (`prior_ssthresh` is 0 then).
     if tp.prior_ssthresh > 0 {

@@ -38,13 +38,16 @@ impl Sender {
         p.lose = Some(|_| true);
         let tp = p.tcb(A, a);
         tp.snd_cwnd = cwnd;
-        (tp.sndbuf, tp.sndbuf_locked) = (1 << 20, true);
+        let segs = cwnd + 200;
+        (tp.sndbuf, tp.sndbuf_locked) = (segs << 12, true);
         let ports = (tp.tuple.rport, tp.tuple.lport);
         let (seq, una) = (tp.rcv_nxt.0, tp.snd_una.0);
-        let data = vec![0; 200 * MSS as usize];
+        let data = vec![0; (segs * MSS) as usize];
         assert_eq!(p.shards[A].tcp_send(a, &data), Ok(data.len()));
         let mut s = Sender { p, a, ports, seq, una };
         s.acknowledge(0, &[]);
+        // The way down takes no more than so many at once.
+        (0..cwnd / 256).for_each(|_| s.p.run(US));
         assert_eq!(s.tp().packets_out, cwnd);
         s
     }
@@ -245,4 +248,31 @@ fn what_a_peer_takes_back_is_sent_again() {
         assert_eq!((counts, tp.ca_state, tp.sacked_out), ([1, 1], CaState::Loss, 0));
         assert_eq!(tp.lost_out, tp.packets_out, "all of it goes again");
     }
+}
+
+/// While something is lost an acknowledgement costs the same however much is under way: what is lost is looked
+/// for by when it was sent, what is to be sent again from where that was left, and what was reported before is
+/// passed over.
+#[test]
+fn what_an_acknowledgement_costs_does_not_grow_with_the_window() {
+    // One of a hundred is lost; each of the others is reported by itself, with the two runs before it.
+    let looked = |cwnd: u32| {
+        let mut s = Sender::new(cwnd, true);
+        s.p.now = s.p.now.plus(40 * MS);
+        for n in (1..cwnd).filter(|n| n % 100 != 0) {
+            let run = n / 100 * 100;
+            let mut blocks = vec![(run + 1, n + 1)];
+            blocks.extend([100, 200].into_iter().filter(|d| *d <= run).map(|d| {
+                let begin = run - d;
+                (begin + 1, begin + 100)
+            }));
+            s.acknowledge(0, &blocks);
+        }
+        let tp = s.tp();
+        assert_eq!((tp.sacked_out, tp.lost_out), (cwnd - cwnd.div_ceil(100), cwnd / 100));
+        let looked = tp.sndq.hints.as_ref().map_or(0, |hints| hints.looked);
+        looked as f64 / f64::from(cwnd)
+    };
+    let (small, large) = (looked(400), looked(4000));
+    assert!(large < 1.5 * small && large < 10.0, "{small:.1} segments at 400, {large:.1} at 4000");
 }
