@@ -117,27 +117,64 @@ fn add_halves(v: __m128i) -> u128 {
     u128::from(_mm_cvtsi128_si64(v) as u64) + u128::from(_mm_cvtsi128_si64(upper) as u64)
 }
 
-/// As [`sum_sse2`], 128 bytes a round.
+/// Nothing, then everything: from byte `n` on it is the mask of the last `n` bytes of a vector.
+static LAST: [u8; 64] = {
+    let mut mask = [0; 64];
+    let mut at = 32;
+    while at < 64 {
+        mask[at] = 0xff;
+        at += 1;
+    }
+    mask
+};
+
+/// As [`sum_sse2`], 128 bytes a round. What the rounds leave over is summed in vectors as well: word by word it
+/// would take as long as half of the rounds of a segment.
 #[target_feature(enable = "avx2")]
 fn sum_avx2(bytes: &[u8]) -> u64 {
+    let add = |(whole, upper): (__m256i, __m256i), v: __m256i| {
+        (_mm256_add_epi64(whole, v), _mm256_add_epi64(upper, _mm256_srli_epi64::<32>(v)))
+    };
     let (rounds, tail) = bytes.as_chunks::<128>();
-    let mut whole = [_mm256_setzero_si256(); 2];
-    let mut upper = [_mm256_setzero_si256(); 2];
+    let mut one = (_mm256_setzero_si256(), _mm256_setzero_si256());
+    let mut two = one;
     for round in rounds {
         let from = round.as_ptr().cast::<__m256i>();
         // SAFETY: four vectors of 32 bytes are the 128 bytes of the chunk.
         let v = [0, 1, 2, 3].map(|i| unsafe { _mm256_loadu_si256(from.add(i)) });
-        for (i, v) in v.into_iter().enumerate() {
-            whole[i % 2] = _mm256_add_epi64(whole[i % 2], v);
-            upper[i % 2] = _mm256_add_epi64(upper[i % 2], _mm256_srli_epi64::<32>(v));
-        }
+        (one, two) = (add(one, v[0]), add(two, v[1]));
+        (one, two) = (add(one, v[2]), add(two, v[3]));
     }
-    let whole = _mm256_add_epi64(whole[0], whole[1]);
-    let upper = _mm256_add_epi64(upper[0], upper[1]);
+    let (vectors, tail) = tail.as_chunks::<32>();
+    for vector in vectors {
+        // SAFETY: a vector of 32 bytes is the chunk.
+        one = add(one, unsafe { _mm256_loadu_si256(vector.as_ptr().cast()) });
+    }
+    let mut rest = 0;
+    match (bytes.last_chunk::<32>(), LAST.get(tail.len()..).and_then(<[u8]>::first_chunk::<32>)) {
+        // One load that reaches back over bytes already summed, which are masked out. The others keep their
+        // place within 16 bits, since their number is even.
+        (Some(last), Some(mask)) if tail.len().is_multiple_of(2) => {
+            // SAFETY: both are 32 bytes, which a vector has.
+            let (v, mask) = unsafe {
+                (_mm256_loadu_si256(last.as_ptr().cast()), _mm256_loadu_si256(mask.as_ptr().cast()))
+            };
+            two = add(two, _mm256_and_si256(v, mask));
+        }
+        _ => rest = sum_tail(tail),
+    }
+    let (whole, upper) = (_mm256_add_epi64(one.0, two.0), _mm256_add_epi64(one.1, two.1));
     let lower = _mm256_sub_epi64(whole, _mm256_slli_epi64::<32>(upper));
     let sum = _mm256_add_epi64(lower, upper);
     let half = _mm_add_epi64(_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum));
-    with_tail(add_halves(half), tail)
+    scalar::fold128(add_halves(half) + u128::from(rest))
+}
+
+/// The rest of data of an odd length, which is rare.
+#[cold]
+#[inline(never)]
+fn sum_tail(tail: &[u8]) -> u64 {
+    scalar::sum_words(tail)
 }
 
 /// The dot product adds at most 2 × 255 to a 32-bit lane for each vector: this many bytes cannot

@@ -41,8 +41,14 @@ impl Skb {
         }
         self.frag_len += other.frag_len;
         other.frag_len = 0;
-        for frag in other.frags.drain(..) {
-            self.push_frag(frag);
+        match other.frags.len() {
+            0 => {}
+            1 => {
+                if let Some(frag) = other.frags.pop() {
+                    self.push_frag(frag);
+                }
+            }
+            _ => other.frags.drain(..).for_each(|frag| self.push_frag(frag)),
         }
         true
     }

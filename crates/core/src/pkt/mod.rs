@@ -108,6 +108,7 @@ struct Frag {
 }
 
 impl Frag {
+    #[inline]
     fn bytes(&self) -> &[u8] {
         let all = match &self.mem {
             Mem::Own(buf) => buf,
@@ -592,14 +593,24 @@ impl Skb {
         }
     }
     /// The unfolded Internet checksum of `len` bytes from offset `off`, added to `sum` (`skb_checksum`).
+    #[inline]
     pub fn checksum(&self, off: usize, len: usize, sum: u32) -> u32 {
-        if self.frags.is_empty() {
-            let head = self.head();
-            let part = head.get(off..head.len().min(off + len)).unwrap_or_default();
-            return arch::csum_partial(part, sum);
+        let head = self.head();
+        match &self.frags[..] {
+            [] => {
+                let part = head.get(off..head.len().min(off + len)).unwrap_or_default();
+                arch::csum_partial(part, sum)
+            }
+            // A segment: headers, and its data in one piece.
+            [data] if off + len == head.len() + data.len as usize && off <= head.len() => {
+                let first = head.get(off..).unwrap_or_default();
+                let sum = if first.is_empty() { sum } else { arch::csum_partial(first, sum) };
+                arch::csum_block_add(sum, arch::csum_partial(data.bytes(), 0), first.len())
+            }
+            _ => self.checksum_frags(off, len, sum),
         }
-        self.checksum_frags(off, len, sum)
     }
+    #[inline(never)]
     fn checksum_frags(&self, off: usize, len: usize, mut sum: u32) -> u32 {
         let head = self.head();
         let first = head.get(off..head.len().min(off + len)).unwrap_or_default();

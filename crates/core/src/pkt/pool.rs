@@ -606,17 +606,30 @@ impl Pool {
         // The empty one counts until it is free.
         self.small_out = (self.small_out + 1).saturating_sub(small);
         self.large_out = self.large_out.saturating_sub(large);
-        self.free(empty);
+        // It was free there, so that nothing is to be done to it: its memory need not be looked at.
+        match self.free_has_room() {
+            true => self.push_free(empty),
+            false => self.free_odd(empty),
+        }
         true
+    }
+    /// Whether the list of free packets takes one more without growing, or giving some away.
+    #[inline]
+    fn free_has_room(&self) -> bool {
+        self.free.len() < self.free.capacity().min(self.keep)
+    }
+    #[inline]
+    fn push_free(&mut self, pkt: Pkt) {
+        self.small_out = self.small_out.saturating_sub(1);
+        self.free.push(pkt);
     }
     /// Takes a packet back.
     #[inline]
     pub fn free(&mut self, mut pkt: Pkt) {
         self.skb_orphan(&mut pkt);
         let plain = pkt.frags.is_empty() && pkt.head.is_small();
-        if plain && self.free.len() < self.free.capacity().min(self.keep) {
-            self.small_out = self.small_out.saturating_sub(1);
-            return self.free.push(pkt);
+        if plain && self.free_has_room() {
+            return self.push_free(pkt);
         }
         self.free_odd(pkt);
     }

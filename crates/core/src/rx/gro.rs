@@ -136,7 +136,7 @@ fn count_held(net: &mut Net) {
     }
 }
 
-/// Whether a look at one place in each says that receive offload passes all these packets by.
+/// Whether a look at a few places in each says that receive offload passes all these packets by.
 #[inline]
 fn none_is_held(net: &Net, pkts: &[Pkt]) -> bool {
     let ethernet = |dev: u8| net.ifaces.get(dev as usize).is_some_and(|i| i.l2 == L2::Ethernet);
@@ -145,7 +145,7 @@ fn none_is_held(net: &Net, pkts: &[Pkt]) -> bool {
         if pkt.dev != last.0 {
             last = (pkt.dev, ethernet(pkt.dev));
         }
-        header::is_other(pkt, last.1, net.knobs.rx_udp_gro_forwarding)
+        header::passes_by(pkt, last.1, net.knobs.rx_udp_gro_forwarding)
     })
 }
 
@@ -189,17 +189,19 @@ impl Table {
     #[inline]
     fn receive(&mut self, net: &mut Net, mut pkt: Pkt, out: &mut Vec<Pkt>, merged: &mut u64) {
         let ethernet = net.ifaces.get(pkt.dev as usize).is_some_and(|i| i.l2 == L2::Ethernet);
-        let hdrs = match header::parse(&mut pkt, ethernet, net.knobs.rx_udp_gro_forwarding) {
-            Class::Flow(hdrs) if net.knobs.gro => hdrs,
+        let (mut hdrs, want_udp) = (Hdrs::default(), net.knobs.rx_udp_gro_forwarding);
+        match header::parse(&mut pkt, &mut hdrs, ethernet, want_udp) {
+            Class::Flow if net.knobs.gro => {}
             Class::Other => return out.push(pkt),
             // Fragments and the like may be of a flow that is held here: they must not overtake it.
-            Class::Flow(hdrs) | Class::Odd(hdrs) => {
+            Class::Flow | Class::Odd => {
                 if self.held > 0 {
-                    self.flush_host(net, &pkt, hdrs, out);
+                    self.flush_host(net, &pkt, &hdrs, out);
                 }
                 return out.push(pkt);
             }
-        };
+        }
+        let hdrs = &hdrs;
         let bucket = hdrs.hash as usize % BUCKETS;
         let found = self.buckets[bucket].iter().position(|h| h.same_flow(&pkt, hdrs));
         let holdable = hdrs.begins(&pkt);
@@ -225,7 +227,7 @@ impl Table {
         }
         match holdable {
             Some((size, segs)) if hdrs.csum_good(&mut pkt, net.knobs.rx_checksum) => {
-                self.hold(net, bucket, Held::new(pkt, hdrs, net.now, size, segs), out);
+                self.hold(net, bucket, Held::new(pkt, *hdrs, net.now, size, segs), out);
             }
             _ => out.push(pkt),
         }
@@ -258,7 +260,7 @@ impl Table {
 
     /// Ends the wait of every packet between the two hosts of `pkt`.
     #[cold]
-    fn flush_host(&mut self, net: &mut Net, pkt: &Pkt, hdrs: Hdrs, out: &mut Vec<Pkt>) {
+    fn flush_host(&mut self, net: &mut Net, pkt: &Pkt, hdrs: &Hdrs, out: &mut Vec<Pkt>) {
         for bucket in 0..BUCKETS {
             let mut at = 0;
             while let Some(held) = self.buckets[bucket].get(at) {
@@ -290,21 +292,21 @@ impl Held {
 
     /// Whether `pkt` is of the same flow: it must not overtake this one.
     #[inline]
-    fn same_flow(&self, pkt: &Pkt, hdrs: Hdrs) -> bool {
+    fn same_flow(&self, pkt: &Pkt, hdrs: &Hdrs) -> bool {
         self.hdrs.hash == hdrs.hash
             && (self.pkt.dev, self.pkt.vlan) == (pkt.dev, pkt.vlan)
             && (self.hdrs.v6, self.hdrs.udp) == (hdrs.v6, hdrs.udp)
             && hdrs.same_ends(pkt, &self.hdrs, &self.pkt)
     }
 
-    fn same_hosts(&self, pkt: &Pkt, hdrs: Hdrs) -> bool {
+    fn same_hosts(&self, pkt: &Pkt, hdrs: &Hdrs) -> bool {
         self.hdrs.v6 == hdrs.v6 && self.hdrs.addrs(&self.pkt) == hdrs.addrs(pkt)
     }
 
     /// Whether `pkt` of the same flow can be its next part, and how identifications go on then
     /// (`inet_gro_receive`, `tcp_gro_receive`, `udp_gro_receive_segment`).
     #[inline]
-    fn accepts(&self, pkt: &Pkt, hdrs: Hdrs) -> Option<IdRule> {
+    fn accepts(&self, pkt: &Pkt, hdrs: &Hdrs) -> Option<IdRule> {
         let whole = (self.hdrs.l3 + self.hdrs.l4) as usize + (self.payload + hdrs.payload) as usize;
         let fits = whole <= IP_MAX
             && hdrs.payload > 0
@@ -335,8 +337,14 @@ impl Held {
     /// Takes `pkt` in (`skb_gro_receive`); true if nothing can follow it. The packet comes back if
     /// there is no memory for it.
     #[inline]
-    fn merge(&mut self, net: &mut Net, mut pkt: Pkt, hdrs: Hdrs, ids: IdRule) -> Result<bool, Pkt> {
-        let flags = if hdrs.udp { TcpFlags::NONE } else { hdrs.flags(&pkt) };
+    fn merge(
+        &mut self,
+        net: &mut Net,
+        mut pkt: Pkt,
+        hdrs: &Hdrs,
+        ids: IdRule,
+    ) -> Result<bool, Pkt> {
+        let flags = if hdrs.udp { TcpFlags::NONE } else { hdrs.flags() };
         let segs = pkt.segs() as u32;
         let headers = hdrs.len();
         if net.pool.small_left() == 0 {
@@ -378,7 +386,7 @@ impl Held {
             (false, true) => GsoKind::Tcp6,
             (false, false) => GsoKind::Tcp4,
         };
-        let ecn = !self.hdrs.udp && self.hdrs.flags(&self.pkt).any(TcpFlags::CWR);
+        let ecn = !self.hdrs.udp && self.hdrs.flags().any(TcpFlags::CWR);
         self.pkt.gso = Some(Gso { kind, size: self.size as u16, segs: self.segs as u16, ecn });
         self.pkt
     }

@@ -7,7 +7,7 @@ use super::ENDS;
 use crate::pkt::{Csum, GsoKind, Pkt, Skb};
 use crate::wire::{
     ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, IPPROTO_FRAGMENT, IPPROTO_ICMPV6, IPPROTO_NONE, IPPROTO_TCP,
-    IPPROTO_UDP, TcpFlags,
+    IPPROTO_UDP, Ipv4Hdr, TcpFlags,
 };
 
 /// What a packet is to receive offload.
@@ -15,9 +15,9 @@ pub(super) enum Class {
     /// Nothing that it ever holds: it goes on.
     Other,
     /// TCP or UDP between two hosts, but in a form that is not merged; only the addresses are known.
-    Odd(Hdrs),
+    Odd,
     /// TCP or UDP with plain headers.
-    Flow(Hdrs),
+    Flow,
 }
 
 /// How IPv4 identifications go on from segment to segment.
@@ -31,8 +31,9 @@ pub(super) enum IdRule {
     Fixed,
 }
 
-/// Where the headers lie. All of it was found inside the head.
-#[derive(Clone, Copy)]
+/// Where the headers lie, all of it inside the head; and what of them is compared with those of the next packet,
+/// so that it is read once.
+#[derive(Clone, Copy, Default)]
 pub(super) struct Hdrs {
     /// Length of the link header.
     pub l2: u8,
@@ -46,6 +47,17 @@ pub(super) struct Hdrs {
     pub payload: u32,
     /// Of addresses, ports and protocol.
     pub hash: u32,
+    /// What is the same in the IP headers of all segments: of IPv4 type of service, flags and time to live; of
+    /// IPv6 the first word and the hop limit.
+    same: u64,
+    /// Identification of IPv4.
+    id: u16,
+    /// Sequence number of TCP.
+    seq: u32,
+    /// Acknowledgement number.
+    ack: u32,
+    /// Data offset, control bits, window.
+    word: u32,
 }
 
 #[inline]
@@ -83,32 +95,36 @@ fn alike(a: &Skb, b: &Skb, (a_at, b_at): (usize, usize), len: usize) -> bool {
     }
 }
 
-/// Whether this is plainly of [`Class::Other`]: IPv4 of another protocol than those that are merged.
-/// It may say no where [`parse`] says yes.
+/// Whether a look at few places says that receive offload does not hold this packet: IPv4 of another protocol
+/// than those that are merged, or a segment of TCP that nothing can follow, as an acknowledgement or the end of
+/// what somebody wrote. It may say no of a packet that [`parse`] and [`Hdrs::begins`] let go as well.
 #[inline(always)]
-pub(super) fn is_other(pkt: &Skb, ethernet: bool, want_udp: bool) -> bool {
-    let head = pkt.head();
-    let proto = if ethernet {
-        match head.first_chunk::<34>() {
-            Some(frame) if [frame[12], frame[13]] == ETH_P_IP.to_be_bytes() => frame[23],
-            _ => return false,
-        }
-    } else {
-        match head.first_chunk::<20>() {
-            Some(ip) if ip[0] >> 4 != 6 => ip[9],
-            _ => return false,
-        }
+pub(super) fn passes_by(pkt: &Skb, ethernet: bool, want_udp: bool) -> bool {
+    let l2 = if ethernet { 14 } else { 0 };
+    let Some(ip) = chunk::<20>(pkt, l2) else { return false };
+    let ipv4 = match ethernet {
+        true => chunk(pkt, 12) == Some(&ETH_P_IP.to_be_bytes()),
+        false => ip[0] >> 4 != 6,
     };
-    match proto {
-        IPPROTO_UDP => !want_udp,
-        IPPROTO_TCP | IPPROTO_FRAGMENT => false,
-        _ => true,
+    match ip[9] {
+        IPPROTO_TCP => ipv4 && nothing_follows(pkt, l2 + 20),
+        IPPROTO_UDP => ipv4 && !want_udp,
+        IPPROTO_FRAGMENT => false,
+        _ => ipv4,
     }
+}
+
+/// The same of a segment whose header begins at `at`, unless there are options before it: such a packet is not
+/// held either, whatever is found here.
+#[inline(always)]
+fn nothing_follows(pkt: &Skb, at: usize) -> bool {
+    let Some(tcp) = chunk::<14>(pkt, at) else { return false };
+    TcpFlags(tcp[13]).any(ENDS) || pkt.len() - at <= usize::from(tcp[12] >> 4) * 4
 }
 
 /// Reads the headers of a frame.
 #[inline]
-pub(super) fn parse(pkt: &mut Pkt, ethernet: bool, want_udp: bool) -> Class {
+pub(super) fn parse(pkt: &mut Pkt, hdrs: &mut Hdrs, ethernet: bool, want_udp: bool) -> Class {
     let head = pkt.head();
     let (l2, ethertype) = if ethernet {
         match be16(head, 12) {
@@ -122,69 +138,74 @@ pub(super) fn parse(pkt: &mut Pkt, ethernet: bool, want_udp: bool) -> Class {
     if !matches!(ethertype, ETH_P_IP | ETH_P_IPV6) || !pkt.may_pull(l2 + l3) {
         return Class::Other;
     }
-    let mut hdrs =
-        Hdrs { l2: l2 as u8, l3: l3 as u8, l4: 0, v6: l3 == 40, udp: false, payload: 0, hash: 0 };
+    *hdrs = Hdrs { l2: l2 as u8, l3: l3 as u8, v6: l3 == 40, ..Hdrs::default() };
     let ip_len = pkt.len() - l2;
-    let Some(ip) = pkt.head().get(l2..l2 + l3) else { return Class::Other };
-    let (plain, proto) = if hdrs.v6 { ipv6(ip, ip_len) } else { ipv4(ip, ip_len) };
+    let read = match hdrs.v6 {
+        true => chunk(pkt, l2).map(|ip| hdrs.ipv6(ip, ip_len)),
+        false => chunk(pkt, l2).map(|ip| hdrs.ipv4(ip, ip_len)),
+    };
+    let Some((plain, proto)) = read else { return Class::Other };
     match proto {
         IPPROTO_TCP => hdrs.l4 = 20,
         IPPROTO_UDP if want_udp => (hdrs.udp, hdrs.l4) = (true, 8),
         IPPROTO_FRAGMENT => {}
         _ => return Class::Other,
     }
-    if !plain || !hdrs.transport(pkt) { Class::Odd(hdrs) } else { Class::Flow(hdrs) }
-}
-
-/// Whether this is a header that may be merged, and the protocol that it carries: anything that
-/// may hide one of TCP counts as `IPPROTO_FRAGMENT`.
-#[inline]
-fn ipv4(ip: &[u8], len: usize) -> (bool, u8) {
-    let frag = be16(ip, 6);
-    let csum = be16(ip, 10);
-    // A checksum of all ones, though right, is not how it would be written again.
-    let plain = ip[0] == 0x45
-        && be16(ip, 2) as usize == len
-        && frag & !0x4000 == 0
-        && csum != 0xffff
-        && csum_fold(csum_partial(ip, 0)) == 0;
-    (plain, ip[9])
-}
-
-#[inline]
-fn ipv6(ip: &[u8], len: usize) -> (bool, u8) {
-    let plain = ip[0] >> 4 == 6 && be16(ip, 4) as usize + 40 == len;
-    match ip[6] {
-        proto @ (IPPROTO_TCP | IPPROTO_UDP) => (plain, proto),
-        none @ (IPPROTO_ICMPV6 | IPPROTO_NONE) => (false, none),
-        _ => (false, IPPROTO_FRAGMENT),
-    }
+    if !plain || !hdrs.transport(pkt) { Class::Odd } else { Class::Flow }
 }
 
 impl Hdrs {
-    /// Finds the transport header; false if it is not one that may be merged.
+    /// Whether this is a header that may be merged, and the protocol that it carries: anything that
+    /// may hide one of TCP counts as `IPPROTO_FRAGMENT`.
+    #[inline(always)]
+    fn ipv4(&mut self, ip: &[u8; 20], len: usize) -> (bool, u8) {
+        self.same = u64::from(ip[1]) << 16 | u64::from(ip[6]) << 8 | u64::from(ip[8]);
+        self.id = u16::from_be_bytes([ip[4], ip[5]]);
+        let frag = u16::from_be_bytes([ip[6], ip[7]]);
+        // A checksum of all ones, though right, is not how it would be written again.
+        let plain = ip[0] == 0x45
+            && usize::from(u16::from_be_bytes([ip[2], ip[3]])) == len
+            && frag & !0x4000 == 0
+            && [ip[10], ip[11]] != [0xff, 0xff]
+            && Ipv4Hdr::csum_ok(ip);
+        (plain, ip[9])
+    }
+
     #[inline]
+    fn ipv6(&mut self, ip: &[u8; 40], len: usize) -> (bool, u8) {
+        self.same = u64::from(be32(ip, 0)) << 8 | u64::from(ip[7]);
+        let plain = ip[0] >> 4 == 6 && be16(ip, 4) as usize + 40 == len;
+        match ip[6] {
+            proto @ (IPPROTO_TCP | IPPROTO_UDP) => (plain, proto),
+            none @ (IPPROTO_ICMPV6 | IPPROTO_NONE) => (false, none),
+            _ => (false, IPPROTO_FRAGMENT),
+        }
+    }
+
+    /// Finds the transport header; false if it is not one that may be merged.
+    #[inline(always)]
     fn transport(&mut self, pkt: &mut Pkt) -> bool {
         let at = (self.l2 + self.l3) as usize;
         if !pkt.may_pull(at + self.l4 as usize) {
             return false;
         }
-        if !self.udp {
-            self.l4 = pkt.head().get(at + 12).map_or(0, |b| (b >> 4) * 4);
+        let behind = pkt.len() - at;
+        // Checksums that are right but would be written differently again are left alone.
+        let partial = matches!(pkt.csum, Csum::Partial { .. });
+        let sound = if self.udp {
+            let Some(udp) = chunk::<8>(pkt, at) else { return false };
+            be16(udp, 4) as usize == behind && (partial || be16(udp, 6) != 0)
+        } else {
+            let Some(tcp) = chunk::<20>(pkt, at) else { return false };
+            (self.seq, self.ack, self.word) = (be32(tcp, 4), be32(tcp, 8), be32(tcp, 12));
+            self.l4 = (tcp[12] >> 4) * 4;
+            let sound = partial || be16(tcp, 16) != 0xffff;
             if self.l4 < 20 || !pkt.may_pull(self.len()) {
                 return false;
             }
-        }
-        let behind = pkt.len() - at;
-        self.payload = (behind - self.l4 as usize) as u32;
-        let Some(l4) = pkt.head().get(at..) else { return false };
-        // Checksums that are right but would be written differently again are left alone.
-        let sound = match (self.udp, pkt.csum) {
-            (true, Csum::Partial { .. }) => be16(l4, 4) as usize == behind,
-            (true, _) => be16(l4, 4) as usize == behind && be16(l4, 6) != 0,
-            (false, Csum::Partial { .. }) => true,
-            (false, _) => be16(l4, 16) != 0xffff,
+            sound
         };
+        self.payload = (behind - self.l4 as usize) as u32;
         self.hash = self.hash_of(pkt);
         sound
     }
@@ -194,11 +215,13 @@ impl Hdrs {
         // Buckets are few and bounded: an attacker who aims at one gains what a full table gives.
         const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
         let word = |b: &[u8; 8]| u64::from_ne_bytes(*b);
-        let (addrs, _) = self.addrs(pkt).as_chunks::<8>();
-        let mixed = addrs
-            .iter()
-            .fold(self.udp as u64, |h, b| (h ^ word(b)).wrapping_mul(ODD).rotate_left(29));
-        let ports = be32(self.ports(pkt), 0) as u64;
+        let mix = |h: u64, b: &[u8; 8]| (h ^ word(b)).wrapping_mul(ODD).rotate_left(29);
+        let (seed, at) = (self.udp as u64, self.l2 as usize);
+        let mixed = match self.v6 {
+            false => chunk(pkt, at + 12).map_or(0, |addrs| mix(seed, addrs)),
+            true => self.addrs(pkt).as_chunks::<8>().0.iter().fold(seed, mix),
+        };
+        let ports = be32(pkt.head(), (self.l2 + self.l3) as usize) as u64;
         ((mixed ^ ports).wrapping_mul(ODD) >> 32) as u32
     }
 
@@ -210,10 +233,6 @@ impl Hdrs {
     #[inline]
     fn ip<'a>(&self, pkt: &'a Skb) -> &'a [u8] {
         pkt.head().get(self.l2 as usize..(self.l2 + self.l3) as usize).unwrap_or_default()
-    }
-    #[inline]
-    fn l4<'a>(&self, pkt: &'a Skb) -> &'a [u8] {
-        pkt.head().get((self.l2 + self.l3) as usize..self.len()).unwrap_or_default()
     }
     /// Whether `first`, of the same family, is of the same two hosts and ports.
     #[inline]
@@ -230,22 +249,17 @@ impl Hdrs {
     pub fn addrs<'a>(&self, pkt: &'a Skb) -> &'a [u8] {
         self.ip(pkt).get(if self.v6 { 8..40 } else { 12..20 }).unwrap_or_default()
     }
-    /// Both ports.
-    #[inline]
-    pub fn ports<'a>(&self, pkt: &'a Skb) -> &'a [u8] {
-        self.l4(pkt).get(..4).unwrap_or_default()
-    }
     /// The control bits of the TCP header.
     #[inline]
-    pub fn flags(&self, pkt: &Skb) -> TcpFlags {
-        TcpFlags(be16(self.l4(pkt), 12) as u8)
+    pub fn flags(&self) -> TcpFlags {
+        TcpFlags((self.word >> 16) as u8)
     }
 
     /// Whether a packet can be the first of a super-packet: the payload of its segments, and how
     /// many of them it has. A packet that nothing may follow need not wait.
     #[inline]
     pub fn begins(&self, pkt: &Skb) -> Option<(u32, u32)> {
-        if self.payload == 0 || (!self.udp && self.flags(pkt).any(ENDS)) {
+        if self.payload == 0 || (!self.udp && self.flags().any(ENDS)) {
             return None;
         }
         let Some(gso) = pkt.gso else { return Some((self.payload, 1)) };
@@ -257,7 +271,7 @@ impl Hdrs {
 
     /// The identification rule of a first packet.
     pub fn first_id(&self, pkt: &Skb, segs: u32) -> IdRule {
-        let may_not_be_fragmented = be16(self.ip(pkt), 6) & 0x4000 != 0;
+        let may_not_be_fragmented = self.same & 0x4000 != 0;
         match segs {
             _ if self.v6 || !may_not_be_fragmented => IdRule::CountsUp,
             1 => IdRule::Open,
@@ -277,20 +291,14 @@ impl Hdrs {
         ids: IdRule,
         segs: u32,
     ) -> Option<IdRule> {
-        let (a, b) = (self.ip(pkt), hdrs.ip(first));
         let link = self.l2 == hdrs.l2 && alike(pkt, first, (0, 0), self.l2 as usize);
-        if !link {
+        if !link || self.same != hdrs.same {
             return None;
         }
         if self.v6 {
-            // Version, traffic class, flow label; hop limit.
-            return (a.get(..4) == b.get(..4) && a.get(7) == b.get(7)).then_some(ids);
+            return Some(ids);
         }
-        // Type of service, "don't fragment", time to live.
-        if a.get(1) != b.get(1) || a.get(6) != b.get(6) || a.get(8) != b.get(8) {
-            return None;
-        }
-        let ahead = be16(a, 4).wrapping_sub(be16(b, 4));
+        let ahead = self.id.wrapping_sub(hdrs.id);
         match ids {
             IdRule::Open | IdRule::CountsUp if ahead == segs as u16 => Some(IdRule::CountsUp),
             IdRule::Open | IdRule::Fixed if ahead == 0 => Some(IdRule::Fixed),
@@ -309,12 +317,11 @@ impl Hdrs {
         payload: u32,
         may_differ: TcpFlags,
     ) -> bool {
-        let (a, b) = (self.l4(pkt), hdrs.l4(first));
-        let differ = (be32(a, 12) ^ be32(b, 12)) & !((may_differ.0 as u32) << 16);
-        be32(a, 4) == be32(b, 4).wrapping_add(payload)
+        let differ = (self.word ^ hdrs.word) & !((may_differ.0 as u32) << 16);
+        self.seq == hdrs.seq.wrapping_add(payload)
             && differ == 0
-            && be32(a, 8) == be32(b, 8)
-            && !self.flags(pkt).any(TcpFlags::CWR)
+            && self.ack == hdrs.ack
+            && !self.flags().any(TcpFlags::CWR)
             && self.same_options(pkt, hdrs, first)
     }
 
@@ -342,10 +349,7 @@ impl Hdrs {
         let len = self.l4 as usize + self.payload as usize;
         let at = (self.l2 + self.l3) as usize;
         let sum = csum_add(self.pseudo(pkt), len as u32);
-        let sum = match pkt.nr_frags() {
-            0 => csum_partial(pkt.head().get(at..).unwrap_or_default(), sum),
-            _ => pkt.checksum(at, len, sum),
-        };
+        let sum = pkt.checksum(at, len, sum);
         let good = csum_fold(sum) == 0;
         if good {
             pkt.csum = Csum::Verified;
@@ -357,7 +361,12 @@ impl Hdrs {
     #[inline]
     fn pseudo(&self, pkt: &Skb) -> u32 {
         let proto = if self.udp { IPPROTO_UDP } else { IPPROTO_TCP };
-        csum_partial(self.addrs(pkt), proto as u32)
+        match chunk::<8>(pkt, self.l2 as usize + 12) {
+            Some(addrs) if !self.v6 => {
+                csum_add(csum_add(be32(addrs, 0), be32(addrs, 4)), proto as u32)
+            }
+            _ => csum_partial(self.addrs(pkt), proto as u32),
+        }
     }
 
     /// Writes the headers of a super-packet with so much payload, whose last segment had these flags.

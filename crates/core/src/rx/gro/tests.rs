@@ -624,6 +624,32 @@ fn cutting_undoes_merging_for_any_interleaving_of_flows() {
     assert!(merged > 20_000, "the test merges: {merged}");
 }
 
+/// Whole batches go on after a short look at each packet: it says nothing that a long one would not.
+#[test]
+fn what_passes_by_would_not_be_held() {
+    let (mut by, mut held) = (0, 0);
+    for seed in 0..300 {
+        let mut rng = Rng::new(seed);
+        let ethernet = rng.below(2) == 0;
+        let mut cx = stack(ethernet);
+        cx.set_knob("features.rx-udp-gro-forwarding", "on").expect("a legal value");
+        let mut sender = Sender::new(&mut rng, 1, ethernet);
+        for _ in 0..40 {
+            let (frame, _) = sender.frame(&mut rng);
+            let pkt = pkt_of(&mut cx.net.pool, &frame);
+            let passes = header::passes_by(&pkt, ethernet, true);
+            let (mut table, mut out, mut merged) = (Table::default(), Vec::new(), 0);
+            table.receive(&mut cx.net, pkt, &mut out, &mut merged);
+            assert!(!passes || table.held == 0, "seed {seed}: {frame:02x?}");
+            by += usize::from(passes);
+            held += table.held;
+            table.flush_older(&mut cx.net, 0, &mut out);
+            out.into_iter().for_each(|pkt| cx.net.pool.free(pkt));
+        }
+    }
+    assert!(by > 100 && held > 100, "{by} passed by, {held} were held");
+}
+
 #[test]
 fn arbitrary_frames_never_panic() {
     for seed in 0..3000 {
