@@ -119,6 +119,10 @@ fn xmit_plain(
         if n > FEW && whole && txq.ring.is_empty() {
             // The two lists change places: no packet is moved.
             std::mem::swap(band, &mut txq.ring);
+        } else if n <= FEW {
+            for _ in 0..n {
+                txq.ring.extend(band.pop_front());
+            }
         } else {
             txq.ring.extend(band.drain(..n));
         }
