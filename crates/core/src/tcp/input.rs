@@ -56,6 +56,7 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
+    #[inline(always)]
     fn read(pkt: &Pkt) -> Option<Segment> {
         let hdr = TcpHdr::parse(pkt.head()).ok()?;
         let len = pkt.len().checked_sub(hdr.data_off_bytes)? as u32;

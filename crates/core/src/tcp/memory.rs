@@ -8,7 +8,7 @@ use super::timewait::TCP_TIMEWAIT_NS;
 use super::{Sockets, State, TCP_RTO_MAX_US, Tcb};
 use crate::shard::{Net, Shard};
 use crate::table::count::id;
-use crate::time::MS;
+use crate::time::{Instant, MS};
 
 /// Bytes of a page.
 const PAGE: u64 = 4096;
@@ -43,20 +43,7 @@ impl Sockets {
     /// (`tcp_enter_memory_pressure`, `tcp_leave_memory_pressure`).
     #[inline]
     pub(super) fn memory_changed(&mut self, net: &Net) {
-        let mem = self.mem as u64;
-        let over = |level: usize| mem > net.knobs.tcp_mem[level].saturating_mul(PAGE);
-        match self.pressure_since {
-            None if over(1) => {
-                self.pressure_since = Some(net.now);
-                net.counts.inc(id::TcpExtTCPMemoryPressures);
-            }
-            Some(since) if !over(0) => {
-                self.pressure_since = None;
-                let ms = (net.now.since(since) / MS).max(1);
-                net.counts.inc_by(id::TcpExtTCPMemoryPressuresChrono, ms);
-            }
-            _ => {}
-        }
+        enter_memory_pressure(self.mem, &mut self.pressure_since, net);
     }
 
     /// Whether a connection that nobody owns can not be afforded (`tcp_check_oom`). `shift`: it counts
@@ -65,6 +52,25 @@ impl Sockets {
         let most = net.knobs.tcp_mem[2].saturating_mul(PAGE);
         (self.orphans as u64) << shift > net.knobs.tcp_max_orphans
             || wmem > SMALL_SNDQ && self.mem as u64 > most
+    }
+}
+
+/// (`tcp_enter_memory_pressure`, `tcp_leave_memory_pressure`)
+#[inline]
+pub(super) fn enter_memory_pressure(mem: usize, pressure_since: &mut Option<Instant>, net: &Net) {
+    let mem = mem as u64;
+    let over = |level: usize| mem > net.knobs.tcp_mem[level].saturating_mul(PAGE);
+    match *pressure_since {
+        None if over(1) => {
+            *pressure_since = Some(net.now);
+            net.counts.inc(id::TcpExtTCPMemoryPressures);
+        }
+        Some(since) if !over(0) => {
+            *pressure_since = None;
+            let ms = (net.now.since(since) / MS).max(1);
+            net.counts.inc_by(id::TcpExtTCPMemoryPressuresChrono, ms);
+        }
+        _ => {}
     }
 }
 

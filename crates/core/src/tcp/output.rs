@@ -15,7 +15,7 @@ use super::mtup::{Probed, mtup_limit, tcp_mtu_probe};
 use super::pacing::{tcp_pacing_check, tcp_update_after_send};
 use super::quota::{
     Hold, skb_truesize, tcp_bound_to_half_wnd, tcp_cwnd_validate, tcp_may_send,
-    tcp_small_queue_check, tcp_tso_segs,
+    tcp_small_queue_check, tcp_tso_segs_of,
 };
 use super::rate::{tcp_rate_check_app_limited, tcp_rate_skb_sent};
 use super::rcvwin::TCP_DELACK_NS;
@@ -91,7 +91,7 @@ fn tcp_write_xmit(net: &mut Net, tp: &mut Tcb) -> Pushed {
         cc::tx_start(tp, net.now);
     }
     let mss = tcp_current_mss(tp);
-    let (most, any) = (tcp_tso_segs(net, tp, mss), tp.unsent());
+    let (most, any) = (tcp_tso_segs_of(net, tp, mss), tp.unsent());
     let (mut said, mut sent, mut held) = (Pushed::Done, 0, None);
     if tp.mtup().is_some() {
         match tcp_mtu_probe(net, tp) {

@@ -30,9 +30,12 @@ pub(super) enum Hold {
 pub(super) fn tcp_may_send(net: &Net, tp: &Tcb, mss: u32, most: Segs) -> Result<(u32, bool), Hold> {
     let quota = tcp_cwnd_test(tp)?.min(most.now);
     let unsent = tp.sndq.end - tp.snd_nxt;
-    let goal = tcp_bound_to_half_wnd(tp, most.ever * mss) / mss * mss;
-    // What one packet may hold now it does hold, however it was written (`tcp_grow_skb`).
-    let skb = tp.record_left(unsent).min(goal.max(quota * mss));
+    let mut skb = tp.record_left(unsent);
+    if unsent > mss {
+        let goal = tcp_bound_to_half_wnd(tp, most.ever * mss) / mss * mss;
+        // What one packet may hold now it does hold, however it was written (`tcp_grow_skb`).
+        skb = skb.min(goal.max(quota * mss));
+    }
     // What ends the queue may become more.
     let tail = skb == unsent;
     let fin = tail && tp.fin_queued;
@@ -157,6 +160,18 @@ pub(super) struct Segs {
     ever: u32,
     /// Bytes of its rate that may wait below it.
     pub below: u64,
+}
+
+/// The same for what waits, as far as it matters: no more than a segment goes as one, and where nothing else of the
+/// connection is on its way, no queue below it is asked ([`tcp_small_queue_check`]). Only options could make two
+/// packets of it, or a FIN.
+#[inline]
+pub(super) fn tcp_tso_segs_of(net: &Net, tp: &Tcb, mss: u32) -> Segs {
+    let one = tp.sndq.end - tp.snd_nxt <= mss && tp.opts.is_none() && !tp.fin_queued;
+    if one && tp.sndq.rtx.len() <= 1 {
+        return Segs { now: 1, ever: 1, below: 0 };
+    }
+    tcp_tso_segs(net, tp, mss)
 }
 
 /// Segments that a packet may have: what leaves in a millisecond at the connection's rate, so that a

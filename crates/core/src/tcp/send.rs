@@ -86,7 +86,7 @@ impl Shard {
         let tp = owned(&mut tcp.conns, id).ok_or(TcpError::NotConnected)?;
         tp.may_send()?;
         tp.note_memory(&memory, net);
-        let (n, tail) = (len.min(tp.send_space(net)), tp.tail_len());
+        let (n, tail) = (tp.send_room(net, len), tp.tail_len());
         queue(net, tp, n)?;
         tp.skb_entail(net, n, tail);
         tp.more = msg.more;

@@ -12,6 +12,7 @@ use super::fastopen_active::tcp_fastopen_active_disable_ofo_check;
 use super::listen::{Listener, Req};
 use super::listeners;
 use super::md5::Md5Sig;
+use super::memory::enter_memory_pressure;
 use super::timewait::TimeWait;
 use super::{Earlier, State, Tcb, Tuple, output, rfs, timer};
 use crate::rand::Rng;
@@ -250,9 +251,8 @@ impl Shard {
         if held != tcb.charged {
             tcp.mem = (tcp.mem + held).saturating_sub(tcb.charged);
             tcb.charged = held;
-            tcp.memory_changed(net);
+            enter_memory_pressure(tcp.mem, &mut tcp.pressure_since, net);
         }
-        let Some(tcb) = tcp.conns.at_mut(index) else { return };
         match tcb.state {
             State::FinWait2 if tcb.orphan && tcb.keep_at <= net.now => {
                 return self.tcp_time_wait(index);

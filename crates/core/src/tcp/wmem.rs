@@ -40,14 +40,16 @@ impl Tcb {
             unsent => unsent.min(self.sndq.end - self.sndq.tail),
         }
     }
-    /// Memory that what is queued and not acknowledged would hold in Linux (`sk_wmem_queued`).
-    fn wmem_queued(&self, goal: u32) -> usize {
+    /// Memory that what is queued and not acknowledged would hold in Linux (`sk_wmem_queued`). `goal`: bytes of
+    /// a packet that is full, which few need to know.
+    #[inline]
+    fn wmem_queued(&self, goal: impl FnOnce() -> u32) -> usize {
         let unsent = self.notsent();
         let skbs = match unsent.checked_sub(self.sndq.end - self.sndq.tail) {
             _ if unsent == 0 => 0,
             // The last packet is the first as well.
-            None => 1,
-            Some(before) => 1 + before.div_ceil(goal) as usize,
+            None | Some(0) => 1,
+            Some(before) => 1 + before.div_ceil(goal()) as usize,
         };
         self.queued() as usize + HEAD * (self.sndq.rtx.len() + skbs)
     }
@@ -59,7 +61,7 @@ impl Tcb {
         let room = if tail == 0 { 0 } else { goal.saturating_sub(tail) };
         // New packets begin as long as what there is holds less than the buffer, and what of it waits unsent has
         // its own limit.
-        let wmem = self.wmem_queued(goal) + room as usize;
+        let wmem = self.wmem_queued(|| goal) + room as usize;
         let by_wmem = sndbuf.saturating_sub(wmem).div_ceil(goal as usize + HEAD);
         let by_unsent = match self.notsent_lowat(net) {
             u32::MAX => usize::MAX,
@@ -76,9 +78,29 @@ impl Tcb {
         };
         (room as usize + packets * goal as usize).min(by_memory).min(floor)
     }
+    /// How many of `len` bytes may be queued now.
+    #[inline]
+    pub(super) fn send_room(&self, net: &Net, len: usize) -> usize {
+        // Nearly always: little, where all that came before has been sent. A packet that may begin has room for
+        // a segment.
+        let plenty = len <= usize::from(self.mss_cache)
+            && self.notsent() == 0
+            && !self.short
+            && self.notsent_lowat(net) == u32::MAX
+            && self.wmem_queued(|| 1) < self.sndbuf as usize
+            && self.sndq.wmem() + len <= 4 * self.sndbuf as usize;
+        if plenty { len } else { len.min(self.send_space(net)) }
+    }
     /// `len` bytes were queued: where the last packet begins.
     #[inline]
     pub(super) fn skb_entail(&mut self, net: &Net, len: usize, tail: u32) {
+        if tail == 0 && len <= usize::from(self.mss_cache) {
+            // A packet that is full has at least a segment.
+            if len > 0 {
+                self.sndq.tail = self.sndq.end - len as u32;
+            }
+            return;
+        }
         let goal = self.size_goal(net);
         let room = if tail == 0 { 0 } else { goal.saturating_sub(tail) };
         let more = (len as u32).saturating_sub(room);
@@ -89,7 +111,11 @@ impl Tcb {
     }
     /// Bytes that the first packet of the send queue has room for, if `len` is more than may be queued now: what of
     /// it can go then goes, and there is room behind the rest (`tcp_push_one`).
+    #[inline]
     pub(super) fn first_room(&self, net: &Net, len: usize) -> Option<usize> {
+        if self.notsent() as usize + len <= usize::from(self.mss_cache) {
+            return None;
+        }
         let room = self.size_goal(net).saturating_sub(self.notsent()) as usize;
         let first = self.tail_len() == self.notsent() && room > 0;
         (first && room < len && len > self.send_space(net)).then_some(room)
@@ -99,7 +125,7 @@ impl Tcb {
     pub(super) fn writeable(&self, net: &Net) -> bool {
         let lowat = self.notsent_lowat(net);
         let few = lowat == u32::MAX || u64::from(self.notsent()) * 2 < u64::from(lowat);
-        let wmem = self.wmem_queued(self.size_goal(net));
+        let wmem = self.wmem_queued(|| self.size_goal(net));
         few && wmem + wmem / 2 <= self.sndbuf as usize
     }
 }
