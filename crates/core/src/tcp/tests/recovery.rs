@@ -38,8 +38,8 @@ impl Sender {
         p.lose = Some(|_| true);
         let tp = p.tcb(A, a);
         tp.snd_cwnd = cwnd;
-        let segs = cwnd + 200;
-        (tp.sndbuf, tp.sndbuf_locked) = (segs << 12, true);
+        let segs = if cwnd < 200 { 200 } else { cwnd + 200 };
+        (tp.sndbuf, tp.sndbuf_locked) = ((segs << 12).max(1 << 20), true);
         let ports = (tp.tuple.rport, tp.tuple.lport);
         let (seq, una) = (tp.rcv_nxt.0, tp.snd_una.0);
         let data = vec![0; (segs * MSS) as usize];
