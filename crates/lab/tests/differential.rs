@@ -33,7 +33,7 @@ fn goodput_is_near_the_kernels() {
         (20, 0, 10_000, 1),
         (100, 1_000, 0, 3),
     ] {
-        let cell = Cell { rtt_ms, loss_ppm, reorder_ppm };
+        let cell = Cell::new(rtt_ms, loss_ppm, reorder_ppm);
         let mut rows = Vec::new();
         while rows.len() < 3 {
             let row = measure(cell, "cubic", &[1, 2, 3], Duration::from_secs(4), jobs)

@@ -15,7 +15,7 @@ use linerate_core::path;
 use linerate_core::pkt::Batch;
 use linerate_core::shard::Shard;
 use linerate_core::sock::SocketId;
-use linerate_core::table::{Stage, count::id};
+use linerate_core::table::{Counter, Stage, count::id};
 use linerate_core::tcp::{Connect, Listen};
 use linerate_core::time::Instant;
 use linerate_core::tx::xmit::tx_done;
@@ -27,6 +27,9 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, listen};
 use nix::sys::socket::{Backlog, setsockopt, socket, sockopt};
+use nix::unistd::{Pid, gettid};
+
+use crate::packetdrill::kernel::counter;
 
 const SENDER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const RECEIVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
@@ -45,18 +48,22 @@ pub(super) trait End {
     fn fd(&self) -> Option<BorrowedFd<'_>>;
     /// Bytes that its application has taken.
     fn received(&self) -> u64;
+    /// What a counter of `/proc/net/snmp` or `/proc/net/netstat` says, its group in front: `TcpExtTCPTimeouts`.
+    fn counter(&self, name: &str) -> Option<u64>;
 }
 
 /// The kernel, in a network namespace of its own, behind a TUN.
 pub(super) struct Kernel {
     tun: Tun,
+    /// The thread in the namespace, by the kernel's number.
+    tid: Pid,
     received: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// What the thread in the namespace has made.
-type Made = Result<(Tun, OwnedFd), String>;
+type Made = Result<(Tun, OwnedFd, Pid), String>;
 
 impl Kernel {
     pub fn start(sends: bool, cc: &str) -> Result<Kernel, String> {
@@ -65,19 +72,20 @@ impl Kernel {
         let (counts, stops, cc) = (received.clone(), stop.clone(), cc.to_owned());
         let thread = std::thread::spawn(move || {
             let app = namespace(sends)
-                .and_then(|tun| Ok((tun, open(sends, &cc).map_err(|e| format!("socket: {e}"))?)));
-            let Ok((tun, fd)) = app else {
+                .and_then(|tun| Ok((tun, open(sends, &cc).map_err(|e| format!("socket: {e}"))?)))
+                .map(|(tun, fd)| (tun, fd, gettid()));
+            let Ok((tun, fd, tid)) = app else {
                 let _ = told.send(app);
                 return;
             };
             let Ok(own) = fd.try_clone() else { return };
-            if told.send(Ok((tun, fd))).is_ok() {
+            if told.send(Ok((tun, fd, tid))).is_ok() {
                 // What fails ends the run: nothing more arrives.
                 let _ = if sends { send(own, &stops) } else { receive(own, &counts, &stops) };
             }
         });
-        let (tun, _) = made.recv().map_err(|e| e.to_string())??;
-        Ok(Kernel { tun, received, stop, thread: Some(thread) })
+        let (tun, _, tid) = made.recv().map_err(|e| e.to_string())??;
+        Ok(Kernel { tun, tid, received, stop, thread: Some(thread) })
     }
 }
 
@@ -211,6 +219,9 @@ impl End for Kernel {
     fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
+    fn counter(&self, name: &str) -> Option<u64> {
+        counter(&std::path::PathBuf::from(format!("/proc/{}/net", self.tid)), name)
+    }
 }
 
 /// Our stack, driven by the relay's own thread.
@@ -323,6 +334,9 @@ impl End for Stack {
     }
     fn received(&self) -> u64 {
         self.received
+    }
+    fn counter(&self, name: &str) -> Option<u64> {
+        Some(self.shard.net.counts.get(Counter::by_name(name)?))
     }
 }
 

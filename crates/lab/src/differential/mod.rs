@@ -58,7 +58,21 @@ pub struct Run {
     pub goodput_bps: f64,
     /// Packets that the path lost by chance, and for lack of room.
     pub lost: (u64, u64),
+    /// What the sender counted, in the order of [`COUNTERS`].
+    pub counts: [u64; COUNTERS.len()],
 }
+
+/// What a sender's run is compared by, beside its goodput.
+pub const COUNTERS: [&str; 8] = [
+    "TcpRetransSegs",
+    "TcpExtTCPTimeouts",
+    "TcpExtTCPLossProbes",
+    "TcpExtTCPLossProbeRecovery",
+    "TcpExtTCPSpuriousRTOs",
+    "TcpExtTCPSackRecovery",
+    "TcpExtTCPSlowStartRetrans",
+    "TcpExtTCPLostRetransmit",
+];
 
 /// Sends from the first end to the second for so long.
 ///
@@ -113,7 +127,8 @@ fn relay(
             if since.elapsed() >= time {
                 let goodput_bps = bytes as f64 * 8.0 / since.elapsed().as_secs_f64();
                 let lost = (ways[0].lost_by_chance, ways[0].lost_in_queue);
-                return Ok(Run { bytes, goodput_bps, lost });
+                let counts = COUNTERS.map(|name| ends[0].counter(name).unwrap_or(0));
+                return Ok(Run { bytes, goodput_bps, lost, counts });
             }
         } else if begin.elapsed() > Duration::from_secs(60) {
             return Err("nothing arrived within a minute".to_owned());

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use super::{Pair, Path, Run, run};
+use super::{COUNTERS, Pair, Path, Run, run};
 
 /// One kind of path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,16 +15,32 @@ pub struct Cell {
     pub loss_ppm: u32,
     /// Packets that others overtake, in millionths.
     pub reorder_ppm: u32,
+    /// The link, in Mbit/s.
+    pub mbit: u64,
+    /// Bytes that may wait before it.
+    pub queue_bytes: u64,
 }
 
 impl Cell {
+    /// The path of [`Path::new`].
+    pub fn new(rtt_ms: u64, loss_ppm: u32, reorder_ppm: u32) -> Cell {
+        let Path { rate_bps, queue_bytes, .. } = Path::new(rtt_ms, loss_ppm, reorder_ppm);
+        Cell { rtt_ms, loss_ppm, reorder_ppm, mbit: rate_bps / 1_000_000, queue_bytes }
+    }
+    fn path(&self) -> Path {
+        Path {
+            rate_bps: self.mbit * 1_000_000,
+            queue_bytes: self.queue_bytes,
+            ..Path::new(self.rtt_ms, self.loss_ppm, self.reorder_ppm)
+        }
+    }
     /// All of them: round trips of 20 and 100 ms, losses of 0, 0.1, 1 and 3 %, and 1 % of the packets
     /// overtaken.
     pub fn all() -> Vec<Cell> {
         let kinds = [(0, 0), (1_000, 0), (10_000, 0), (30_000, 0), (0, 10_000)];
         let rtts = [20, 100].into_iter();
         rtts.flat_map(|rtt_ms| {
-            kinds.map(|(loss_ppm, reorder_ppm)| Cell { rtt_ms, loss_ppm, reorder_ppm })
+            kinds.map(|(loss_ppm, reorder_ppm)| Cell::new(rtt_ms, loss_ppm, reorder_ppm))
         })
         .collect()
     }
@@ -56,6 +72,8 @@ pub struct Row {
     pub sender: Vec<f64>,
     /// With us as the receiver.
     pub receiver: Vec<f64>,
+    /// What the kernel's sender and ours counted, all seeds together, in the order of [`COUNTERS`].
+    pub counts: [[u64; COUNTERS.len()]; 2],
 }
 
 /// The middle one, and the first and third quartile.
@@ -109,7 +127,7 @@ pub fn measure(
     jobs: usize,
 ) -> Result<Row, String> {
     const PAIRS: [Pair; 3] = [Pair::Kernel, Pair::Sender, Pair::Receiver];
-    let path = Path::new(cell.rtt_ms, cell.loss_ppm, cell.reorder_ppm);
+    let path = cell.path();
     let all: Mutex<Vec<Ended>> = Mutex::default();
     for some in seeds.chunks(jobs.max(1)) {
         std::thread::scope(|scope| {
@@ -124,9 +142,18 @@ pub fn measure(
     }
     let mut all = all.into_inner().expect("nobody panics with it");
     all.sort_by_key(|(seed, ..)| seeds.iter().position(|s| s == seed));
-    let mut row = Row { cell, kernel: Vec::new(), sender: Vec::new(), receiver: Vec::new() };
+    let mut row = Row {
+        cell,
+        kernel: Vec::new(),
+        sender: Vec::new(),
+        receiver: Vec::new(),
+        counts: Default::default(),
+    };
     for (_, pair, said) in all {
-        let goodput = said?.goodput_bps;
+        let Run { goodput_bps: goodput, counts, .. } = said?;
+        if let Some(sums) = row.counts.get_mut(pair as usize) {
+            sums.iter_mut().zip(counts).for_each(|(sum, n)| *sum += n);
+        }
         match pair {
             Pair::Kernel => row.kernel.push(goodput),
             Pair::Sender => row.sender.push(goodput),

@@ -7,6 +7,8 @@ use std::ffi::OsString;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::str::FromStr;
 use std::time::Instant;
 
 use linerate_dev::device::Device;
@@ -396,15 +398,20 @@ impl Target for Kernel {
         super::info::field(&options::Info.get(fd).ok()?, field)
     }
     fn counter(&mut self, name: &str) -> Option<i64> {
-        ["snmp", "netstat"].iter().find_map(|file| {
-            let text = fs::read_to_string(format!("/proc/thread-self/net/{file}")).ok()?;
-            let lines: Vec<&str> = text.lines().collect();
-            lines.as_chunks::<2>().0.iter().find_map(|[names, values]| {
-                let (group, names) = names.split_once(':')?;
-                let rest = name.strip_prefix(group)?;
-                let at = names.split_whitespace().position(|n| n == rest)?;
-                values.split_once(':')?.1.split_whitespace().nth(at)?.parse().ok()
-            })
-        })
+        counter(Path::new("/proc/thread-self/net"), name)
     }
+}
+
+/// A counter of `snmp` or `netstat` in a directory like `/proc/net`, its group in front.
+pub(crate) fn counter<N: FromStr>(dir: &Path, name: &str) -> Option<N> {
+    ["snmp", "netstat"].iter().find_map(|file| {
+        let text = fs::read_to_string(dir.join(file)).ok()?;
+        let lines: Vec<&str> = text.lines().collect();
+        lines.as_chunks::<2>().0.iter().find_map(|[names, values]| {
+            let (group, names) = names.split_once(':')?;
+            let rest = name.strip_prefix(group)?;
+            let at = names.split_whitespace().position(|n| n == rest)?;
+            values.split_once(':')?.1.split_whitespace().nth(at)?.parse().ok()
+        })
+    })
 }

@@ -3,7 +3,7 @@
 mod consts;
 mod engine;
 mod info;
-mod kernel;
+pub(crate) mod kernel;
 mod lexer;
 mod linerate;
 mod packet;

@@ -221,8 +221,8 @@ pub struct Line {
     pub shares: Vec<f64>,
 }
 
-/// The whole surface.
-pub fn surface(plan: &Plan, jobs: usize) -> Vec<Line> {
+/// The lines of a plan, without figures yet.
+fn lines(plan: &Plan) -> Vec<Line> {
     let mut lines = Vec::new();
     for control in plan.controls.iter().copied() {
         for rtt_ms in plan.rtts.iter().copied() {
@@ -231,9 +231,14 @@ pub fn surface(plan: &Plan, jobs: usize) -> Vec<Line> {
             }
         }
     }
+    lines
+}
+
+/// The cells of a plan, line by line, and all seeds of a cell one after the other.
+fn cells(plan: &Plan) -> Vec<Cell> {
+    let Plan { mbit, secs, .. } = *plan;
     let mut cells = Vec::new();
-    for Line { control, rtt_ms, buffer, .. } in lines.iter().cloned() {
-        let Plan { mbit, secs, .. } = *plan;
+    for Line { control, rtt_ms, buffer, .. } in lines(plan) {
         for loss_ppm in plan.losses.iter().copied() {
             cells.extend((1..=plan.seeds).map(|seed| {
                 let flows = 1;
@@ -241,6 +246,12 @@ pub fn surface(plan: &Plan, jobs: usize) -> Vec<Line> {
             }));
         }
     }
+    cells
+}
+
+/// The whole surface.
+pub fn surface(plan: &Plan, jobs: usize) -> Vec<Line> {
+    let (mut lines, cells) = (lines(plan), cells(plan));
     let seen = run_all(&cells, jobs);
     let mut means = seen
         .chunks(plan.seeds as usize)
