@@ -217,7 +217,7 @@ impl Bench {
         let wanted = |c: &Case| match setup.tool {
             _ if *c == Case::Idle => false,
             Tool::Loopback => *c == Case::Http,
-            Tool::Veth if *c == Case::Http => false,
+            Tool::Veth | Tool::TunRs if *c == Case::Http => false,
             _ => c.is_bulk() || !only_streams,
         };
         Case::ALL.into_iter().filter(|c| self.args.cases.contains(c) && wanted(c)).collect()

@@ -7,6 +7,7 @@
 //! | [`peers`] | how each tool is started, and reached by the program |
 //! | [`traffic`] | `linerate __traffic` (hidden): the parts to play, and the commands they take |
 //! | [`host_end`], [`program_end`], [`relay`] | the server, the client and the kernel relay |
+//! | `tun2socks` | the peer made of Rust's crates, with `--features bench-peers` |
 //! | [`udp_flow`] | both ends of a UDP flow that is acknowledged |
 //! | [`http`] | nginx and wrk |
 //! | [`sockperf`] | sockperf at both ends |
@@ -49,6 +50,8 @@ pub mod steering;
 pub mod table;
 pub mod traffic;
 pub mod tun;
+#[cfg(feature = "bench-peers")]
+pub mod tun2socks;
 pub mod udp_flow;
 
 pub use all::BenchAllArgs;

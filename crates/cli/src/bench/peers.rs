@@ -26,7 +26,7 @@ pub const SCRATCH: &str = "/run/linerate-bench";
 pub const HOST_ADDR: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 /// What forwards between the program and the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Tool {
     /// `linerate run` of this binary.
     Linerate,
@@ -34,6 +34,9 @@ pub enum Tool {
     Pasta,
     /// slirp4netns.
     Slirp4netns,
+    /// What a program of Rust's crates does today: tun-rs, netstack-smoltcp and tokio. Only where it was
+    /// built in (`--features bench-peers`); it opens no port to the program.
+    TunRs,
     /// The kernel on both sides, `read` and `write` between: the ceiling for what terminates.
     Relay,
     /// The kernel alone, a veth pair between: the ceiling for the rest.
@@ -43,13 +46,21 @@ pub enum Tool {
 }
 
 impl Tool {
-    /// In the order of the table.
-    pub const ALL: [Self; 6] =
-        [Self::Linerate, Self::Pasta, Self::Slirp4netns, Self::Relay, Self::Veth, Self::Loopback];
+    /// In the order of the table; what was not built in is none of them.
+    pub const ALL: &'static [Self] = &[
+        Self::Linerate,
+        Self::Pasta,
+        Self::Slirp4netns,
+        #[cfg(feature = "bench-peers")]
+        Self::TunRs,
+        Self::Relay,
+        Self::Veth,
+        Self::Loopback,
+    ];
 
     /// Whether ours is compared with it.
     pub fn is_peer(self) -> bool {
-        matches!(self, Self::Pasta | Self::Slirp4netns)
+        matches!(self, Self::Pasta | Self::Slirp4netns | Self::TunRs)
     }
 
     /// Whether nothing but the kernel is between both ends.
@@ -61,7 +72,7 @@ impl Tool {
     pub fn default_mtu(self) -> u16 {
         match self {
             Self::Linerate | Self::Pasta => 65520,
-            Self::Slirp4netns | Self::Relay | Self::Veth | Self::Loopback => 1500,
+            Self::Slirp4netns | Self::TunRs | Self::Relay | Self::Veth | Self::Loopback => 1500,
         }
     }
 
@@ -72,6 +83,12 @@ impl Tool {
     pub fn version(self) -> Result<String, String> {
         let (program, package) = match self {
             Self::Linerate => return Ok(env!("CARGO_PKG_VERSION").into()),
+            Self::TunRs if cfg!(feature = "bench-peers") => {
+                return Ok(
+                    "tun-rs 2.8 with offloads, netstack-smoltcp 0.2, tokio 1, one thread".into()
+                );
+            }
+            Self::TunRs => return Err("build with --features bench-peers".into()),
             Self::Relay => return Ok("read/write, 128 KiB, two threads a connection".into()),
             Self::Veth | Self::Loopback => return Ok("the kernel's".into()),
             Self::Pasta => ("pasta", "passt"),
@@ -103,6 +120,7 @@ impl fmt::Display for Tool {
             Self::Linerate => "linerate",
             Self::Pasta => "pasta",
             Self::Slirp4netns => "slirp4netns",
+            Self::TunRs => "tun-rs",
             Self::Relay => "relay",
             Self::Veth => "veth",
             Self::Loopback => "loopback",
@@ -305,6 +323,7 @@ impl Running {
             Tool::Linerate => linerate(setup.mtu, pin, busy)?,
             Tool::Pasta => pasta(setup.mtu_bytes(), pin)?,
             Tool::Slirp4netns => slirp4netns(setup.mtu_bytes(), pin)?,
+            Tool::TunRs => tun_rs(setup.mtu_bytes(), pin)?,
             Tool::Relay => relay(setup.mtu_bytes(), pin)?,
             Tool::Veth => veth(setup.mtu_bytes(), pin, busy)?,
             Tool::Loopback => loopback(pin)?,
@@ -422,6 +441,15 @@ fn hostfwd(api: &Path) -> io::Result<()> {
         return Err(io::Error::other(format!("slirp4netns opens no port: {}", said.trim())));
     }
     Ok(())
+}
+
+fn tun_rs(mtu: u16, pin: Pin) -> io::Result<Running> {
+    let program = program_in_new_namespace(pin)?;
+    let mut command = pinned(pin.forwarder);
+    let netns = format!("/proc/{}/ns/net", program.pid);
+    command.args(["/proc/self/exe", "__traffic", "tun2socks", "--netns", &netns]);
+    command.args(["--mtu", &mtu.to_string()]);
+    Ok(behind(program, Ipv4Addr::new(10, 0, 2, 2), spawn(command, Tool::TunRs)?))
 }
 
 /// A program in a namespace of its own and the tool that carries its traffic.
@@ -560,7 +588,9 @@ mod tests {
 
     #[test]
     fn setups_are_unique_and_the_kernel_is_there_once() {
-        let setups = Setup::all(&Tool::ALL, &[Mtu::Bytes(1500), Mtu::Default]);
+        let tools = Tool::ALL.iter().filter(|&&tool| tool != Tool::TunRs);
+        let tools: Vec<Tool> = tools.copied().collect();
+        let setups = Setup::all(&tools, &[Mtu::Bytes(1500), Mtu::Default]);
         let named: Vec<String> = setups.iter().map(ToString::to_string).collect();
         assert_eq!(
             named,

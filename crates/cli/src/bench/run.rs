@@ -33,7 +33,7 @@ pub struct BenchRunArgs {
     pub cases: Vec<Case>,
     /// Tools, separated by commas.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "TOOL")]
-    #[arg(default_values_t = Tool::ALL)]
+    #[arg(default_values_t = Tool::ALL.iter().copied())]
     pub only: Vec<Tool>,
     /// MTUs, separated by commas: a number of bytes, or `default` for each tool's own.
     #[arg(long, value_delimiter = ',', default_value = "1500,default")]

@@ -122,9 +122,10 @@ fn round_trips(said: &str) -> Option<Answer> {
     none_lost.then_some(Answer::RoundTrips { count, elapsed_ns, p50_ns, p99_ns })
 }
 
-/// What it said last, without colours.
+/// What it said of losses, or last, without colours.
 fn one_line(said: &str) -> String {
-    let last = said.lines().rfind(|line| !line.trim().is_empty());
+    let lost = said.lines().find(|line| line.contains("# dropped messages"));
+    let last = lost.or_else(|| said.lines().rfind(|line| !line.trim().is_empty()));
     last.unwrap_or("(it printed nothing)").replace("\x1b[2;35m", "").replace("\x1b[0m", "")
 }
 
@@ -185,6 +186,7 @@ mod tests {
         for bad in bad.iter().chain([&lost]) {
             assert!(round_trips(bad).is_none(), "{bad}");
         }
+        assert!(one_line(&lost).contains("dropped messages = 10;"));
         let none = "sockperf: Test ended\nsockperf: No messages were received from the server.\n\n";
         assert!(round_trips(none).is_none());
         assert_eq!(one_line(none), "sockperf: No messages were received from the server.");

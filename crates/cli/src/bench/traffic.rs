@@ -89,6 +89,16 @@ pub enum Part {
         #[arg(long)]
         program: IpAddr,
     },
+    /// The peer made of Rust's crates.
+    #[cfg(feature = "bench-peers")]
+    Tun2socks {
+        /// The network namespace of the program, as a file.
+        #[arg(long)]
+        netns: std::path::PathBuf,
+        /// The MTU of its TUN, bytes.
+        #[arg(long)]
+        mtu: u16,
+    },
     /// Executes a command on one CPU.
     Pinned {
         /// It is killed when the process that started it ends.
@@ -126,6 +136,8 @@ pub fn main(args: TrafficArgs) -> ExitCode {
         }
         Part::Program { cpu, unshare } => pin(cpu).and_then(|()| program_end::serve(unshare)),
         Part::Relay { listen, to, program } => relay::serve(listen, to, program),
+        #[cfg(feature = "bench-peers")]
+        Part::Tun2socks { netns, mtu } => super::tun2socks::serve(&netns, mtu),
         Part::Pinned { with_parent, cpu, command } => {
             let bound = if with_parent { die_with_parent() } else { Ok(()) };
             bound.and_then(|()| pin(cpu)).and_then(|()| exec(&command))
