@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 
 use super::demux::Ref;
 use super::listen::Req;
+use super::md5::Md5Sig;
 use super::output::tcp_send_active_reset;
 use super::timewait::TimeWait;
 use super::{State, Tcb, Tuple};
@@ -32,7 +33,8 @@ pub struct Moved {
 enum What {
     Conn(Box<Tcb>),
     Req(Box<Req>),
-    Tw(TimeWait),
+    /// With the key that its answers are signed by.
+    Tw(TimeWait, Option<Box<Md5Sig>>),
 }
 
 /// Clocks of shards that differ by less count as one: what a turn of a loop takes, and the mail.
@@ -43,7 +45,7 @@ impl Moved {
         match &self.what {
             What::Conn(tp) => &tp.tuple,
             What::Req(req) => &req.tuple,
-            What::Tw(tw) => &tw.tuple,
+            What::Tw(tw, _) => &tw.tuple,
         }
     }
     /// Its two ends are its own: another connection may have those of a closed one.
@@ -96,7 +98,7 @@ impl Shard {
         all.extend(reqs.into_iter().filter_map(|i| self.detach_req(i)));
         let left_at = self.net.now;
         let tws = tws.into_iter().filter_map(|i| self.tw_unlink(i));
-        all.extend(tws.map(|tw| Moved { what: What::Tw(tw), was: None, left_at }));
+        all.extend(tws.map(|(tw, key)| Moved { what: What::Tw(tw, key), was: None, left_at }));
         all
     }
 
@@ -168,8 +170,8 @@ impl Shard {
                 self.attach_req(*req);
                 None
             }
-            What::Tw(tw) => {
-                self.attach_tw(tw);
+            What::Tw(tw, key) => {
+                self.attach_tw(tw, key);
                 None
             }
         };
@@ -304,12 +306,15 @@ impl Shard {
         }
     }
 
-    fn attach_tw(&mut self, mut tw: TimeWait) {
+    fn attach_tw(&mut self, mut tw: TimeWait, key: Option<Box<Md5Sig>>) {
         let Shard { net, tcp, .. } = self;
         tw.hash = tcp.demux.hash(&tw.tuple);
         let room = (tcp.tws.len() as u64) < net.knobs.tcp_max_tw_buckets;
         if room && tcp.find(tw.hash, &tw.tuple).is_none() {
             let (at, _) = tcp.tws.insert(tw);
+            if let Some(key) = key {
+                tcp.tw_keys.insert(at, key);
+            }
             tcp.demux.insert(tw.hash, Ref::Tw(at));
             tcp.tw_timers.arm(at, tw.expires);
         }
@@ -330,7 +335,7 @@ impl Moved {
                 at(&mut req.oow_at);
                 ts(&mut req.ts_offset);
             }
-            What::Tw(tw) => {
+            What::Tw(tw, _) => {
                 at(&mut tw.expires);
                 ts(&mut tw.ts_offset);
                 tw.last_ms = tw.last_ms.wrapping_add((shift / MS as i64) as u32);

@@ -90,6 +90,8 @@ impl Shard {
     /// Whether the two ends are free, or only TIME_WAIT has them (`__inet_check_established`).
     fn tcp_check_established(&mut self, hash: u32, tuple: &Tuple) -> Result<Option<Seq>, TcpError> {
         match self.tcp.find(hash, tuple) {
+            // Of several shards another may have them.
+            None if self.net.lives_elsewhere(&tuple.flow_key()) => Err(TcpError::InUse),
             None => Ok(None),
             Some(Ref::Tw(at)) => self.tw_reuse(at).map(Some),
             Some(_) => Err(TcpError::InUse),

@@ -6,6 +6,7 @@
 
 use super::demux::Ref;
 use super::input::{Segment, tcp_fin_time};
+use super::md5::Md5Sig;
 use super::output::{Bare, send_bare, send_reset, tcp_send_ack};
 use super::{State, Tuple};
 use crate::pkt::{Pkt, Verdict};
@@ -98,20 +99,19 @@ impl Shard {
 
     /// Removes an entry (`inet_twsk_kill`).
     pub(crate) fn tw_kill(&mut self, at: u32) -> Option<TimeWait> {
-        let tw = self.tw_unlink(at)?;
+        let (tw, _) = self.tw_unlink(at)?;
         self.net.flow_ends(&tw.tuple.flow_key());
         Some(tw)
     }
 
-    /// Takes an entry out of this shard's tables.
-    pub(super) fn tw_unlink(&mut self, at: u32) -> Option<TimeWait> {
+    /// Takes an entry out of this shard's tables, and the key that it signs by.
+    pub(super) fn tw_unlink(&mut self, at: u32) -> Option<(TimeWait, Option<Box<Md5Sig>>)> {
         let tw = self.tcp.tws.remove(at)?;
-        if !self.tcp.tw_keys.is_empty() {
-            self.tcp.tw_keys.remove(&at);
-        }
+        let keys = &mut self.tcp.tw_keys;
+        let key = if keys.is_empty() { None } else { keys.remove(&at) };
         self.tcp.demux.remove(tw.hash, Ref::Tw(at));
         self.tcp.tw_timers.cancel(at);
-        Some(tw)
+        Some((tw, key))
     }
 
     /// The entry's time may be over.

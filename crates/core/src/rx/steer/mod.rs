@@ -372,6 +372,12 @@ impl Net {
             mesh.homes.settle(key, self.cpu);
         }
     }
+    /// Whether another shard has a connection between these ends, or one is in the mail for us.
+    pub(crate) fn lives_elsewhere(&self, key: &FlowKey) -> bool {
+        let Some(mesh) = &self.steer.mesh else { return false };
+        let here = |cpu| cpu == self.cpu && !mesh.has_mail(cpu as usize);
+        mesh.homes.find(key).is_some_and(|cpu| mesh.online(cpu) && !here(cpu))
+    }
     /// A connection of this shard is over.
     pub fn flow_ends(&self, key: &FlowKey) {
         if let Some(mesh) = &self.steer.mesh {

@@ -12,8 +12,10 @@ use crate::path;
 use crate::pkt::Batch;
 use crate::rand::Rng;
 use crate::sock::SocketId;
+use crate::sock::error::TcpError;
 use crate::table::Counter;
 use crate::table::value::Mask;
+use crate::tcp::Connect;
 use crate::time::Instant;
 use crate::udp::api::UdpBind;
 use crate::wire::Mac;
@@ -526,6 +528,29 @@ fn a_place_of_long_ago_is_not_waited_for() {
     mesh.through_with(1, 1 << 31);
     assert!(at.through(1, 0) && at.through(1, 1 << 31));
     assert!(!at.through(1, (1 << 31) + 1));
+}
+
+/// What one shard connects, or keeps in TIME_WAIT, no other shard connects again.
+#[test]
+fn two_ends_are_taken_on_all_shards() {
+    let mut town = Town::new(2, 31);
+    let peer = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9));
+    let local = Some((IpAddr::V4(US), 4000).into());
+    let connect = Connect { local, remote: (peer, 80).into(), user: 0 };
+    let id = town.nodes[0].cx.tcp_connect(connect).expect("a route, and a port of its own");
+    assert_eq!(town.nodes[1].cx.tcp_connect(connect), Err(TcpError::InUse));
+    // On its way to the other shard it is of neither.
+    let conn = town.nodes[0].cx.tcp_detach(id).expect("it is there");
+    let key = conn.flow_key();
+    town.nodes[0].cx.send_flow(1, Flow { key, conn, app: None });
+    for node in &mut town.nodes {
+        assert_eq!(node.cx.tcp_connect(connect), Err(TcpError::InUse));
+    }
+    town.serve(1, 1);
+    let id = town.nodes[1].cx.take_arrived().expect("it arrived").socket;
+    assert_eq!(town.nodes[0].cx.tcp_connect(connect), Err(TcpError::InUse));
+    town.nodes[1].cx.tcp_abort(id);
+    assert!(town.nodes[0].cx.tcp_connect(connect).is_ok(), "it is over");
 }
 
 /// The waker is called once for a batch, not for packets, and not where mail waits already.

@@ -82,6 +82,29 @@ fn every_segment_is_signed() {
     }
 }
 
+/// An entry of TIME_WAIT that changes shards takes its key along: it still signs what it answers.
+#[test]
+fn time_wait_that_moves_still_signs() {
+    let mut p = Pair::new(906, GOOD);
+    let ends = try_connect(&mut p, Some(b"secret"), Some(b"secret")).expect("connected");
+    p.shards[A].tcp_close(ends.0);
+    p.run(SEC);
+    p.shards[B].tcp_close(ends.1);
+    p.run(SEC);
+    let entry = p.shards[A].tcp.tws.iter().next().map(|(_, _, tw)| *tw).expect("an entry");
+    let (left, _) = p.move_all(A, |_| {});
+    assert!(left.tcp.tw_keys.is_empty(), "the key is not left behind");
+    let (begun, seq) = (p.seen.len(), entry.rcv_nxt.0.wrapping_sub(1));
+    let ports = (entry.tuple.rport, entry.tuple.lport);
+    let flags = TcpFlags::ACK | TcpFlags::FIN;
+    let late = Forged { seq, ack: entry.snd_nxt.0, flags, window: 500, ..Forged::default() };
+    p.inject(A, ports, late);
+    p.run(MS / 2);
+    assert!(p.seen.len() > begun && p.seen[begun..].iter().all(|s| s.opts.signed));
+    p.run(200 * SEC);
+    assert!(p.shards[A].tcp.tw_keys.is_empty(), "the key goes with the entry");
+}
+
 /// A reset is signed, or the peer would not believe it.
 #[test]
 fn a_reset_is_signed() {

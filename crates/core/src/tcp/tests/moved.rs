@@ -21,7 +21,7 @@ impl Pair {
 
     /// Everything of node `i` moves to a new shard; `listen` opens the new shard's listeners.
     /// Returns the shard that was left and the names that the application knew, old and new.
-    fn move_all(
+    pub(super) fn move_all(
         &mut self,
         i: usize,
         listen: impl FnOnce(&mut Shard),
