@@ -132,7 +132,7 @@ fn many(asked: &Asked) -> ExitCode {
     let sum = shared.sum.into_inner().expect("no thread panics");
     println!(
         "{done} seeds from {} in {:.0} s, {failed} failed: {} connections whole, {} given up as planned; \
-         {:.1} GB in {} M segments, {:.1} h of virtual time",
+         {:.1} GB in {} M segments, {:.1} h of virtual time; {} with hosts of several shards, {} moves",
         asked.start,
         begun.elapsed().as_secs_f64(),
         sum.whole,
@@ -140,6 +140,8 @@ fn many(asked: &Asked) -> ExitCode {
         sum.bytes as f64 / 1e9,
         sum.segments / 1_000_000,
         sum.ns as f64 / 3.6e12,
+        sum.sharded,
+        sum.moves,
     );
     if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

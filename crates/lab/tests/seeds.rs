@@ -9,7 +9,7 @@ use linerate_core::sock::error::TcpError;
 use linerate_core::sock::{Ready, SocketId};
 use linerate_core::tcp::{Connect, Listen};
 use linerate_core::time::{Instant, MS, SEC};
-use linerate_lab::seeds;
+use linerate_lab::seeds::{self, Scenario};
 use linerate_sim::{Link, NodeId, World};
 
 fn chosen() -> Vec<u64> {
@@ -251,12 +251,16 @@ fn drawn_runs_keep_all_rules() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
     // That they do something at all.
     assert!(sum.whole > 1500 && sum.aborted > 10 && sum.bytes > 20_000_000, "{sum:?}");
+    // Hosts of several shards among them, and connections that move.
+    assert!(sum.sharded > 60 && sum.moves > 400, "{sum:?}");
 }
 
-/// Goal: a seed is all that a run depends on.
+/// Goal: a seed is all that a run depends on, hosts of several shards included.
 #[test]
 fn a_drawn_run_repeats_exactly() {
-    for seed in [3, 17] {
+    let sharded = |seed: &u64| Scenario::new(*seed).shards.iter().all(Option::is_some);
+    let several = (1..).filter(sharded).take(4);
+    for seed in [3, 17].into_iter().chain(several) {
         let [one, two] = [(); 2].map(|()| seeds::run(seed, None).expect("it keeps all rules"));
         assert_eq!(one, two);
     }

@@ -15,8 +15,9 @@ use linerate_core::tx::qdisc::set_ce;
 use linerate_core::tx::xmit::tx_done;
 use linerate_core::wire::Mac;
 
+use crate::card::Card;
 use crate::link::{Link, Lost, Passed, Wire};
-use crate::node::Node;
+use crate::node::{Cpu, Node, Waits};
 
 /// Names a node of the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,14 +89,14 @@ type Listener = Box<dyn FnMut(&Passing<'_>)>;
 
 /// Stacks joined by links, in virtual time, from one seed.
 pub struct World {
-    nodes: Vec<Node>,
+    pub(crate) nodes: Vec<Node>,
     wires: BTreeMap<Port, (Port, Wire)>,
     listener: Option<Listener>,
     flights: BinaryHeap<Reverse<Flight>>,
-    now: Instant,
-    rng: Rng,
+    pub(crate) now: Instant,
+    pub(crate) rng: Rng,
     order: u64,
-    batch: Batch,
+    pub(crate) batch: Batch,
 }
 
 impl World {
@@ -125,16 +126,17 @@ impl World {
     pub fn add_node(&mut self) -> NodeId {
         let mut shard = Shard::new(self.rng.next_u64());
         shard.net.now = self.now;
-        self.nodes.push(Node::new(shard));
+        // A single processor takes no time, so that its chance decides nothing.
+        self.nodes.push(Node::new(vec![shard], None, Rng::new(0)));
         NodeId(self.nodes.len() - 1)
     }
-    /// A node's stack.
+    /// A node's stack; of several shards the first.
     pub fn node(&mut self, id: NodeId) -> &mut Shard {
-        &mut self.nodes[id.0].shard
+        self.shard(id, 0)
     }
-    /// A node's stack, to look at.
+    /// The same, to look at.
     pub fn stack(&self, id: NodeId) -> &Shard {
-        &self.nodes[id.0].shard
+        self.look(id, 0)
     }
     /// A node's clock shows whole multiples of `grain_ns`, and is `ahead_ns` ahead of the world's. To be
     /// said before anything happens at the node: a stack's clock does not go backwards.
@@ -142,23 +144,25 @@ impl World {
         let now = self.now;
         let node = &mut self.nodes[id.0];
         node.set_clock(grain_ns, ahead_ns);
-        node.shard.net.now = node.time(now);
+        let now = node.time(now);
+        node.cpus.iter_mut().for_each(|cpu| cpu.shard.net.now = now);
     }
     /// A node does nothing until `until`: its host is suspended, or its thread is not run. What arrives
     /// meanwhile waits in its device's ring, as far as that has room (256 packets).
     pub fn pause(&mut self, id: NodeId, until: Instant) {
-        let node = &mut self.nodes[id.0];
-        node.paused = node.paused.max(until);
+        (0..self.shards(id)).for_each(|cpu| self.pause_cpu(id, cpu, until));
     }
-    /// Whether a node pauses now.
+    /// Whether a node pauses now; of several shards, each.
     pub fn is_paused(&self, id: NodeId) -> bool {
-        self.nodes[id.0].paused > self.now
+        (0..self.shards(id)).all(|cpu| self.is_busy(id, cpu))
     }
     /// The devices at both ends of a link take frames of other sizes from now on.
     pub fn set_mtu(&mut self, port: Port, mtu: u32) {
         let other = self.wires.get(&port).map(|(to, _)| *to);
         for at in [Some(port), other].into_iter().flatten() {
-            self.nodes[at.node.0].shard.set_mtu(at.dev, mtu);
+            for cpu in &mut self.nodes[at.node.0].cpus {
+                cpu.shard.set_mtu(at.dev, mtu);
+            }
         }
     }
     /// `listener` is told of every frame that a device gives to a wire.
@@ -175,14 +179,18 @@ impl World {
         (there, back): (Link, Link),
     ) -> (Port, Port) {
         let mut port = |(node, addr): (NodeId, IpAddr), link: Link| {
-            let shard = &mut self.nodes[node.0].shard;
-            let number = shard.net.ifaces.len() as u8;
-            let mac = Mac([2, 0, 0, 0, node.0 as u8 + 1, number]);
-            let mut iface = Iface::new(&format!("sim{number}"), l2, mac, mtu);
-            let on = link.offload;
-            iface.features = Features { tx_csum: on, tso4: on, tso6: on, uso: on };
-            let dev = shard.add_iface(iface);
-            shard.add_addr(dev, addr, prefix).expect("a new device takes any address");
+            let host = &mut self.nodes[node.0];
+            let dev = host.cpus[0].shard.net.ifaces.len() as u8;
+            for Cpu { shard, .. } in &mut host.cpus {
+                let mac = Mac([2, 0, 0, 0, node.0 as u8 + 1, dev]);
+                let mut iface = Iface::new(&format!("sim{dev}"), l2, mac, mtu);
+                let on = link.offload;
+                iface.features = Features { tx_csum: on, tso4: on, tso6: on, uso: on };
+                let dev = shard.add_iface(iface);
+                shard.add_addr(dev, addr, prefix).expect("a new device takes any address");
+            }
+            let rss = host.cpus[0].shard.net.rss(host.online);
+            host.cards.push(Card::new(rss, l2 == L2::Ethernet));
             Port { node, dev }
         };
         let (pa, pb) = (port(a, there), port(b, back));
@@ -218,29 +226,37 @@ impl World {
     /// Lets every node send what it has, and moves to the next event, or to `alarm` if nothing happens
     /// before it. False if there is neither.
     pub fn step_by(&mut self, alarm: Instant) -> bool {
-        for node in 0..self.nodes.len() {
-            self.transmit(NodeId(node));
+        for node in (0..self.nodes.len()).map(NodeId) {
+            for cpu in 0..self.shards(node) {
+                self.transmit(node, cpu);
+            }
         }
+        self.rest();
         let arrival = self.flights.peek().map(|Reverse(f)| f.at);
-        let timer = self.nodes.iter().filter_map(|node| node.next_event(self.now)).min();
+        let each = self.nodes.iter().flat_map(|node| node.cpus.iter().map(move |cpu| (node, cpu)));
+        let timer = each.filter_map(|(node, cpu)| node.next_event(cpu, self.now)).min();
         let alarm = (alarm != Instant::NEVER).then_some(alarm);
         let next = [arrival, timer, alarm].into_iter().flatten().min();
         let Some(next) = next else { return false };
         self.now = self.now.max(next);
         self.deliver();
         self.timers();
+        self.hand_over();
         true
     }
 
-    /// Whether anything is on a wire, or in the ring of a node that pauses.
+    /// Whether anything is on a wire, in the ring of a node that pauses, or in the mail between shards.
     pub fn under_way(&self) -> bool {
-        !self.flights.is_empty() || self.nodes.iter().any(|node| !node.ring.is_empty())
+        let mut cpus = self.nodes.iter().flat_map(|node| &node.cpus);
+        !self.flights.is_empty() || cpus.any(Cpu::has_input)
     }
 
     fn timers(&mut self) {
-        for node in self.nodes.iter_mut().filter(|node| node.paused <= self.now) {
+        for node in &mut self.nodes {
             let now = node.time(self.now);
-            path::timers(&mut node.shard, now);
+            for cpu in node.cpus.iter_mut().filter(|cpu| cpu.paused <= self.now) {
+                path::timers(&mut cpu.shard, now);
+            }
         }
     }
 
@@ -272,51 +288,51 @@ impl World {
         self.timers();
     }
 
-    /// What the law of conservation misses on any node: nothing, always.
+    /// What the law of conservation misses on any shard of any node: nothing, always.
     pub fn unaccounted(&self) -> Vec<(NodeId, Stage, i64)> {
         let each = self.nodes.iter().enumerate();
-        each.flat_map(|(i, node)| {
-            node.shard
-                .net
-                .counts
-                .unaccounted()
-                .into_iter()
-                .map(move |(stage, n)| (NodeId(i), stage, n))
-        })
-        .collect()
+        let shards = each.flat_map(|(i, node)| node.cpus.iter().map(move |cpu| (NodeId(i), cpu)));
+        let missing = shards.flat_map(|(id, cpu)| {
+            let missing = cpu.shard.net.counts.unaccounted().into_iter();
+            missing.map(move |(stage, n)| (id, stage, n))
+        });
+        missing.collect()
     }
 
-    fn transmit(&mut self, id: NodeId) {
+    pub(crate) fn transmit(&mut self, id: NodeId, cpu: usize) {
         let node = &mut self.nodes[id.0];
-        if node.paused > self.now {
+        let (now, several) = (node.time(self.now), node.mesh.is_some());
+        let at = &mut node.cpus[cpu];
+        if at.paused > self.now {
             return;
         }
-        let now = node.time(self.now);
-        let shard = &mut node.shard;
+        let shard = &mut at.shard;
         shard.net.now = now;
-        // Loopback traffic goes round inside the node.
+        // Loopback traffic goes round inside the node. Of several shards each takes its backlog in its turn.
         for _ in 0..64 {
             path::transmit(shard, &mut self.batch);
-            if path::process_backlog(shard, &mut self.batch, 64) == 0 {
+            if several || path::process_backlog(shard, &mut self.batch, 64) == 0 {
                 break;
             }
         }
         let devices = shard.net.ifaces.len() as u8;
         for dev in 0..devices {
-            let Some(ring) = path::qdisc_run(&mut self.nodes[id.0].shard.net, dev, 0, usize::MAX)
-            else {
+            let at = &mut self.nodes[id.0].cpus[cpu];
+            let Some(ring) = path::qdisc_run(&mut at.shard.net, dev, 0, usize::MAX) else {
                 continue;
             };
             let sent: Vec<Pkt> = ring.drain(..).collect();
+            at.worked |= !sent.is_empty();
             for pkt in sent {
-                self.put_on_wire(Port { node: id, dev }, pkt);
+                self.put_on_wire(Port { node: id, dev }, cpu, pkt);
             }
         }
+        self.end_turn(id, cpu);
     }
 
-    fn put_on_wire(&mut self, from: Port, mut pkt: Pkt) {
+    fn put_on_wire(&mut self, from: Port, cpu: usize, mut pkt: Pkt) {
         let Some((to, wire)) = self.wires.get_mut(&from) else {
-            return tx_done(&mut self.nodes[from.node.0].shard.net, pkt, false);
+            return tx_done(&mut self.shard(from.node, cpu).net, pkt, false);
         };
         let bytes = pkt.len() as u64;
         let fate = wire.send(self.now, (bytes, frame_len(&pkt)), &mut self.rng);
@@ -341,18 +357,18 @@ impl World {
             self.order += 1;
             self.flights.push(Reverse(Flight { at, order: self.order, from, to: *to, frame }));
         }
-        tx_done(&mut self.nodes[from.node.0].shard.net, pkt, true);
+        tx_done(&mut self.shard(from.node, cpu).net, pkt, true);
     }
 
     /// Everything that has arrived by now, a device's packets as one batch.
     fn deliver(&mut self) {
-        let mut arrived: BTreeMap<Port, Vec<Frame>> = BTreeMap::new();
+        let mut arrived: BTreeMap<Port, Vec<Waits>> = BTreeMap::new();
         for (number, node) in self.nodes.iter_mut().enumerate() {
-            if node.paused <= self.now && !node.ring.is_empty() {
-                for (dev, frame) in node.ring.drain(..) {
-                    let port = Port { node: NodeId(number), dev };
-                    arrived.entry(port).or_default().push(frame);
-                }
+            let alone = node.mesh.is_none();
+            let cpus = node.cpus.iter_mut().filter(|cpu| alone && cpu.paused <= self.now);
+            for waits in cpus.flat_map(|cpu| cpu.ring.drain(..)) {
+                let port = Port { node: NodeId(number), dev: waits.dev };
+                arrived.entry(port).or_default().push(waits);
             }
         }
         // What arrives within a few microseconds is one interrupt's work.
@@ -362,27 +378,33 @@ impl World {
             self.now = self.now.max(flight.at);
             let node = &mut self.nodes[flight.to.node.0];
             let Some((_, wire)) = self.wires.get_mut(&flight.from) else { continue };
-            if node.paused <= self.now {
+            let (dev, frame) = (flight.to.dev, flight.frame);
+            let (queue, hash) = node.queue_of(dev, &frame.bytes);
+            let cpu = &mut node.cpus[queue];
+            let waits = Waits { dev, hash, frame };
+            if node.mesh.is_none() && cpu.paused <= self.now {
                 wire.passed.arrived += 1;
-                arrived.entry(flight.to).or_default().push(flight.frame);
-            } else if node.ring_has_room() {
+                arrived.entry(flight.to).or_default().push(waits);
+            } else if cpu.ring_has_room() {
                 wire.passed.arrived += 1;
-                node.ring.push((flight.to.dev, flight.frame));
+                cpu.ring.push_back(waits);
             } else {
                 wire.passed.lost.ring += 1;
             }
         }
-        for (port, frames) in arrived {
-            self.receive(port, frames);
+        for (port, packets) in arrived {
+            self.receive(port.node, 0, packets);
         }
+        self.poll();
     }
 
-    fn receive(&mut self, port: Port, frames: Vec<Frame>) {
-        let node = &mut self.nodes[port.node.0];
+    /// Packets of one device come to a shard.
+    pub(crate) fn receive(&mut self, id: NodeId, cpu: usize, packets: Vec<Waits>) {
+        let node = &mut self.nodes[id.0];
         let now = node.time(self.now);
-        let shard = &mut node.shard;
+        let shard = &mut node.cpus[cpu].shard;
         shard.net.now = now;
-        for frame in frames {
+        for Waits { dev, hash, frame } in packets {
             let Some(mut pkt) = shard.net.pool.alloc() else { continue };
             let len = frame.bytes.len();
             let head = len.min(pkt.tailroom());
@@ -396,7 +418,7 @@ impl World {
                 pkt.add_buf(buf, 0, len - head);
             }
             pkt.rx_time = now;
-            pkt.dev = port.dev;
+            (pkt.dev, pkt.queue, pkt.hash) = (dev, cpu as u8, hash);
             pkt.csum = frame.csum;
             pkt.gso = frame.gso;
             self.batch.push(pkt);

@@ -8,6 +8,7 @@ use linerate_core::sock::SocketId;
 use linerate_core::sock::error::TcpError;
 use linerate_core::tcp::{KeepAlive, State, TcpOpt};
 use linerate_core::time::Instant;
+use linerate_sim::Place;
 
 use super::scenario::Side;
 
@@ -33,7 +34,12 @@ pub struct End {
     pub plan: Side,
     /// Which stream it sends; the other end sends the one that differs in the last bit.
     stream: u64,
+    /// Its name, on the shard where it lives; none if it was never opened.
     pub id: Option<SocketId>,
+    /// Its shard; none while it is on its way to another.
+    pub cpu: Option<usize>,
+    /// The place that it left, meanwhile.
+    pub left: Option<Place>,
     pub sent: u64,
     pub read: u64,
     /// Its own side is finished.
@@ -57,6 +63,8 @@ impl End {
             plan,
             stream,
             id: None,
+            cpu: None,
+            left: None,
             sent: 0,
             read: 0,
             shut: false,
@@ -78,8 +86,8 @@ impl End {
 
     /// It has a connection now. `mortal`: somebody may end it early, so the others ask whether the peer
     /// is there.
-    pub fn open(&mut self, shard: &mut Shard, id: SocketId, mortal: bool) {
-        self.id = Some(id);
+    pub fn open(&mut self, shard: &mut Shard, (cpu, id): (usize, SocketId), mortal: bool) {
+        (self.id, self.cpu) = (Some(id), Some(cpu));
         // So many in a row are not lost by chance, even in bursts.
         let keep = TcpOpt::KeepAlive(Some(KeepAlive { time_s: 20, intvl_s: 10, probes: 40 }));
         let more = mortal.then_some(keep);

@@ -5,10 +5,15 @@
 //! nobody on the wire sends beyond a window, takes one back or acknowledges what was not sent; what is
 //! queued has a timer, and timers fire; every packet is accounted for; memory is bounded, and all given
 //! back; both ends agree on how it ended.
+//!
+//! Hosts may have several shards, between which connections move while all of this goes on: then each of them
+//! is known to one shard at any time, and the directory says which.
 
 mod ends;
+mod rules;
 mod run;
 mod scenario;
+mod shards;
 mod trace;
 mod wire;
 
@@ -18,6 +23,7 @@ use std::path::Path;
 
 pub use run::{Fault, Figures};
 pub use scenario::{Event, Scenario, Side, Talk};
+pub use shards::Shards;
 
 /// The command that repeats a run.
 pub fn replay(seed: u64) -> String {

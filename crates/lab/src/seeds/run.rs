@@ -1,21 +1,21 @@
 //! A run from its begin to its end, and what it is held to on the way.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 
 use linerate_core::ip::route::Route;
 use linerate_core::link::L2;
 use linerate_core::sock::SocketId;
-use linerate_core::sock::error::TcpError;
 use linerate_core::table::Counter;
 use linerate_core::tcp::{Connect, Listen, State};
 use linerate_core::time::{Instant, SEC};
-use linerate_sim::{NodeId, Passing, Port, World};
+use linerate_sim::{Move, NodeId, Passing, Place, Port, World};
 
 use super::ends::End;
 use super::scenario::{Event, Scenario, Talk};
+use super::shards;
 use super::wire::Watch;
 
 /// What is wrong, and when it was seen.
@@ -42,19 +42,16 @@ pub struct Figures {
     pub ns: u64,
     /// Events of the world.
     pub steps: u64,
+    /// Runs with a host of several shards.
+    pub sharded: u64,
+    /// Connections that moved from one shard to another.
+    pub moves: u64,
 }
 
 /// A run may take so long in virtual time: far more than the slowest that is drawn.
 const LIMIT: u64 = 2 * 3600 * SEC;
 /// After the end, all that holds memory is gone: TIME_WAIT, FIN_WAIT_2, orphans with all their tries.
 const AFTERWARDS: u64 = 2400 * SEC;
-/// No moment of virtual time has so many events.
-const SAME_MOMENT: u32 = 20_000;
-/// No timer is overdue for so long; the wheel's are late by an eighth of two minutes at the most.
-const OVERDUE: u64 = 30 * SEC;
-/// Memory that a socket may hold beyond its buffers, in bytes: a super-packet on each side, and the chunk
-/// that is being filled.
-const SLACK: u64 = 400_000;
 const PORT: u16 = 80;
 
 fn addrs(v6: bool, subnet: u8) -> ([IpAddr; 2], u8) {
@@ -67,30 +64,33 @@ fn addrs(v6: bool, subnet: u8) -> ([IpAddr; 2], u8) {
 
 /// The hosts, what is between them, and who talks.
 pub(super) struct Run {
-    world: World,
-    hosts: [NodeId; 2],
-    addrs: [IpAddr; 2],
+    pub(super) world: World,
+    pub(super) hosts: [NodeId; 2],
+    pub(super) addrs: [IpAddr; 2],
     /// Where the bottleneck begins in each direction, and the hosts' own devices.
-    bottleneck: [Port; 2],
-    listeners: [SocketId; 2],
-    talks: Vec<(Talk, [End; 2], Instant)>,
-    events: std::collections::VecDeque<(Instant, Event)>,
-    watch: Rc<RefCell<Watch>>,
+    pub(super) bottleneck: [Port; 2],
+    /// One on each shard.
+    pub(super) listeners: [Vec<SocketId>; 2],
+    /// Whether a host has several shards.
+    sharded: bool,
+    pub(super) talks: Vec<(Talk, [End; 2], Instant)>,
+    pub(super) events: std::collections::VecDeque<(Instant, Event)>,
+    pub(super) watch: Rc<RefCell<Watch>>,
     /// One end may be denied what the other believes to have: cookies may be sent, or memory be short.
-    denies: bool,
-    overdue: BTreeMap<(usize, u16, u16), Instant>,
-    ports: Vec<Port>,
+    pub(super) denies: bool,
+    pub(super) overdue: BTreeMap<(usize, usize, u16, u16), Instant>,
+    pub(super) ports: Vec<Port>,
     /// When timers were last looked at.
-    looked_at: Instant,
-    steps: u64,
-    moment: (Instant, u32),
+    pub(super) looked_at: Instant,
+    pub(super) steps: u64,
+    pub(super) moment: (Instant, u32),
 }
 
 impl Run {
     pub fn new(scenario: &Scenario, mut hear: impl FnMut(&Passing<'_>) + 'static) -> Run {
         let s = scenario;
         let mut world = World::new(s.seed);
-        let hosts = [world.add_node(), world.add_node()];
+        let hosts = [0, 1].map(|side: usize| shards::add_host(&mut world, s.shards[side].as_ref()));
         for (host, (grain, ahead)) in hosts.into_iter().zip(s.clocks) {
             world.set_clock(host, grain, ahead);
         }
@@ -117,14 +117,20 @@ impl Run {
                 ([a, d], [prb, pb], vec![pa, pra, prb, pb])
             }
         };
-        for (host, knobs) in hosts.iter().zip(&s.knobs) {
-            for (path, value) in knobs {
+        for (side, host) in hosts.into_iter().enumerate() {
+            for (path, value) in &s.knobs[side] {
                 // Not every knob that is drawn exists, or knows the value.
-                let _ = world.node(*host).set_knob(path, value);
+                let _ = world.set_knob(host, path, value);
+            }
+            for (path, value) in s.shards[side].iter().flat_map(|shards| &shards.knobs) {
+                world.set_knob(host, path, value).expect("a knob of the steering");
             }
         }
         let listen = Listen { port: PORT, backlog: s.backlog, ..Listen::default() };
-        let listeners = hosts.map(|h| world.node(h).tcp_listen(listen).expect("a free port"));
+        let listeners = hosts.map(|host| {
+            let all = 0..world.shards(host);
+            all.map(|cpu| world.shard(host, cpu).tcp_listen(listen).expect("a free port")).collect()
+        });
         let cookies = s.backlog < 60 || s.knobs[1].contains(&("net.ipv4.tcp_syncookies", "2"));
         let short = s
             .knobs
@@ -147,13 +153,14 @@ impl Run {
         };
         let talks = s.talks.iter().enumerate();
         let talks = talks.map(|(i, t)| (t.clone(), ends(i, t), begin.plus(t.begin))).collect();
-        let events = s.events.iter().map(|(at, event)| (begin.plus(*at), *event)).collect();
+        let events = s.events.iter().map(|(at, event)| (begin.plus(*at), event.clone())).collect();
         Run {
             world,
             hosts,
             addrs,
             bottleneck,
             listeners,
+            sharded: s.shards.iter().any(Option::is_some),
             talks,
             events,
             watch,
@@ -166,7 +173,7 @@ impl Run {
         }
     }
 
-    fn fault(&self, what: impl Into<String>) -> Fault {
+    pub(super) fn fault(&self, what: impl Into<String>) -> Fault {
         Fault { at: self.world.now().ns(), what: what.into() }
     }
 
@@ -202,6 +209,12 @@ impl Run {
             aborted,
             ns: ended.ns(),
             steps: self.steps,
+            sharded: self.sharded.into(),
+            moves: self
+                .hosts
+                .map(|h| shards::count(&self.world, h, Counter::RfsFlowsMoved))
+                .iter()
+                .sum(),
         })
     }
 
@@ -221,28 +234,31 @@ impl Run {
         })
     }
 
-    fn unfinished(&self) -> String {
+    pub(super) fn unfinished(&self) -> String {
         let mut out = Vec::new();
         for (i, (_, ends, _)) in self.talks.iter().enumerate() {
             for (side, end) in ends.iter().enumerate().filter(|(_, end)| !end.closed) {
-                let info = end.id.and_then(|id| self.world.stack(self.hosts[side]).tcp_info(id));
-                let End { sent, read, shut, eof, .. } = end;
+                let at = end.cpu.map(|cpu| self.world.look(self.hosts[side], cpu));
+                let info = at.zip(end.id).and_then(|(shard, id)| shard.tcp_info(id));
+                let End { cpu, sent, read, shut, eof, .. } = end;
                 let plan = end.plan.send;
                 out.push(format!(
-                    "connection {i} side {side}: sent {sent} of {plan}, read {read}, shut {shut}, eof {eof}, {info:?}"
+                    "connection {i} side {side} on {cpu:?}: sent {sent} of {plan}, read {read}, shut {shut}, eof {eof}, {info:?}"
                 ));
             }
         }
         for host in self.hosts {
-            let rows = self.world.stack(host).tcp_iter();
-            let kept = rows.filter(|row| row.id.is_none() || row.state == State::Listen);
-            out.extend(kept.map(|row| format!("{row:?}")));
+            for cpu in 0..self.world.shards(host) {
+                let rows = self.world.look(host, cpu).tcp_iter();
+                let kept = rows.filter(|row| row.id.is_none() || row.state == State::Listen);
+                out.extend(kept.map(|row| format!("{row:?}")));
+            }
         }
         out.join("; ")
     }
 
     /// When the applications, or the weather, want something next.
-    fn alarm(&self) -> Instant {
+    pub(super) fn alarm(&self) -> Instant {
         let now = self.world.now();
         let ends = self.talks.iter().flat_map(|(_, ends, _)| ends).map(|end| end.alarm(now));
         let begins = self.talks.iter().map(|(_, _, at)| *at).filter(|at| *at > now);
@@ -252,31 +268,25 @@ impl Run {
         alarm.max(now.plus(1))
     }
 
-    fn act(&mut self) -> Result<(), Fault> {
+    pub(super) fn act(&mut self) -> Result<(), Fault> {
         let now = self.world.now();
+        self.follow();
         while self.events.front().is_some_and(|(at, _)| *at <= now) {
-            match self.events.pop_front() {
-                Some((_, Event::Pause(host, ns))) => {
-                    self.world.pause(self.hosts[host], now.plus(ns))
-                }
-                Some((_, Event::Link(way, link))) => {
-                    self.world.set_link(self.bottleneck[way], link)
-                }
-                Some((_, Event::Mtu(mtu))) => self.world.set_mtu(self.bottleneck[0], mtu),
-                None => {}
+            if let Some((_, event)) = self.events.pop_front() {
+                self.happens(now, event);
             }
         }
         self.open(now);
         self.accept();
         for i in 0..self.talks.len() {
             for side in 0..2 {
-                if self.world.is_paused(self.hosts[side]) {
-                    continue;
-                }
                 let (_, ends, _) = &mut self.talks[i];
+                let host = self.hosts[side];
+                let Some(cpu) = ends[side].cpu.filter(|cpu| !self.world.is_busy(host, *cpu)) else {
+                    continue;
+                };
                 let other = (ends[1 - side].sent, ends[1 - side].shut);
-                let shard = self.world.node(self.hosts[side]);
-                let said = ends[side].act(shard, now, other);
+                let said = ends[side].act(self.world.shard(host, cpu), now, other);
                 if let Err(why) = said {
                     return Err(self.fault(format!("connection {i}, side {side}: {why}")));
                 }
@@ -284,9 +294,62 @@ impl Run {
             }
         }
         for host in self.hosts {
-            while self.world.node(host).poll_event().is_some() {}
+            for cpu in 0..self.world.shards(host) {
+                while self.world.shard(host, cpu).poll_event().is_some() {}
+            }
         }
         Ok(())
+    }
+
+    /// Connections that moved have other names now, or none for a while.
+    pub(super) fn follow(&mut self) {
+        for side in 0..2 {
+            while let Some(moved) = self.world.poll_move(self.hosts[side]) {
+                let (Move::Left(was) | Move::Came { was, .. }) = moved;
+                let mut ends = self.talks.iter_mut().map(|(_, ends, _)| &mut ends[side]);
+                // In the mail it keeps the name that it had.
+                let mine = |end: &&mut End| match moved {
+                    Move::Left(Place { cpu, id }) => end.cpu == Some(cpu) && end.id == Some(id),
+                    Move::Came { .. } => end.cpu.is_none() && end.left == Some(was),
+                };
+                let Some(end) = ends.find(mine) else { continue };
+                match moved {
+                    Move::Left(place) => (end.cpu, end.left) = (None, Some(place)),
+                    Move::Came { is, .. } => {
+                        (end.cpu, end.id, end.left) = (Some(is.cpu), Some(is.id), None);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The weather, or who sets something.
+    fn happens(&mut self, now: Instant, event: Event) {
+        let world = &mut self.world;
+        match event {
+            Event::Pause(host, ns) => world.pause(self.hosts[host], now.plus(ns)),
+            Event::Link(way, link) => world.set_link(self.bottleneck[way], link),
+            Event::Mtu(mtu) => world.set_mtu(self.bottleneck[0], mtu),
+            Event::Knob(host, path, value) => {
+                world.set_knob(self.hosts[host], path, &value).expect("a knob of the steering");
+            }
+            Event::Indir(host, seed) => {
+                let host = self.hosts[host];
+                world.set_indir(host, shards::indir(seed, world.online(host)));
+            }
+            Event::Channels(host, n) => world.set_channels(self.hosts[host], n),
+            Event::Stall(host, cpu, ns) => {
+                world.pause_cpu(self.hosts[host], cpu, now.plus(ns));
+            }
+            Event::Reader(side, which, to) => {
+                let ends = self.talks.iter().map(|(_, ends, _)| &ends[side]);
+                let open: Vec<(usize, SocketId)> =
+                    ends.filter(|end| !end.closed).filter_map(|end| end.cpu.zip(end.id)).collect();
+                if let Some((cpu, id)) = open.get(which % open.len().max(1)) {
+                    world.shard(self.hosts[side], *cpu).rps_record_sock_flow(*id, to as u8);
+                }
+            }
+        }
     }
 
     /// Opens what is to begin.
@@ -297,16 +360,19 @@ impl Run {
                 [10_000 + i as u16, if talk.simultaneous { 20_000 + i as u16 } else { PORT }];
             for side in 0..2 {
                 let begins = side == 0 || talk.simultaneous;
+                // Any shard opens connections.
+                let cpu = |host| i % self.world.online(host);
                 // Who opens at once with another must not be late: its SYN would find nobody.
                 let hosts =
                     if talk.simultaneous { &self.hosts[..] } else { &self.hosts[side..=side] };
-                let paused = hosts.iter().any(|host| self.world.is_paused(*host));
+                let paused = hosts.iter().any(|host| self.world.is_busy(*host, cpu(*host)));
                 if *at > now || !begins || ends[side].id.is_some() || paused {
                     continue;
                 }
                 let local = Some((self.addrs[side], ports[side]).into());
                 let remote = (self.addrs[1 - side], ports[1 - side]).into();
-                let shard = self.world.node(self.hosts[side]);
+                let cpu = cpu(self.hosts[side]);
+                let shard = self.world.shard(self.hosts[side], cpu);
                 let connect = Connect { local, remote, user: 0 };
                 let first = if talk.fast { ends[side].first() } else { &[] };
                 let (id, n) = if first.is_empty() {
@@ -316,180 +382,35 @@ impl Run {
                     opened.expect("a route, and ports of its own")
                 };
                 ends[side].sent = n as u64;
-                ends[side].open(shard, id, mortal);
+                ends[side].open(shard, (cpu, id), mortal);
             }
         }
     }
 
     fn accept(&mut self) {
         for side in 0..2 {
-            if self.world.is_paused(self.hosts[side]) {
-                continue;
-            }
-            let shard = self.world.node(self.hosts[side]);
-            while let Some(id) = shard.tcp_accept(self.listeners[side]) {
-                let port = shard.tcp_addrs(id).map_or(0, |(_, remote)| remote.port());
-                let talk = self.talks.get_mut(usize::from(port).wrapping_sub(10_000));
-                match talk {
-                    Some((talk, ends, _)) if side == 1 && ends[1].id.is_none() => {
-                        let mortal =
-                            talk.sides.iter().any(|side| side.abort.is_some()) || self.denies;
-                        ends[1].open(shard, id, mortal);
-                    }
-                    _ => shard.tcp_abort(id),
+            for cpu in 0..self.listeners[side].len() {
+                if !self.world.is_busy(self.hosts[side], cpu) {
+                    self.accept_on(side, cpu);
                 }
             }
         }
     }
 
-    /// What an end that is over says of the connection: both agree.
-    fn ended(&self, i: usize, side: usize) -> Result<(), Fault> {
-        let (_, ends, _) = &self.talks[i];
-        let (end, other) = (&ends[side], &ends[1 - side]);
-        let Some(err) = end.failed else { return Ok(()) };
-        let mortal = ends.iter().any(|end| end.plan.abort.is_some());
-        if self.denied(err)
-            || other.aborted
-            || (mortal && other.failed.is_some())
-            || (end.eof && end.shut)
-        {
-            return Ok(());
-        }
-        Err(self.fault(format!(
-            "connection {i}, side {side} fails: {err}; {end:?}; the other: {other:?}; {}",
-            self.unfinished()
-        )))
-    }
-
-    /// Whether the other side may have denied a connection that it knew nothing of: a server that answers
-    /// by cookies keeps nothing, and takes a segment that overtakes the first one for one of nobody. Or that
-    /// a host has reset what nobody owned any more, for want of memory.
-    fn denied(&self, err: TcpError) -> bool {
-        matches!(err, TcpError::Reset | TcpError::Closed) && (self.by_cookies() || self.was_short())
-    }
-    fn was_short(&self) -> bool {
-        let count =
-            |host: &NodeId| self.world.stack(*host).net.counts.get(Counter::TcpExtTCPAbortOnMemory);
-        self.hosts.iter().map(count).sum::<u64>() > 0
-    }
-    fn by_cookies(&self) -> bool {
-        let counts = &self.world.stack(self.hosts[1]).net.counts;
-        counts.get(Counter::TcpExtSyncookiesSent) > 0
-    }
-
-    /// What always holds.
-    fn check(&mut self) -> Result<(), Fault> {
-        self.steps += 1;
-        let now = self.world.now();
-        self.moment = if self.moment.0 == now { (now, self.moment.1 + 1) } else { (now, 0) };
-        if self.moment.1 > SAME_MOMENT {
-            return Err(self.fault("it spins: time does not go on"));
-        }
-        if let Some(what) = self.watch.borrow_mut().fault.take() {
-            return Err(self.fault(what));
-        }
-        // What is late is looked at until it is not: between two looks it could be so twice.
-        let late = !self.overdue.is_empty();
-        if late || self.steps.is_multiple_of(16) || now.since(self.looked_at) > SEC {
-            self.looked_at = now;
-            self.check_timers(now)?;
-        }
-        if self.steps.is_multiple_of(64) {
-            self.check_sums()?;
-        }
-        Ok(())
-    }
-
-    /// Nobody waits for what will not come: what is queued has a timer, and timers fire.
-    fn check_timers(&mut self, now: Instant) -> Result<(), Fault> {
-        for side in 0..2 {
-            if self.world.is_paused(self.hosts[side]) {
-                self.overdue.retain(|key, _| key.0 != side);
-                continue;
-            }
-            let shard = self.world.stack(self.hosts[side]);
-            if shard.tcp.is_dirty() {
-                continue;
-            }
-            let mut late = None;
-            for row in shard.tcp_iter() {
-                let key = (side, row.local.port(), row.remote.port());
-                let sends = matches!(
-                    row.state,
-                    State::Established
-                        | State::CloseWait
-                        | State::FinWait1
-                        | State::Closing
-                        | State::LastAck
-                );
-                if sends && row.tx_queue > 0 && !matches!(row.timer, 1 | 4) {
-                    late = Some((key, "has data to send and no timer"));
+    /// An accepted connection lives where it was accepted.
+    fn accept_on(&mut self, side: usize, cpu: usize) {
+        let shard = self.world.shard(self.hosts[side], cpu);
+        while let Some(id) = shard.tcp_accept(self.listeners[side][cpu]) {
+            let port = shard.tcp_addrs(id).map_or(0, |(_, remote)| remote.port());
+            let talk = self.talks.get_mut(usize::from(port).wrapping_sub(10_000));
+            match talk {
+                Some((talk, ends, _)) if side == 1 && ends[1].id.is_none() => {
+                    let mortal = talk.sides.iter().any(|side| side.abort.is_some()) || self.denies;
+                    ends[1].open(shard, (cpu, id), mortal);
                 }
-                if row.timer == 0 || row.timer_ms > 0 {
-                    self.overdue.remove(&key);
-                } else if now.since(*self.overdue.entry(key).or_insert(now)) > OVERDUE {
-                    late = Some((key, "has a timer that does not fire"));
-                }
-            }
-            if let Some((key, what)) = late {
-                return Err(self.fault(format!("{key:?} {what}: {}", self.unfinished())));
+                _ => shard.tcp_abort(id),
             }
         }
-        Ok(())
-    }
-
-    /// No packet is missing, and memory has its bounds.
-    fn check_sums(&mut self) -> Result<(), Fault> {
-        let missing = self.world.unaccounted();
-        if !missing.is_empty() {
-            return Err(self.fault(format!("packets are missing: {missing:?}")));
-        }
-        for side in 0..2 {
-            let shard = self.world.stack(self.hosts[side]);
-            // One that was reset and is not closed yet stands in no list, and has its buffers.
-            let ours = self.talks.iter().filter_map(|(_, ends, _)| ends[side].id);
-            let ids: BTreeSet<SocketId> =
-                shard.tcp_iter().filter_map(|row| row.id).chain(ours).collect();
-            let limits = ids.iter().filter_map(|id| shard.tcp_info(*id));
-            let limits = limits.map(|info| u64::from(info.rcvbuf) + u64::from(info.sndbuf) + SLACK);
-            let stat = shard.tcp_sockstat();
-            let most = limits.sum::<u64>() + stat.orphan * (SLACK + (4 << 20));
-            if stat.mem * 4096 > most {
-                return Err(self
-                    .fault(format!("host {side} holds {} pages, at most {most} bytes", stat.mem)));
-            }
-        }
-        Ok(())
-    }
-
-    /// When all is over, nothing is left.
-    fn afterwards(&mut self, until: Instant) -> Result<(), Fault> {
-        while self.world.now() < until && self.world.step_by(self.alarm().min(until)) {
-            self.act()?;
-            self.check()?;
-        }
-        self.check_sums()?;
-        for side in 0..2 {
-            let shard = self.world.stack(self.hosts[side]);
-            let rows: Vec<_> = shard.tcp_iter().filter(|row| row.state != State::Listen).collect();
-            let stat = shard.tcp_sockstat();
-            let pool = (shard.net.pool.small_out(), shard.net.pool.large_out());
-            let left = (stat.mem, stat.orphan, stat.tw);
-            if !rows.is_empty() || left != (0, 0, 0) || pool != (0, 0) {
-                return Err(self.fault(format!(
-                    "host {side} holds when all is over: pages, orphans, TIME_WAIT {left:?}, packets {pool:?}, {rows:?}"
-                )));
-            }
-        }
-        for port in &self.ports {
-            let passed = self.world.passed(*port);
-            if passed.under_way() != 0 {
-                return Err(
-                    self.fault(format!("{port:?} lost packets that it did not count: {passed:?}"))
-                );
-            }
-        }
-        Ok(())
     }
 }
 
@@ -501,7 +422,9 @@ fn addrs_far(v6: bool) -> ([IpAddr; 2], u8) {
 fn route(world: &mut World, router: NodeId, hosts: [NodeId; 2], via: [IpAddr; 2], v6: bool) {
     let any: IpAddr = if v6 { "::" } else { "0.0.0.0" }.parse().expect("an address");
     for (host, via) in hosts.into_iter().zip(via) {
-        world.node(host).add_route(Route::via(any, 0, via, 0)).expect("a new route");
+        for cpu in 0..world.shards(host) {
+            world.shard(host, cpu).add_route(Route::via(any, 0, via, 0)).expect("a new route");
+        }
     }
     for knob in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
         world.node(router).set_knob(knob, "1").expect("a switch");
@@ -521,5 +444,7 @@ impl Figures {
         self.aborted += other.aborted;
         self.ns += other.ns;
         self.steps += other.steps;
+        self.sharded += other.sharded;
+        self.moves += other.moves;
     }
 }

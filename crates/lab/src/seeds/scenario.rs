@@ -7,6 +7,8 @@ use linerate_core::time::{MS, SEC, US};
 use linerate_core::tx::qdisc::netem::Loss;
 use linerate_sim::Link;
 
+use super::shards::{self, Shards};
+
 /// A run: two hosts, what is between them, what is set, what goes wrong when, and who talks.
 #[derive(Clone, Debug)]
 pub struct Scenario {
@@ -32,10 +34,12 @@ pub struct Scenario {
     pub backlog: u32,
     /// Who talks.
     pub talks: Vec<Talk>,
+    /// Which of the hosts have several shards.
+    pub shards: [Option<Shards>; 2],
 }
 
 /// Something that happens besides.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Event {
     /// A host pauses for so many nanoseconds.
     Pause(usize, u64),
@@ -43,6 +47,16 @@ pub enum Event {
     Link(usize, Link),
     /// The bottleneck's MTU changes, at both ends.
     Mtu(u32),
+    /// A knob is set in all shards of a host.
+    Knob(usize, &'static str, String),
+    /// The devices of a host choose queues by another table from now on, drawn from this.
+    Indir(usize, u64),
+    /// The reader of one of a host's connections is on this shard from now on.
+    Reader(usize, usize, usize),
+    /// A host has so many shards from now on.
+    Channels(usize, usize),
+    /// One of a host's processors does nothing for so many nanoseconds.
+    Stall(usize, usize, u64),
 }
 
 /// A connection.
@@ -106,11 +120,11 @@ impl Side {
     }
 }
 
-fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
+pub(super) fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
     from[rng.below(from.len() as u64) as usize]
 }
 
-fn one_in(rng: &mut Rng, n: u64) -> bool {
+pub(super) fn one_in(rng: &mut Rng, n: u64) -> bool {
     rng.below(n) == 0
 }
 
@@ -351,7 +365,7 @@ impl Scenario {
         // Without cookies those who are turned away come again all at once, and are turned away again.
         let crowd = talks.len() > 8 && knobs[1].contains(&("net.ipv4.tcp_syncookies", "0"));
         let backlog = if crowd { 128 } else { pick(rng, &[1, 4, 64, 64]) };
-        Scenario {
+        let mut scenario = Scenario {
             seed,
             v6: one_in(rng, 2),
             l2: if one_in(rng, 2) { L2::Ip } else { L2::Ethernet },
@@ -363,6 +377,13 @@ impl Scenario {
             clocks: [clock(rng), clock(rng)],
             backlog,
             talks,
-        }
+            shards: [None, None],
+        };
+        // Last, so that all other runs are what they were before there was this.
+        let (shards, events) = shards::draw(rng);
+        scenario.shards = shards;
+        scenario.events.extend(events);
+        scenario.events.sort_by_key(|(at, _)| *at);
+        scenario
     }
 }
