@@ -151,7 +151,7 @@ impl World {
         let now = self.now;
         let Node { cpus, moves, online, .. } = &mut self.nodes[id.0];
         let at = &mut cpus[cpu];
-        if at.shard.rfs_pending() && cpu < *online {
+        if at.shard.rfs_pending() {
             at.worked |= at.shard.rfs_turn(&mut |id| Some(leave(moves, Place { cpu, id }))) > 0;
             at.look_again(now);
         }
@@ -203,7 +203,7 @@ impl World {
         while left > 0 && self.nodes[id.0].cpus[cpu].has_input() {
             let mut got = 0;
             for n in 0..2 {
-                let ring = (first + n) % 2 == 0;
+                let ring = (first + n).is_multiple_of(2);
                 got += if ring { self.poll_ring(id, cpu) } else { self.poll_backlog(id, cpu) };
             }
             // A backlog that waits for other shards is no work.
@@ -293,6 +293,12 @@ impl World {
             }
         }
         self.last_turns(id, cpu);
+        // What still waits for a neighbour ends with its shard.
+        let shard = &mut self.nodes[id.0].cpus[cpu].shard;
+        let asked = shard.net.neigh.iter().filter(|n| n.waiting() > 0);
+        for (dev, addr) in asked.map(|n| (n.dev(), n.addr())).collect::<Vec<_>>() {
+            shard.neigh_del(dev, addr);
+        }
     }
 
     fn last_turns(&mut self, id: NodeId, cpu: usize) {

@@ -94,6 +94,10 @@ impl Neighbour {
     pub(super) fn is_fresh(&self, now: Instant) -> bool {
         now.since(self.updated) < LOCKTIME && self.mac != Mac::ZERO
     }
+    /// What waits for it: packets that begin at their IP header.
+    pub(crate) fn packets(&self) -> impl Iterator<Item = &Pkt> {
+        self.queue.iter()
+    }
     /// Packets that wait for it.
     pub fn waiting(&self) -> usize {
         self.queue.len()

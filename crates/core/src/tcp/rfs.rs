@@ -12,7 +12,7 @@
 //!   past the tail that was noted when it was decided, and nothing of it waits there; what comes
 //!   later follows it by mail;
 //! * what was sent before is with the device first: the connection sends nothing new while packets
-//!   stand in the transmit queues that were there when it was decided.
+//!   stand in the transmit queues that were there when it was decided, or wait for a neighbour.
 
 use std::any::Any;
 
@@ -117,6 +117,18 @@ impl Net {
             })
         })
     }
+    /// Segments of the connection wait for a neighbour's link address: left behind, they would be sent when the
+    /// connection has long said other things elsewhere.
+    fn waits_for_neighbour(&self, tuple: &Tuple) -> bool {
+        self.counts.flow(Stage::Neigh).read().held > 0
+            && self.neigh.iter().flat_map(|n| n.packets()).any(|pkt| {
+                dissect(pkt.head(), false).is_some_and(|keys| {
+                    keys.proto == IPPROTO_TCP
+                        && keys.ports == Some((tuple.lport, tuple.rport))
+                        && (keys.src, keys.dst) == (tuple.local, tuple.remote)
+                })
+            })
+    }
     /// Flows follow their readers (RFS is on).
     fn rfs_on(&self) -> bool {
         let knobs = &self.knobs;
@@ -194,7 +206,7 @@ impl Shard {
             if !net.way_down_is_empty() {
                 return Step::Wait;
             }
-            if rx.0 == rx.1 && tx.is_empty() {
+            if rx.0 == rx.1 && tx.is_empty() && !net.waits_for_neighbour(&tp.tuple) {
                 return Step::Go;
             }
             // Nothing of it enters the queues behind what stands there.
@@ -204,6 +216,7 @@ impl Shard {
             return Step::Wait;
         };
         let sent = tx.is_out(wait) && net.way_down_is_empty();
+        let sent = sent && !net.waits_for_neighbour(&tp.tuple);
         if sent && tp.segs_out != wait.segs_out && !tx.is_empty() {
             (wait.tx, wait.ring, wait.segs_out) = (tx.left.1, None, tp.segs_out);
         } else if sent && rx.0 >= wait.rx && !net.waits_in_backlog(&tp.tuple) {

@@ -49,7 +49,7 @@ pub struct Figures {
 }
 
 /// A run may take so long in virtual time: far more than the slowest that is drawn.
-const LIMIT: u64 = 2 * 3600 * SEC;
+const LIMIT: u64 = 8 * 3600 * SEC;
 /// After the end, all that holds memory is gone: TIME_WAIT, FIN_WAIT_2, orphans with all their tries.
 const AFTERWARDS: u64 = 2400 * SEC;
 const PORT: u16 = 80;

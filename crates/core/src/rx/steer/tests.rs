@@ -530,6 +530,39 @@ fn a_place_of_long_ago_is_not_waited_for() {
     assert!(!at.through(1, (1 << 31) + 1));
 }
 
+/// A connection does not leave its shard while a segment of it waits there for a neighbour.
+#[test]
+fn a_segment_that_waits_for_its_neighbour_is_not_left_behind() {
+    let mesh = Mesh::new(2);
+    let mut cx = Shard::new(5);
+    cx.net.now = Instant::from_ns(1_000_000_000);
+    for (knob, value) in
+        [("net.core.rps_sock_flow_entries", "64"), ("queues.rx.rps_flow_cnt", "64")]
+    {
+        cx.set_knob(knob, value).expect("in range");
+    }
+    cx.join(mesh, 0);
+    let mac = Mac([2, 0, 0, 0, 0, 1]);
+    let dev = cx.add_iface(Iface::new("mem0", L2::Ethernet, mac, 1500));
+    cx.add_addr(dev, US.into(), 24).expect("a new device takes any address");
+    let peer = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9));
+    let connect = Connect { local: None, remote: (peer, 80).into(), user: 0 };
+    let id = cx.tcp_connect(connect).expect("a route");
+    cx.rps_record_sock_flow(id, 1);
+    cx.net.now = cx.net.now.plus(2_000_000);
+    let send = |cx: &mut Shard| {
+        path::transmit(cx, &mut Batch::new());
+        path::qdisc_run(&mut cx.net, dev, 0, 64);
+        let ring = std::mem::take(&mut cx.net.ifaces[0].txqs[0].ring);
+        ring.into_iter().for_each(|p| crate::tx::xmit::tx_done(&mut cx.net, p, true));
+        cx.rfs_turn(&mut |_| Some(Box::new(())))
+    };
+    // All that goes out is the question who has the address.
+    assert_eq!((send(&mut cx), send(&mut cx)), (0, 0));
+    assert!(cx.neigh_add(dev, peer, Mac([2, 0, 0, 0, 0, 9])));
+    assert_eq!(send(&mut cx), 1);
+}
+
 /// What one shard connects, or keeps in TIME_WAIT, no other shard connects again.
 #[test]
 fn two_ends_are_taken_on_all_shards() {
