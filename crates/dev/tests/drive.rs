@@ -91,6 +91,47 @@ fn knob_net_core_busy_poll() {
     assert!(turns[0] <= 4 && turns[1] > 4, "{turns:?}");
 }
 
+/// A turn takes as many super-packets as the cache holds, and the next ones the rest, in order and without a
+/// squeeze; small packets it takes as the budget has it.
+#[test]
+fn a_turn_takes_half_a_mebibyte_at_the_most() {
+    for (len, least, most) in [(60_000, 8, 10), (100, 64, 200)] {
+        let (mut sender, sock, far) = drive(Config::default());
+        let mut receiver = Drive::new(Shard::new(2)).expect("a poller");
+        let dev = receiver.add_device(Box::new(far), |_| {}).expect("it is watched");
+        receiver.shard.add_addr(dev, "10.0.0.2".parse().expect("an address"), 24).expect("added");
+        let bind = UdpBind { port: 9, rcvbuf: 64 << 20, ..UdpBind::default() };
+        let reader = receiver.shard.udp_bind(bind).expect("free");
+        let (mut taken, mut each) = (0, Vec::new());
+        // How long packets are is known from the first burst on.
+        for n in [4, 200] {
+            send(&mut sender, sock, n, len, 1000);
+            while sender.flush_tx().expect("it is sent") {}
+            loop {
+                receiver.turn(&mut idle()).expect("a turn");
+                let now = receiver.shard.net.counts.get(Counter::DevRxPackets);
+                if n == 200 {
+                    each.push(now - taken);
+                }
+                taken = now;
+                if taken == 4 || taken == 204 {
+                    break;
+                }
+            }
+        }
+        assert!(each[0] >= least && each.iter().all(|&n| n <= most), "{len} bytes: {each:?}");
+        let counts = &receiver.shard.net.counts;
+        assert_eq!(counts.get(Counter::SoftnetTimeSqueeze), 0);
+        assert_eq!(counts.unaccounted(), []);
+        let mut came = 0;
+        while let Some(datagram) = receiver.shard.udp_recv(reader) {
+            came += datagram.len();
+            receiver.shard.udp_done(datagram);
+        }
+        assert_eq!(came, 204 * len);
+    }
+}
+
 /// A super-packet from a wire that promised plain packets.
 #[test]
 fn drop_vnet_hdr() {

@@ -18,16 +18,32 @@ use crate::device::RxCx;
 /// How often a device is asked what was lost before its ring: a system call, so not for each burst.
 pub(super) const ASK_NS: u64 = 100 * MS;
 
+/// Bytes of super-packets that a pass may take. They lie in memory until the application had its part
+/// of the turn: those of a whole budget are many times what a core's own cache holds, and would be
+/// fetched from beyond it when they are read. What stays in the ring is the next turn's.
+const PASS_BYTES: usize = 512 << 10;
+/// From this length on packets count as super-packets: what is shorter the budget bounds well enough.
+const SUPER_BYTES: usize = 16 << 10;
+
 /// What a pass may still take.
 struct Pass {
     left: usize,
+    bytes: usize,
     begun: u64,
     limit: u64,
 }
 
+impl Pass {
+    /// How many super-packets of this length it may still take: one at least; any number of others (0).
+    fn packets_of(&self, bytes: usize) -> usize {
+        self.bytes.checked_div(bytes).map_or(usize::MAX, |n| n.max(1))
+    }
+}
+
 impl Drive {
     /// One pass over all queues and the backlog, within the budget of packets and time
-    /// (`net_rx_action`). A pass that ends with work left is a squeeze, counted by its cause.
+    /// (`net_rx_action`). A pass that ends with work left is a squeeze, counted by its cause; but not
+    /// where it ends because it has taken [`PASS_BYTES`].
     ///
     /// The backlog is one more in the round, as in Linux. Where a pass was cut off the next goes on,
     /// within the turn of the same queue: however small the passes are, all have the same share.
@@ -36,7 +52,7 @@ impl Drive {
         let weight = knobs.dev_weight as usize;
         let budget = self.feedback.budget(knobs.netdev_budget as usize);
         let limit = knobs.netdev_budget_usecs * US;
-        let mut pass = Pass { left: budget, begun: self.clock.ns(), limit };
+        let mut pass = Pass { left: budget, bytes: PASS_BYTES, begun: self.clock.ns(), limit };
         let mut any = false;
         if self.polling {
             self.busy_schedule();
@@ -47,7 +63,8 @@ impl Drive {
             let first = self.first;
             for at in (0..n).map(|i| (first + i) % n) {
                 let turn = weight.saturating_sub(std::mem::take(&mut self.spent)).max(1);
-                let quota = turn.min(pass.left);
+                let each = self.slots.get(at).map_or(0, |s| s.super_bytes);
+                let quota = turn.min(pass.left).min(pass.packets_of(each));
                 let got = if at == self.slots.len() {
                     self.poll_backlog(quota)
                 } else if self.slots[at].napi == Napi::Scheduled {
@@ -57,12 +74,15 @@ impl Drive {
                 };
                 any |= got > 0;
                 pass.left -= got.min(pass.left);
+                let bytes = self.slots.get(at).map_or(0, |s| s.super_bytes * got);
+                pass.bytes = pass.bytes.saturating_sub(bytes);
                 let unfinished = match self.slots.get(at) {
                     Some(slot) => slot.napi == Napi::Scheduled,
                     None => self.shard.has_backlog(),
                 };
                 more |= unfinished;
-                if pass.left == 0 || self.clock.ns().saturating_sub(pass.begun) >= pass.limit {
+                let full = pass.left == 0 || pass.bytes == 0;
+                if full || self.clock.ns().saturating_sub(pass.begun) >= pass.limit {
                     if unfinished && got < turn {
                         (self.first, self.spent) = (at, weight.saturating_sub(turn) + got);
                     } else {
@@ -78,7 +98,7 @@ impl Drive {
         }
         self.feedback.took(budget - pass.left);
         if any {
-            self.count_pass(pass.left);
+            self.count_pass(&pass);
         }
         Ok(any)
     }
@@ -102,13 +122,15 @@ impl Drive {
         got + self.shard.take_heard()
     }
 
-    fn count_pass(&mut self, left: usize) {
+    /// A pass that took its bytes was not cut short: all of it is worked on next, and then the rest.
+    fn count_pass(&mut self, pass: &Pass) {
         let counts = &self.shard.net.counts;
         counts.inc(id::SoftirqNetRx);
         let scheduled = self.slots.iter().any(|s| s.napi == Napi::Scheduled);
-        if scheduled || self.shard.has_backlog() {
+        if (scheduled || self.shard.has_backlog()) && (pass.bytes > 0 || pass.left == 0) {
             counts.inc(id::SoftnetTimeSqueeze);
-            let why = if left == 0 { id::SoftnetSqueezeBudget } else { id::SoftnetSqueezeTime };
+            let why =
+                if pass.left == 0 { id::SoftnetSqueezeBudget } else { id::SoftnetSqueezeTime };
             counts.inc(why);
         }
     }
@@ -136,7 +158,11 @@ impl Drive {
         }
         self.batch.now.iter_mut().for_each(|pkt| pkt.queue = queue);
         let bytes = self.count_ring(number, lost);
-        self.slots[at].rx_moder.did(got as u64, bytes, now);
+        let slot = &mut self.slots[at];
+        slot.rx_moder.did(got as u64, bytes, now);
+        if let Some(mean) = (bytes as usize).checked_div(got) {
+            slot.super_bytes = if mean < SUPER_BYTES { 0 } else { mean };
+        }
         if self.batch.is_empty() {
             return Ok(got);
         }

@@ -49,6 +49,9 @@ pub(super) struct Slot {
     pub(super) done: Vec<(Pkt, bool)>,
     /// Since when there are such.
     pub(super) unclean: Option<Instant>,
+    /// Bytes of a packet, in the mean of the last burst that brought any, if these were super-packets;
+    /// else 0.
+    pub(super) super_bytes: usize,
     /// Losses that were counted already.
     pub(super) overflow_seen: u64,
     /// Packets came since the device was asked for its losses, at `asked`.
@@ -136,6 +139,7 @@ impl Drive {
             stuck: None,
             done: Vec::new(),
             unclean: None,
+            super_bytes: 0,
             // What it lost elsewhere was counted there.
             overflow_seen: dev.counts().overflow,
             unasked: false,
