@@ -2,6 +2,8 @@
 //! record of errors. `recvmsg` and `sendmsg` with control messages, by way of nix, which decodes
 //! these; rustix does not.
 
+use linerate_core::pkt::Buf;
+use linerate_core::shard::Shard;
 use nix::sys::socket::{
     self, ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, setsockopt, sockopt,
 };
@@ -105,41 +107,34 @@ pub(crate) struct Failed {
 pub(crate) struct Receiver {
     data: Box<[u8]>,
     control: Vec<u8>,
+    /// A buffer of the stack's, with what [`Receiver::receive_large`] took last.
+    pub large: Option<Buf>,
 }
 
 impl Receiver {
     pub fn new() -> Receiver {
-        Receiver { data: vec![0; BYTES_MAX].into_boxed_slice(), control: vec![0; CONTROL] }
+        let data = vec![0; BYTES_MAX].into_boxed_slice();
+        Receiver { data, control: vec![0; CONTROL], large: None }
     }
 
     /// Takes the next datagram.
     pub fn receive(&mut self, fd: RawFd) -> Result<Arrived, Errno> {
-        let mut pieces = [IoSliceMut::new(&mut self.data)];
-        let control = Some(self.control.as_mut_slice());
-        let got =
-            socket::recvmsg::<SockaddrStorage>(fd, &mut pieces, control, MsgFlags::MSG_DONTWAIT)
-                .map_err(errno)?;
-        let from = got.address.as_ref().and_then(address).ok_or(Errno::AFNOSUPPORT)?;
-        let mut arrived = Arrived { from, len: got.bytes, tos: 0, ttl: 64, segment_size: 0 };
-        for message in got.cmsgs().into_iter().flatten() {
-            match message {
-                ControlMessageOwned::Ipv4Tos(tos) => arrived.tos = tos,
-                ControlMessageOwned::Ipv6TClass(tos) => arrived.tos = tos as u8,
-                ControlMessageOwned::Ipv4Ttl(ttl) => arrived.ttl = ttl as u8,
-                ControlMessageOwned::Ipv6HopLimit(ttl) => arrived.ttl = ttl as u8,
-                ControlMessageOwned::UdpGroSegments(size) => {
-                    let size = u16::try_from(size).unwrap_or(0);
-                    arrived.segment_size = if usize::from(size) < arrived.len { size } else { 0 };
-                }
-                _ => {}
-            }
-        }
-        Ok(arrived)
+        receive(fd, &mut self.data, &mut self.control)
     }
 
-    /// The bytes of what [`Receiver::receive`] took last.
+    /// Takes the next datagram into a buffer of the stack's, which can be sent as it is
+    /// ([`Receiver::large`]); where the stack has none, into our own.
+    pub fn receive_large(&mut self, fd: RawFd, shard: &mut Shard) -> Result<Arrived, Errno> {
+        if self.large.is_none() {
+            self.large = shard.net.pool.alloc_large();
+        }
+        receive(fd, self.large.as_deref_mut().unwrap_or(&mut self.data), &mut self.control)
+    }
+
+    /// The bytes of what was taken last: by [`Receiver::receive_large`], if it was ever used.
     pub fn bytes(&self, arrived: &Arrived) -> &[u8] {
-        self.data.get(..arrived.len).unwrap_or_default()
+        let data = self.large.as_deref().unwrap_or(&self.data);
+        data.get(..arrived.len).unwrap_or_default()
     }
 
     /// Takes the next error off the queue.
@@ -181,6 +176,30 @@ impl Receiver {
     pub fn error_bytes(&self, failed: &Failed) -> &[u8] {
         self.data.get(..failed.len).unwrap_or_default()
     }
+}
+
+/// Takes the next datagram into `data`, and what is told beside it by way of `control`.
+fn receive(fd: RawFd, data: &mut [u8], control: &mut [u8]) -> Result<Arrived, Errno> {
+    let mut pieces = [IoSliceMut::new(data)];
+    let control = Some(control);
+    let got = socket::recvmsg::<SockaddrStorage>(fd, &mut pieces, control, MsgFlags::MSG_DONTWAIT)
+        .map_err(errno)?;
+    let from = got.address.as_ref().and_then(address).ok_or(Errno::AFNOSUPPORT)?;
+    let mut arrived = Arrived { from, len: got.bytes, tos: 0, ttl: 64, segment_size: 0 };
+    for message in got.cmsgs().into_iter().flatten() {
+        match message {
+            ControlMessageOwned::Ipv4Tos(tos) => arrived.tos = tos,
+            ControlMessageOwned::Ipv6TClass(tos) => arrived.tos = tos as u8,
+            ControlMessageOwned::Ipv4Ttl(ttl) => arrived.ttl = ttl as u8,
+            ControlMessageOwned::Ipv6HopLimit(ttl) => arrived.ttl = ttl as u8,
+            ControlMessageOwned::UdpGroSegments(size) => {
+                let size = u16::try_from(size).unwrap_or(0);
+                arrived.segment_size = if usize::from(size) < arrived.len { size } else { 0 };
+            }
+            _ => {}
+        }
+    }
+    Ok(arrived)
 }
 
 fn address(storage: &SockaddrStorage) -> Option<SocketAddr> {

@@ -19,6 +19,7 @@ use crate::icmp;
 use crate::message::{self, Arrived, Receiver, recycle};
 use crate::policy::{Denied, Judgement};
 use linerate_core::ip::icmp::IcmpErr;
+use linerate_core::pkt::{HEADROOM, SMALL};
 use linerate_core::rand::KeyedMap;
 use linerate_core::shard::Shard;
 use linerate_core::sock::{Slab, SocketId};
@@ -49,6 +50,9 @@ const RCVBUF: usize = 8 << 20;
 /// Bytes that wait in one host socket, as far as `net.core.rmem_max` permits: several super-datagrams,
 /// whose sender need not know that there is a gateway.
 const HOST_RCVBUF: usize = 2 << 20;
+/// What is no longer than this is copied into a packet's head, and not sent in the 64 KiB that it was read
+/// into.
+const COPY_MAX: usize = SMALL - HEADROOM;
 /// The most datagrams in one `UDP_SEGMENT` call that every kernel takes (`UDP_MAX_SEGMENTS`).
 const SEGMENTS_MAX: usize = 64;
 
@@ -455,23 +459,23 @@ impl Endpoint {
         }
     }
 
-    /// Takes datagrams from the host's socket and sends them to the program.
+    /// Takes datagrams from the host's socket and sends them to the program: long ones in the memory
+    /// that they were read into.
     fn receive(&mut self, cx: &mut Cx<'_>, socket: SocketId, receiver: &mut Receiver) {
         for _ in 0..TURN_IN {
             // What does not fit waits in the host's socket: it is watched level-triggered.
             if cx.shard.net.ip_out.len() as u64 >= cx.shard.net.knobs.txqueuelen / 2 {
                 return;
             }
-            let arrived = match receiver.receive(self.host.as_raw_fd()) {
-                Ok(arrived) => arrived,
-                // Errors are in the queue, which the poller tells of.
-                Err(_) => return,
+            // Errors are in the queue, which the poller tells of.
+            let Ok(arrived) = receiver.receive_large(self.host.as_raw_fd(), cx.shard) else {
+                return;
             };
             let Some(src) = self.admit(cx, arrived.from) else {
                 cx.counts.inc(Count::UdpFiltered);
                 continue;
             };
-            let sent = self.deliver(cx, socket, src, &arrived, receiver.bytes(&arrived));
+            let sent = self.deliver(cx, socket, src, &arrived, receiver);
             cx.counts.inc(if sent { Count::UdpIn } else { Count::UdpNoRoom });
         }
     }
@@ -482,7 +486,7 @@ impl Endpoint {
         socket: SocketId,
         src: SocketAddr,
         arrived: &Arrived,
-        bytes: &[u8],
+        receiver: &mut Receiver,
     ) -> bool {
         let how = SendTo {
             src: Some(src),
@@ -492,7 +496,12 @@ impl Endpoint {
             gso_size: arrived.segment_size,
             ..SendTo::to(self.program)
         };
-        cx.shard.udp_send(socket, how, &[bytes]).is_ok()
+        if arrived.len <= COPY_MAX {
+            return cx.shard.udp_send(socket, how, &[receiver.bytes(arrived)]).is_ok();
+        }
+        let Some(large) = receiver.large.take() else { return false };
+        let sent = cx.shard.udp_send_buf(socket, how, large, arrived.len);
+        sent.map_err(|(_, large)| receiver.large = Some(large)).is_ok()
     }
 
     /// As whom the sender of a datagram appears inside; `None` if the filter does not let it in.

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use linerate_arch::csum::csum_fold;
 
 use super::api::Datagram;
-use crate::pkt::{Csum, Gso, GsoKind, HEADROOM, LARGE, Pkt, SMALL, pseudo};
+use crate::pkt::{Buf, Csum, Gso, GsoKind, HEADROOM, LARGE, Pkt, SMALL, pseudo};
 use crate::shard::{Net, Shard};
 use crate::sock::SocketId;
 use crate::sock::error::SendError;
@@ -86,7 +86,35 @@ impl Shard {
         }
     }
 
-    /// The same by a copy: a device left less room before the packet than headers may need.
+    /// Sends the first `len` bytes of `buf`, a large buffer of this shard's pool
+    /// ([`Pool::alloc_large`](crate::pkt::Pool::alloc_large)), as the payload: nothing is copied.
+    /// Returns the bytes taken.
+    ///
+    /// # Errors
+    /// As those of [`Shard::udp_send`], with the buffer; `Invalid` also where it is shorter than `len`.
+    pub fn udp_send_buf(
+        &mut self,
+        id: SocketId,
+        how: SendTo,
+        buf: Buf,
+        len: usize,
+    ) -> Result<usize, (SendError, Buf)> {
+        if buf.len() < len {
+            return Err((SendError::Invalid, buf));
+        }
+        let mut buf = Some(buf);
+        let sent = self.udp_sendmsg(id, how, len, |net| {
+            let mut pkt = net.pool.alloc()?;
+            buf.take().into_iter().for_each(|buf| pkt.add_buf(buf, 0, len));
+            Some(pkt)
+        });
+        match (sent, buf) {
+            (Err(why), Some(buf)) => Err((why, buf)),
+            _ => Ok(len),
+        }
+    }
+
+    /// What [`Shard::udp_send_on`] does, by a copy: a device left less room before the packet than headers may need.
     #[cold]
     fn udp_send_copy(
         &mut self,

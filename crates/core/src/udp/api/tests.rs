@@ -1,4 +1,7 @@
+use std::net::SocketAddr;
+
 use crate::ip::testkit::*;
+use crate::pkt::LARGE;
 use crate::sock::SocketId;
 use crate::udp::api::UdpBind;
 use crate::udp::output::SendTo;
@@ -99,6 +102,56 @@ fn a_datagram_that_is_sent_on_is_like_a_new_one() {
             assert!(!on.0.is_empty());
         }
     }
+}
+
+/// What lies in a large buffer leaves as a copy of it would, whole, as several datagrams, and cut into these
+/// where the device can not do that.
+#[test]
+fn a_buffer_that_is_sent_is_like_a_copy_of_it() {
+    for (len, gso_size) in [(1, 0), (1400, 0), (1400, 500), (9000, 0), (9000, 1000), (65_507, 1400)]
+    {
+        let data: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
+        let run = |lent: bool| {
+            let mut kit = Kit::tun();
+            let sock = bind(&mut kit, 0);
+            let src = Some(SocketAddr::new(ip(US), 53));
+            let dst = SocketAddr::new(ip(PEER), 1);
+            let how = SendTo { src, gso_size, ..SendTo::to(dst) };
+            if lent {
+                let mut buf = kit.cx.net.pool.alloc_large().expect("there is room");
+                buf[..len].copy_from_slice(&data);
+                let sent = kit.cx.udp_send_buf(sock, how, buf, len).map_err(|(why, _)| why);
+                assert_eq!(sent, Ok(len));
+            } else {
+                assert_eq!(kit.cx.udp_send(sock, how, &[&data]), Ok(len));
+            }
+            let out = kit.tx();
+            kit.conserved();
+            assert_eq!(kit.cx.net.pool.large_out(), 0, "it came back");
+            (out, kit.read())
+        };
+        let (lent, copied) = (run(true), run(false));
+        assert!(lent == copied, "{len} bytes in {gso_size}");
+        assert!(!lent.0.is_empty());
+    }
+}
+
+/// A buffer that may not be sent comes back.
+#[test]
+fn a_buffer_that_may_not_be_sent_comes_back() {
+    let mut kit = Kit::tun();
+    let sock = bind(&mut kit, 0);
+    let wrong = SendTo::to("[fd00::2]:9".parse().expect("an address"));
+    let how = SendTo { src: Some(SocketAddr::new(ip(US), 53)), ..wrong };
+    for len in [5, LARGE + 1] {
+        let buf = kit.cx.net.pool.alloc_large().expect("there is room");
+        let Err((why, buf)) = kit.cx.udp_send_buf(sock, how, buf, len) else {
+            panic!("IPv4 does not go to IPv6, and a buffer has an end");
+        };
+        assert_eq!(why, crate::sock::error::SendError::Invalid);
+        kit.cx.net.pool.free_large(buf);
+    }
+    kit.conserved();
 }
 
 /// A datagram that may not be sent comes back whole.
