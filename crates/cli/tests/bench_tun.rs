@@ -26,7 +26,7 @@ fn every_case_has_a_figure() {
     }
     assert!(out.status.success(), "{said}{v}");
     let rows = v["rows"].as_array().expect("rows");
-    assert_eq!(rows.iter().filter(|r| r["ours"] == true).count(), 8, "{v}");
+    assert_eq!(rows.iter().filter(|r| r["ours"] == true).count(), 9, "{v}");
     for row in rows.iter().filter(|r| r["ours"] == true) {
         assert!(row["failed"].is_null(), "{row}");
         assert_eq!(row["samples"].as_array().map(Vec::len), Some(2), "{row}");

@@ -70,6 +70,8 @@ trait Stack {
 enum Who {
     /// Ours, with every offload that TUN has.
     Offloads,
+    /// The same, and the source sends a file that lies in memory, without copying it (`tcp_sendfile`).
+    Sendfile,
     /// Ours, with whole packets of at most an MTU.
     Plain,
     /// smoltcp, which has no offloads.
@@ -99,6 +101,7 @@ struct Row {
 impl Who {
     const ALL: &'static [Who] = &[
         Who::Offloads,
+        Who::Sendfile,
         Who::Plain,
         #[cfg(feature = "bench-peers")]
         Who::Smoltcp,
@@ -107,6 +110,7 @@ impl Who {
     fn name(self) -> &'static str {
         match self {
             Who::Offloads => "linerate, TUN with offloads",
+            Who::Sendfile => "linerate, the same by sendfile",
             Who::Plain => "linerate, plain TUN",
             Who::Smoltcp => "smoltcp, plain TUN",
         }
@@ -114,8 +118,9 @@ impl Who {
 
     fn open(self) -> io::Result<Box<dyn Stack>> {
         match self {
-            Who::Offloads => Ok(Box::new(ours::Ours::open(true)?)),
-            Who::Plain => Ok(Box::new(ours::Ours::open(false)?)),
+            Who::Offloads => Ok(Box::new(ours::Ours::open(true, false)?)),
+            Who::Sendfile => Ok(Box::new(ours::Ours::open(true, true)?)),
+            Who::Plain => Ok(Box::new(ours::Ours::open(false, false)?)),
             #[cfg(feature = "bench-peers")]
             Who::Smoltcp => Ok(Box::new(smoltcp::Smoltcp::open()?)),
             #[cfg(not(feature = "bench-peers"))]
@@ -185,7 +190,9 @@ fn run(args: &BenchTunArgs) -> io::Result<bool> {
     let named = |(case, who): &(Case, Who)| {
         case.name().contains(&args.only) || who.name().contains(&args.only)
     };
-    let mut rows: Vec<Row> = all.filter(named).map(row).collect();
+    // How the source sends says nothing of the other cases.
+    let apt = |&(case, who): &(Case, Who)| who != Who::Sendfile || case == Case::Up;
+    let mut rows: Vec<Row> = all.filter(apt).filter(named).map(row).collect();
     for round in 1..=args.rounds {
         for row in rows.iter_mut().filter(|r| r.failed.is_none()) {
             eprint!(

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::io;
 
+use linerate_core::pkt::Lent;
 use linerate_core::shard::Shard;
 use linerate_core::sock::error::TcpError;
 use linerate_core::sock::{Ready, SockKind, SocketId};
-use linerate_core::tcp::Listen;
+use linerate_core::tcp::{Listen, SendMsg};
 use linerate_core::time::Instant;
 use linerate_dev::drive::{App, Drive};
 use linerate_dev::poller::{Event, Poller};
@@ -41,16 +42,18 @@ struct Servers {
     listeners: Vec<(SocketId, Role)>,
     connections: HashMap<SocketId, Role>,
     buf: Vec<u8>,
+    /// What the source sends, if it sends as `sendfile` does and does not copy.
+    file: Option<Lent>,
     received: u64,
     until: Option<Instant>,
 }
 
 impl Ours {
-    /// Opens the TUN, with every offload or with none.
+    /// Opens the TUN, with every offload or with none; the source sends a file in memory, or copies.
     ///
     /// # Errors
     /// Those of the TUN and of rtnetlink.
-    pub fn open(offloads: bool) -> io::Result<Ours> {
+    pub fn open(offloads: bool, sendfile: bool) -> io::Result<Ours> {
         let config = Config::new(NAME);
         let config = if offloads { config } else { config.plain() };
         let tun = Tun::open(&config).map_err(io::Error::other)?;
@@ -65,7 +68,9 @@ impl Ours {
         }
         let connections = HashMap::new();
         let buf = vec![0xa5; CHUNK_BYTES];
-        Ok(Ours { drive, app: Servers { listeners, connections, buf, received: 0, until: None } })
+        let file = sendfile.then(|| Lent::from(buf.clone()));
+        let app = Servers { listeners, connections, buf, file, received: 0, until: None };
+        Ok(Ours { drive, app })
     }
 }
 
@@ -105,7 +110,10 @@ impl Servers {
                 Role::Sink => {
                     shard.tcp_recv(id, &mut self.buf).inspect(|n| self.received += *n as u64)
                 }
-                Role::Source => shard.tcp_send(id, &self.buf),
+                Role::Source => match &self.file {
+                    Some(file) => shard.tcp_sendfile(id, file, 0, file.len(), SendMsg::default()),
+                    None => shard.tcp_send(id, &self.buf),
+                },
                 Role::Echo => {
                     let room = shard.tcp_send_space(id).min(self.buf.len());
                     match shard.tcp_recv(id, &mut self.buf[..room]) {

@@ -24,6 +24,7 @@ use linerate_core::tcp::{Listen, TcpOpt};
 use linerate_core::time::{Instant, Wheel};
 use linerate_core::udp::api::UdpBind;
 use linerate_dev::drive::App;
+use linerate_dev::file::FileCache;
 use linerate_dev::poller::{Event, Poller};
 
 use super::config::{Kind, Service};
@@ -37,6 +38,9 @@ const ACCEPTS_PER_TURN: usize = 128;
 /// Connections that wait to be accepted; bounded by `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
 
+/// Bytes of files that a service keeps in memory at the most, for all shards.
+const FILES_BYTES: usize = 64 << 20;
+
 /// A service as all shards share it, with what was opened for it.
 #[derive(Debug)]
 pub struct Served {
@@ -44,6 +48,8 @@ pub struct Served {
     pub service: Service,
     /// The directory of its files.
     root: Option<OwnedFd>,
+    /// Those that were asked for lately.
+    files: FileCache,
     /// What its shards share.
     iperf3: Option<Arc<iperf3::Server>>,
 }
@@ -62,7 +68,7 @@ impl Served {
         };
         let Service { addr, port, .. } = service;
         let iperf3 = (service.kind == Kind::Iperf3).then(|| iperf3::Server::at(addr, port));
-        Ok(Arc::new(Served { service, root, iperf3 }))
+        Ok(Arc::new(Served { service, root, files: FileCache::new(FILES_BYTES), iperf3 }))
     }
 }
 

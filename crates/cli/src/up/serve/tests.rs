@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use linerate_core::link::{Iface, L2};
 use linerate_core::path;
 use linerate_core::pkt::{Batch, Pkt};
+use linerate_core::sock::error::TcpError;
 use linerate_core::tcp::Connect;
 use linerate_core::time::{MS, SEC};
 use linerate_core::tx::xmit::tx_done;
@@ -96,7 +97,7 @@ impl Wire {
         match self.shards[0].tcp_recv(id, &mut buf) {
             Ok(0) => None,
             Ok(n) => Some(n),
-            Err(linerate_core::sock::error::TcpError::WouldBlock) => Some(0),
+            Err(TcpError::WouldBlock) => Some(0),
             Err(_) => None,
         }
     }
@@ -178,4 +179,80 @@ fn a_client_that_takes_next_to_nothing_of_an_answer_is_given_up() {
         }
         assert_eq!(ended, !stays, "{bytes} bytes a second");
     }
+}
+
+/// Reads an answer's body until it is whole, or the connection ends; with it the length that was promised.
+fn body(wire: &mut Wire, id: SocketId) -> (usize, Vec<u8>) {
+    let (mut all, mut buf) = (Vec::new(), vec![0; 1 << 20]);
+    loop {
+        wire.run(2);
+        match wire.shards[0].tcp_recv(id, &mut buf) {
+            Ok(0) => break,
+            Ok(n) => all.extend_from_slice(&buf[..n]),
+            Err(TcpError::WouldBlock) => {}
+            Err(_) => break,
+        }
+        let (promised, at) = head_of(&all);
+        if all.len() == at + promised {
+            break;
+        }
+    }
+    let (promised, at) = head_of(&all);
+    (promised, all.split_off(at))
+}
+
+/// Content-Length, and where the body begins.
+fn head_of(answer: &[u8]) -> (usize, usize) {
+    let at = answer.windows(4).position(|w| w == b"\r\n\r\n").expect("a head") + 4;
+    let head = std::str::from_utf8(&answer[..at]).expect("text");
+    let len = head.split("Content-Length: ").nth(1).and_then(|rest| rest.split('\r').next());
+    (len.and_then(|len| len.parse().ok()).expect("a length"), at)
+}
+
+/// A file that many ask for is read once. Who was being answered when it changed gets what it was, whole; who asks
+/// later gets what it is; and one that is cut short while it is sent ends with a reset, without a byte that was
+/// not its own.
+#[test]
+fn an_answer_is_of_one_version_of_its_file_whatever_is_written_meanwhile() {
+    let dir = Dir::new("versions");
+    let (path, old) =
+        (dir.0.join("page"), (0..2_000_000).map(|i| i as u8 % 251).collect::<Vec<u8>>());
+    std::fs::write(&path, &old).expect("a file");
+    let cache = |path: &std::path::Path| {
+        let file = std::fs::File::open(path).expect("it opens");
+        let meta = file.metadata().expect("it is there");
+        FileCache::new(FILES_BYTES).takes(&linerate_dev::file::Opened::new(file, &meta))
+    };
+    // What was written a moment ago is read anew for each.
+    while !cache(&path) {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let ask = b"GET /page HTTP/1.1\r\nHost: h\r\n\r\n";
+    let mut wire = Wire::new(Kind::Http(dir.0.clone()));
+    let first = wire.connect();
+    wire.send(first, ask);
+    assert!(body(&mut wire, first) == (old.len(), old.clone()));
+    assert!(wire.services.bound[0].served.files.held() > old.len(), "it is kept");
+
+    // It waits for the client in the middle of the answer.
+    let second = wire.connect();
+    wire.send(second, ask);
+    let new = vec![0xee; old.len()];
+    let written = std::fs::File::options().write(true).open(&path).expect("it opens");
+    std::os::unix::fs::FileExt::write_all_at(&written, &new, 0).expect("it is written");
+    let third = wire.connect();
+    wire.send(third, ask);
+    assert!(body(&mut wire, second) == (old.len(), old.clone()));
+    assert!(body(&mut wire, third) == (new.len(), new.clone()));
+
+    let fourth = wire.connect();
+    wire.send(fourth, ask);
+    written.set_len(100).expect("it is cut short");
+    let (promised, got) = body(&mut wire, fourth);
+    assert!(promised == new.len() && got.len() < promised, "{} of {promised}", got.len());
+    assert!(got.iter().all(|b| *b == 0xee));
+    assert!(wire.shards[0].tcp_error(fourth).is_none_or(|e| e == TcpError::Reset));
+    let fifth = wire.connect();
+    wire.send(fifth, ask);
+    assert!(body(&mut wire, fifth) == (100, vec![0xee; 100]));
 }

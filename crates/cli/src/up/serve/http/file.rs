@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use linerate_dev::file::Opened;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 
 use super::request::{Asked, Range};
@@ -19,7 +20,7 @@ const PATH_MAX: usize = 4096;
 /// A file to send.
 #[derive(Debug)]
 pub(super) struct Found {
-    pub(super) file: File,
+    pub(super) file: Opened,
     pub(super) size: u64,
     pub(super) modified: SystemTime,
     /// `Content-Type`.
@@ -83,7 +84,7 @@ pub(super) fn find(root: &OwnedFd, asked: &Asked) -> Result<Found, NotFound> {
         Some(Range::Last(n)) if n > 0 && size > 0 => Some((size - n.min(size), n.min(size))),
         Some(_) => return Err(NotFound::Range(size)),
     };
-    Ok(Found { file, size, modified, kind: kind(&name), range })
+    Ok(Found { file: Opened::new(file, &meta), size, modified, kind: kind(&name), range })
 }
 
 /// What an error of `open` says of the file.

@@ -4,20 +4,23 @@
 //!
 //! GET and HEAD of regular files in one directory; single ranges; persistent connections with
 //! pipelining. A request's head is bounded, a slow client is given up, a file is read as the peer
-//! takes it. Bodies of requests are not taken: the answer ends the connection.
+//! takes it. What was asked for lately is kept in memory for all shards ([`FileCache`]) and sent from
+//! there. Bodies of requests are not taken: the answer ends the connection.
 
 mod file;
 mod request;
 
-use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use linerate_core::pkt::Lent;
 use linerate_core::shard::Shard;
 use linerate_core::sock::SocketId;
 use linerate_core::sock::error::TcpError;
+use linerate_core::tcp::SendMsg;
 use linerate_core::time::{Instant, SEC};
+use linerate_dev::file::{FileCache, Opened};
 
 use super::stream::wait_for_room;
 use super::{Scratch, Served, Step, settle};
@@ -69,7 +72,9 @@ enum State {
 
 /// What is left to send of a file.
 struct Piece {
-    file: File,
+    file: Opened,
+    /// What comes next of it, from memory that all share.
+    image: Option<Lent>,
     at: u64,
     left: u64,
 }
@@ -199,7 +204,7 @@ impl Conn {
                     let _ = write!(self.out, "Content-Range: bytes {from}-{last}/{size}\r\n");
                 }
                 self.out.extend_from_slice(b"\r\n");
-                let piece = Piece { file: found.file, at: from, left };
+                let piece = Piece { file: found.file, image: None, at: from, left };
                 self.state = State::Sending((asked.method == Method::Get).then_some(piece));
             }
             Err(file::NotFound::Unchanged) => {
@@ -269,7 +274,11 @@ impl Conn {
                 wait_for_room(shard, id);
                 return Some(Step::Idle);
             }
-            match piece.send(shard, id, room) {
+            let sent = match self.served.files.takes(&piece.file) {
+                true => piece.send_shared(shard, id, &self.served.files),
+                false => piece.send(shard, id, room),
+            };
+            match sent {
                 Ok(n) => *budget -= n.min(*budget),
                 Err(step) => return Some(step),
             }
@@ -294,13 +303,41 @@ impl Conn {
 }
 
 impl Piece {
+    /// Sends the next piece from where it lies in memory.
+    fn send_shared(
+        &mut self,
+        shard: &mut Shard,
+        id: SocketId,
+        files: &FileCache,
+    ) -> Result<usize, Step> {
+        let image = match self.image.take() {
+            Some(image) if !image.is_empty() => image,
+            _ => files.read(&self.file, self.at).map_err(|_| Step::Abort)?,
+        };
+        let count = image.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        if count == 0 {
+            // It was cut short: a reset tells the client that this was not all.
+            return Err(Step::Abort);
+        }
+        let more = (count as u64) < self.left;
+        let msg = SendMsg { more, ..SendMsg::default() };
+        let n = match shard.tcp_sendfile(id, &image, 0, count, msg) {
+            Ok(n) => n,
+            Err(TcpError::WouldBlock) => return Err(Step::Idle),
+            Err(_) => return Err(Step::Close),
+        };
+        self.image = Some(image.part(n..image.len()));
+        self.at += n as u64;
+        self.left -= n as u64;
+        Ok(n)
+    }
     /// Reads the next piece of the file into memory that is sent as it is.
     fn send(&mut self, shard: &mut Shard, id: SocketId, room: usize) -> Result<usize, Step> {
         let want = self.left.min(PIECE as u64) as usize;
         let mut chunk = shard.take_chunk(want.min(room.max(1)));
         let read = chunk.spare_mut().map_or(Ok(0), |spare| {
             let most = spare.len().min(want);
-            self.file.read_at(&mut spare[..most], self.at)
+            self.file.file().read_at(&mut spare[..most], self.at)
         });
         let n = match read {
             // It was cut short, or the disk failed: a reset tells the client that this was not all.
