@@ -8,5 +8,5 @@ pub mod toeplitz;
 
 pub use counted::Counted;
 pub use huge::advise_huge;
-pub use prefetch::{prefetch_all, prefetch_read};
+pub use prefetch::{prefetch_all, prefetch_first, prefetch_read};
 pub use toeplitz::Toeplitz;

@@ -20,7 +20,13 @@ pub fn prefetch_read<T: ?Sized>(value: &T) {
 /// Asks for every cache line that a value lies in, of 64 bytes each; see [`prefetch_read`].
 #[inline(always)]
 pub fn prefetch_all<T>(value: &T) {
-    let size = size_of::<T>();
+    prefetch_first(value, size_of::<T>());
+}
+
+/// Asks for the cache lines of the first `bytes` of a value; see [`prefetch_read`].
+#[inline(always)]
+pub fn prefetch_first<T>(value: &T, bytes: usize) {
+    let size = bytes.min(size_of::<T>());
     let lines = if align_of::<T>() >= 64 { size.div_ceil(64) } else { size.div_ceil(64) + 1 };
     for line in 0..lines {
         // The last line of a value that begins within one is that of its last byte.
@@ -39,7 +45,7 @@ pub fn prefetch_all<T>(value: &T) {
 
 #[cfg(test)]
 mod tests {
-    use super::{prefetch_all, prefetch_read};
+    use super::{prefetch_all, prefetch_first, prefetch_read};
 
     #[test]
     fn anything_with_an_address_may_be_asked_for() {
@@ -50,6 +56,7 @@ mod tests {
         prefetch_all(&());
         prefetch_all(&bytes);
         prefetch_all(&[0u64; 100]);
+        (0..1000).for_each(|bytes| prefetch_first(&[0u64; 100], bytes));
         assert_eq!(bytes, [7; 100]);
     }
 }

@@ -372,6 +372,13 @@ impl Pool {
         self.below[at].bytes = self.below[at].bytes.saturating_add(bytes);
         (pkt.hint, pkt.charge) = (owner, bytes);
     }
+    /// Asks the processor for what the connection at this place is charged with.
+    #[inline]
+    pub(crate) fn prefetch_owner(&self, owner: u32) {
+        if let Some(below) = self.below.get(owner as usize) {
+            linerate_arch::prefetch_read(below);
+        }
+    }
     /// Nobody is charged with the packet any more (`skb_orphan`; `tcp_wfree`).
     #[inline]
     pub(crate) fn skb_orphan(&mut self, pkt: &mut Skb) {

@@ -170,11 +170,11 @@ impl<T> Arena<T> {
     pub fn at_mut(&mut self, index: u32) -> Option<&mut T> {
         self.place_mut(index)?.value.as_mut()
     }
-    /// Asks the processor for the whole entry at `index`, whether there is one or not.
+    /// Asks the processor for the first `bytes` of the entry at `index`, whether there is one or not.
     #[inline]
-    pub(crate) fn prefetch(&self, index: u32) {
+    pub(crate) fn prefetch(&self, index: u32, bytes: usize) {
         if let Some(place) = self.place(index) {
-            linerate_arch::prefetch_all(place);
+            linerate_arch::prefetch_first(place, std::mem::offset_of!(Place<T>, value) + bytes);
         }
     }
     /// Takes the entry out; its name is never valid again.

@@ -82,7 +82,7 @@ fn look_ahead_at(cx: &Shard, part: &mut [Pkt]) {
         match pkt.ip_proto {
             _ if *hash == 0 => {}
             IPPROTO_UDP => pkt.hint = cx.udp.prefetch_sock(*hash, *port),
-            IPPROTO_TCP => cx.tcp.prefetch_conn(*hash),
+            IPPROTO_TCP => cx.tcp.prefetch_conn(*hash, &cx.net.pool),
             _ => {}
         }
     }

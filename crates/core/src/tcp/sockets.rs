@@ -15,6 +15,7 @@ use super::md5::Md5Sig;
 use super::memory::enter_memory_pressure;
 use super::timewait::TimeWait;
 use super::{Earlier, State, Tcb, Tuple, output, rfs, timer};
+use crate::pkt::Pool;
 use crate::rand::Rng;
 use crate::rx::steer::Mesh;
 use crate::seq::Seq;
@@ -136,12 +137,13 @@ impl Sockets {
         self.demux.prefetch(hash);
         hash
     }
-    /// What stands there, and its timer, on the way into the cache.
+    /// What stands there, its timer, and what it is charged with, on the way into the cache.
     #[inline]
-    pub(crate) fn prefetch_conn(&self, hash: u32) {
+    pub(crate) fn prefetch_conn(&self, hash: u32, pool: &Pool) {
         if let Some(Ref::Conn(at)) = self.demux.find(hash, |_| true) {
-            self.conns.prefetch(at);
+            self.conns.prefetch(at, Tcb::HOT);
             self.conn_timers.prefetch(at);
+            pool.prefetch_owner(at);
         }
     }
     /// From now on numbers and clocks are those of all shards of `mesh` (Linux: `net_secret` and

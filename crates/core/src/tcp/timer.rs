@@ -55,7 +55,7 @@ impl Shard {
         self.tcp.conn_timers.expire(now, &mut fired);
         let ahead = |tcp: &super::Sockets, at: Option<&u32>| {
             if let Some(index) = at {
-                tcp.conns.prefetch(*index);
+                tcp.conns.prefetch(*index, super::Tcb::TIMERS);
             }
         };
         (0..AHEAD).for_each(|at| ahead(&self.tcp, fired.get(at)));
