@@ -154,7 +154,7 @@ fn byte(at: u64) -> u8 {
 /// A stream goes on, byte for byte, over hundreds of moves of its reader, in both directions at once.
 #[test]
 fn a_transfer_survives_hundreds_of_moves() {
-    const BYTES: u64 = 6_000_000;
+    const BYTES: u64 = 8_000_000;
     let mut moves = 0;
     for seed in 1..=3 {
         let mut pair = pair(seed, 2 + seed as usize % 3, BAD, 8);
