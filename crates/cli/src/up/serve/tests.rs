@@ -245,7 +245,9 @@ fn an_answer_is_of_one_version_of_its_file_whatever_is_written_meanwhile() {
     assert!(body(&mut wire, second) == (old.len(), old.clone()));
     assert!(body(&mut wire, third) == (new.len(), new.clone()));
 
+    // However long the two took: it was written just now, so that its blocks are read as they are sent.
     let fourth = wire.connect();
+    std::os::unix::fs::FileExt::write_all_at(&written, &new, 0).expect("it is written");
     wire.send(fourth, ask);
     written.set_len(100).expect("it is cut short");
     let (promised, got) = body(&mut wire, fourth);

@@ -333,8 +333,9 @@ impl Piece {
     }
     /// Reads the next piece of the file into memory that is sent as it is.
     fn send(&mut self, shard: &mut Shard, id: SocketId, room: usize) -> Result<usize, Step> {
-        let want = self.left.min(PIECE as u64) as usize;
-        let mut chunk = shard.take_chunk(want.min(room.max(1)));
+        // No more than there is room for: a client that reads slowly would have its whole file queued.
+        let want = room.min(PIECE).min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let mut chunk = shard.take_chunk(want);
         let read = chunk.spare_mut().map_or(Ok(0), |spare| {
             let most = spare.len().min(want);
             self.file.file().read_at(&mut spare[..most], self.at)
