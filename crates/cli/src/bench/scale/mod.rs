@@ -150,11 +150,15 @@ fn cases(args: &BenchTcpScaleArgs) -> Vec<Box<dyn Case>> {
 
 /// Rows that compare others, round by round.
 fn ratios(rows: &[Row]) -> Vec<Row> {
-    let ratio = |name: String, of: &str, by: &str| -> Option<Row> {
-        let find = |name: &str| rows.iter().find(|r| r.name == name && r.who != "smoltcp");
-        let (of, by) = (find(of)?, find(by)?);
+    let find = |name: &str, smoltcp: bool| {
+        rows.iter().find(|r| r.name == name && (r.who == "smoltcp") == smoltcp)
+    };
+    let times = |name: String, of: &Row, by: &Row| {
         let samples = of.samples.iter().zip(&by.samples).map(|(of, by)| of / by).collect();
-        Some(Row { samples, ..Row::new(name, "times") })
+        Row { samples, ..Row::new(name, "times") }
+    };
+    let ratio = |name: String, of: &str, by: &str| -> Option<Row> {
+        Some(times(name, find(of, false)?, find(by, false)?))
     };
     let most = rows.iter().filter_map(|row| {
         let n = row.name.strip_prefix("packet, ")?.strip_suffix(" at random")?.split(' ').next()?;
@@ -179,6 +183,12 @@ fn ratios(rows: &[Row]) -> Vec<Row> {
     for offload in [false, true] {
         let name = bulk::bulk_name(offload);
         list.extend(ratio(format!("{name}, of memcpy"), name, bulk::MEMCPY));
+        if let (Some(of), Some(by)) = (find(name, false), find(name, true)) {
+            // One note says that it is not built in.
+            let row =
+                times(format!("{name}, of smoltcp"), of, by).at_least(bulk::of_smoltcp(offload));
+            list.extend((!row.samples.is_empty()).then_some(row));
+        }
     }
     list
 }
@@ -199,5 +209,22 @@ mod tests {
         assert_eq!(ratios.len(), 1, "{ratios:?}");
         assert_eq!(ratios[0].samples, [1.5, 2.0]);
         assert!(ratios[0].target.is_some_and(|t| t.met(2.0)));
+    }
+
+    #[test]
+    fn a_stream_is_held_to_what_the_peer_does_on_the_same_machine() {
+        let row = |who: &'static str, samples: &[f64]| Row {
+            samples: samples.to_vec(),
+            ..Row::new(bulk::bulk_name(false), "Gb/s").of(who)
+        };
+        let of_smoltcp = |rows: &[Row]| {
+            let all = ratios(rows);
+            all.into_iter().find(|r| r.name.ends_with(", of smoltcp"))
+        };
+        let both = of_smoltcp(&[row("linerate", &[30.0, 30.0]), row("smoltcp", &[20.0, 25.0])]);
+        let both = both.expect("a ratio");
+        assert_eq!(both.samples, [1.5, 1.2]);
+        assert!(both.target.is_some_and(|t| t.met(1.35) && !t.met(1.34)));
+        assert!(of_smoltcp(&[row("linerate", &[30.0]), row("smoltcp", &[])]).is_none());
     }
 }
