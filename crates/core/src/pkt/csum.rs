@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use linerate_arch::csum as arch;
 
-use super::{Csum, Pkt};
+use super::{Csum, Pkt, Skb};
 
 /// The sum of the pseudo header (RFC 9293 §3.1, RFC 8200 §8.1; Linux: `csum_tcpudp_nofold`,
 /// `csum_ipv6_magic`), not folded. Addresses of different families sum as what they are.
@@ -164,6 +164,51 @@ impl Pkt {
             sum => sum,
         };
         Some((at, field.to_be_bytes()))
+    }
+}
+
+impl Skb {
+    /// The unfolded Internet checksum of `len` bytes from offset `off`, added to `sum` (`skb_checksum`).
+    #[inline]
+    pub fn checksum(&self, off: usize, len: usize, sum: u32) -> u32 {
+        let head = self.head();
+        match &self.frags[..] {
+            [] => {
+                let part = head.get(off..head.len().min(off + len)).unwrap_or_default();
+                arch::csum_partial(part, sum)
+            }
+            // A segment: headers, and its data in one piece.
+            [data] if off + len == head.len() + data.len as usize && off <= head.len() => {
+                let first = head.get(off..).unwrap_or_default();
+                let sum = if first.is_empty() { sum } else { arch::csum_partial(first, sum) };
+                arch::csum_block_add(sum, arch::csum_partial(data.bytes(), 0), first.len())
+            }
+            _ => self.checksum_frags(off, len, sum),
+        }
+    }
+    #[inline(never)]
+    fn checksum_frags(&self, off: usize, len: usize, mut sum: u32) -> u32 {
+        let head = self.head();
+        let first = head.get(off..head.len().min(off + len)).unwrap_or_default();
+        if !first.is_empty() {
+            sum = arch::csum_partial(first, sum);
+        }
+        let (mut skip, mut at) = (off.saturating_sub(head.len()), first.len());
+        for frag in &self.frags {
+            if at == len {
+                break;
+            }
+            let have = frag.len as usize;
+            if skip >= have {
+                skip -= have;
+                continue;
+            }
+            let part = &frag.bytes()[skip..have.min(skip + len - at)];
+            skip = 0;
+            sum = arch::csum_block_add(sum, arch::csum_partial(part, 0), at);
+            at += part.len();
+        }
+        sum
     }
 }
 

@@ -1,6 +1,7 @@
 //! Packets made of others: joined to one, or given a part of another's bytes.
 
-use super::{Frag, HEADROOM, Mem, Pkt, Pool, SMALL, Skb};
+use super::frags::{Frag, Mem};
+use super::{HEADROOM, Pkt, Pool, SMALL, Skb};
 
 /// A place in a packet's bytes, for walking over them once.
 #[derive(Clone, Copy, Debug)]

@@ -1,271 +1,12 @@
-//! Packet memory: recycled, so that nothing is allocated per packet once the loop is warm.
+//! What packets are taken from and go back to: recycled, so that nothing is allocated per packet once the loop
+//! is warm.
 
-use std::ops::{Deref, DerefMut, Range};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use linerate_arch::Counted;
-
-use super::{FRAGS, Frag, Mem, Pkt, Skb};
-
-/// Bytes in a small buffer: the head of every packet.
-pub const SMALL: usize = 2048;
-/// Bytes in a large buffer: the rest of a super-packet.
-pub const LARGE: usize = 65536;
-/// Room that is left before what is received or built, for headers.
-pub const HEADROOM: usize = 160;
-
-/// A piece of packet memory: unique, writable, movable between threads.
-pub struct Buf(Bytes);
-
-enum Bytes {
-    Heap(Box<[u8]>),
-    /// A chunk of memory that a device shares with the kernel (a UMEM), and whose.
-    Mapped(&'static mut [u8], Home),
-}
-
-/// Which shared memory a chunk belongs to: a small number, given out by the device that mapped it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Home(pub u16);
-
-impl Buf {
-    pub(super) fn new(len: usize) -> Buf {
-        Buf(Bytes::Heap(vec![0; len].into_boxed_slice()))
-    }
-    /// No memory: the head of a packet whose chunk went home.
-    pub(super) fn none() -> Buf {
-        Buf(Bytes::Heap(Box::default()))
-    }
-    /// A chunk of memory that a device mapped. It stays mapped as long as the process lives, so
-    /// that the chunk may outlive the device.
-    pub fn mapped(chunk: &'static mut [u8], home: Home) -> Buf {
-        Buf(Bytes::Mapped(chunk, home))
-    }
-    /// Where the chunk belongs; `None` for memory of the pool's own.
-    #[inline]
-    pub fn home(&self) -> Option<Home> {
-        match self.0 {
-            Bytes::Heap(_) => None,
-            Bytes::Mapped(_, home) => Some(home),
-        }
-    }
-    /// Whether it is a small buffer of the pool's own.
-    #[inline]
-    fn is_small(&self) -> bool {
-        matches!(&self.0, Bytes::Heap(bytes) if bytes.len() == SMALL)
-    }
-    /// The chunk itself, for the device that mapped it.
-    ///
-    /// # Errors
-    /// The buffer, if it is the pool's own.
-    pub fn into_mapped(self) -> Result<&'static mut [u8], Buf> {
-        match self.0 {
-            Bytes::Mapped(chunk, _) => Ok(chunk),
-            heap => Err(Buf(heap)),
-        }
-    }
-}
-impl Deref for Buf {
-    type Target = [u8];
-    #[inline]
-    fn deref(&self) -> &[u8] {
-        match &self.0 {
-            Bytes::Heap(bytes) => bytes,
-            Bytes::Mapped(bytes, _) => bytes,
-        }
-    }
-}
-impl DerefMut for Buf {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut [u8] {
-        match &mut self.0 {
-            Bytes::Heap(bytes) => bytes,
-            Bytes::Mapped(bytes, _) => bytes,
-        }
-    }
-}
-
-/// Bytes that somebody else owns and that are sent without being copied. Their owner can read them meanwhile,
-/// and can not change them; the memory is let go when the last packet with them is.
-#[derive(Clone, Debug)]
-pub struct Lent {
-    mem: LentMem,
-    range: Range<usize>,
-}
-
-#[derive(Clone, Debug)]
-enum LentMem {
-    Vec(Arc<Vec<u8>>),
-    Slice(Arc<[u8]>),
-    Static(&'static [u8]),
-}
-
-impl From<Arc<Vec<u8>>> for Lent {
-    fn from(vec: Arc<Vec<u8>>) -> Lent {
-        Lent { range: 0..vec.len(), mem: LentMem::Vec(vec) }
-    }
-}
-impl From<Vec<u8>> for Lent {
-    fn from(vec: Vec<u8>) -> Lent {
-        Arc::new(vec).into()
-    }
-}
-impl From<Arc<[u8]>> for Lent {
-    fn from(slice: Arc<[u8]>) -> Lent {
-        Lent { range: 0..slice.len(), mem: LentMem::Slice(slice) }
-    }
-}
-impl From<&'static [u8]> for Lent {
-    fn from(slice: &'static [u8]) -> Lent {
-        Lent { range: 0..slice.len(), mem: LentMem::Static(slice) }
-    }
-}
-
-impl Lent {
-    /// A part of it; the memory stays whole.
-    ///
-    /// # Panics
-    /// If the range lies outside.
-    #[must_use]
-    pub fn part(&self, range: Range<usize>) -> Lent {
-        assert!(
-            range.start <= range.end && range.end <= self.len(),
-            "a part lies within its whole"
-        );
-        let begin = self.range.start;
-        Lent { mem: self.mem.clone(), range: begin + range.start..begin + range.end }
-    }
-    /// The bytes.
-    pub fn bytes(&self) -> &[u8] {
-        let all: &[u8] = match &self.mem {
-            LentMem::Vec(vec) => vec,
-            LentMem::Slice(slice) => slice,
-            LentMem::Static(slice) => slice,
-        };
-        &all[self.range.clone()]
-    }
-    /// How many bytes they are.
-    pub fn len(&self) -> usize {
-        self.range.len()
-    }
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.range.is_empty()
-    }
-}
-
-struct Chunk {
-    buf: ChunkMem,
-    filled: usize,
-    /// Ends with the chunk, for whoever watches it; memory of our own is not watched.
-    life: Option<Arc<()>>,
-}
-
-enum ChunkMem {
-    Own(Box<[u8]>),
-    Lent(Lent),
-}
-
-/// A piece of a send queue's memory. As long as only one holder exists it can be filled; packets
-/// in flight share it and only read it. The count is atomic, so that a connection can move to
-/// another shard while packets of it still stand in the old one's rings.
-pub struct SendChunk(Counted<Chunk>);
-
-/// Tells whether a chunk is still held, by a queue or by a packet.
-pub(crate) struct Watch(Weak<()>);
-
-impl Watch {
-    /// Whether nobody has the chunk any more.
-    pub fn is_over(&self) -> bool {
-        self.0.strong_count() == 0
-    }
-}
-
-impl SendChunk {
-    fn new(len: usize) -> SendChunk {
-        let buf = ChunkMem::Own(vec![0; len].into_boxed_slice());
-        SendChunk(Counted::new(Chunk { buf, filled: 0, life: None }))
-    }
-    /// A chunk that is full of somebody else's bytes.
-    pub(crate) fn lent(bytes: Lent) -> SendChunk {
-        let filled = bytes.len();
-        let life = Some(Arc::default());
-        SendChunk(Counted::new(Chunk { buf: ChunkMem::Lent(bytes), filled, life }))
-    }
-    /// The same where nobody asks when they are free.
-    pub(crate) fn unwatched(bytes: Lent) -> SendChunk {
-        let filled = bytes.len();
-        SendChunk(Counted::new(Chunk { buf: ChunkMem::Lent(bytes), filled, life: None }))
-    }
-    /// For whoever wants to know when somebody else's bytes are free.
-    pub(crate) fn watch(&self) -> Watch {
-        Watch(self.0.life.as_ref().map(Arc::downgrade).unwrap_or_default())
-    }
-    /// Bytes that are filled.
-    pub fn len(&self) -> usize {
-        self.0.filled
-    }
-    /// Whether nothing is filled yet.
-    pub fn is_empty(&self) -> bool {
-        self.0.filled == 0
-    }
-    /// Bytes of memory behind it.
-    pub fn capacity(&self) -> usize {
-        match &self.0.buf {
-            ChunkMem::Own(buf) => buf.len(),
-            ChunkMem::Lent(lent) => lent.len(),
-        }
-    }
-    /// What is filled.
-    #[inline]
-    pub fn bytes(&self) -> &[u8] {
-        match &self.0.buf {
-            ChunkMem::Own(buf) => &buf[..self.0.filled],
-            ChunkMem::Lent(lent) => lent.bytes(),
-        }
-    }
-    /// The memory that can still be filled; `None` while packets in flight share the chunk, and where it is not
-    /// ours.
-    pub fn spare_mut(&mut self) -> Option<&mut [u8]> {
-        let chunk = self.0.get_mut()?;
-        match &mut chunk.buf {
-            ChunkMem::Own(buf) => Some(&mut buf[chunk.filled..]),
-            ChunkMem::Lent(_) => None,
-        }
-    }
-    /// `n` bytes of [`SendChunk::spare_mut`] are now filled.
-    ///
-    /// # Panics
-    /// If the chunk is shared or has no such room.
-    pub fn fill(&mut self, n: usize) {
-        let room = self.spare_mut().map(|spare| spare.len());
-        assert!(
-            room.expect("only an unshared chunk of our own is filled") >= n,
-            "within its memory"
-        );
-        if let Some(chunk) = self.0.get_mut() {
-            chunk.filled += n;
-        }
-    }
-    #[inline]
-    pub(super) fn share(&self) -> SendChunk {
-        SendChunk(self.0.share())
-    }
-    /// The next `n` times [`SendChunk::part`] need not count.
-    #[inline]
-    pub(super) fn reserve(&mut self, n: usize) {
-        self.0.reserve(n.min(u16::MAX.into()) as u32);
-    }
-    /// Another holder of it.
-    #[inline]
-    pub(super) fn part(&mut self) -> SendChunk {
-        SendChunk(self.0.split().unwrap_or_else(|| self.0.share()))
-    }
-    /// Takes another holder of the same memory in; it comes back if it is of another.
-    #[inline]
-    pub(super) fn join(&mut self, other: SendChunk) -> Result<(), SendChunk> {
-        self.0.join(other.0).map_err(SendChunk)
-    }
-}
+use super::buf::{Buf, Home, LARGE, SMALL};
+use super::chunk::SendChunk;
+use super::frags::{FRAGS, Frag, Mem};
+use super::{Pkt, Skb};
 
 /// Packet memory on its way between shards: where more is freed than taken, as on a shard that
 /// packets are steered to, the surplus goes back through here (like the shared ring behind the
@@ -534,7 +275,7 @@ impl Pool {
         let from = list.len().saturating_sub(max);
         let n = list.len() - from;
         for buf in list.drain(from..).rev() {
-            if let Bytes::Mapped(chunk, _) = buf.0 {
+            if let Ok(chunk) = buf.into_mapped() {
                 each(chunk);
             }
         }
@@ -742,14 +483,13 @@ impl Pool {
     #[inline]
     pub fn free_chunk(&mut self, chunk: SendChunk) {
         // Who is not the last lets go of it.
-        if chunk.0.is_alone() {
+        if chunk.is_alone() {
             self.keep_chunk(chunk);
         }
     }
     fn keep_chunk(&mut self, mut chunk: SendChunk) {
-        if let Some(Chunk { buf: ChunkMem::Own(buf), filled, .. }) = chunk.0.get_mut() {
-            *filled = 0;
-            let (list, keep) = if buf.len() == SMALL {
+        if let Some(len) = chunk.reset() {
+            let (list, keep) = if len == SMALL {
                 (&mut self.chunks_small, KEEP_CHUNKS)
             } else {
                 (&mut self.chunks_large, KEEP_CHUNKS_LARGE)

@@ -8,6 +8,7 @@ use crate::wire::{
     ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, EthHdr, IPPROTO_TCP, IPPROTO_UDP, Ipv4Hdr, Ipv6Hdr, Mac,
     TcpFlags, TcpHdr, UdpHdr, VlanTag,
 };
+use linerate_arch::csum as arch;
 
 /// A TCP segment or UDP datagram, from which a frame with right checksums is built.
 #[derive(Clone, Debug)]
