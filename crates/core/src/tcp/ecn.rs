@@ -5,7 +5,7 @@
 //! that is sent for the first time is marked as capable; SYNs, acknowledgements and what is sent
 //! again are not (RFC 3168 §6.1.1, §6.1.4, §6.1.5).
 //!
-//! before: [`super::input`], [`super::listen`]   after: [`super::output`], [`super::recovery`]
+//! before: [`super::input`], [`super::request`]   after: [`super::output`], [`super::recovery`]
 //! Linux:  include/net/tcp_ecn.h `tcp_ecn_send_syn`, `tcp_ecn_rcv_synack`, `tcp_ecn_create_request`,
 //!         `tcp_ecn_send`, `tcp_ecn_accept_cwr`, `tcp_data_ecn_check`, `tcp_ecn_rcv_ecn_echo`
 //! RFCs:   3168, 8311, 8257 §3.2 (the echo of DCTCP)

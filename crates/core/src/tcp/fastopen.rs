@@ -1,6 +1,6 @@
 //! Fast Open: data in the SYN, for peers that show the cookie that they were given before.
 //!
-//! before: [`super::listen`], [`super::api`]   after: [`super::input`]
+//! before: [`super::request`], [`super::handshake`], [`super::api`]   after: [`super::rcvq`], [`super::output`]
 //! Linux:  net/ipv4/tcp_fastopen.c `tcp_try_fastopen`, `tcp_fastopen_create_child`, `tcp_fastopen_cookie_check`, `tcp_rcv_fastopen_synack`
 //! RFCs:   7413
 //! drops:  NoSocket
@@ -16,10 +16,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::fastopen_active::tcp_fastopen_active_should_disable;
 use super::input::Segment;
-use super::listen::Req;
 use super::output::{advmss, tcp_send_syn, tcp_sync_mss};
 use super::rate::tcp_rate_skb_sent;
 use super::rcvq::tcp_data_queue;
+use super::request::Req;
 use super::sndq::{LOST, PSH, TxSeg};
 use super::timer::rearm_rto;
 use super::{CaState, Connect, State, Tcb, TcpOpt, Tuple};
@@ -435,7 +435,7 @@ impl Shard {
         let Some(l) = tcp.listeners.at_mut(listener) else {
             return Verdict::Drop(pkt, Reason::NoSocket);
         };
-        let mut tp = super::listen::child(net, req, l);
+        let mut tp = super::syn_recv::child(net, req, l);
         net.counts.inc(id::TcpPassiveOpens);
         net.counts.inc(id::TcpExtTCPFastOpenPassive);
         tp.state = State::SynRecv;
@@ -445,7 +445,7 @@ impl Shard {
         tp.snd_wl1 = seg.seq;
         let pmtu = tp.pmtu;
         tcp_sync_mss(&mut tp, pmtu);
-        super::input::tcp_init_buffers(net, &mut tp);
+        super::handshake::tcp_init_buffers(net, &mut tp);
         net.flow_begins(req.tuple.flow_key());
         let index = tcp.insert(tp);
         let (Some(tp), Some(l)) = (tcp.conns.at_mut(index), tcp.listeners.at_mut(listener)) else {

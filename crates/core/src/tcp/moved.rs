@@ -8,9 +8,9 @@
 use std::net::SocketAddr;
 
 use super::demux::Ref;
-use super::listen::Req;
 use super::md5::Md5Sig;
 use super::output::tcp_send_active_reset;
+use super::request::Req;
 use super::timewait::TimeWait;
 use super::{State, Tcb, Tuple};
 use crate::rx::steer::FlowKey;

@@ -9,10 +9,11 @@ use std::net::IpAddr;
 
 use super::demux::{Demux, Ref};
 use super::fastopen_active::tcp_fastopen_active_disable_ofo_check;
-use super::listen::{Listener, Req};
+use super::listen::Listener;
 use super::listeners;
 use super::md5::Md5Sig;
 use super::memory::enter_memory_pressure;
+use super::request::Req;
 use super::timewait::TimeWait;
 use super::{Earlier, State, Tcb, Tuple, output, rfs, timer};
 use crate::pkt::Pool;
@@ -264,7 +265,7 @@ impl Shard {
             _ => {}
         }
         if std::mem::take(&mut tcb.challenge)
-            && !super::input::oow_rate_limited(net, tcb, id::TcpExtTCPACKSkippedChallenge)
+            && !super::validate::oow_rate_limited(net, tcb, id::TcpExtTCPACKSkippedChallenge)
             && allow_challenge(&mut tcp.challenge, net)
         {
             net.counts.inc(id::TcpExtTCPChallengeACK);

@@ -1,7 +1,7 @@
 //! SYN cookies: a listener that has as many half-open connections as it may keep answers a SYN and forgets
 //! it; what it would have to know comes back in the number that the peer acknowledges, and in its timestamp.
 //!
-//! before: [`super::listen`]   after: [`super::listen`], the accept queue
+//! before: [`super::request`], [`super::listen`]   after: [`super::syn_recv`], the accept queue
 //! Linux:  net/ipv4/syncookies.c `cookie_v4_init_sequence`, `cookie_init_timestamp`, `cookie_v4_check`,
 //!         `cookie_timestamp_decode`; net/ipv6/syncookies.c
 //! RFCs:   4987 §3.6
@@ -22,7 +22,7 @@ use std::net::IpAddr;
 
 use super::ecn::tcp_ecn_create_request;
 use super::input::Segment;
-use super::listen::{Req, tcp_v4_send_synack};
+use super::request::{Req, tcp_v4_send_synack};
 use super::{Sockets, Tuple};
 use crate::pkt::{Pkt, Verdict};
 use crate::seq::Seq;
