@@ -8,6 +8,7 @@ use super::attr::{
     Message, Request, array, attrs, find, messages, number, number32, text_of, u32_at,
 };
 use crate::counters::Counters;
+use crate::proc::class_net;
 use crate::snapshot::{Dev, Snapshot};
 
 /// The request's name.
@@ -69,29 +70,6 @@ pub const STATS64: [&str; 25] = [
     "rx_otherhost_dropped",
 ];
 
-/// `IFF_*` from bit 0 on.
-const FLAGS: [&str; 19] = [
-    "UP",
-    "BROADCAST",
-    "DEBUG",
-    "LOOPBACK",
-    "POINTOPOINT",
-    "NOTRAILERS",
-    "RUNNING",
-    "NOARP",
-    "PROMISC",
-    "ALLMULTI",
-    "MASTER",
-    "SLAVE",
-    "MULTICAST",
-    "PORTSEL",
-    "AUTOMEDIA",
-    "DYNAMIC",
-    "LOWER_UP",
-    "DORMANT",
-    "ECHO",
-];
-
 /// `IF_OPER_*` of RFC 2863.
 const OPERSTATES: [&str; 7] =
     ["unknown", "notpresent", "down", "lowerlayerdown", "testing", "dormant", "up"];
@@ -148,10 +126,7 @@ fn one(message: &Message<'_>, into: &mut Snapshot) -> Option<(String, u32, Optio
     let dev = into.devs.entry(name.clone()).or_default();
     dev.name.clone_from(&name);
     dev.ifindex = index;
-    dev.flags = (FLAGS.iter().enumerate())
-        .filter(|(bit, _)| flags & (1 << bit) != 0)
-        .map(|(_, flag)| (*flag).to_string())
-        .collect();
+    dev.flags = class_net::flags(flags);
     let source = format!("{NAME} {name}");
     dev.carrier = Counters::new(source.as_str()).wrapping_at(32);
     let mut master = None;

@@ -143,7 +143,7 @@ fn uevent(of: &mut Dev, file: &str, text: &str) {
     }
 }
 
-/// The names of `IFF_*`.
+/// The names of the bits of `IFF_*` that are set, from bit 0 on.
 ///
 /// Linux: include/uapi/linux/if.h `net_device_flags`
 #[must_use]
