@@ -1,5 +1,6 @@
 //! The benchmarks, and how one of them is run.
 
+use std::io::{BufRead, BufReader, IsTerminal, Read};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -127,12 +128,21 @@ impl Part {
 }
 
 /// Passes on what a benchmark tells, and keeps the last of it.
-fn tell(stderr: impl std::io::Read) -> String {
-    use std::io::{BufRead, BufReader};
+fn tell(stderr: impl Read) -> String {
     const KEPT: usize = 2000;
+    let terminal = std::io::stderr().is_terminal();
     let mut kept = String::new();
-    for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-        eprintln!("    {line}");
+    let mut lines = Lines { from: BufReader::new(stderr), bytes: Vec::new() };
+    while let Some((line, end)) = lines.next() {
+        if terminal {
+            eprint!("\r    {line}\x1b[K{}", if end == b'\n' { "\n" } else { "" });
+        }
+        if end != b'\n' {
+            continue;
+        }
+        if !terminal {
+            eprintln!("    {line}");
+        }
         kept = kept + &line + "\n";
         if kept.len() > KEPT {
             let cut = kept.ceil_char_boundary(kept.len() - KEPT);
@@ -142,7 +152,60 @@ fn tell(stderr: impl std::io::Read) -> String {
     kept
 }
 
+/// Lines, each with what ends it: a carriage return ends one that the next is written over.
+struct Lines<R> {
+    from: R,
+    bytes: Vec<u8>,
+}
+
+impl<R: BufRead> Lines<R> {
+    /// The next that says something; none when there are no more.
+    fn next(&mut self) -> Option<(String, u8)> {
+        loop {
+            let there = self.from.fill_buf().ok()?;
+            let at = there.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+            let taken = at.unwrap_or(there.len());
+            let end = at.map(|at| there[at]);
+            self.bytes.extend_from_slice(&there[..taken]);
+            let over = there.is_empty();
+            self.from.consume(taken + usize::from(end.is_some()));
+            let Some(end) = end.or(over.then_some(b'\n')) else { continue };
+            let line = String::from_utf8_lossy(&std::mem::take(&mut self.bytes)).into_owned();
+            // What ends with "erase the rest of the line" says so to a terminal, not to us.
+            let line = line.replace("\x1b[K", "");
+            if !line.trim().is_empty() {
+                return Some((line, end));
+            }
+            if over {
+                return None;
+            }
+        }
+    }
+}
+
 fn load() -> f64 {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().and_then(|v| v.parse().ok()).unwrap_or(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Lines;
+
+    #[test]
+    fn a_line_that_is_written_over_is_told_from_one_that_stays() {
+        let said = b"\rround 1\x1b[K\rround 2\x1b[K\r\x1b[K\nit failed\n\nthe end";
+        let mut lines = Lines { from: &said[..], bytes: Vec::new() };
+        let all: Vec<(String, u8)> = std::iter::from_fn(|| lines.next()).collect();
+        let line = |text: &str, end: u8| (text.to_owned(), end);
+        assert_eq!(
+            all,
+            [
+                line("round 1", b'\r'),
+                line("round 2", b'\r'),
+                line("it failed", b'\n'),
+                line("the end", b'\n')
+            ]
+        );
+    }
 }

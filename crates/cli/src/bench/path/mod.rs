@@ -72,12 +72,14 @@ pub fn main(args: &BenchPathArgs) -> ExitCode {
     let mut ns: Vec<Vec<f64>> = vec![Vec::new(); cases.len()];
     // The first round fills caches and pools and is left out.
     for round in 0..=args.rounds {
+        eprint!("\rround {round} of {}\x1b[K", args.rounds);
         for (case, ns) in cases.iter_mut().zip(&mut ns) {
             let packets = (args.packets / case.row().slower).max(1);
             let cost = case.round(packets);
             ns.extend(cost.filter(|_| round > 0));
         }
     }
+    eprint!("\r\x1b[K");
     let measured = cases.iter_mut().zip(ns).map(|(case, ns)| {
         let parts = case.parts();
         Measured::new(case.row().clone(), ns, parts)
