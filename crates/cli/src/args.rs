@@ -86,12 +86,12 @@ pub enum BenchCommand {
     Run(bench::BenchRunArgs),
     /// Measure what each stage costs a packet, with nothing but memory below the stack
     Path(bench::BenchPathArgs),
-    /// Measure TCP with a million connections, connects, one stream and a SYN flood, in memory
+    /// Measure TCP with a million connections, connects, one stream, losses and a SYN flood, in memory
     TcpScale(bench::BenchTcpScaleArgs),
     /// Measure datagrams over a veth pair, into the stack by every way there is and into the kernel's
     /// sockets
     Devices(bench::BenchDevicesArgs),
-    /// Measure what a second shard gains and what a hop to it costs, and check the order of flows
+    /// Measure what a second shard gains, a hop to it costs, and a packet by 1 to 64 queues; check the order of flows
     Steering(bench::BenchSteeringArgs),
     /// Measure what reaches the application when more comes than it can work on
     Livelock(bench::BenchLivelockArgs),

@@ -53,7 +53,10 @@ fn steering_keeps_the_order() {
     assert!(v["map_changes"].as_u64().is_some_and(|n| n > 10), "{v}");
     assert!(v["read_while_maps_changed"].as_u64().is_some_and(|n| n >= 4992), "{v}");
     let rows = v["rows"].as_array().expect("rows");
-    assert_eq!(rows.len(), 13, "{v}");
+    // One shard, two, hops, moves; then 1 to 64 queues in three ways.
+    assert_eq!(rows.len(), 13 + 6 * 3, "{v}");
+    let queues = rows.iter().filter(|r| r["name"].as_str().is_some_and(|n| n.contains(" queue")));
+    assert_eq!(queues.count(), 6 * 3, "{v}");
     for row in rows {
         assert!(row["spread"]["median"].is_number(), "{row}");
     }

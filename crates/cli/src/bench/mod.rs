@@ -15,12 +15,12 @@
 //! | [`stats`] | median, spread, percentile |
 //! | [`table`] | what is printed |
 //! | [`devices`] | `linerate bench devices`: datagrams over a veth pair, by every way there is |
-//! | [`steering`] | `linerate bench steering`: a second shard, a hop to it, order |
+//! | [`steering`] | `linerate bench steering`: a second shard, a hop to it, order, many queues |
 //! | [`livelock`] | `linerate bench livelock`: what reaches the application at overload |
 //! | [`path`] | `linerate bench path`: nanoseconds a packet and stage, in memory |
 //! | [`all`] | `linerate bench all`: every benchmark into one result, a page and BENCHMARKS.md |
 //! | [`tun`] | `linerate bench tun`: the library alone on a TUN, against the kernel's TCP |
-//! | [`scale`] | `linerate bench tcp-scale`: TCP with a million connections, connects, one stream, a SYN flood |
+//! | [`scale`] | `linerate bench tcp-scale`: TCP with a million connections, connects, one stream, losses, a SYN flood |
 //! | [`bufferbloat`] | `linerate bench bufferbloat`: a ping beside downloads, in virtual time |
 //! | [`host`] | `linerate bench host`: what reading the kernel's path costs, beside other tools |
 //!

@@ -48,6 +48,21 @@ pub struct Curve {
     pub lines: Vec<(String, Vec<(f64, f64)>)>,
 }
 
+impl Curve {
+    /// One point more of a line, which is begun if there is none of that name.
+    pub(super) fn add(&mut self, line: &str, point: (f64, f64)) {
+        match self.lines.iter_mut().find(|(name, _)| name == line) {
+            Some((_, points)) => points.push(point),
+            None => self.lines.push((line.to_owned(), vec![point])),
+        }
+    }
+    /// All points have come: they are put in order, and a line of one is none.
+    pub(super) fn settle(&mut self) {
+        self.lines.retain(|(_, points)| points.len() > 1);
+        self.lines.iter_mut().for_each(|(_, points)| points.sort_by(|a, b| a.0.total_cmp(&b.0)));
+    }
+}
+
 /// The bars and curves of one benchmark.
 #[derive(Debug, Default, PartialEq)]
 pub struct Figures {
@@ -104,6 +119,20 @@ pub(super) fn group<'a>(
         groups.len() - 1
     });
     &mut groups[at]
+}
+
+/// The curve with this title, which is begun if there is none.
+pub(super) fn curve<'a>(
+    curves: &'a mut Vec<Curve>,
+    title: &str,
+    (across, unit, log): (&str, &str, bool),
+) -> &'a mut Curve {
+    let at = curves.iter().position(|c| c.title == title).unwrap_or_else(|| {
+        let (title, across, unit) = (title.to_owned(), across.to_owned(), unit.to_owned());
+        curves.push(Curve { title, across, unit, log, lines: Vec::new() });
+        curves.len() - 1
+    });
+    &mut curves[at]
 }
 
 fn of_run(said: &Value) -> Figures {
@@ -273,6 +302,12 @@ fn of_devices(said: &Value) -> Figures {
     out
 }
 
+/// How many queues a row of `bench steering` is about, and what they bring.
+fn queues(name: &str) -> Option<(f64, &str)> {
+    let (n, what) = name.split_once(" queue")?;
+    Some((n.parse().ok()?, what.strip_prefix('s').unwrap_or(what).strip_prefix(", ")?))
+}
+
 fn of_steering(said: &Value) -> Figures {
     let mut out = Figures::default();
     for row in list(&said["rows"]) {
@@ -286,8 +321,19 @@ fn of_steering(said: &Value) -> Figures {
             target: row["target"].as_str().map(str::to_owned),
         };
         let (title, more) = (format!("two shards, {unit}"), Some(unit == "times"));
+        let title = match queues(&bar.name) {
+            Some((n, line)) => {
+                let title = "queues: a datagram to a host of so many, all polled by one thread";
+                let (line, kind) = (line.to_owned(), ("queues", "ns", true));
+                curve(&mut out.curves, title, kind).add(&line, (n, median));
+                "queues of one host, all polled by one thread, UDP".to_owned()
+            }
+            None => title,
+        };
         group(&mut out.groups, &title, &unit, more).bars.push(bar);
     }
+    out.curves.iter_mut().for_each(Curve::settle);
+    out.curves.retain(|curve| !curve.lines.is_empty());
     let (order, changes) = (&said["order_violations"], &said["map_changes"]);
     out.notes.push(format!("{order} packets were overtaken in {changes} changes of the map"));
     out
@@ -408,6 +454,23 @@ mod tests {
             [line("linerate", &[(1.0, 40.0), (1000.0, 60.0)]), line("smoltcp", &[(1000.0, 900.0)])]
         );
         assert_eq!(figures.notes, ["not measured: absent"]);
+    }
+
+    #[test]
+    fn rows_by_queues_are_a_group_and_a_curve() {
+        let row = |name: &str, ns: f64| json!({"name": name, "unit": "ns/packet", "spread": {"median": ns}, "samples": [ns]});
+        let said = json!({"rows": [
+            row("one shard, batch 32", 40.0),
+            row("4 queues, 32 packets of each in a turn", 44.0),
+            row("1 queue, 32 packets of each in a turn", 42.0),
+            row("1 queue, 32 packets of each in a turn, RPS", 43.0),
+        ], "order_violations": 0, "map_changes": 1});
+        let figures = of_steering(&said);
+        let bars: Vec<usize> = figures.groups.iter().map(|g| g.bars.len()).collect();
+        assert_eq!(bars, [1, 3]);
+        let [curve] = &figures.curves[..] else { panic!("one: {figures:?}") };
+        let name = "32 packets of each in a turn".to_owned();
+        assert_eq!(curve.lines, [(name, vec![(1.0, 42.0), (4.0, 44.0)])]);
     }
 
     #[test]

@@ -17,60 +17,93 @@ use crate::bench::path::case::cpu_ns;
 pub const WRITE: usize = 44 * 1460;
 /// Bytes of a round.
 const USUAL: u64 = 2 << 30;
+/// What may wait at either end.
+const BUFFER: usize = 4 << 20;
 /// Nanoseconds from turn to turn.
 const TURN_NS: u64 = 5_000;
 
 /// A stream, and how its packets look.
 pub struct Bulk {
-    pair: Pair,
-    from: SocketId,
+    /// Both ends.
+    pub pair: Pair,
+    /// The sender's connection.
+    pub from: SocketId,
     to: SocketId,
     offload: bool,
     data: Vec<u8>,
-    received: u64,
-    turns: u64,
+    sent: u64,
+    /// Bytes that the receiver has read.
+    pub received: u64,
+    /// Times that it read.
+    pub turns: u64,
 }
 
 impl Bulk {
     /// Super-packets with partial checksums, or segments of 1460 bytes with whole ones.
     pub fn new(offload: bool) -> Bulk {
-        let mut pair = Pair::new(offload);
+        Bulk::over(Pair::new(offload), offload, BUFFER, |pair| {
+            pair.forth();
+            pair.back();
+        })
+    }
+
+    /// A stream between two ends, with so many bytes of buffers; `trip` takes packets there and back.
+    pub fn over(
+        mut pair: Pair,
+        offload: bool,
+        buffer: usize,
+        mut trip: impl FnMut(&mut Pair),
+    ) -> Bulk {
         // Without them a segment is 1460 bytes long.
         pair.set("net.ipv4.tcp_timestamps", "0");
-        let listen = Listen { port: PORT, backlog: 1, rcvbuf: 4 << 20, ..Listen::default() };
+        let listen = Listen { port: PORT, backlog: 1, rcvbuf: buffer, ..Listen::default() };
         let listener = pair.server.tcp_listen(listen).expect("the port is free");
         let remote = SocketAddr::new(SERVER.into(), PORT);
         pair.tick(1000);
         let connect = Connect { local: None, remote, user: 0 };
         let from = pair.client.tcp_connect(connect).expect("a way");
-        pair.client.tcp_set(from, TcpOpt::SndBufForce(4 << 20)).expect("it exists");
+        pair.client.tcp_set(from, TcpOpt::SndBufForce(buffer)).expect("it exists");
         for _ in 0..2 {
-            pair.forth();
-            pair.back();
+            trip(&mut pair);
         }
         let to = pair.server.tcp_accept(listener).expect("the handshake is over");
         let data = (0..WRITE).map(|n| n as u8).collect();
-        Bulk { pair, from, to, offload, data, received: 0, turns: 0 }
+        Bulk { pair, from, to, offload, data, sent: 0, received: 0, turns: 0 }
     }
 
     fn turn(&mut self) {
-        self.turns += 1;
         self.pair.tick(TURN_NS);
-        let room = self.pair.client.tcp_send_space(self.from).min(self.data.len());
-        if room > 0 {
-            let sent = self.pair.client.tcp_send(self.from, &self.data[..room]);
-            assert_eq!(sent, Ok(room), "there was room");
-        }
+        self.write();
         self.pair.forth();
         self.read();
         self.pair.back();
-        while self.pair.client.poll_event().is_some() {}
+        self.drain();
         if self.turns.is_multiple_of(64) {
             self.pair.timers();
         }
     }
 
-    fn read(&mut self) {
+    /// The sender writes as much as there is room for; whether there was.
+    pub fn write(&mut self) -> bool {
+        // The stream goes on where the last write ended.
+        let data = &self.data[(self.sent % self.data.len() as u64) as usize..];
+        let room = self.pair.client.tcp_send_space(self.from).min(data.len());
+        if room > 0 {
+            let sent = self.pair.client.tcp_send(self.from, &data[..room]);
+            assert_eq!(sent, Ok(room), "there was room");
+            self.sent += room as u64;
+        }
+        room > 0
+    }
+
+    /// The sender hears that there is room.
+    pub fn drain(&mut self) {
+        while self.pair.client.poll_event().is_some() {}
+    }
+
+    /// The receiver reads what has come.
+    pub fn read(&mut self) {
+        self.turns += 1;
         let server = &mut self.pair.server;
         while server.poll_event().is_some() {}
         let mut slices = Vec::with_capacity(64);
@@ -82,7 +115,7 @@ impl Bulk {
         });
         drop(slices);
         let at = (self.received % self.data.len() as u64) as usize;
-        assert!(self.turns < 100 || first == Some(self.data[at]), "bytes arrive in order");
+        assert!(first.is_none_or(|byte| byte == self.data[at]), "bytes arrive in order");
         server.tcp_consume(self.to, n);
         self.received += n as u64;
     }

@@ -1,5 +1,5 @@
 //! `linerate bench tcp-scale`: what TCP costs with one connection and with a million, how fast connections
-//! come and go, how fast one stream runs, and what a flood of SYNs does.
+//! come and go, how fast one stream runs, what lost packets cost it, and what a flood of SYNs does.
 //!
 //! One thread, pinned; nothing but memory below the stack. Processor time is what is measured: what others on
 //! the machine take is not counted. All cases take turns in each round, and ratios are those of figures of
@@ -12,8 +12,10 @@
 //! | [`server`] | the echo server under test |
 //! | [`packets`] | what a packet costs among many connections, and what an idle one holds |
 //! | [`pair`] | two stacks with a wire in memory between them |
+//! | [`line`] | a wire with a rate, a way that takes its time, and losses |
 //! | [`connects`] | connections that are opened and closed |
 //! | [`bulk`] | one stream, and copying |
+//! | [`loss`] | one stream on a line that loses packets |
 //! | [`flood`] | a SYN flood |
 //! | [`smoltcp`] | the peer that does the same work in the same run |
 //! | [`mod@print`] | what is printed |
@@ -23,17 +25,19 @@ pub mod case;
 pub mod clients;
 pub mod connects;
 pub mod flood;
+pub mod line;
+pub mod loss;
 pub mod packets;
 pub mod pair;
 pub mod print;
 pub mod server;
 pub mod smoltcp;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::process::ExitCode;
 
 use case::{Case, Row};
-use packets::{Plan, hundredth_name, packets_name};
+use packets::{Plan, hundredth_name, memory_name, packets_name};
 
 use super::path::case::{calibrate, pin};
 
@@ -100,13 +104,11 @@ pub fn main(args: &BenchTcpScaleArgs) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// What is done now, on one line of the terminal.
+/// What is done now, on one line that the next is written over.
 fn progress(text: &str) {
     let mut err = std::io::stderr();
-    if err.is_terminal() {
-        let _ = write!(err, "\r\x1b[K{text}");
-        let _ = err.flush();
-    }
+    let _ = write!(err, "\r{text}\x1b[K");
+    let _ = err.flush();
 }
 
 /// All cases that were asked for; each is made only if it was.
@@ -120,10 +122,11 @@ fn cases(args: &BenchTcpScaleArgs) -> Vec<Box<dyn Case>> {
         .collect();
     numbers.dedup();
     for connections in numbers {
-        let more = connections == args.connections && connections >= 1000;
-        if wanted(&packets_name(connections)) || more && wanted("memory") {
+        let memory = connections >= 1000;
+        let more = connections == args.connections && memory;
+        if wanted(&packets_name(connections)) || memory && wanted(&memory_name(connections)) {
             progress(&format!("opening {connections} connections"));
-            let plan = Plan { who: "linerate", connections, slower: 1, more };
+            let plan = Plan { who: "linerate", connections, slower: 1, memory, more };
             list.extend(packets::cases(plan, || Box::new(server::Ours::new())));
         }
     }
@@ -140,6 +143,10 @@ fn cases(args: &BenchTcpScaleArgs) -> Vec<Box<dyn Case>> {
     }
     if !streams.is_empty() {
         list.push(Box::new(bulk::Memcpy::new()));
+    }
+    for offload in [false, true] {
+        let losses = loss::LOSSES.into_iter().filter(|ppm| wanted(&loss::loss_name(*ppm, offload)));
+        losses.for_each(|ppm| list.push(Box::new(loss::Lossy::new(ppm, offload))));
     }
     if wanted(flood::SERVED) {
         list.push(Box::new(flood::Flood::new("linerate", Box::new(server::Ours::new()), 1)));

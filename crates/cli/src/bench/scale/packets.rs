@@ -204,13 +204,15 @@ pub struct Plan {
     pub connections: u32,
     /// It takes one request where others take so many.
     pub slower: u64,
-    /// A hundredth, and the memory of each, are measured as well.
+    /// The memory of each is measured as well.
+    pub memory: bool,
+    /// So is a hundredth of them, and what their memory is meant to be counts.
     pub more: bool,
 }
 
 /// The cases of one server with its connections.
 pub fn cases(plan: Plan, make: impl FnOnce() -> Box<dyn Server>) -> Vec<Box<dyn Case>> {
-    let Plan { who, connections, slower, more } = plan;
+    let Plan { who, connections, slower, memory, more } = plan;
     let many = Rc::new(RefCell::new(Many::new(connections, make)));
     let case = |what: What, name: String, row: Row| -> Box<dyn Case> {
         let row = row.of(who);
@@ -222,8 +224,12 @@ pub fn cases(plan: Plan, make: impl FnOnce() -> Box<dyn Server>) -> Vec<Box<dyn 
     if more {
         let name = hundredth_name(connections);
         list.push(case(What::Hundredth, name.clone(), Row::new(name, "ns/packet")));
-        let name = format!("memory of an idle connection (RSS), {connections} of them");
-        list.push(case(What::Idle, name.clone(), Row::new(name, "bytes").at_most(1024.0)));
+    }
+    if memory {
+        let name = memory_name(connections);
+        let row = Row::new(name.clone(), "bytes");
+        // Among few the stack's own memory counts.
+        list.push(case(What::Idle, name, if more { row.at_most(1024.0) } else { row }));
     }
     list
 }
@@ -250,6 +256,11 @@ pub fn batches(
 pub fn packets_name(connections: u32) -> String {
     let s = if connections == 1 { "" } else { "s" };
     format!("packet, {connections} connection{s} at random")
+}
+
+/// The row of the memory of so many connections.
+pub fn memory_name(connections: u32) -> String {
+    format!("memory of an idle connection (RSS), {connections} of them")
 }
 
 /// The row of so many connections of which a hundredth is active.

@@ -4,12 +4,13 @@
 use std::net::Ipv4Addr;
 
 use linerate_core::path;
-use linerate_core::pkt::Batch;
+use linerate_core::pkt::{Batch, Pkt};
 use linerate_core::shard::Shard;
 use linerate_core::time::Instant;
 use linerate_core::tx::xmit::veth_xmit;
 
 use super::clients::SERVER;
+use super::line::Line;
 use super::server::shard;
 
 /// The end that opens connections.
@@ -52,6 +53,36 @@ impl Pair {
     /// What the client sent goes to the server.
     pub fn forth(&mut self) {
         cross(&mut self.client, &mut self.server, &mut self.batch);
+    }
+    /// What the client sent goes onto the line, and what has come to its end goes to the server; whether there was
+    /// any of either.
+    pub fn forth_over(&mut self, line: &mut Line<Pkt>) -> bool {
+        let Pair { client, server, batch, now_ns } = self;
+        let mut any = false;
+        path::transmit(client, batch);
+        loop {
+            path::qdisc_run(&mut client.net, 0, 0, 256);
+            if veth_xmit(&mut client.net, (0, 0), &mut server.net, batch) == 0 {
+                break;
+            }
+            any = true;
+            for pkt in batch.now.drain(..) {
+                if let Some(lost) = line.send(*now_ns, pkt.len(), pkt) {
+                    server.net.pool.free(lost);
+                }
+            }
+        }
+        while let Some(mut pkt) = line.arrived(*now_ns) {
+            pkt.rx_time = server.net.now;
+            batch.push(pkt);
+        }
+        any |= !batch.is_empty();
+        path::receive(server, batch);
+        any
+    }
+    /// Nanoseconds since the beginning of time.
+    pub fn now_ns(&self) -> u64 {
+        self.now_ns
     }
     /// What the server sent goes to the client.
     pub fn back(&mut self) {

@@ -6,7 +6,7 @@
 //! where ours sends partial checksums it sends none.
 
 use super::case::{Case, Row};
-use super::{bulk, connects, flood, packets};
+use super::{bulk, connects, flood, loss, packets};
 
 /// Connections of the rows that it can run in reasonable time, and how much slower it is given.
 const CONNECTIONS: [(u32, u64); 3] = [(1, 1), (32, 1), (1000, 100)];
@@ -25,6 +25,11 @@ pub fn cases(most: u32, wanted: impl Fn(&str) -> bool) -> Vec<Box<dyn Case>> {
     for offload in [false, true] {
         if wanted(bulk::bulk_name(offload)) {
             list.push(stream(offload));
+        }
+    }
+    for ppm in loss::LOSSES {
+        if wanted(&loss::loss_name(ppm, false)) {
+            list.push(lossy(ppm));
         }
     }
     if wanted(flood::SERVED) {
@@ -68,12 +73,15 @@ mod absent {
     pub fn stream(offload: bool) -> Box<dyn Case> {
         NotBuiltIn::case(bulk::bulk_name(offload), "Gb/s")
     }
+    pub fn lossy(ppm: u64) -> Box<dyn Case> {
+        NotBuiltIn::case(&loss::loss_name(ppm, false), "ns/segment")
+    }
     pub fn flooded() -> Vec<Box<dyn Case>> {
         vec![NotBuiltIn::case(flood::SERVED, "%")]
     }
 }
 #[cfg(not(feature = "bench-peers"))]
-use absent::{flooded, many, opener, stream};
+use absent::{flooded, lossy, many, opener, stream};
 
 #[cfg(feature = "bench-peers")]
 mod present {
@@ -91,6 +99,7 @@ mod present {
     use crate::bench::path::case::cpu_ns;
     use crate::bench::scale::case::some;
     use crate::bench::scale::clients::{Frames, PORT, SERVER, number};
+    use crate::bench::scale::line::{Line, PIPE};
     use crate::bench::scale::pair::CLIENT;
     use crate::bench::scale::server::Server;
 
@@ -280,7 +289,8 @@ mod present {
     }
 
     pub fn many(n: u32, slower: u64) -> Vec<Box<dyn Case>> {
-        let plan = packets::Plan { who: "smoltcp", connections: n, slower, more: false };
+        let plan =
+            packets::Plan { who: "smoltcp", connections: n, slower, memory: false, more: false };
         packets::cases(plan, || Box::new(Echo::new(n, true)))
     }
 
@@ -370,32 +380,49 @@ mod present {
 
     pub fn stream(offload: bool) -> Box<dyn Case> {
         let how = if offload { (65535, false) } else { (1500, true) };
-        let new = |addr| End::new(addr, 1, 512 << 10, how);
-        let (mut client, mut server) = (new(CLIENT), new(SERVER));
-        server.socket(0).listen(PORT).expect("a port");
-        let End { iface, sockets, handles, .. } = &mut client;
-        let remote = IpEndpoint::new(SERVER.into(), PORT);
-        let socket = sockets.get_mut::<Socket<'_>>(handles[0]);
-        socket.connect(iface.context(), remote, 5000).expect("it is closed");
-        let now = Instant::from_micros(1);
-        client.poll(now);
-        for _ in 0..2 {
-            cross(&mut client, &mut server, now);
-            cross(&mut server, &mut client, now);
-        }
-        let data = (0..bulk::WRITE).map(|n| n as u8).collect();
-        Box::new(Stream { client, server, offload, now, data, received: 0 })
+        Box::new(Stream::new(how, 512 << 10, offload))
     }
 
     impl Stream {
+        /// A connection with buffers of so many bytes.
+        fn new(how: (usize, bool), buffer: usize, offload: bool) -> Stream {
+            let new = |addr| End::new(addr, 1, buffer, how);
+            let (mut client, mut server) = (new(CLIENT), new(SERVER));
+            server.socket(0).listen(PORT).expect("a port");
+            let End { iface, sockets, handles, .. } = &mut client;
+            let remote = IpEndpoint::new(SERVER.into(), PORT);
+            let socket = sockets.get_mut::<Socket<'_>>(handles[0]);
+            socket.connect(iface.context(), remote, 5000).expect("it is closed");
+            let now = Instant::from_micros(1);
+            client.poll(now);
+            for _ in 0..2 {
+                cross(&mut client, &mut server, now);
+                cross(&mut server, &mut client, now);
+            }
+            let data = (0..bulk::WRITE).map(|n| n as u8).collect();
+            Stream { client, server, offload, now, data, received: 0 }
+        }
+
         fn turn(&mut self) {
             self.now += Duration::from_micros(5);
+            self.write();
+            self.client.poll(self.now);
+            cross(&mut self.client, &mut self.server, self.now);
+            self.read();
+            self.server.poll(self.now);
+            cross(&mut self.server, &mut self.client, self.now);
+        }
+
+        /// As much as there is room for; whether there was.
+        fn write(&mut self) -> bool {
             let socket = self.client.socket(0);
             let room = (socket.send_capacity() - socket.send_queue()).min(self.data.len());
             let sent = self.client.sockets.get_mut::<Socket<'_>>(self.client.handles[0]);
             sent.send_slice(&self.data[..room]).expect("it is open");
-            self.client.poll(self.now);
-            cross(&mut self.client, &mut self.server, self.now);
+            room > 0
+        }
+
+        fn read(&mut self) {
             let socket = self.server.socket(0);
             while socket.can_recv() {
                 let read = socket.recv(|bytes| {
@@ -404,8 +431,6 @@ mod present {
                 });
                 self.received += read.expect("there is something") as u64;
             }
-            self.server.poll(self.now);
-            cross(&mut self.server, &mut self.client, self.now);
         }
     }
 
@@ -425,6 +450,80 @@ mod present {
             vec![Some((self.received - before) as f64 * 8.0 / (cpu_ns() - begun) as f64)]
         }
     }
+
+    /// A stream over a line that loses packets. It has no congestion control: its window is what the line carries.
+    struct Lossy {
+        stream: Stream,
+        line: Line<Vec<u8>>,
+        ppm: u64,
+    }
+
+    pub fn lossy(ppm: u64) -> Box<dyn Case> {
+        let mut line = Line::new();
+        line.lose(ppm);
+        let window = (PIPE * loss::SEGMENT) as usize;
+        Box::new(Lossy { stream: Stream::new((1500, true), window, false), line, ppm })
+    }
+
+    impl Lossy {
+        fn turn(&mut self) {
+            let Lossy { stream, line, .. } = self;
+            stream.now += Duration::from_micros(loss::TURN_NS / 1000);
+            let (now, now_ns) = (stream.now, stream.now.total_micros() as u64 * 1000);
+            let wrote = stream.write();
+            stream.client.poll(now);
+            let sent = !stream.client.port.tx.is_empty();
+            for frame in stream.client.port.tx.drain(..) {
+                let lost = line.send(now_ns, frame.len(), frame);
+                stream.server.port.done.extend(lost);
+            }
+            stream.server.port.rx.extend(std::iter::from_fn(|| line.arrived(now_ns)));
+            let came = !stream.server.port.rx.is_empty();
+            stream.server.poll(now);
+            stream.client.port.spare.append(&mut stream.server.port.done);
+            stream.read();
+            stream.server.poll(now);
+            let answered = !stream.server.port.tx.is_empty();
+            cross(&mut stream.server, &mut stream.client, now);
+            if !(wrote || sent || came || answered) {
+                self.skip();
+            }
+        }
+
+        /// On to what happens next: the next turn begins by going on itself.
+        fn skip(&mut self) {
+            let Lossy { stream, line, .. } = self;
+            let now = stream.now;
+            let timer = |end: &mut End| end.iface.poll_at(now, &end.sockets);
+            let timers = [timer(&mut stream.client), timer(&mut stream.server)];
+            let next = line.next_ns().map(|ns| Instant::from_micros(ns.div_ceil(1000) as i64));
+            let next = timers.into_iter().chain([next]).flatten().min();
+            let next = next.expect("a stream that goes on has a timer");
+            let turn = Duration::from_micros(loss::TURN_NS / 1000);
+            stream.now = now.max(next - turn);
+        }
+    }
+
+    impl Case for Lossy {
+        fn name(&self) -> String {
+            format!("{}, smoltcp", loss::loss_name(self.ppm, false))
+        }
+        fn rows(&self) -> Vec<Row> {
+            vec![Row::new(loss::loss_name(self.ppm, false), "ns/segment").of("smoltcp")]
+        }
+        fn round(&mut self, part: f64) -> Vec<Option<f64>> {
+            // What it sends again makes it slower.
+            let slower = if self.ppm > 0 { 10 } else { 1 };
+            let (segments, before) =
+                (some(loss::USUAL / slower, part, loss::LEAST), self.stream.received);
+            let begun = cpu_ns();
+            while self.stream.received - before < segments * loss::SEGMENT {
+                self.turn();
+            }
+            let bytes = self.stream.received - before;
+            vec![Some((cpu_ns() - begun) as f64 * loss::SEGMENT as f64 / bytes as f64)]
+        }
+    }
 }
 #[cfg(feature = "bench-peers")]
-use present::{flooded, many, opener, stream};
+use present::{flooded, lossy, many, opener, stream};

@@ -1,5 +1,5 @@
-//! `linerate bench steering`: what a second shard gains, what a hop to it costs, and whether the
-//! order within each flow stays.
+//! `linerate bench steering`: what a second shard gains, what a hop to it costs, whether the
+//! order within each flow stays, and what a packet costs by the number of queues.
 //!
 //! Every shard has a ring of its own in memory and a thread of its own, pinned. Rates are of
 //! processor time, since another load on the machine would otherwise be taken for the shards' own;
@@ -10,9 +10,11 @@
 //! |---|---|
 //! | [`end`] | one shard with its sockets, its flows and their order |
 //! | [`threads`] | shards in threads: scaling, and a hop from one to the other |
+//! | [`queues`] | what a packet costs by the number of queues, all polled by one thread |
 //! | [`turns`] | shards that take turns in one thread: maps that change, connections that move |
 
 pub mod end;
+pub mod queues;
 pub mod threads;
 pub mod turns;
 
@@ -82,6 +84,7 @@ pub fn main(args: &BenchSteeringArgs) -> ExitCode {
     let mut moved = Row::new("a connection to another shard and back, each way", "ns");
     moved.samples = (0..args.rounds).map(|_| turns::migration(500)).collect();
     rows.push(moved);
+    rows.extend(by_queues(cpus[1], args));
     let changes = turns::changing_maps(args.packets);
     order += changes.disorder;
     let run = Run { rows, order, changes, load, ghz: (before, calibrate()), cpus, args };
@@ -91,6 +94,24 @@ pub fn main(args: &BenchSteeringArgs) -> ExitCode {
         run.table()
     }
     ExitCode::from(u8::from(order > 0))
+}
+
+/// What a packet costs by the number of queues. All hosts take turns in each round.
+fn by_queues(cpu: usize, args: &BenchSteeringArgs) -> Vec<Row> {
+    super::path::case::pin(&cpu.to_string());
+    let each = |load| queues::QUEUES.map(|queues| (queues, load));
+    let hosts = queues::LOADS.into_iter().flat_map(each).map(|(n, load)| {
+        (queues::Host::new(n, load), Row::new(queues::name(n, load), "ns/packet"))
+    });
+    let mut hosts: Vec<_> = hosts.collect();
+    // The first round fills caches and pools and is left out.
+    for round in 0..=args.rounds {
+        for (host, row) in &mut hosts {
+            let ns = host.round(args.packets / 4);
+            row.samples.extend((round > 0).then_some(ns));
+        }
+    }
+    hosts.into_iter().map(|(_, row)| row).collect()
 }
 
 /// RPS from the first shard to the second.
