@@ -8,12 +8,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use linerate_core::ip::route::Route;
 use linerate_core::link::L2;
 use linerate_core::sock::SocketId;
-use linerate_core::tcp::{Connect, Listen};
 use linerate_core::time::{Instant, MS, SEC};
 use linerate_core::tx::qdisc::show;
 use linerate_core::udp::api::UdpBind;
 use linerate_core::udp::output::SendTo;
-use linerate_sim::{Link, NodeId, World};
+use linerate_sim::{Link, NodeId, Streams, World};
 
 const A: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 1, 1));
 const RA: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 1, 254));
@@ -86,9 +85,7 @@ struct Bench {
     a: NodeId,
     r: NodeId,
     b: NodeId,
-    listener: SocketId,
-    senders: Vec<SocketId>,
-    readers: Vec<SocketId>,
+    streams: Streams,
     from: SocketId,
     to: SocketId,
 }
@@ -113,15 +110,14 @@ impl Bench {
             let spec = format!("{shaper}; parent 1: {}", case.discipline);
             world.node(r).set_knob("qdisc.sim1.root", &spec).expect("a sound specification");
         }
-        let listen = Listen { port: 80, backlog: 64, ..Listen::default() };
-        let listener = world.node(b).tcp_listen(listen).expect("a free port");
-        let to = Connect { local: None, remote: (B, 80).into(), user: 0 };
-        let connect = |_| world.node(a).tcp_connect(to).expect("a route exists");
-        let senders = (0..case.downloads).map(connect).collect();
+        let mut streams = Streams::new(&mut world, (a, b), (B, 80).into());
+        for _ in 0..case.downloads {
+            streams.open(&mut world);
+        }
         let bind = UdpBind { port: 7, ..UdpBind::default() };
         let from = world.node(a).udp_bind(bind).expect("a free port");
         let to = world.node(b).udp_bind(bind).expect("a free port");
-        Bench { world, a, r, b, listener, senders, readers: Vec::new(), from, to }
+        Bench { world, a, r, b, streams, from, to }
     }
 
     fn probe(&mut self) {
@@ -134,28 +130,6 @@ impl Bench {
     fn standing(&mut self, rate: u64) -> u64 {
         let bytes = show(&self.world.node(self.r).net.ifaces[1])[0].stats.backlog;
         bytes * 8 * SEC / (rate * 1_000_000)
-    }
-
-    /// What the applications do: senders fill their buffers, readers take what is there; `bytes` gets
-    /// how many it were.
-    fn turn(&mut self, bytes: &mut [u64]) {
-        let block = [0x5a; 16_384];
-        let node = self.world.node(self.a);
-        while node.poll_event().is_some() {}
-        for id in &self.senders {
-            while node.tcp_send(*id, &block).is_ok_and(|n| n > 0) {}
-        }
-        let node = self.world.node(self.b);
-        while node.poll_event().is_some() {}
-        while let Some(id) = node.tcp_accept(self.listener) {
-            self.readers.push(id);
-        }
-        let mut buf = [0; 65_536];
-        for (id, bytes) in self.readers.iter().zip(bytes) {
-            while let Ok(n @ 1..) = node.tcp_recv(*id, &mut buf) {
-                *bytes += n as u64;
-            }
-        }
     }
 
     /// When the next probe that arrived was sent.
@@ -188,7 +162,7 @@ fn run(case: Case<'_>) -> Seen {
                 standing.push(bench.standing(rate) as f64 / MS as f64);
             }
         }
-        bench.turn(&mut bytes);
+        bench.streams.turn(&mut bench.world, |reader, n| bytes[reader] += n);
         if now < warm {
             bytes.fill(0);
         }

@@ -7,13 +7,12 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use linerate_core::ip::route::Route;
 use linerate_core::link::L2;
-use linerate_core::sock::SocketId;
 use linerate_core::table::count::Counter;
 use linerate_core::table::knob::{CcName, KnobValue};
-use linerate_core::tcp::{Connect, Listen, TcpOpt};
+use linerate_core::tcp::TcpOpt;
 use linerate_core::time::{MS, SEC};
 use linerate_core::tx::qdisc::show;
-use linerate_sim::{Link, NodeId, World};
+use linerate_sim::{Link, NodeId, Streams, World};
 
 const A: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 1, 1));
 const RA: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 1, 254));
@@ -93,9 +92,7 @@ struct Bench {
     a: NodeId,
     r: NodeId,
     b: NodeId,
-    listener: SocketId,
-    senders: Vec<SocketId>,
-    readers: Vec<SocketId>,
+    streams: Streams,
 }
 
 fn set(world: &mut World, node: NodeId, path: &str, value: &str) {
@@ -134,41 +131,13 @@ impl Bench {
             let spec = format!("{shaper}; parent 1: {discipline}");
             set(&mut world, r, "qdisc.sim1.root", &spec);
         }
-        let listen = Listen { port: 80, backlog: 64, ..Listen::default() };
-        let listener = world.node(b).tcp_listen(listen).expect("a free port");
-        let mut bench = Bench { world, a, r, b, listener, senders: vec![], readers: vec![] };
-        bench.senders = case.flows.iter().map(|cc| bench.connect(cc)).collect();
-        bench
-    }
-
-    fn connect(&mut self, cc: &str) -> SocketId {
-        let to = Connect { local: None, remote: (B, 80).into(), user: 0 };
-        let node = self.world.node(self.a);
-        let id = node.tcp_connect(to).expect("a route exists");
-        let cc = CcName::parse(cc).expect("an algorithm");
-        node.tcp_set(id, TcpOpt::Congestion(cc)).expect("it may be chosen");
-        id
-    }
-
-    /// Senders fill their buffers, readers take what is there; `bytes` gets how many it were.
-    fn turn(&mut self, bytes: &mut [u64]) {
-        let block = [0x5a; 16_384];
-        let node = self.world.node(self.a);
-        while node.poll_event().is_some() {}
-        for id in &self.senders {
-            while node.tcp_send(*id, &block).is_ok_and(|n| n > 0) {}
+        let mut streams = Streams::new(&mut world, (a, b), (B, 80).into());
+        for cc in case.flows {
+            let id = streams.open(&mut world);
+            let cc = CcName::parse(cc).expect("an algorithm");
+            world.node(a).tcp_set(id, TcpOpt::Congestion(cc)).expect("it may be chosen");
         }
-        let node = self.world.node(self.b);
-        while node.poll_event().is_some() {}
-        while let Some(id) = node.tcp_accept(self.listener) {
-            self.readers.push(id);
-        }
-        let mut buf = [0; 65_536];
-        for (id, bytes) in self.readers.iter().zip(bytes) {
-            while let Ok(n @ 1..) = node.tcp_recv(*id, &mut buf) {
-                *bytes += n as u64;
-            }
-        }
+        Bench { world, a, r, b, streams }
     }
 }
 
@@ -184,13 +153,14 @@ fn run(case: Case<'_>) -> Seen {
     let (mut queue_ms, mut to_look) = (Vec::new(), warm);
     while bench.world.now() < end {
         let now = bench.world.now();
-        bench.turn(&mut bytes);
+        bench.streams.turn(&mut bench.world, |reader, n| bytes[reader] += n);
         if now < warm {
             bytes.fill(0);
         }
         if now >= to_look {
             to_look = now.plus(10 * MS);
-            let info = bench.world.node(bench.a).tcp_info(bench.senders[0]).expect("it lives");
+            let info =
+                bench.world.node(bench.a).tcp_info(bench.streams.senders[0]).expect("it lives");
             queue_ms.push(info.rtt as f64 / 1000.0 - case.rtt as f64);
         }
         assert!(bench.world.step(), "something is on its way");
