@@ -4,7 +4,7 @@
 //! is asserted.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 
@@ -51,8 +51,8 @@ fn able(test: &str, tools: &[&str]) -> bool {
     }
 }
 
-/// Serves files of [`SIZE`] bytes over HTTP to whoever comes, for as long as the tests run.
-fn serve() -> u16 {
+/// An HTTP server for as long as the tests run, which gives everybody who comes the same answer.
+fn http(answer: fn(&mut TcpStream) -> io::Result<()>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("an address").port();
     thread::spawn(move || {
@@ -63,16 +63,22 @@ fn serve() -> u16 {
                 while stream.read_line(&mut line)? > 2 {
                     line.clear();
                 }
-                let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {SIZE}\r\n\r\n");
-                let mut stream = stream.into_inner();
-                stream.write_all(head.as_bytes())?;
-                stream.write_all(&vec![7; SIZE])?;
-                // It is the client that ends it.
-                stream.read_to_end(&mut Vec::new())
+                answer(stream.get_mut())
             });
         }
     });
     port
+}
+
+/// Serves files of [`SIZE`] bytes.
+fn serve() -> u16 {
+    http(|stream| {
+        let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {SIZE}\r\n\r\n");
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(&vec![7; SIZE])?;
+        // It is the client that ends it.
+        stream.read_to_end(&mut Vec::new()).map(drop)
+    })
 }
 
 /// Downloads a file behind these disciplines; the seconds that it took.

@@ -10,7 +10,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
@@ -209,6 +209,14 @@ fn what_linerate_can_not_do_is_one_sentence_and_status_125() {
     }
 }
 
+/// What the program says first: it runs.
+fn first_line(child: &mut Child) -> String {
+    let mut line = String::new();
+    let stdout = child.stdout.take().expect("a pipe");
+    BufReader::new(stdout).read_line(&mut line).expect("a line");
+    line
+}
+
 #[test]
 fn a_signal_is_the_programs() {
     for user in able("a_signal_is_the_programs") {
@@ -219,10 +227,7 @@ fn a_signal_is_the_programs() {
             .stderr(Stdio::null())
             .spawn()
             .expect("linerate starts");
-        let mut line = String::new();
-        let stdout = child.stdout.take().expect("a pipe");
-        BufReader::new(stdout).read_line(&mut line).expect("a line");
-        assert_eq!(line, "ready\n");
+        assert_eq!(first_line(&mut child), "ready\n");
         let pid = child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
         assert_eq!(child.wait().expect("it ends").code(), Some(9));
@@ -262,10 +267,7 @@ fn killed_it_leaves_nothing_and_the_recording_reads() {
             .stderr(Stdio::null())
             .spawn()
             .expect("linerate starts");
-        let mut line = String::new();
-        let stdout = child.stdout.take().expect("a pipe");
-        BufReader::new(stdout).read_line(&mut line).expect("a line");
-        assert_eq!(line, "up\n");
+        assert_eq!(first_line(&mut child), "up\n");
         child.kill().expect("it is ours");
         child.wait().expect("it ends");
         // The kernel takes its time to tear a namespace down: a hang is what would fail here.
@@ -300,9 +302,7 @@ fn a_running_instance_is_shown_and_tuned() {
             .stderr(Stdio::null())
             .spawn()
             .expect("linerate starts");
-        let mut line = String::new();
-        let stdout = child.stdout.take().expect("a pipe");
-        BufReader::new(stdout).read_line(&mut line).expect("a line");
+        first_line(&mut child);
         let ask = |args: &[&str]| {
             let out = user.output(&[args, &["--name", &name, "--json"]].concat());
             assert!(out.status.success(), "{args:?}: {}", text(&out.stderr));

@@ -3,15 +3,14 @@
 //! machine can only make it less, so that readings are repeated until one holds; more than the rate
 //! allows is a failure at once.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
+use std::io::{Read, Write};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use super::{able, iperf3_server, linerate, output, serve, text};
+use super::{able, http, iperf3_server, linerate, output, serve, text};
 
 /// Readings until one has to hold: minutes of them.
 const PATIENCE: usize = 60;
@@ -125,27 +124,12 @@ fn shapers(mbit: u64) -> [(String, u64); 2] {
 
 /// Sends to everybody who comes, without end.
 fn pour() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let port = listener.local_addr().expect("an address").port();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            thread::spawn(move || {
-                let mut stream = BufReader::new(stream?);
-                let mut line = String::new();
-                while stream.read_line(&mut line)? > 2 {
-                    line.clear();
-                }
-                let mut stream = stream.into_inner();
-                stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n")?;
-                loop {
-                    stream.write_all(&[7; 65536])?;
-                }
-                #[allow(unreachable_code)]
-                std::io::Result::Ok(())
-            });
+    http(|stream| {
+        stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n")?;
+        loop {
+            stream.write_all(&[7; 65536])?;
         }
-    });
-    port
+    })
 }
 
 #[test]
