@@ -7,7 +7,6 @@
 
 use super::input::Segment;
 use super::{State, Tcb};
-use crate::seq::Seq;
 use crate::shard::Net;
 use crate::sock::error::TcpError;
 use crate::table::Reason;
@@ -54,11 +53,16 @@ pub(super) fn tcp_validate_incoming(
     Ok(())
 }
 
+/// A segment may be older than the newest by one tick of the timestamps' clock (`TCP_PAWS_WINDOW`): what was sent
+/// beside a retransmission and arrives behind it is none of an older round of sequence numbers.
+const TCP_PAWS_WINDOW: i32 = 1;
+
 /// Protection against wrapped sequence numbers (RFC 7323 §5.3; `tcp_paws_check`).
 #[inline]
 pub(super) fn paws_discard(net: &Net, tp: &Tcb, seg: &Segment) -> bool {
     let Some((val, _)) = seg.opts.ts else { return false };
-    if !tp.ts_ok || Seq(val).ge(Seq(tp.ts_recent)) || tp.ts_recent == 0 {
+    let older = tp.ts_recent.wrapping_sub(val) as i32;
+    if !tp.ts_ok || older <= TCP_PAWS_WINDOW || tp.ts_recent == 0 {
         return false;
     }
     // After 24 days the clock itself may have wrapped.
