@@ -7,11 +7,11 @@ use super::{COUNTERS, Cell, HEAD, measure};
 
 /// How it is called.
 pub const USAGE: &str = "\
-linerate-lab differential [--seeds N] [--time SECONDS] [--cc NAME] [--jobs J]
+linerate-lab differential [--seeds N] [--time SECONDS] [--cc NAME] [--jobs J] [--wmem BYTES]
                           [--rtt MS [--mbit N] [--queue BYTES] [--loss PPM] [--reorder PPM]]
     our TCP beside the kernel's over the same losses, in real time: nine seeds of eight seconds in each of
-    ten cells, with cubic, one pair at a time. With a round trip only that path, seed by seed, with what both
-    senders counted. Needs root
+    ten cells, with cubic, one pair at a time. Both senders' buffers grow to so many bytes, 4 MiB if not said. With
+    a round trip only that path, seed by seed, with what both senders counted. Needs root
 ";
 
 /// What was asked for.
@@ -20,6 +20,8 @@ struct Asked {
     time: Duration,
     cc: String,
     jobs: usize,
+    /// What send buffers grow to, if not to what the kernel's do.
+    wmem: Option<u64>,
     /// A path instead of all cells.
     cell: Option<Cell>,
 }
@@ -31,6 +33,7 @@ impl Asked {
             time: Duration::from_secs(8),
             cc: "cubic".to_owned(),
             jobs: 1,
+            wmem: None,
             cell: None,
         };
         let (mut path, mut queue) = (Cell::new(0, 0, 0), None);
@@ -50,6 +53,10 @@ impl Asked {
                 "--reorder" => {
                     path.reorder_ppm = value.parse().map_err(|_| "--reorder takes millionths")?;
                 }
+                "--wmem" => {
+                    let bytes = value.parse().map_err(|_| "--wmem takes bytes")?;
+                    asked.wmem = Some(bytes);
+                }
                 "--cc" => asked.cc.clone_from(value),
                 _ => return Err(format!("no option is called {name}")),
             }
@@ -58,6 +65,7 @@ impl Asked {
             if path.rtt_ms == 0 {
                 return Err("a path needs --rtt".to_owned());
             }
+            path.wmem = asked.wmem.unwrap_or(path.wmem);
             path.queue_bytes = queue.unwrap_or(path.mbit * 125 * path.rtt_ms);
             asked.cell = Some(path);
         }
@@ -69,8 +77,8 @@ impl Asked {
 fn one(cell: Cell, asked: &Asked, seeds: &[u64]) -> Result<(), String> {
     let row = measure(cell, &asked.cc, seeds, asked.time, asked.jobs)?;
     println!(
-        "{}, {} Mb/s, a queue of {} bytes\n{HEAD}\n{row}\n",
-        asked.cc, cell.mbit, cell.queue_bytes
+        "{}, {} Mb/s, a queue of {} bytes, send buffers of {} bytes\n{HEAD}\n{row}\n",
+        asked.cc, cell.mbit, cell.queue_bytes, cell.wmem
     );
     println!("seed      kernel to kernel   linerate sends   linerate receives, Mb/s");
     for (seed, ((kernel, sender), receiver)) in
@@ -106,7 +114,9 @@ pub fn command(args: &[String]) -> ExitCode {
         };
     }
     println!("{}, 200 Mb/s, {} seeds of {} s\n{HEAD}", asked.cc, seeds.len(), asked.time.as_secs());
-    let cells = Cell::all();
+    let cells = Cell::all().into_iter();
+    let cells: Vec<Cell> =
+        cells.map(|cell| Cell { wmem: asked.wmem.unwrap_or(cell.wmem), ..cell }).collect();
     let mut below = 0;
     for (at, cell) in cells.iter().enumerate() {
         eprint!("\r{} of {}: {cell} ... ", at + 1, cells.len());

@@ -14,7 +14,7 @@ use linerate_core::link::{Iface, L2};
 use linerate_core::path;
 use linerate_core::pkt::Batch;
 use linerate_core::shard::Shard;
-use linerate_core::sock::SocketId;
+use linerate_core::sock::{Ready, SocketId};
 use linerate_core::table::{Counter, Stage, count::id};
 use linerate_core::tcp::{Connect, Listen};
 use linerate_core::time::Instant;
@@ -36,6 +36,15 @@ const RECEIVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 const PORT: u16 = 5001;
 /// Packets that a device of an end may hold: more than are ever under way.
 const TXQUEUELEN: u32 = 20_000;
+
+/// Receive buffers of both kinds of ends.
+const TCP_RMEM: &str = "4096 131072 33554432";
+
+/// Send buffers of both kinds of ends, which grow up to so many bytes: a sender whose buffer ends below what the path
+/// holds never fills it, and would be compared with one that does.
+fn tcp_wmem(most: u64) -> String {
+    format!("4096 16384 {most}")
+}
 
 /// One end: packets in and out.
 pub(super) trait End {
@@ -66,12 +75,12 @@ pub(super) struct Kernel {
 type Made = Result<(Tun, OwnedFd, Pid), String>;
 
 impl Kernel {
-    pub fn start(sends: bool, cc: &str) -> Result<Kernel, String> {
+    pub fn start(sends: bool, cc: &str, wmem: u64) -> Result<Kernel, String> {
         let (told, made) = mpsc::channel::<Made>();
         let (received, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (counts, stops, cc) = (received.clone(), stop.clone(), cc.to_owned());
         let thread = std::thread::spawn(move || {
-            let app = namespace(sends)
+            let app = namespace(sends, wmem)
                 .and_then(|tun| Ok((tun, open(sends, &cc).map_err(|e| format!("socket: {e}"))?)))
                 .map(|(tun, fd)| (tun, fd, gettid()));
             let Ok((tun, fd, tid)) = app else {
@@ -99,7 +108,7 @@ impl Drop for Kernel {
 }
 
 /// Makes a namespace with a TUN for the calling thread.
-fn namespace(sends: bool) -> Result<Tun, String> {
+fn namespace(sends: bool, wmem: u64) -> Result<Tun, String> {
     unshare(CloneFlags::CLONE_NEWNET)
         .map_err(|e| format!("no network namespace ({e}): this needs CAP_SYS_ADMIN"))?;
     let tun = Tun::open(&Config::new("tun0").plain()).map_err(|e| e.to_string())?;
@@ -112,11 +121,9 @@ fn namespace(sends: bool) -> Result<Tun, String> {
         netdev.add_addr(index, IpAddr::V4(if sends { SENDER } else { RECEIVER }), 24)
     };
     setup().map_err(|e: linerate_dev::netdev::NetdevError| e.to_string())?;
-    for (name, value) in [
-        ("tcp_rmem", "4096 131072 33554432"),
-        ("tcp_wmem", "4096 16384 4194304"),
-        ("tcp_no_metrics_save", "1"),
-    ] {
+    for (name, value) in
+        [("tcp_rmem", TCP_RMEM), ("tcp_wmem", &tcp_wmem(wmem)), ("tcp_no_metrics_save", "1")]
+    {
         let path = format!("/proc/sys/net/ipv4/{name}");
         std::fs::write(&path, value).map_err(|e| format!("{path}: {e}"))?;
     }
@@ -230,19 +237,27 @@ pub(super) struct Stack {
     batch: Batch,
     listener: Option<SocketId>,
     conn: Option<SocketId>,
+    /// Its writer waits until a part of the send buffer is free, as one that blocks does.
+    waits: bool,
     received: u64,
     buf: Vec<u8>,
 }
 
 impl Stack {
-    pub fn start(sends: bool, cc: &str, seed: u64) -> Result<Stack, String> {
+    pub fn start(sends: bool, cc: &str, wmem: u64, seed: u64) -> Result<Stack, String> {
         let mut shard = Shard::new(seed);
+        shard.net.now = clock(0);
         let mac = Mac([2, 0, 0, 0, 0, 1]);
         let dev = shard.add_iface(Iface::new("tun0", L2::Ip, mac, 1500));
         let own = if sends { SENDER } else { RECEIVER };
         shard.add_addr(dev, own.into(), 24).map_err(|e| e.to_string())?;
         let txqueuelen = TXQUEUELEN.to_string();
-        let knobs = [("net.ipv4.tcp_congestion_control", cc), ("dev.txqueuelen", &txqueuelen)];
+        let knobs = [
+            ("net.ipv4.tcp_congestion_control", cc),
+            ("net.ipv4.tcp_rmem", TCP_RMEM),
+            ("net.ipv4.tcp_wmem", &tcp_wmem(wmem)),
+            ("dev.txqueuelen", &txqueuelen),
+        ];
         for (path, value) in knobs {
             shard.set_knob(path, value).map_err(|e| format!("{path}: {e}"))?;
         }
@@ -256,7 +271,7 @@ impl Stack {
             listener = Some(id.map_err(|e| e.to_string())?);
         }
         let (batch, buf) = (Batch::new(), vec![0x5a; 65536]);
-        Ok(Stack { shard, batch, listener, conn, received: 0, buf })
+        Ok(Stack { shard, batch, listener, conn, waits: true, received: 0, buf })
     }
 
     /// Receives what was given since, as one batch.
@@ -273,16 +288,20 @@ impl Stack {
     }
 
     fn application(&mut self) {
-        let Stack { shard, listener, conn, received, buf, .. } = self;
+        let Stack { shard, listener, conn, waits, received, buf, .. } = self;
         while let Some(event) = shard.poll_event() {
-            shard.take_ready(event.id);
+            *waits &= !shard.take_ready(event.id).has(Ready::OUT);
         }
         if let (None, Some(listener)) = (&conn, &listener) {
             *conn = shard.tcp_accept(*listener);
         }
         let Some(conn) = *conn else { return };
         match listener {
-            None => while shard.tcp_send(conn, buf).is_ok_and(|n| n > 0) {},
+            None => {
+                while !*waits {
+                    *waits = !shard.tcp_send(conn, buf).is_ok_and(|n| n == buf.len());
+                }
+            }
             Some(_) => {
                 while let Ok(n) = shard.tcp_recv(conn, buf) {
                     if n == 0 {

@@ -9,7 +9,7 @@
 //! One thread moves packets between two ends in real time: it delays, loses, overtakes and queues them as
 //! a [`Path`] says. Which packet is lost is a function of the seed and the packet's number, so that the
 //! two runs of a pair meet the same losses, as far as they send the same packets. No end has offloads; both
-//! use the same congestion control.
+//! use the same congestion control, and have the same buffers: those that the kernel has if nobody asks for others.
 
 mod command;
 mod ends;
@@ -79,8 +79,9 @@ pub const COUNTERS: [&str; 8] = [
 /// # Errors
 /// What the kernel refused, as a sentence: it needs CAP_SYS_ADMIN and /dev/net/tun.
 pub fn run(pair: Pair, path: &Path, cc: &str, seed: u64, time: Duration) -> Result<Run, String> {
-    let kernel = |sends: bool| Kernel::start(sends, cc).map(|k| Box::new(k) as Box<dyn End>);
-    let stack = |sends: bool| Stack::start(sends, cc, seed).map(|s| Box::new(s) as Box<dyn End>);
+    type Made = Result<Box<dyn End>, String>;
+    let kernel = |sends| -> Made { Ok(Box::new(Kernel::start(sends, cc, path.wmem)?)) };
+    let stack = |sends| -> Made { Ok(Box::new(Stack::start(sends, cc, path.wmem, seed)?)) };
     // Who receives is there first.
     let mut ends: [Box<dyn End>; 2] = match pair {
         Pair::Kernel => {

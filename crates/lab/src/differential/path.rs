@@ -21,11 +21,14 @@ pub struct Path {
     pub reorder_ppm: u32,
     /// How long those are held back, in nanoseconds.
     pub reorder_ns: u64,
+    /// What both senders' buffers grow to, in bytes (`tcp_wmem`).
+    pub wmem: u64,
 }
 
 impl Path {
     /// A path of 200 Mb/s with this round trip, loss and share of packets that are overtaken, each by what
-    /// is sent in a tenth of the round trip. Its queue holds what is sent in one round trip.
+    /// is sent in a tenth of the round trip. Its queue holds what is sent in one round trip, and senders have the
+    /// kernel's buffers.
     pub fn new(rtt_ms: u64, loss_ppm: u32, reorder_ppm: u32) -> Path {
         let rate_bps = 200_000_000;
         Path {
@@ -35,6 +38,7 @@ impl Path {
             loss_ppm,
             reorder_ppm,
             reorder_ns: rtt_ms * 100_000,
+            wmem: 4 << 20,
         }
     }
 }

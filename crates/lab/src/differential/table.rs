@@ -19,18 +19,21 @@ pub struct Cell {
     pub mbit: u64,
     /// Bytes that may wait before it.
     pub queue_bytes: u64,
+    /// What both senders' buffers grow to, in bytes.
+    pub wmem: u64,
 }
 
 impl Cell {
     /// The path of [`Path::new`].
     pub fn new(rtt_ms: u64, loss_ppm: u32, reorder_ppm: u32) -> Cell {
-        let Path { rate_bps, queue_bytes, .. } = Path::new(rtt_ms, loss_ppm, reorder_ppm);
-        Cell { rtt_ms, loss_ppm, reorder_ppm, mbit: rate_bps / 1_000_000, queue_bytes }
+        let Path { rate_bps, queue_bytes, wmem, .. } = Path::new(rtt_ms, loss_ppm, reorder_ppm);
+        Cell { rtt_ms, loss_ppm, reorder_ppm, mbit: rate_bps / 1_000_000, queue_bytes, wmem }
     }
     fn path(&self) -> Path {
         Path {
             rate_bps: self.mbit * 1_000_000,
             queue_bytes: self.queue_bytes,
+            wmem: self.wmem,
             ..Path::new(self.rtt_ms, self.loss_ppm, self.reorder_ppm)
         }
     }
