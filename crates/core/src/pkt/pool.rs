@@ -186,7 +186,7 @@ impl Pool {
         true
     }
 
-    /// An empty packet with [`HEADROOM`]; `None` when the limit is reached.
+    /// An empty packet with [`HEADROOM`](super::HEADROOM); `None` when the limit is reached.
     #[inline]
     pub fn alloc(&mut self) -> Option<Pkt> {
         if self.small_out >= self.small_max {

@@ -12,7 +12,7 @@
 //! | [`server`] | the echo server under test |
 //! | [`packets`] | what a packet costs among many connections, and what an idle one holds |
 //! | [`pair`] | two stacks with a wire in memory between them |
-//! | [`line`] | a wire with a rate, a way that takes its time, and losses |
+//! | [`mod@line`] | a wire with a rate, a way that takes its time, and losses |
 //! | [`connects`] | connections that are opened and closed |
 //! | [`bulk`] | one stream, and copying |
 //! | [`loss`] | one stream on a line that loses packets |
