@@ -1,5 +1,7 @@
 //! What a case is, and the clocks that measure it.
 
+use std::io::Write;
+
 use linerate_core::shard::Shard;
 use linerate_core::table::Stage;
 
@@ -97,6 +99,13 @@ impl Measured {
     pub fn median(&self) -> Option<f64> {
         self.ns.get(self.ns.len() / 2).copied()
     }
+}
+
+/// What is done now, on one line that the next is written over; that nobody listens any more is no reason to stop.
+pub fn progress(text: &str) {
+    let mut err = std::io::stderr();
+    let _ = write!(err, "\r{text}\x1b[K");
+    let _ = err.flush();
 }
 
 /// Pins this thread to the processor; `None` if it is not one.

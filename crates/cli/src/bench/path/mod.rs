@@ -36,7 +36,7 @@ pub mod xdp;
 
 use std::process::ExitCode;
 
-use case::{Case, Measured};
+use case::{Case, Measured, progress};
 
 /// Options of `linerate bench path`.
 #[derive(clap::Args, Debug, Clone)]
@@ -72,14 +72,14 @@ pub fn main(args: &BenchPathArgs) -> ExitCode {
     let mut ns: Vec<Vec<f64>> = vec![Vec::new(); cases.len()];
     // The first round fills caches and pools and is left out.
     for round in 0..=args.rounds {
-        eprint!("\rround {round} of {}\x1b[K", args.rounds);
+        progress(&format!("round {round} of {}", args.rounds));
         for (case, ns) in cases.iter_mut().zip(&mut ns) {
             let packets = (args.packets / case.row().slower).max(1);
             let cost = case.round(packets);
             ns.extend(cost.filter(|_| round > 0));
         }
     }
-    eprint!("\r\x1b[K");
+    progress("");
     let measured = cases.iter_mut().zip(ns).map(|(case, ns)| {
         let parts = case.parts();
         Measured::new(case.row().clone(), ns, parts)

@@ -33,13 +33,12 @@ pub mod print;
 pub mod server;
 pub mod smoltcp;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use case::{Case, Row};
 use packets::{Plan, hundredth_name, memory_name, packets_name};
 
-use super::path::case::{calibrate, pin};
+use super::path::case::{calibrate, pin, progress};
 
 /// Options of `linerate bench tcp-scale`.
 #[derive(clap::Args, Debug, Clone)]
@@ -102,13 +101,6 @@ pub fn main(args: &BenchTcpScaleArgs) -> ExitCode {
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
-}
-
-/// What is done now, on one line that the next is written over.
-fn progress(text: &str) {
-    let mut err = std::io::stderr();
-    let _ = write!(err, "\r{text}\x1b[K");
-    let _ = err.flush();
 }
 
 /// All cases that were asked for; each is made only if it was.

@@ -18,7 +18,7 @@ use linerate_dev::netdev::Netdev;
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 
-use super::path::case::{calibrate, pin};
+use super::path::case::{calibrate, pin, progress};
 use super::peers::End;
 use super::run::Pin;
 use super::stats::Spread;
@@ -195,12 +195,8 @@ fn run(args: &BenchTunArgs) -> io::Result<bool> {
     let mut rows: Vec<Row> = all.filter(apt).filter(named).map(row).collect();
     for round in 1..=args.rounds {
         for row in rows.iter_mut().filter(|r| r.failed.is_none()) {
-            eprint!(
-                "\rround {round} of {}: {}, {}\x1b[K",
-                args.rounds,
-                row.case.name(),
-                row.who.name()
-            );
+            let (case, who) = (row.case.name(), row.who.name());
+            progress(&format!("round {round} of {}: {case}, {who}", args.rounds));
             if let Err(e) = measure(row, &mut client, args.ms) {
                 row.failed = Some(e.to_string());
             }
