@@ -28,6 +28,7 @@ mod output;
 mod pacing;
 mod ports;
 mod prune;
+mod push;
 mod quota;
 mod rack;
 mod rate;
@@ -370,7 +371,7 @@ pub(crate) struct Tcb {
     pub nodelay: bool,
     /// Only full segments are sent.
     pub cork: bool,
-    /// More was announced to come at once (MSG_MORE).
+    /// More was announced to come at once (MSG_MORE), and nothing gave occasion to send since.
     pub more: bool,
     /// What waits is to go now, once, whatever Nagle's algorithm says (`TCP_NAGLE_PUSH`).
     pub nagle_push: bool,

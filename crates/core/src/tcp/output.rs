@@ -139,7 +139,10 @@ fn tcp_write_xmit(net: &mut Net, tp: &mut Tcb) -> Pushed {
     if said == Pushed::Throttled {
         return said;
     }
-    tp.nagle_push = false;
+    if sent < QUANTUM_PKTS {
+        // A write has its say once: what it made wait goes on the next occasion.
+        (tp.nagle_push, tp.more) = (false, false);
+    }
     if sent == 0 && tp.packets_out == 0 && tp.unsent() {
         timer::check_probe_timer(net, tp);
     }
@@ -161,7 +164,7 @@ pub(crate) fn way_is_full(net: &Net, dev: u8) -> bool {
 pub(crate) fn send_new(net: &mut Net, tp: &mut Tcb, len: u32, ends: TcpFlags, mss: u32) -> bool {
     let (seq, fin) = (tp.snd_nxt, ends.any(TcpFlags::FIN));
     let mut flags = TcpFlags::ACK | ends;
-    if len > 0 && (seq + len == tp.sndq.end && !tp.more || tp.ends_record(seq + len)) {
+    if len > 0 && tp.sndq.psh.take(seq, seq + len, tp.sndq.end) {
         flags |= TcpFlags::PSH;
     }
     if !tcp_transmit_skb(net, tp, seq, len, flags, mss) {

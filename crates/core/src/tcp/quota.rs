@@ -27,13 +27,19 @@ pub(super) enum Hold {
 
 /// The next packet: its payload in bytes, and whether the FIN goes with it. `most` is what one packet holds
 /// ([`tcp_tso_segs`]).
-pub(super) fn tcp_may_send(net: &Net, tp: &Tcb, mss: u32, most: Segs) -> Result<(u32, bool), Hold> {
+pub(super) fn tcp_may_send(
+    net: &Net,
+    tp: &mut Tcb,
+    mss: u32,
+    most: Segs,
+) -> Result<(u32, bool), Hold> {
     let quota = tcp_cwnd_test(tp)?.min(most.now);
     let unsent = tp.sndq.end - tp.snd_nxt;
     let mut skb = tp.record_left(unsent);
     if unsent > mss {
         let goal = tcp_bound_to_half_wnd(tp, most.ever * mss) / mss * mss;
         // What one packet may hold now it does hold, however it was written (`tcp_grow_skb`).
+        tp.grow_psh(skb.min(quota * mss));
         skb = skb.min(goal.max(quota * mss));
     }
     // What ends the queue may become more.

@@ -5,6 +5,7 @@
 
 use super::api::owned;
 use super::output::tcp_push;
+use super::push::Part;
 use super::{State, Tcb};
 use crate::pkt::SendChunk;
 use crate::seq::Seq;
@@ -15,8 +16,8 @@ use crate::sock::error::TcpError;
 /// How data is sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SendMsg {
-    /// More follows at once: what fills no segment waits for it, for 200 ms or for a retransmission
-    /// timeout if that is longer (MSG_MORE).
+    /// More follows at once: what fills no segment waits for it, until the next acknowledgement or, if nothing is
+    /// under way, for 200 ms, or for a retransmission timeout if that is longer (MSG_MORE).
     pub more: bool,
     /// A record ends here: no segment has what comes before and what comes after it (MSG_EOR).
     pub eor: bool,
@@ -46,11 +47,12 @@ impl Shard {
         loop {
             let rest = &data[done..];
             let first = self.tcp_conn(id).and_then(|tp| tp.first_room(&self.net, rest.len()));
-            let (part, how) = match first {
+            let part = Part { first: done == 0, last: first.is_none() };
+            let (want, how) = match first {
                 Some(room) => (room, SendMsg { more: true, ..SendMsg::default() }),
                 None => (rest.len(), msg),
             };
-            let queued = self.tcp_queue(id, part, how, |net, tp, n| {
+            let queued = self.tcp_queue_part(id, want, how, part, |net, tp, n| {
                 tp.sndq.push_copy(net, &rest[..n]);
                 Ok(())
             });
@@ -59,7 +61,7 @@ impl Shard {
                 queued => queued?,
             };
             done += n;
-            if first.is_none() || n == 0 {
+            if part.last || n == 0 {
                 return Ok(done);
             }
             self.tcp_push_one(id);
@@ -81,6 +83,16 @@ impl Shard {
         msg: SendMsg,
         queue: impl FnOnce(&mut Net, &mut Tcb, usize) -> Result<(), TcpError>,
     ) -> Result<usize, TcpError> {
+        self.tcp_queue_part(id, len, msg, Part::ALL, queue)
+    }
+    fn tcp_queue_part(
+        &mut self,
+        id: SocketId,
+        len: usize,
+        msg: SendMsg,
+        part: Part,
+        queue: impl FnOnce(&mut Net, &mut Tcb, usize) -> Result<(), TcpError>,
+    ) -> Result<usize, TcpError> {
         let Shard { net, tcp, .. } = self;
         let memory = tcp.memory(net);
         let tp = owned(&mut tcp.conns, id).ok_or(TcpError::NotConnected)?;
@@ -89,6 +101,7 @@ impl Shard {
         let (n, tail) = (tp.send_room(net, len), tp.tail_len());
         queue(net, tp, n)?;
         tp.skb_entail(net, n, tail);
+        tp.tcp_mark_push(net, n, tail, part, (msg.more, n < len));
         tp.more = msg.more;
         if msg.eor && n == len && n > 0 {
             tp.end_record();
@@ -135,6 +148,7 @@ impl Shard {
         let (len, tail) = (chunk.len(), tp.tail_len());
         tp.sndq.push_chunk(net, chunk);
         tp.skb_entail(net, len, tail);
+        tp.tcp_mark_push(net, len, tail, Part::ALL, (false, false));
         tp.more = false;
         tp.after_send(net, false);
         self.tcp_settle(id.index);

@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 
 use super::hints::Hints;
+use super::push::Psh;
 use super::rate::Rate;
 use super::zerocopy::Zerocopy;
 use crate::pkt::{Pkt, SMALL, SendChunk};
@@ -70,6 +71,8 @@ pub(crate) struct SndQ {
     /// Where the last packet of what is not sent would begin in Linux ([`super::wmem`]); what lies before
     /// `snd_nxt` is sent.
     pub tail: Seq,
+    /// Where the peer is to read at once.
+    pub psh: Psh,
     /// What is under way, in order.
     pub rtx: VecDeque<TxSeg>,
     /// What spares recovery a walk over it, once something was lost or arrived out of order.
@@ -94,6 +97,7 @@ impl SndQ {
     /// The queue begins at `seq`.
     pub fn start(&mut self, seq: Seq) {
         (self.end, self.tail) = (seq, seq);
+        self.psh.start(seq);
     }
     /// Memory of the chunks in bytes.
     pub fn wmem(&self) -> usize {
@@ -189,6 +193,7 @@ impl SndQ {
         }
         self.wmem = 0;
         (self.end, self.tail) = (end, end);
+        self.psh.start(end);
     }
 
     /// Memory of the queues themselves, in bytes.
@@ -197,11 +202,13 @@ impl SndQ {
         self.pieces.capacity() * size_of::<Piece>()
             + self.rtx.capacity() * size_of::<TxSeg>()
             + self.hints.as_ref().map_or(0, |hints| hints.capacity_bytes())
+            + self.psh.capacity_bytes()
             + zerocopy
     }
 
     /// Gives memory back that only a busy connection needs.
     pub fn shrink(&mut self) {
+        self.psh.shrink();
         if let Some(zerocopy) = &mut self.zerocopy {
             zerocopy.shrink();
         }

@@ -245,7 +245,7 @@ fn tcp_write_wakeup(net: &mut Net, tp: &mut Tcb) -> bool {
     let len = tp.sndq.loadable(tp.snd_nxt, len) as u32;
     let fin = tp.fin_queued && len == unsent && window > len;
     // The peer's application is not to wait for more.
-    tp.more = false;
+    tp.mark_probe(net, len);
     let ends = if fin { TcpFlags::FIN | TcpFlags::PSH } else { TcpFlags::PSH };
     send_new(net, tp, len, ends, mss)
 }

@@ -22,7 +22,7 @@ const HEADERS_MAX: u32 = 321;
 impl Tcb {
     /// Bytes of a packet in the send queue that is full (`tcp_xmit_size_goal`).
     #[inline]
-    fn size_goal(&self, net: &Net) -> u32 {
+    pub(super) fn size_goal(&self, net: &Net) -> u32 {
         let mss = u32::from(self.mss_cache.max(1));
         if !net.knobs.gso || self.md5().is_some() {
             return mss;
