@@ -399,8 +399,13 @@ impl Tun {
             IoSliceMut::new(pkt.spare_mut()),
             IoSliceMut::new(self.large.as_deref_mut().unwrap_or_default()),
         ];
-        let iov = if hdr_len == 0 { &mut iov[1..] } else { &mut iov[..] };
-        let got = match rustix::io::retry_on_intr(|| rustix::io::readv(&self.fd, iov)) {
+        let used = if iov[2].is_empty() { 2 } else { 3 };
+        let iov = &mut iov[usize::from(hdr_len == 0)..used];
+        let got = match rustix::io::retry_on_intr(|| match &mut *iov {
+            // The kernel has less to look through where there is one buffer.
+            [one] => rustix::io::read(&self.fd, &mut **one),
+            iov => rustix::io::readv(&self.fd, iov),
+        }) {
             Ok(got) => got,
             Err(err) => {
                 cx.pool.free(pkt);
@@ -457,7 +462,10 @@ impl Tun {
     fn tun_do_write(&mut self, pkt: &Pkt) -> io::Result<usize> {
         if !self.vnet {
             return offload::gather(&[], pkt, 0, |parts| {
-                Ok(rustix::io::retry_on_intr(|| rustix::io::writev(&self.fd, parts))?)
+                Ok(rustix::io::retry_on_intr(|| match parts {
+                    [one] => rustix::io::write(&self.fd, one),
+                    parts => rustix::io::writev(&self.fd, parts),
+                })?)
             });
         }
         let Some(vnet) = offload::transmit(pkt, 0) else {
