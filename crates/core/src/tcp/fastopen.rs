@@ -435,7 +435,8 @@ impl Shard {
         let Some(l) = tcp.listeners.at_mut(listener) else {
             return Verdict::Drop(pkt, Reason::NoSocket);
         };
-        let mut tp = super::syn_recv::child(net, req, l);
+        let mut tp = Tcb::new(net, req.tuple, req.hash);
+        super::syn_recv::child(net, &mut tp, req, l);
         net.counts.inc(id::TcpPassiveOpens);
         net.counts.inc(id::TcpExtTCPFastOpenPassive);
         tp.state = State::SynRecv;

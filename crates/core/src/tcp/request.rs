@@ -15,7 +15,7 @@ use super::input::Segment;
 use super::listen::Listener;
 use super::output::{Bare, send_bare_with};
 use super::syn_recv::child;
-use super::{TCP_TIMEOUT_INIT_US, Tuple};
+use super::{TCP_TIMEOUT_INIT_US, Tcb, Tuple};
 use crate::pkt::{Pkt, Verdict};
 use crate::seq::Seq;
 use crate::shard::{Net, Shard};
@@ -200,7 +200,8 @@ pub(super) fn tcp_v4_send_synack(
     tsval: Option<u32>,
     cookie: Option<FastOpen>,
 ) -> Said {
-    let tp = child(net, req, l);
+    let mut tp = Tcb::new(net, req.tuple, req.hash);
+    child(net, &mut tp, req, l);
     let scales = req.said.map_or(net.knobs.tcp_window_scaling, |said| said.wscale.is_some());
     let opts = TcpOptions {
         mss: Some(tp.advmss),

@@ -117,7 +117,8 @@ impl Shard {
         let Some(l) = tcp.listeners.get_mut(lid.index, lid.generation) else {
             return Verdict::Drop(pkt, Reason::NoSocket);
         };
-        let mut tp = child(net, &req, l);
+        let mut tp = Tcb::new(net, req.tuple, req.hash);
+        child(net, &mut tp, &req, l);
         tp.state = State::SynRecv;
         tp.listener = Some(lid);
         tp.user = l.user;
@@ -140,7 +141,8 @@ impl Shard {
         let Some(req) = tcp.reqs.at(index) else { return };
         let lid = req.listener;
         let Some(l) = tcp.listeners.get(lid.index, lid.generation) else { return };
-        let tp = child(net, req, l);
+        let mut tp = Tcb::new(net, req.tuple, req.hash);
+        child(net, &mut tp, req, l);
         let ts = tp.ts_ok.then(|| (tp.ts_now(net.now), req.ts_recent));
         let bare = Bare {
             seq: req.iss + 1,
@@ -157,9 +159,9 @@ impl Shard {
     }
 }
 
-/// The connection that a half-open one becomes (`tcp_create_openreq_child`).
-pub(super) fn child(net: &mut Net, req: &Req, l: &Listener) -> Tcb {
-    let mut tp = Tcb::new(net, req.tuple, req.hash);
+/// Makes of a connection without a history what a half-open one becomes (`tcp_create_openreq_child`). It is
+/// large: whoever makes one has it where it stays, and it is not moved from function to function.
+pub(super) fn child(net: &mut Net, tp: &mut Tcb, req: &Req, l: &Listener) {
     if l.rcvbuf > 0 {
         tp.rcvbuf = l.rcvbuf.min(1 << 30) as u32;
         tp.rcvbuf_locked = true;
@@ -171,11 +173,11 @@ pub(super) fn child(net: &mut Net, req: &Req, l: &Listener) -> Tcb {
     if let Some(way) = way_to(net, &req.tuple) {
         (tp.dev, tp.pmtu) = (way.dev, way.mtu);
     }
-    tp.advmss = advmss(&tp, tp.pmtu);
+    tp.advmss = advmss(tp, tp.pmtu);
     // The window counts in segments, which timestamps make smaller.
     let stamps = net.knobs.tcp_timestamps && req.opts.ts.is_some();
     let mss = tp.advmss.saturating_sub(if stamps { 12 } else { 0 });
-    tcp_select_initial_window(net, &mut tp, mss.into());
+    tcp_select_initial_window(net, tp, mss.into());
     if let Some(said) = req.said {
         (tp.rcv_wnd, tp.rcv_ssthresh) = (said.window, said.window);
         (tp.ts_ok, tp.sack_ok) = (said.ts, said.sack);
@@ -202,7 +204,6 @@ pub(super) fn child(net: &mut Net, req: &Req, l: &Listener) -> Tcb {
     tp.ts_recent = if tp.ts_ok { req.ts_recent } else { 0 };
     (tp.lsndtime, tp.lrcvtime) = (req.sent_at, net.now);
     tp.retransmits = req.retries;
-    tp
 }
 
 impl Sockets {
