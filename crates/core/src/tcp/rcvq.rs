@@ -224,11 +224,17 @@ impl RcvQ {
 
     /// Drops everything: nobody will read it.
     pub fn purge(&mut self, net: &mut Net) {
-        let ooo = self.ofo.take().into_iter().flat_map(|o| o.queue).map(|o| o.pkt);
-        let all = std::mem::take(&mut self.segs).into_iter().chain(ooo);
-        for pkt in all {
-            net.counts.flow(Stage::SockQueue).release(1);
-            net.kfree_skb_reason(Stage::SockQueue, pkt, Reason::SocketClosed);
+        // Nearly always all of it was read.
+        if !self.segs.is_empty() || self.ofo.is_some() {
+            let ooo = self.ofo.take().into_iter().flat_map(|o| o.queue).map(|o| o.pkt);
+            for pkt in self.segs.drain(..).chain(ooo) {
+                net.counts.flow(Stage::SockQueue).release(1);
+                net.kfree_skb_reason(Stage::SockQueue, pkt, Reason::SocketClosed);
+            }
+        }
+        if self.segs.capacity() > 0 {
+            net.spare.segs.take_back(&mut self.segs);
+            self.segs = VecDeque::new();
         }
         (self.bytes, self.rmem) = (0, 0);
     }

@@ -177,13 +177,16 @@ impl SndQ {
 
     /// Forgets everything.
     pub fn clear(&mut self, net: &mut Net, end: Seq) {
-        for piece in self.pieces.drain(..) {
-            net.pool.free_chunk(piece.chunk);
+        // A connection that ends comes here several times, mostly with nothing.
+        if self.pieces.capacity() > 0 {
+            self.pieces.drain(..).for_each(|piece| net.pool.free_chunk(piece.chunk));
+            net.spare.pieces.take_back(&mut self.pieces);
         }
-        self.rtx.clear();
-        net.spare.pieces.take_back(&mut self.pieces);
-        net.spare.rtx.take_back(&mut self.rtx);
-        self.rtx = VecDeque::new();
+        if self.rtx.capacity() > 0 {
+            self.rtx.clear();
+            net.spare.rtx.take_back(&mut self.rtx);
+            self.rtx = VecDeque::new();
+        }
         self.hints = None;
         if let Some(rate) = &mut self.rate {
             rate.clear();
