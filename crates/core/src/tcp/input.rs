@@ -52,13 +52,20 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
+    /// The header, and how many bytes of payload are behind it; `None` if it is none.
     #[inline(always)]
-    fn read(pkt: &Pkt) -> Option<Segment> {
+    fn header(pkt: &Pkt) -> Option<(TcpHdr, u32)> {
         let hdr = TcpHdr::parse(pkt.head()).ok()?;
         let len = pkt.len().checked_sub(hdr.data_off_bytes)? as u32;
+        Some((hdr, len))
+    }
+    /// What [`Segment::header`] found. The two are apart because an `Option` of what is so large would be
+    /// copied once more.
+    #[inline(always)]
+    fn of(pkt: &Pkt, (hdr, len): (TcpHdr, u32)) -> Segment {
         let seq = Seq(hdr.seq);
         let extra = u32::from(hdr.flags.syn()) + u32::from(hdr.flags.fin());
-        Some(Segment {
+        Segment {
             seq,
             end_seq: seq + len + extra,
             ack: Seq(hdr.ack),
@@ -68,7 +75,7 @@ impl Segment {
             flags: hdr.flags,
             hlen: hdr.data_off_bytes,
             opts: TcpOptions::parse(hdr.options(pkt.head())),
-        })
+        }
     }
 }
 
@@ -131,10 +138,11 @@ fn no_socket(cx: &mut Shard, mut pkt: Pkt, tuple: &Tuple) -> Verdict {
     if !pkt.csum_verify(cx.net.knobs.rx_checksum) {
         return Verdict::Drop(pkt, Reason::TcpCsum);
     }
-    if let Some(seg) = Segment::read(&pkt)
-        && pkt.pull(seg.hlen)
-    {
-        cx.tcp_v4_send_reset(tuple, &seg, &pkt);
+    if let Some(hdr) = Segment::header(&pkt) {
+        let seg = Segment::of(&pkt, hdr);
+        if pkt.pull(seg.hlen) {
+            cx.tcp_v4_send_reset(tuple, &seg, &pkt);
+        }
     }
     Verdict::Drop(pkt, Reason::NoSocket)
 }
@@ -145,7 +153,8 @@ pub fn tcp_rcv(cx: &mut Shard, mut pkt: Pkt) -> Verdict {
     if !pkt.csum_verify(cx.net.knobs.rx_checksum) {
         return Verdict::Drop(pkt, Reason::TcpCsum);
     }
-    let Some(seg) = Segment::read(&pkt) else { return Verdict::Drop(pkt, Reason::TcpHdr) };
+    let Some(hdr) = Segment::header(&pkt) else { return Verdict::Drop(pkt, Reason::TcpHdr) };
+    let seg = Segment::of(&pkt, hdr);
     if !pkt.pull(seg.hlen) {
         return Verdict::Drop(pkt, Reason::TcpHdr);
     }

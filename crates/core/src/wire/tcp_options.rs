@@ -201,6 +201,22 @@ impl TcpOptions {
     /// If `out` is shorter than [`emit_len`](TcpOptions::emit_len): the caller owns the buffer.
     #[inline]
     pub fn emit(&self, out: &mut [u8]) -> usize {
+        // Nearly every segment of a connection: timestamps and nothing else, or nothing at all.
+        if self.mss.is_none()
+            && self.wscale.is_none()
+            && !self.sack_permitted
+            && self.sack.is_empty()
+        {
+            let Some((val, ecr)) = self.ts else { return 0 };
+            let kind = u32::from_be_bytes([TCPOPT_NOP, TCPOPT_NOP, TCPOPT_TIMESTAMP, 10]);
+            let (words, _) = out[..TCPOLEN_TSTAMP_ALIGNED].as_chunks_mut::<4>();
+            words.iter_mut().zip([kind, val, ecr]).for_each(|(to, word)| *to = word.to_be_bytes());
+            return TCPOLEN_TSTAMP_ALIGNED;
+        }
+        self.emit_all(out)
+    }
+
+    fn emit_all(&self, out: &mut [u8]) -> usize {
         let len = self.emit_len();
         let mut words = out[..len].as_chunks_mut::<4>().0.iter_mut();
         let mut put = |word: [u8; 4]| {
