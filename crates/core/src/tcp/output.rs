@@ -593,7 +593,8 @@ pub(crate) struct Way {
 
 /// The way from one end to the other.
 pub(crate) fn way_to(net: &Net, tuple: &Tuple) -> Option<Way> {
-    let route = net.route_out(tuple.remote)?;
+    // It has a source address already.
+    let route = net.route_out_nosrc(tuple.remote)?;
     Some(Way { dev: route.dev, mtu: route.mtu.clamp(68, 65535) })
 }
 
