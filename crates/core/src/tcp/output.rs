@@ -86,6 +86,12 @@ fn tcp_write_xmit(net: &mut Net, tp: &mut Tcb) -> Pushed {
     if tp.leaving {
         return Pushed::Done;
     }
+    if !tp.unsent() && tp.mtup().is_none() {
+        // Its turn is for an acknowledgement: nothing below would find anything.
+        tp.nagle_push = false;
+        tcp_rate_check_app_limited(tp);
+        return Pushed::Done;
+    }
     if tp.packets_out == 0 && tp.unsent() {
         tcp_slow_start_after_idle_check(net, tp);
         cc::tx_start(tp, net.now);

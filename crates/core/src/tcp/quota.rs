@@ -170,10 +170,10 @@ pub(super) struct Segs {
 
 /// The same for what waits, as far as it matters: no more than a segment goes as one, and where nothing else of the
 /// connection is on its way, no queue below it is asked ([`tcp_small_queue_check`]). Only options could make two
-/// packets of it, or a FIN.
+/// packets of it; a FIN goes with it or alone.
 #[inline]
 pub(super) fn tcp_tso_segs_of(net: &Net, tp: &Tcb, mss: u32) -> Segs {
-    let one = tp.sndq.end - tp.snd_nxt <= mss && tp.opts.is_none() && !tp.fin_queued;
+    let one = tp.sndq.end - tp.snd_nxt <= mss && tp.opts.is_none();
     if one && tp.sndq.rtx.len() <= 1 {
         return Segs { now: 1, ever: 1, below: 0 };
     }
