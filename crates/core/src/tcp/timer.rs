@@ -73,9 +73,8 @@ impl Shard {
             self.reqsk_timer(index);
         }
         self.tcp.tw_timers.expire(now, &mut fired);
-        for index in fired.drain(..) {
-            self.tw_timer(index);
-        }
+        self.tw_fired(&fired);
+        fired.clear();
         self.tcp.fired = fired;
     }
 }

@@ -114,8 +114,24 @@ impl Shard {
         Some((tw, key))
     }
 
+    /// Entries whose timers fired. None of them was looked at for a minute: their memory, and then their places
+    /// in the look-up table, are on the way into the cache while others go.
+    pub(super) fn tw_fired(&mut self, fired: &[u32]) {
+        const AHEAD: usize = 8;
+        for (n, at) in fired.iter().enumerate() {
+            let tcp = &self.tcp;
+            if let Some(far) = fired.get(n + 2 * AHEAD) {
+                tcp.tws.prefetch(*far, true);
+            }
+            if let Some(tw) = fired.get(n + AHEAD).and_then(|near| tcp.tws.at(*near)) {
+                tcp.demux.prefetch(tw.hash);
+            }
+            self.tw_timer(*at);
+        }
+    }
+
     /// The entry's time may be over.
-    pub(crate) fn tw_timer(&mut self, at: u32) {
+    fn tw_timer(&mut self, at: u32) {
         let Some(tw) = self.tcp.tws.at(at) else { return };
         if tw.expires > self.net.now {
             self.tcp.tw_timers.arm(at, tw.expires);
