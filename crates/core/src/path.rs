@@ -295,10 +295,14 @@ pub fn next_timer(cx: &Shard) -> Option<Instant> {
 /// So few packets are moved sooner than lists change places.
 const FEW: usize = 4;
 
+#[inline(always)]
 fn take_side(side: &mut std::collections::VecDeque<Pkt>, batch: &mut Batch) {
-    if side.is_empty() {
-        return;
+    if !side.is_empty() {
+        take_all(side, batch);
     }
+}
+
+fn take_all(side: &mut std::collections::VecDeque<Pkt>, batch: &mut Batch) {
     if side.len() <= FEW {
         while let Some(pkt) = side.pop_front() {
             batch.now.push(pkt);
