@@ -8,11 +8,12 @@
 use std::net::SocketAddr;
 
 use super::demux::Ref;
+use super::listen::Listener;
 use super::md5::Md5Sig;
 use super::output::tcp_send_active_reset;
 use super::request::Req;
 use super::timewait::TimeWait;
-use super::{State, Tcb, Tuple};
+use super::{Sockets, State, Tcb, Tuple};
 use crate::rx::steer::FlowKey;
 use crate::shard::{Net, Shard};
 use crate::sock::error::TcpError;
@@ -129,6 +130,14 @@ impl Shard {
         } else if tp.pending.0 != 0 {
             net.events.forget(tp.id);
         }
+        if tp.fastopen_child() {
+            // Accepted or not, and of several listeners at its port any may have it.
+            let counts = |(_, _, l): &(u32, u32, &Listener)| l.fastopenq.contains(&tp.id);
+            let found = tcp.listeners.iter().find(counts).map(|(at, ..)| at);
+            if let Some(l) = found.and_then(|at| tcp.listeners.at_mut(at)) {
+                l.fastopenq.retain(|child| *child != tp.id);
+            }
+        }
         tp.rcvq.leave(net);
         let was = (!tp.orphan && tp.listener.is_none()).then_some(tp.id);
         Some(Moved { what: What::Conn(Box::new(tp)), was, left_at: net.now })
@@ -221,6 +230,7 @@ impl Shard {
                 tp.raise(net, ready);
             }
         }
+        self.attach_fastopen(index);
         let owned = listener.is_none() && self.tcp.conns.at(index).is_some_and(|tp| !tp.orphan);
         if let Some(tp) = self.tcp.conns.at_mut(index) {
             tp.push |= tp.state.synchronized() && tp.unsent();
@@ -273,6 +283,17 @@ impl Shard {
         }
         tp.orphan = true;
         tcp.orphans += 1;
+    }
+
+    /// A connection that a SYN opened, and whose handshake is not over, counts at the listener that has its port
+    /// here, also if it was accepted.
+    fn attach_fastopen(&mut self, index: u32) {
+        let Sockets { conns, listen, listeners, .. } = &mut self.tcp;
+        let Some(tp) = conns.at(index).filter(|tp| tp.fastopen_child()) else { return };
+        let found = listen.find(listeners, tp.tuple.local, tp.tuple.lport);
+        if let Some(l) = found.and_then(|at| listeners.at_mut(at)) {
+            l.fastopenq.push(tp.id);
+        }
     }
 
     fn attach_req(&mut self, mut req: Req) {

@@ -257,6 +257,47 @@ fn connections_that_a_cookie_opened_are_bounded() {
     assert_eq!(p.shards[B].tcp.reqs.len(), 6, "the others shake hands as usual");
 }
 
+/// Those that change shards before their handshake is over take places there and no more here, accepted or not,
+/// however often they move; where it is over they take none.
+#[test]
+fn connections_that_a_cookie_opened_are_counted_where_they_are() {
+    let (mut p, listener) = fast("515");
+    p.lose = Some(|s| s.from == B);
+    let syn = |p: &mut Pair, port| {
+        let flags = TcpFlags::SYN;
+        let forged = Forged { flags, window: 1000, data: b"hello", ..Forged::default() };
+        p.inject(B, (port, 80), forged);
+    };
+    (1..=3).for_each(|port| syn(&mut p, port));
+    assert!(p.shards[B].tcp_accept(listener).is_some());
+    let mut here = None;
+    for _ in 0..2 {
+        p.move_all(B, |shard| {
+            shard.set_knob("net.ipv4.tcp_fastopen", "515").expect("a knob");
+            let listen = Listen { port: 80, backlog: 16, ..Listen::default() };
+            let id = shard.tcp_listen(listen).expect("a free port");
+            assert!(shard.tcp_listen_fastopen(id, 4));
+            here = Some(id);
+        });
+        let l = p.shards[B].tcp.listener(here.expect("it listens")).expect("it is there");
+        assert_eq!((l.fastopenq.len(), l.accept.len()), (3, 2));
+    }
+    (4..=5).for_each(|port| syn(&mut p, port));
+    assert_eq!(p.count(B, C::TcpExtTCPFastOpenPassive), 1, "one place was left");
+    assert_eq!(p.count(B, C::TcpExtTCPFastOpenListenOverflow), 1);
+    let tuple = p.shards[B].tcp.conns.iter().map(|(_, _, tp)| (tp.tuple.rport, tp.iss, tp.rcv_nxt));
+    let (port, iss, rcv_nxt) = tuple.min_by_key(|(port, ..)| *port).expect("a connection");
+    let flags = TcpFlags::ACK;
+    let ack = Forged { flags, seq: rcv_nxt.0, ack: (iss + 1).0, window: 1000, ..Forged::default() };
+    p.inject(B, (port, 80), ack);
+    syn(&mut p, 6);
+    assert_eq!(
+        p.count(B, C::TcpExtTCPFastOpenPassive),
+        2,
+        "the place of the one whose handshake is over"
+    );
+}
+
 /// Three timeouts of a connection that tried Fast Open: for a while it is not tried again, then once more, and
 /// not for twice as long if that is swallowed as well. One that works ends the matter.
 #[test]

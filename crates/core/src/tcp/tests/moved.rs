@@ -68,7 +68,11 @@ fn empty(shard: &mut Shard) {
     assert_eq!((tcp.mem, tcp.orphans, tcp.hashed, tcp.demux_len()), (0, 0, 0, 0));
     let timers = [&tcp.conn_timers, &tcp.req_timers, &tcp.tw_timers].map(|w| w.len());
     assert_eq!(timers, [0, 0, 0]);
-    assert!(tcp.listeners.iter().all(|(_, _, l)| l.qlen == 0 && l.accept.is_empty()));
+    assert!(
+        tcp.listeners
+            .iter()
+            .all(|(_, _, l)| { l.qlen == 0 && l.accept.is_empty() && l.fastopenq.is_empty() })
+    );
     assert_eq!(shard.net.counts.get(Counter::TcpCurrEstab), 0);
     assert_eq!(shard.net.counts.unaccounted(), []);
 }
