@@ -88,7 +88,7 @@ fn tcp_write_xmit(net: &mut Net, tp: &mut Tcb) -> Pushed {
     }
     if !tp.unsent() && tp.mtup().is_none() {
         // Its turn is for an acknowledgement: nothing below would find anything.
-        tp.nagle_push = false;
+        (tp.nagle_push, tp.more) = (false, false);
         tcp_rate_check_app_limited(tp);
         return Pushed::Done;
     }
