@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 
 #[path = "../../dev/tests/again/mod.rs"]
 mod again;
-use again::skip;
+use again::{copy_program, skip};
 
 fn is_root() -> bool {
     fs::metadata("/proc/self").expect("/proc").uid() == 0
@@ -62,7 +62,7 @@ fn nothing_is_held_that_is_not_needed() {
     fs::create_dir(&dir).expect("a directory");
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("its mode");
     let copy: PathBuf = dir.join("linerate");
-    fs::copy(env!("CARGO_BIN_EXE_linerate"), &copy).expect("a copy");
+    copy_program(env!("CARGO_BIN_EXE_linerate"), &copy);
     let copy = copy.display().to_string();
     let mut users: Vec<&[&str]> = vec![&[]];
     if is_root() {
@@ -99,7 +99,7 @@ fn only_the_same_user_and_root_may_ask() {
     std::os::unix::fs::chown(&runtime, Some(65534), Some(65534)).expect("its owner");
     fs::set_permissions(&runtime, fs::Permissions::from_mode(0o700)).expect("its mode");
     let copy = dir.join("linerate");
-    fs::copy(env!("CARGO_BIN_EXE_linerate"), &copy).expect("a copy");
+    copy_program(env!("CARGO_BIN_EXE_linerate"), &copy);
     let copy = copy.display().to_string();
     let env = format!("XDG_RUNTIME_DIR={}", runtime.display());
     let socket = runtime.join("linerate/asked.sock").display().to_string();

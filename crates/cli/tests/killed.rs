@@ -12,7 +12,7 @@ use std::time::Duration;
 
 #[path = "../../dev/tests/again/mod.rs"]
 mod again;
-use again::skip;
+use again::{copy_program, skip};
 
 /// Uid and gid of the ordinary user.
 const NOBODY: u32 = 65534;
@@ -33,7 +33,7 @@ impl User {
         fs::create_dir_all(&runtime).expect("a directory");
         // Others have to get at the binary.
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("its mode");
-        fs::copy(env!("CARGO_BIN_EXE_linerate"), dir.join("linerate")).expect("a copy");
+        copy_program(env!("CARGO_BIN_EXE_linerate"), dir.join("linerate"));
         std::os::unix::fs::chown(&runtime, Some(uid), Some(uid)).expect("its owner");
         fs::set_permissions(&runtime, fs::Permissions::from_mode(0o700)).expect("its mode");
         User { uid, switch, dir }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 #[path = "../../dev/tests/again/mod.rs"]
 mod again;
-use again::skip;
+use again::{copy_program, skip};
 
 /// Uid and gid of the ordinary user.
 const NOBODY: &str = "65534";
@@ -48,7 +48,7 @@ impl Dir {
             let to = dir.join(to);
             // A link does where it can be made, and is cheaper.
             if fs::hard_link(&from, &to).is_err() {
-                fs::copy(&from, &to).expect("a copy");
+                copy_program(&from, &to);
             }
         }
         let dir = Arc::new(Dir(dir));

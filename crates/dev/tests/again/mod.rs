@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Set in the copies of a test binary: which part they play.
@@ -74,6 +75,13 @@ pub fn root_of_host(test: &str) -> bool {
     true
 }
 
+/// Copies a program to where it is executed. `cp` does it: what another thread starts while we write a file has that
+/// open as well for a moment, and nobody executes a file that is open for writing (ETXTBSY).
+pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    let copied = Command::new("cp").args([from.as_ref(), to.as_ref()]).status().unwrap();
+    assert!(copied.success(), "{} was not copied", from.as_ref().display());
+}
+
 /// Does `work` as somebody without rights: here, or, if we are root, in a copy of ours that has none.
 pub fn powerless(test: &str, work: impl FnOnce()) {
     let root = std::fs::read_to_string("/proc/self/status").unwrap().contains("Uid:\t0\t");
@@ -86,7 +94,7 @@ pub fn powerless(test: &str, work: impl FnOnce()) {
     let dir = std::env::temp_dir().join(format!("linerate-nobody-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     let copy = dir.join("test");
-    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    copy_program(std::env::current_exe().unwrap(), &copy);
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(&dir, mode).unwrap();
     let mut command = Command::new(&copy);

@@ -47,7 +47,10 @@ impl Setup {
             fs::create_dir_all(&dir).expect("a directory for the runner");
             fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).expect("its mode");
             let to = dir.join("runner");
-            fs::copy(std::env::current_exe().expect("our path"), &to).expect("the runner's copy");
+            // Not by our own hands: what other threads start would hold it open for writing (ETXTBSY).
+            let own = std::env::current_exe().expect("our path");
+            let copied = Command::new("cp").args([&own, &to]).status().expect("cp");
+            assert!(copied.success(), "the runner's copy");
             fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).expect("its mode");
             to
         } else {
