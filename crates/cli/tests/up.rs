@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
-use world::{SERVER_V4, SERVER_V6, World, big, copy_program, missing};
+use world::{SERVER_V4, SERVER_V6, World, again, big, missing};
 
 /// Says why a test does not run here.
 macro_rules! need {
@@ -384,7 +384,7 @@ fn what_can_not_be_opened_is_said_with_what_to_do() {
     let nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
     // Somebody else may not go into our directory: the binary has to be where he may.
     let copy = Path::new("/tmp").join(format!("lr-up-{}-bin", std::process::id()));
-    copy_program(env!("CARGO_BIN_EXE_linerate"), &copy);
+    again::copy_program(env!("CARGO_BIN_EXE_linerate"), &copy);
     // Where nobody may even open /dev/net/tun, that is what comes first.
     let tun = fs::metadata("/dev/net/tun").expect("this test needs it").permissions();
     let tap = if tun.mode() & 0o6 == 0o6 { "CAP_NET_ADMIN" } else { "chmod 666 /dev/net/tun" };

@@ -8,8 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 #[path = "../../../dev/tests/again/mod.rs"]
-mod again;
-pub use again::copy_program;
+pub mod again;
 
 pub const SERVER_V4: &str = "10.9.0.2";
 pub const SERVER_V6: &str = "fd09::2";
