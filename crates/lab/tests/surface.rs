@@ -37,7 +37,7 @@ fn the_throughput_surface_is_as_its_page_has_it() {
         let least = if long || line.rtt_ms == 1 { 0.5 } else { 0.85 };
         assert!((least..=1.05).contains(&share), "{what}");
         // Loss never helps, but by chance, of which there is more where the buffer is two packets.
-        let chance = if line.rtt_ms == 1 { 0.1 } else { 0.05 };
+        let chance = if line.rtt_ms == 1 && line.buffer <= 100 { 0.1 } else { 0.05 };
         assert!(line.shares.iter().all(|with| *with <= share + chance), "{what}");
     }
     for (cell, seen) in &cases {

@@ -11,6 +11,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+#[path = "../../../dev/tests/again/mod.rs"]
+mod again;
+
 /// The host's addresses on the way to the Internet.
 pub const HOST: &str = "198.18.0.1";
 pub const HOST_V6: &str = "2001:db8::1";
@@ -121,9 +124,7 @@ impl Host {
         for (from, to) in [(env!("CARGO_BIN_EXE_linerate"), "linerate"), (&*own(), "client")] {
             let to = dir.join(to);
             if fs::hard_link(from, &to).is_err() {
-                // Not by our own hands: what other threads start would hold it open for writing (ETXTBSY).
-                let copied = Command::new("cp").arg(from).arg(&to).status().expect("cp");
-                assert!(copied.success(), "a copy of {from}");
+                again::copy_program(from, &to);
             }
         }
         let serve = |unshare: bool| {

@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+#[path = "../../../dev/tests/again/mod.rs"]
+mod again;
+
 /// Uid and gid of the ordinary user.
 const NOBODY: &str = "65534";
 
@@ -47,10 +50,7 @@ impl Setup {
             fs::create_dir_all(&dir).expect("a directory for the runner");
             fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).expect("its mode");
             let to = dir.join("runner");
-            // Not by our own hands: what other threads start would hold it open for writing (ETXTBSY).
-            let own = std::env::current_exe().expect("our path");
-            let copied = Command::new("cp").args([&own, &to]).status().expect("cp");
-            assert!(copied.success(), "the runner's copy");
+            again::copy_program(std::env::current_exe().expect("our path"), &to);
             fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).expect("its mode");
             to
         } else {
